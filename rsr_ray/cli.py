@@ -1,0 +1,113 @@
+"""The command line, `rsr-ray`. Exit codes: 0 done, 1 the run broke or is not whole, 2 a mistake the user can mend."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import typing
+from typing import Any
+
+from rsr_ray.config import ScoreConfig, load_config
+from rsr_ray.errors import RunError, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="rsr-ray", description="Which teacher's reasoning trajectories should this student learn from? (rsr: lower is better)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    score = commands.add_parser("score", help="score a corpus under a student and rank its teachers")
+    score.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(score, ScoreConfig)
+    score.set_defaults(run=_score)
+
+    teachers = commands.add_parser("teachers", help="print the ranking of a store's teachers for a student")
+    teachers.add_argument("--store", required=True, help="folder or URI the scores are kept in")
+    teachers.add_argument("--student", required=True, metavar="NAME", help="name of the student in the store")
+    teachers.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    teachers.add_argument("--json", action="store_true", help="print JSON, one object a teacher")
+    teachers.set_defaults(run=_teachers)
+
+    demo = commands.add_parser("demo", help="a whole run on data it makes itself, on a local Ray, in under two minutes")
+    demo.add_argument("--out", metavar="DIR", default="rsr-demo", help="folder for the corpus and the store; default: %(default)s")
+    demo.set_defaults(run=_demo)
+
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as e:
+        print(f"rsr-ray: {e}", file=sys.stderr)
+        return 2
+    except (RunError, OSError) as e:
+        print(f"rsr-ray: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rsr-ray: interrupted; finished units are kept: run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """An option for each field of a config dataclass; options that are not given are left to the file and the defaults."""
+    kinds = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        flag, kind = "--" + field.name.replace("_", "-"), kinds[field.name]
+        common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": field.metadata["help"].replace("%", "%%")}
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif kind == tuple[str, ...]:
+            parser.add_argument(flag, nargs="+", action="extend", metavar="URI", **common)
+        else:
+            is_int = kind is int or int in typing.get_args(kind)
+            parser.add_argument(flag, type=int if is_int else str, metavar="N" if is_int else field.name.split("_")[-1].upper(), **common)
+    parser.add_argument("--json", action="store_true", help="print the run as JSON instead of a table")
+
+
+def _score(args: argparse.Namespace) -> int:
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(ScoreConfig) if hasattr(args, f.name)}
+    if "corpus" in given:
+        given["corpus"] = tuple(given["corpus"])
+    return score(load_config(ScoreConfig, args.config, given), as_json=args.json)
+
+
+def score(config: ScoreConfig, *, as_json: bool = False) -> int:
+    """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
+    from rich.console import Console
+
+    from rsr_ray.pipeline import score_corpus
+    from rsr_ray.report import print_run, print_teachers
+
+    run = score_corpus(config)
+    assert run.teachers is not None
+    if as_json:
+        print(json.dumps({**run.finish(), "teachers": run.teachers.to_pylist()}))
+    else:
+        console = Console()
+        print_teachers(run.teachers, str(config.student_name), console)
+        print_run(run, config.store, console)
+    if not any(run.teachers["n_trajectories"].to_pylist()):
+        raise RunError("nothing was scored: every row was rejected, for the reasons above")
+    if n := run.rejected["unreadable_shard"]:
+        raise RunError(f"{n} shard(s) could not be read to the end, {run.examples['unreadable_shard']}; what could be read is scored. Mend or remove them.")
+    return 0
+
+
+def _teachers(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.report import print_teachers
+    from rsr_ray.store import Store
+
+    teachers = Store(args.store, args.student, endpoint_of(args.s3_endpoint)).read_teachers()
+    if args.json:
+        print(json.dumps(teachers.to_pylist()))
+    else:
+        print_teachers(teachers, args.student, Console())
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from rsr_ray.demo import demo
+
+    return demo(args.out)

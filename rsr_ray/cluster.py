@@ -1,0 +1,93 @@
+"""The Ray cluster a run works on: where it is, what of it the run takes, and what an error there means."""
+
+import gc
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from rsr_ray.config import ScoreConfig
+from rsr_ray.errors import RunError, UserError
+
+# A replica leaves a quarter of its CPU free: with whole ones, replicas could take every CPU of a cluster and the tasks
+# that feed them would never start (ray#44687).
+REPLICA_CPUS = 0.75
+TASK_CPUS = 0.25
+BATCH_TOKENS = {"cuda": 32768, "cpu": 4096}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a run takes of the cluster."""
+
+    replicas: int
+    gpus_per_replica: int
+    dtype: str
+    batch_tokens: int
+
+
+def take(config: ScoreConfig) -> Resources:
+    """The run's share of the connected cluster: what the config says, else all of it."""
+    have = ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), have.get("CPU", 0.0)
+    if cpus < REPLICA_CPUS + TASK_CPUS:
+        raise UserError(f"the Ray cluster has {cpus:g} CPUs; at least 1 is needed")
+    replicas = config.replicas or (gpus or int(cpus))
+    room = min(gpus, int((cpus - TASK_CPUS) / REPLICA_CPUS)) if gpus else int((cpus - TASK_CPUS) / REPLICA_CPUS)
+    if replicas > room:
+        kind = f"{gpus} GPUs and " if gpus else ""
+        logging.getLogger(__name__).warning("%d replicas asked for; %s%g CPUs hold %d", replicas, kind, cpus, room)
+    return Resources(
+        replicas=replicas,
+        gpus_per_replica=1 if gpus else 0,
+        dtype=config.dtype if config.dtype != "auto" else ("bfloat16" if gpus else "float32"),
+        batch_tokens=config.batch_tokens or BATCH_TOKENS["cuda" if gpus else "cpu"],
+    )
+
+
+@contextmanager
+def connect(config: ScoreConfig) -> Iterator[Resources]:
+    """The cluster of --ray-address or RAY_ADDRESS, or a local one for the time of the run.
+
+    What fails on the cluster leaves here as UserError or RunError, in one line.
+    """
+    address = config.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    started_here = not ray.is_initialized()
+    try:
+        if started_here:
+            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+        context = ray.data.DataContext.get_current()
+        context.target_max_block_size = 1  # bytes: every unit a stage yields is a block of its own
+        _quiet()
+        context.print_on_execution_start = False
+        yield take(config)
+    except (RayError, ConnectionError) as e:
+        # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.
+        cause = _cause(e)
+        del e
+        gc.collect()
+        raise cause from None
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _cause(e: BaseException) -> Exception:
+    """The error a user can act on, behind Ray's wrappers. What a task raised is kept by Ray as text only."""
+    raised = re.findall(r"^(?:\w+\.)*(\w+): (.*)$", str(e).split("\nThe above exception was the direct cause")[0], re.MULTILINE)
+    kind, message = raised[-1] if raised and "\nThe above exception" in str(e) else (type(e).__name__, " ".join(str(e).split())[:500])
+    if kind == "UserError":
+        return UserError(message)
+    return RunError(f"{kind}: {message}. Finished units are kept: run the same command again to go on.")
+
+
+def _quiet() -> None:
+    """Ray logs the stack trace of a failed task on the console; it stays in Ray's own log files."""
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

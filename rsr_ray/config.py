@@ -1,0 +1,101 @@
+"""The settings of a run: one frozen dataclass behind the command line, the YAML file and the functions.
+
+A field is an option (`--max-length`) and a YAML key (`max_length`); its `help` is what `--help` prints.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from rsr_ray.errors import UserError
+from rsr_ray.objects import absolute, endpoint_of
+from rsr_ray.student import DTYPES, StudentFacts
+
+# Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
+SCORES_VERSION = 1
+
+
+def option(help: str, default: Any = dataclasses.MISSING) -> Any:  # noqa: A002
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What `rsr-ray score` does."""
+
+    corpus: tuple[str, ...] = option("shard, folder or glob of the corpus: a path, s3://..., or any fsspec URI; may be repeated")
+    student: str = option("folder or hub id of the student")
+    store: str = option("folder or URI the scores are kept in")
+    student_name: str | None = option("name of the student in the store; default: the last part of its path", None)
+    teacher: str | None = option("teacher of every row; default: the teacher column, or the teacher=NAME/ folder, or the shard's folder", None)
+    r_max: int = option("ranks above this count as this", 100)
+    dtype: str = option(f"dtype of the student: {', '.join(DTYPES)}, or auto: bfloat16 on GPUs, float32 on CPUs", "auto")
+    max_length: int | None = option("reject rows with more tokens than this; default: the student's context length", None)
+    replicas: int | None = option("student replicas; default: one a GPU, or one a CPU where there is no GPU", None)
+    batch_tokens: int | None = option("positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None)
+    unit_rows: int = option("rows in a work unit: what is lost when a replica dies, and one file of the store", 256)
+    s3_endpoint: str | None = option("URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", None)
+    ray_address: str | None = option("Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None)
+    new_generation: bool = option("score under changed settings although the store holds this student's scores under others", False)
+    trust_remote_code: bool = option("run Python code that comes with the student", False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
+        object.__setattr__(self, "store", absolute(self.store))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+        object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1])
+        if not self.corpus:
+            raise UserError("--corpus is missing: name at least one shard, folder or glob")
+        if self.dtype not in ("auto", *DTYPES):
+            raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
+        for name in ("r_max", "max_length", "replicas", "batch_tokens", "unit_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
+    def fingerprint(self, student: StudentFacts, dtype: str, max_length: int) -> str:
+        """Hash of all that can change a score; scores of two fingerprints never mix silently."""
+        facts = dataclasses.asdict(student)
+        del facts["folder"]
+        settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "max_length": max_length, **facts}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(cls: type, path: str | None, given: dict[str, Any]) -> Any:
+    """A config of dataclass `cls` from a YAML file, if any, and the options given on the command line, which win."""
+    values: dict[str, Any] = {}
+    if path:
+        try:
+            with open(path) as file:
+                values = yaml.safe_load(file) or {}
+        except (OSError, yaml.YAMLError) as e:
+            raise UserError(f"--config {path}: {' '.join(str(e).split())}") from e
+        if not isinstance(values, dict):
+            raise UserError(f"--config {path}: must hold a mapping of option names to values")
+    kinds = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in kinds:
+            raise UserError(f"--config {path}: unknown key {name!r}; known: {', '.join(sorted(kinds))}")
+        values[name] = _checked(name, value, kinds[name], path)
+    values |= given
+    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+    if required:
+        raise UserError(f"missing: {', '.join('--' + name.replace('_', '-') for name in required)}")
+    return cls(**values)
+
+
+def _checked(name: str, value: Any, kind: Any, path: str | None) -> Any:
+    if kind == tuple[str, ...]:
+        value = tuple(value) if isinstance(value, list) else (value,)
+        wanted: tuple[type, ...] = (tuple,)
+    else:
+        wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(value) not in wanted:
+        raise UserError(f"--config {path}: {name}: {value!r} is not {' or '.join(t.__name__ for t in wanted)}")
+    return value

@@ -1,0 +1,176 @@
+"""encode: conversations -> token ids and the exact spans of scored tokens, by the student's own template and tokenizer.
+
+Where a turn's text lies in the rendering is found from the template itself, not from a table of markers. The
+conversation is rendered as it is, and once more with a mark of two private-use characters behind each assistant turn's
+text. Where taking the marks out again gives the first rendering, each mark shows where its turn ends, whatever the
+template wrote around it; the turn's text must then stand right before it.
+"""
+
+import datetime
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jinja2.exceptions import TemplateError
+
+from rsr_ray.read import BadRow
+from rsr_ray.schema import ENCODED_ROWS
+from rsr_ray.student import load_tokenizer
+
+Message = dict[str, str]
+
+# A template that prints today's date would give the same trajectory another score tomorrow. This is the date that
+# Llama-3.1's template falls back to.
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+
+
+class Encode:
+    """Ray Data UDF over units: READ_ROWS in, ENCODED_ROWS out, one row for one row."""
+
+    def __init__(self, student: str, max_length: int):
+        self.student, self.max_length = student, max_length
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        tokenizer = load_tokenizer(self.student)
+        (rows,) = unit["rows"].to_pylist()
+        encoded = pa.array([[encode_row(row, tokenizer, self.max_length) for row in rows]], pa.list_(ENCODED_ROWS))
+        return unit.set_column(unit.schema.get_field_index("rows"), "rows", encoded)
+
+
+def encode_row(row: dict[str, Any], tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """A READ_ROWS value as an ENCODED_ROWS value; rejected rows pass through."""
+    messages = row.pop("messages")
+    row["input_ids"], row["spans"] = None, None
+    if row["reject_reason"] is None:
+        try:
+            row["input_ids"], row["spans"] = encode(json.loads(messages), tokenizer, max_length)
+        except BadRow as e:
+            row["reject_reason"], row["reject_detail"] = e.reason, e.detail
+    return row
+
+
+def encode(messages: list[Message], tokenizer: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32 [T] up to the last scored token, and spans int32 [2S]: start, stop of each run of scored tokens.
+
+    A token belongs to the turn that its first character belongs to. No special token is added to what the template
+    rendered, so there is never a second BOS. Position 0 has no context and is not scored. Raises BadRow.
+    """
+    text, turns = find_turns(messages, tokenizer)
+    backend = tokenizer.backend_tokenizer
+    try:
+        encoding = backend.encode(text, add_special_tokens=False)
+    except BaseException as e:  # a panic inside the tokenizer's Rust code derives from BaseException alone
+        if isinstance(e, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise BadRow("tokenizer_error", f"{type(e).__name__}: {e}"[:300]) from e
+    spans = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text))) for a, b in turns]
+    spans = [(max(a, 1), b) for a, b in spans if max(a, 1) < b]
+    if not spans:
+        raise BadRow("empty_response", "no token of the assistant's text can be scored")
+    length = spans[-1][1]
+    if length > max_length:
+        raise BadRow("over_length", f"{length} tokens, limit {max_length}")
+    return np.asarray(encoding.ids[:length], dtype=np.int32), np.asarray(spans, dtype=np.int32).reshape(-1)
+
+
+def _first_token(encoding: Any, position: int, n_chars: int) -> int:
+    """Index of the first token whose first character is at `position` or behind it."""
+    token = None
+    while token is None and position < n_chars:
+        token = encoding.char_to_token(position)
+        position += token is None  # a character that the tokenizer drops belongs to no token
+    if token is None:
+        return len(encoding)
+    while token < len(encoding) and encoding.token_to_chars(token)[0] < position:
+        token += 1
+    return token
+
+
+# --- the place of the assistant's text in the rendering ---------------------------------------------------------------
+
+
+def find_turns(messages: list[Message], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """The rendered conversation, and [start, stop) in characters of each assistant turn's text in it.
+
+    White space that the template strips from a turn's ends is not in the span; white space that it keeps is. Raises
+    BadRow where the template fails, or leaves out or rewrites any of the assistant's text.
+    """
+    text = render(messages, tokenizer)
+    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    marks = _marks(len(answers), text)
+
+    def marked(*, lead: bool, trail: bool) -> list[str]:
+        """The pieces between the marks when each turn is its text, a mark, and the white space around on request."""
+        changed = [dict(m) for m in messages]
+        for i, mark in zip(answers, marks, strict=True):
+            content = messages[i]["content"]
+            body = content.strip()
+            at = content.index(body) if body else 0
+            before, behind = content[:at], content[at + len(body) :]
+            changed[i]["content"] = (before if lead else "") + body + mark + (behind if trail else "")
+        return _split(render(changed, tokenizer), marks, messages, answers, text)
+
+    pieces = marked(lead=True, trail=True)
+    if "".join(pieces) != text:
+        raise BadRow("template_error", "the template renders a conversation differently when a turn's text is extended by a mark")
+    kept_before, kept_behind = [0] * len(answers), [0] * len(answers)
+    if any(m["content"] != m["content"].strip() for m in messages if m["role"] == "assistant"):
+        without_trail = marked(lead=True, trail=False)
+        bare = marked(lead=False, trail=False)
+        kept_behind = [len(a) - len(b) for a, b in zip(pieces[1:], without_trail[1:], strict=True)]
+        kept_before = [len(a) - len(b) for a, b in zip(without_trail[:-1], bare[:-1], strict=True)]
+
+    turns, end = [], 0
+    for n, i in enumerate(answers):
+        end += len(pieces[n])
+        content = messages[i]["content"]
+        body = content.strip()
+        at = content.index(body) if body else 0
+        span = (end - len(body) - kept_before[n], end + kept_behind[n])
+        expected = content[at - kept_before[n] : at + len(body) + kept_behind[n]]
+        if text[slice(*span)] != expected:
+            raise _altered(body, pieces[n], n)
+        turns.append(span)
+    return text, turns
+
+
+def render(messages: list[Message], tokenizer: Any) -> str:
+    """The conversation through the student's chat template, without a generation prompt. Raises BadRow."""
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=TEMPLATE_DATE.strftime)
+    except (TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError) as e:
+        raise BadRow("template_error", " ".join(f"{e}".split())[:300]) from e
+
+
+def _marks(n: int, text: str) -> list[str]:
+    """n strings that do not occur in the text: private-use characters, which are not white space to any template."""
+    free = [chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in text][:2]
+    if len(free) < 2:
+        raise BadRow("template_error", "the conversation uses every private-use character")
+    return [free[0] + str(i) + free[1] for i in range(n)]
+
+
+def _split(text: str, marks: list[str], messages: list[Message], answers: list[int], plain: str) -> list[str]:
+    pieces = []
+    for n, mark in enumerate(marks):
+        piece, found, text = text.partition(mark)
+        if not found:
+            body = messages[answers[n]]["content"].strip()
+            if body not in plain:
+                raise BadRow("template_drops_response", f"assistant turn {n + 1} is not in the rendering")
+            raise BadRow("template_error", f"cannot find where assistant turn {n + 1} ends in the rendering")
+        pieces.append(piece)
+    return [*pieces, text]
+
+
+def _altered(body: str, piece: str, n: int) -> BadRow:
+    """The reject for a turn whose text does not stand right before its mark: how much of it does, from its end."""
+    kept = 0
+    while kept < min(len(body), len(piece)) and body[-1 - kept] == piece[-1 - kept]:
+        kept += 1
+    missing = body[: len(body) - kept]
+    where = f"assistant turn {n + 1}: the template keeps the last {kept} of {len(body)} characters as they are"
+    if "".join(missing.split())[:200] in "".join(piece.split()):
+        return BadRow("template_changes_response", f"{where} and rewrites {missing[-60:]!r}")
+    return BadRow("template_drops_response", f"{where} and leaves out {missing[-60:]!r}")

@@ -1,0 +1,9 @@
+"""The two ways a command can fail. Bad data is neither: it becomes a rejected row."""
+
+
+class UserError(ValueError):
+    """The user can mend it: a wrong path, option or student. One line, exit code 2."""
+
+
+class RunError(RuntimeError):
+    """The run broke: a lost GPU, a full disk, an equation that does not hold. One line, exit code 1."""

@@ -1,0 +1,171 @@
+"""Files and objects: local folders, S3 and S3-compatible stores, and whatever else fsspec opens.
+
+S3 data goes through Arrow's own client with ten attempts a request (its default of three does not survive a busy
+store). Listing and conditional writes go through s3fs, which knows ETags. Credentials come from the usual AWS
+variables or the machine's role and are never taken as options.
+"""
+
+import functools
+import glob
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass
+
+import fsspec
+import pyarrow.fs as pafs
+
+from rsr_ray.errors import UserError
+
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputObject:
+    """One file or object of a corpus. `version` changes when its content is replaced: the ETag, or size and time."""
+
+    uri: str
+    version: str
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Short hash of the URI: with `version` the identity under which the object's scores are stored."""
+        return hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def endpoint_of(option: str | None) -> str | None:
+    """The S3 endpoint: the option, or what the AWS variables say; None is AWS itself."""
+    return option or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+@functools.lru_cache
+def _arrow_s3(endpoint: str | None) -> pafs.S3FileSystem:
+    if endpoint:  # newer SDKs add checksum trailers that other stores refuse, or worse, store as data (boto#4398)
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint, region=region, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+    )
+
+
+@functools.lru_cache
+def _fsspec(protocol: str, endpoint: str | None) -> fsspec.AbstractFileSystem:
+    if protocol != "s3":
+        return fsspec.filesystem(protocol)
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    return fsspec.filesystem(
+        "s3",
+        client_kwargs={"endpoint_url": endpoint} if endpoint else {},
+        config_kwargs={"retries": {"mode": "standard", "max_attempts": ATTEMPTS}},
+        use_listings_cache=False,
+    )
+
+
+def protocol_of(uri: str) -> str:
+    return uri.split("://", 1)[0] if "://" in uri else "file"
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute; any other URI as it is, without a trailing slash."""
+    if protocol_of(uri) != "file":
+        return uri.rstrip("/")
+    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def open_filesystem(uri: str, endpoint: str | None) -> tuple[pafs.FileSystem, str]:
+    """The Arrow filesystem of a URI and the path on it."""
+    protocol = protocol_of(uri)
+    if protocol == "file":
+        return pafs.LocalFileSystem(), absolute(uri)
+    path = uri.split("://", 1)[1].rstrip("/")
+    if protocol == "s3":
+        return _arrow_s3(endpoint), path
+    try:
+        return pafs.PyFileSystem(pafs.FSSpecHandler(_fsspec(protocol, endpoint))), path
+    except (ImportError, ValueError) as e:
+        raise UserError(f"cannot open {uri}: {e}") from e
+
+
+def _version(info: dict) -> str:
+    tag = info.get("ETag") or info.get("etag") or f"{info['size']}-{info.get('mtime') or info.get('LastModified') or ''}"
+    return hashlib.sha256(str(tag).encode()).hexdigest()[:12]
+
+
+def list_objects(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> list[InputObject]:
+    """Every object under a folder, matching a glob, or the one named, sorted by URI.
+
+    In folders and globs only names with one of `endings` count, and hidden ones (a part that starts with . or _) do
+    not. Raises UserError where nothing is there, naming the URI.
+    """
+    protocol = protocol_of(uri)
+    fs = _fsspec(protocol, endpoint)
+    path = absolute(uri) if protocol == "file" else uri.split("://", 1)[1].rstrip("/")
+    prefix = "" if protocol == "file" else f"{protocol}://"
+    try:
+        if os.path.exists(path) if protocol == "file" else fs.exists(path):
+            found = fs.find(path, detail=True)
+            root, named = path, not fs.isdir(path)
+        elif glob.has_magic(path):
+            found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
+            root, named = path[: path.index(next(c for c in path if c in "*?["))].rsplit("/", 1)[0], False
+        else:
+            raise UserError(f"corpus {uri}: there is no such file or folder")
+    except (OSError, ValueError) as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"corpus {uri}: cannot be listed: {e}") from e
+    objects = []
+    for name, info in sorted(found.items()):
+        below = name.removeprefix(root).strip("/").split("/")
+        if not named and (not name.lower().endswith(endings) or any(part[:1] in "._" for part in below)):
+            continue
+        objects.append(InputObject(uri=prefix + name, version=_version(info), size=int(info["size"])))
+    if not objects:
+        raise UserError(f"corpus {uri}: no shard found there; shards end with {', '.join(endings)}")
+    return objects
+
+
+def list_names(uri: str, endpoint: str | None) -> list[str]:
+    """Paths of all files under a folder, relative to it; [] where the folder does not exist. One request a thousand."""
+    fs, path = open_filesystem(uri, endpoint)
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    return [info.path[len(path) :].lstrip("/") for info in fs.get_file_info(selector) if info.type == pafs.FileType.File]
+
+
+def put(uri: str, data: bytes | memoryview, endpoint: str | None) -> None:
+    """Write a whole file or object: it appears complete under its name, or not at all."""
+    fs, path = open_filesystem(uri, endpoint)
+    if not isinstance(fs, pafs.LocalFileSystem):
+        # The data is at hand as a whole, so the stream is never closed over a part of it.
+        with fs.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    aside = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        if os.path.exists(aside):
+            os.unlink(aside)
+        raise
+
+
+def get(uri: str, endpoint: str | None) -> bytes:
+    """The whole content of a file or object. Raises FileNotFoundError."""
+    fs, path = open_filesystem(uri, endpoint)
+    with fs.open_input_stream(path, compression=None) as stream:
+        return stream.read()
+
+
+def delete(uri: str, endpoint: str | None) -> None:
+    fs, path = open_filesystem(uri, endpoint)
+    fs.delete_file(path)

@@ -1,0 +1,62 @@
+"""The whole path on one screen: read -> encode -> score -> write -> reduce."""
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from rsr_ray.cluster import TASK_CPUS, REPLICA_CPUS, Resources, connect
+from rsr_ray.config import ScoreConfig
+from rsr_ray.encode import Encode
+from rsr_ray.read import check_readable, list_corpus, read_units
+from rsr_ray.reduce import reduce_scores
+from rsr_ray.run import Run
+from rsr_ray.score import Score
+from rsr_ray.store import Store
+from rsr_ray.student import StudentFacts, inspect_student
+
+
+def score_corpus(config: ScoreConfig) -> Run:
+    """Score what is new in a corpus and rank its teachers. When it returns, the row equation holds.
+
+    Raises UserError for what the user can mend and RunError for a broken run; either way what was finished is kept.
+    """
+    run = Run(config)
+    objects = list_corpus(config.corpus, config.s3_endpoint)
+    check_readable(objects, config.s3_endpoint)
+    student = inspect_student(config.student, config.trust_remote_code)
+    store = Store(config.store, str(config.student_name), config.s3_endpoint)
+    store.check_writable(run.run_id)
+
+    with connect(config) as resources:
+        run.settle(student, resources, store)
+        todo = run.plan(objects, store.done(run.fingerprint))
+        if todo.num_rows:
+            for unit in build_scores(todo, run, student, resources, store).iter_rows():
+                run.count(unit)
+        run.check_equation()
+        store.retire(run.fingerprint, objects)
+        run.teachers = reduce_scores(store, run.fingerprint, run.n_read)
+        store.write_teachers(run.teachers)
+        store.write_run(run.finish())
+    return run
+
+
+def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Resources, store: Store) -> ray.data.Dataset:
+    """The lazy dataset that scores input objects and writes their units; its rows are bookkeeping.
+
+    A row between the stages is one work unit, so a block, a task, a retry and a file are one unit each.
+    """
+    config, task = run.config, {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
+    objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
+    units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher), **task)
+    encoded = units.map_batches(Encode(student.folder, run.max_length), **task)
+    scored = encoded.map_batches(
+        Score,
+        fn_constructor_args=(student.folder, resources.dtype, config.r_max, resources.batch_tokens, run.fingerprint, config.trust_remote_code),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),
+        num_cpus=REPLICA_CPUS,
+        num_gpus=resources.gpus_per_replica,
+    )
+    return scored.map_batches(store.write_unit, fn_kwargs={"fingerprint": run.fingerprint}, **task)

@@ -1,0 +1,287 @@
+"""read: shards of a corpus -> work units of canonical rows.
+
+A work unit is a slice of one input object: rows [start, stop). Every row of the object belongs to exactly one unit,
+readable or not. Nothing here imports torch or transformers.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsr_ray.errors import UserError
+from rsr_ray.objects import InputObject, list_objects, open_filesystem
+from rsr_ray.schema import READ_ROWS
+
+PARQUET = (".parquet",)
+JSON_LINES = tuple(f".jsonl{c}" for c in ("", ".gz", ".zst", ".bz2"))
+JSON = tuple(f".json{c}" for c in ("", ".gz", ".zst", ".bz2"))
+SHARDS = PARQUET + JSON_LINES + JSON
+
+ROLES = {"system", "user", "assistant", "tool"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "user": "user", "assistant": "assistant"}
+ID_COLUMNS = ("trajectory_id", "id", "_id")
+COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", "messages", "conversations", "prompt", "response")
+CONVERSATION_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "response"})
+READ_BYTES = 8 << 20
+
+
+class BadRow(Exception):
+    """A row that cannot be scored: its reason, from the closed list, and what is wrong in words."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands where a row should be: a broken line, or (`shard`) the place from which the object cannot be read."""
+
+    detail: str
+    shard: bool = False
+
+
+def list_corpus(corpus: tuple[str, ...], endpoint: str | None) -> list[InputObject]:
+    """Every shard of every corpus URI, once, sorted by URI. Raises UserError for one that is missing or empty."""
+    found = {obj.uri: obj for uri in corpus for obj in list_objects(uri, endpoint, SHARDS)}
+    return [found[uri] for uri in sorted(found)]
+
+
+def check_readable(objects: list[InputObject], endpoint: str | None) -> None:
+    """Raise UserError if no shard begins with a row that holds a conversation. Stops at the first good one."""
+    problem = ""
+    for obj in objects:
+        first = next(iter_rows(obj, endpoint), Unreadable("the shard has no rows"))
+        if isinstance(first, Unreadable):
+            problem = problem or f"{obj.uri}: {first.detail}"
+        elif any(columns <= first.keys() for columns in CONVERSATION_COLUMNS):
+            return
+        else:
+            problem = problem or f"{obj.uri} has the columns {', '.join(map(str, first))[:200]}"
+    wanted = "; or ".join(" and ".join(sorted(c)) for c in CONVERSATION_COLUMNS)
+    raise UserError(f"no shard of the corpus can be used: {problem}. A row needs {wanted}.")
+
+
+# --- rows of one object -----------------------------------------------------------------------------------------------
+
+
+def iter_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
+    """The rows of an object in order. A broken object ends with one `Unreadable(shard=True)` after its readable rows.
+
+    Raises OSError where the store, not the object, is at fault, so that the task is tried again.
+    """
+    try:
+        if obj.uri.lower().endswith(PARQUET):
+            yield from _parquet_rows(obj, endpoint)
+        else:
+            yield from _json_rows(obj, endpoint)
+    except (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError) as e:
+        _read_through(obj, endpoint)  # raises if the bytes themselves cannot be had
+        yield Unreadable(f"unreadable from here on: {_one_line(e)}", shard=True)
+
+
+def _read_through(obj: InputObject, endpoint: str | None) -> None:
+    fs, path = open_filesystem(obj.uri, endpoint)
+    with fs.open_input_stream(path, compression=None) as stream:
+        while stream.read(READ_BYTES):
+            pass
+
+
+def _parquet_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any]]:
+    fs, path = open_filesystem(obj.uri, endpoint)
+    with fs.open_input_file(path) as file:
+        shard = pq.ParquetFile(file)
+        columns = [name for name in shard.schema_arrow.names if name in COLUMNS]
+        for batch in shard.iter_batches(batch_size=64, columns=columns or shard.schema_arrow.names):
+            yield from batch.to_pylist()
+
+
+def _json_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
+    fs, path = open_filesystem(obj.uri, endpoint)
+    with fs.open_input_stream(path, compression="detect") as stream:
+        head = stream.read(READ_BYTES)
+        if obj.uri.lower().endswith(JSON) and head.lstrip()[:1] == b"[":
+            for row in json.loads(head + stream.read()):
+                yield row if isinstance(row, dict) else Unreadable("an element of the array is not a JSON object")
+            return
+        for line in _lines(head, stream):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as e:
+                yield Unreadable(f"not JSON: {_one_line(e)}")
+                continue
+            yield row if isinstance(row, dict) else Unreadable("the line is not a JSON object")
+
+
+def _lines(chunk: bytes, stream: pa.NativeFile) -> Iterator[bytes]:
+    """Lines of a stream of which `chunk` was read already. A read that fails comes after the lines before it."""
+    rest = b""
+    while chunk:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+        chunk = stream.read(READ_BYTES)
+    yield rest
+
+
+def _one_line(e: BaseException) -> str:
+    return " ".join(f"{type(e).__name__}: {e}".split())[:300]
+
+
+# --- canonical rows ---------------------------------------------------------------------------------------------------
+
+
+def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, teacher: str | None) -> dict[str, Any]:
+    """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set."""
+    fields = {} if isinstance(row, Unreadable) else row
+    name = teacher or _text(fields.get("teacher")) or teacher_of_path(obj.uri)
+    given_id = next((_text(fields[c]) for c in ID_COLUMNS if _text(fields.get(c))), None)
+    sample = fields.get("sample")
+    out: dict[str, Any] = {
+        "trajectory_id": given_id or _digest([obj.uri, index]),
+        "prompt_id": _text(fields.get("prompt_id")),
+        "teacher": name,
+        "sample": sample if isinstance(sample, int) else None,
+        "source": obj.uri,
+        "source_row": index,
+        "messages": None,
+        "reject_reason": None,
+        "reject_detail": None,
+    }
+    try:
+        if isinstance(row, Unreadable):
+            raise BadRow("unreadable_shard" if row.shard else "unreadable_row", row.detail)
+        messages = _messages(row)
+        if not name:
+            raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
+        first_answer = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+        prompt = messages[:first_answer]
+        out["prompt_id"] = out["prompt_id"] or _digest(prompt)
+        if not given_id:
+            out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
+        if first_answer == len(messages):
+            raise BadRow("no_assistant_turn", f"roles: {', '.join(m['role'] for m in messages) or 'none'}")
+        if not any(m["content"].strip() for m in messages if m["role"] == "assistant"):
+            raise BadRow("empty_response", "every assistant turn is empty")
+        out["messages"] = json.dumps(messages)
+    except BadRow as e:
+        out["reject_reason"], out["reject_detail"] = e.reason, e.detail
+    return out
+
+
+def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
+    """The conversation as role and content. `messages` wins over `conversations` over `prompt` + `response`."""
+    if row.get("messages") is not None:
+        turns = [(_field(t, "role"), t) for t in _turns(row["messages"])]
+        return [_turn(role, t.get("content"), t) for role, t in turns]
+    if row.get("conversations") is not None:
+        turns = [(_field(t, "from"), t) for t in _turns(row["conversations"])]
+        return [_turn(SHAREGPT_ROLES.get(role, role), t.get("value"), t) for role, t in turns]
+    if row.get("prompt") is not None and row.get("response") is not None:
+        return [_turn("user", row["prompt"], {}), _turn("assistant", row["response"], {})]
+    raise BadRow("unreadable_row", f"no messages, no conversations, no prompt and response; columns: {', '.join(map(str, row))[:200]}")
+
+
+def _turns(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, list) and value and all(isinstance(t, dict) for t in value):
+        return value
+    raise BadRow("unreadable_row", "the conversation is not a list of turns")
+
+
+def _field(turn: dict[str, Any], name: str) -> str:
+    role = turn.get(name)
+    if not isinstance(role, str):
+        raise BadRow("unknown_role", f"a turn has {name} {role!r:.60}")
+    return role
+
+
+def _turn(role: str, content: Any, turn: dict[str, Any]) -> dict[str, str]:
+    if role not in ROLES:
+        raise BadRow("unknown_role", f"a turn has the role {role!r:.60}")
+    if turn.get("tool_calls"):
+        raise BadRow("tool_calls", f"a turn of the {role} carries tool_calls")
+    if not isinstance(content, str):
+        raise BadRow("not_text", f"the content of a turn of the {role} is {type(content).__name__}, not text")
+    try:
+        content.encode()
+    except UnicodeEncodeError as e:
+        raise BadRow("not_text", f"a turn of the {role} holds half a surrogate pair: not valid unicode") from e
+    return {"role": role, "content": content}
+
+
+def teacher_of_path(uri: str) -> str | None:
+    """NAME of a `teacher=NAME/` folder, else the name of the folder the object lies in, else None."""
+    folders = uri.split("://")[-1].split("/")[:-1]
+    hive = [f.removeprefix("teacher=") for f in folders if f.startswith("teacher=")]
+    return unquote(hive[-1]) if hive else (folders[-1] if folders and folders[-1] else None)
+
+
+def _text(value: Any) -> str | None:
+    """A name or id as text Arrow can hold; None for nothing."""
+    if value is None or value == "" or isinstance(value, (dict, list)):
+        return None
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+# --- work units -------------------------------------------------------------------------------------------------------
+
+
+def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, teacher: str | None) -> Iterator[pa.Table]:
+    """Ray Data UDF over input objects (uri, version, size, done): their work units, one after the other."""
+    for row in objects.to_pylist():
+        done = [(start, stop) for start, stop in row.pop("done")]
+        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, teacher)
+
+
+def iter_units(
+    obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], teacher: str | None
+) -> Iterator[pa.Table]:
+    """The work units of an object whose rows are not in `done`, each a table of one row.
+
+    Units lie on the grid of `unit_rows`, so the same object is cut the same way every time; `done` holds the row
+    ranges that have a file already. `last` marks the unit that ends the object: with it in the store, the object is
+    known to be whole without reading it again.
+    """
+    ranges = sorted(done)
+    starts = [start for start, _ in ranges]
+    total = 0
+    held: list[dict[str, Any]] = []
+    for index, row in enumerate(iter_rows(obj, endpoint)):
+        total = index + 1
+        before = bisect_right(starts, index) - 1
+        if before >= 0 and index < ranges[before][1]:
+            continue
+        if held and (index % unit_rows == 0 or index != held[-1]["source_row"] + 1):
+            yield _unit(obj, held[0]["source_row"], held, last=False)
+            held = []
+        held.append(canonical(row, obj, index, teacher))
+    at_end = bool(held) and held[-1]["source_row"] == total - 1
+    if held:
+        yield _unit(obj, held[0]["source_row"], held, last=at_end)
+    if not at_end:  # an empty object, or one whose last rows were done without it being known that they are the last
+        yield _unit(obj, total, [], last=True)
+
+
+def _unit(obj: InputObject, start: int, rows: list[dict[str, Any]], *, last: bool) -> pa.Table:
+    return pa.table(
+        {
+            "key": [obj.key],
+            "version": [obj.version],
+            "start": [start],
+            "stop": [start + len(rows)],
+            "last": [last],
+            "rows": pa.array([rows], pa.list_(READ_ROWS)),
+        }
+    )

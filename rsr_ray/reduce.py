@@ -1,0 +1,111 @@
+"""reduce: scores -> one row a teacher. Sums are integers or fixed point, so no value depends on the order of addition."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data.aggregate import Count, CountDistinct, Quantile, Sum
+
+from rsr_ray.schema import TEACHERS
+from rsr_ray.store import Store
+from rsr_ray.sums import from_fixed, to_fixed
+
+COLUMNS = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "n_tokens", "rank_sum", "surprisal_sum"]
+AVERAGED = ("mean_rank", "mean_surprisal", "rsr", "rsr_squared", "surprisal_sum")
+COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate")
+PARTITION_ROWS = 50_000
+
+
+def reduce_scores(store: Store, fingerprint: str, n_rows: int) -> pa.Table:
+    """The TEACHERS table of all scores under a fingerprint, best first. `n_rows` only sizes the shuffle.
+
+    A trajectory_id that a teacher has twice counts once: the scored row before a rejected one, then the first by
+    source and row.
+    """
+    partitions = int(np.clip(n_rows // PARTITION_ROWS, 2, 200))
+    columns = [*COLUMNS, "mean_rank", "mean_surprisal", "rsr", "reject_reason"]
+    rows = (
+        store.read_scores(fingerprint)
+        .select_columns(columns)
+        .repartition(partitions, keys=["trajectory_id"])
+        .map_batches(count_once, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
+    )
+    parts = [f"{name}_{part}" for name in AVERAGED for part in ("whole", "part")]
+    totals = (
+        rows.groupby("teacher", num_partitions=min(partitions, 8))
+        .aggregate(
+            Count(),
+            CountDistinct("scored_prompt", alias_name="n_prompts"),
+            Quantile("rsr", q=0.5, alias_name="rsr_median"),
+            *(Sum(name, alias_name=name) for name in (*COUNTED, *parts)),
+        )
+        .take_all()
+    )
+    return teacher_table([t for t in totals if t["teacher"] is not None], fingerprint)
+
+
+def count_once(rows: pa.Table) -> pa.Table:
+    """Marks further rows of a (teacher, trajectory_id) and adds the columns that are summed.
+
+    Ray Data UDF over partitions: all rows of a trajectory_id are in one. Rows that do not count get null and 0.
+    """
+    rows = rows.append_column("rejected", pc.is_valid(rows["reject_reason"]))
+    rows = rows.sort_by([(name, "ascending") for name in ("teacher", "trajectory_id", "rejected", "source", "source_row")])
+    same = np.zeros(rows.num_rows, bool)
+    same[1:] = _repeats(rows["teacher"]) & _repeats(rows["trajectory_id"])
+    rejected = rows["rejected"].to_numpy()
+    counts = ~same & ~rejected
+    out = {
+        "teacher": rows["teacher"],
+        "scored_prompt": pc.if_else(pa.array(counts), rows["prompt_id"], None),
+        "rsr": pc.if_else(pa.array(counts), rows["rsr"], None),
+        "is_scored": counts.astype(np.int64),
+        "is_rejected": (~same & rejected).astype(np.int64),
+        "is_duplicate": same.astype(np.int64),
+    }
+    for name in ("n_tokens", "rank_sum"):
+        out[name] = np.where(counts, pc.fill_null(rows[name], 0).to_numpy(), 0)
+    for name in AVERAGED:
+        column = pc.multiply(rows["rsr"], rows["rsr"]) if name == "rsr_squared" else rows[name]
+        out[f"{name}_whole"], out[f"{name}_part"] = to_fixed(np.where(counts, pc.fill_null(column, 0.0).to_numpy(), 0.0))
+    return pa.table(out)
+
+
+def _repeats(column: pa.ChunkedArray) -> np.ndarray:
+    """bool [n - 1]: where a value equals the one before it."""
+    codes = pc.fill_null(column, "").combine_chunks().dictionary_encode().indices.to_numpy()
+    return codes[1:] == codes[:-1]
+
+
+def teacher_table(totals: list[dict], fingerprint: str) -> pa.Table:
+    """Each teacher's sums as a row of TEACHERS: every ratio is taken here, once. Sorted by rsr, lowest first."""
+    rows = []
+    for t in totals:
+        n = int(t["is_scored"])
+        row = {
+            "teacher": t["teacher"],
+            "n_trajectories": n,
+            "n_prompts": int(t["n_prompts"] or 0),
+            "n_rejected": int(t["is_rejected"]),
+            "n_duplicates": int(t["is_duplicate"]),
+            "n_tokens": int(t["n_tokens"]),
+            "fingerprint": fingerprint,
+        }
+        if n:
+            total = {name: from_fixed(int(t[f"{name}_whole"]), int(t[f"{name}_part"])) for name in AVERAGED}
+            mean_rank, mean_surprisal = total["mean_rank"] / n, total["mean_surprisal"] / n
+            variance = (total["rsr_squared"] - total["rsr"] ** 2 / n) / (n - 1) if n > 1 else None
+            row |= {
+                "mean_tokens": int(t["n_tokens"]) / n,
+                "mean_rank": mean_rank,
+                "mean_surprisal": mean_surprisal,
+                "rsr": mean_rank / mean_surprisal,
+                "rsr_of_totals": int(t["rank_sum"]) / total["surprisal_sum"],
+                "rsr_mean": total["rsr"] / n,
+                "rsr_median": float(t["rsr_median"]),
+                "rsr_std": None if variance is None else max(variance, 0.0) ** 0.5,
+            }
+        rows.append(row)
+    rows.sort(key=lambda row: (row.get("rsr", float("inf")), row["teacher"]))
+    for place, row in enumerate(rows, 1):
+        row["place"] = place if "rsr" in row else None
+    return pa.Table.from_pylist(rows, schema=TEACHERS)

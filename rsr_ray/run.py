@@ -1,0 +1,119 @@
+"""The record of a run: its settings, what it counted, and the row equation that says whether it is whole."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import resource
+import time
+import uuid
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from rsr_ray.cluster import Resources
+from rsr_ray.config import ScoreConfig
+from rsr_ray.errors import RunError, UserError
+from rsr_ray.objects import InputObject
+from rsr_ray.store import Done, Store
+from rsr_ray.student import StudentFacts
+
+PACKAGES = ("rsr_ray", "ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
+
+
+class Run:
+    """Counts what a run read, scored and rejected, and writes it down."""
+
+    def __init__(self, config: ScoreConfig):
+        now = datetime.datetime.now(datetime.UTC)
+        self.config = config
+        self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+        self.begun = time.monotonic()
+        self.fingerprint, self.max_length = "", 0
+        self.n_scored = self.n_already = self.n_tokens = self.n_prompt_tokens = 0
+        self.rejected: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.replica_seconds = 0.0
+        self.objects: dict[tuple[str, str], Done] = {}
+        self.facts: dict[str, Any] = {}
+        self.teachers: pa.Table | None = None
+
+    def settle(self, student: StudentFacts, resources: Resources, store: Store) -> None:
+        """Fix the settings that decide the scores. Raises UserError where the store holds scores under others."""
+        self.max_length = min(self.config.max_length or student.context_length, student.context_length)
+        self.fingerprint = self.config.fingerprint(student, resources.dtype, self.max_length)
+        others = [f for f in store.fingerprints() if f != self.fingerprint]
+        if others and not self.config.new_generation:
+            raise UserError(
+                f"store {store.uri} holds scores of student {store.student_name} under other settings or weights "
+                f"(fingerprint {', '.join(others)}; this run: {self.fingerprint}), and the two cannot be compared. "
+                "Give the old settings, another --student-name or --store, or --new-generation to score all again."
+            )
+        self.facts = {"student": dataclasses.asdict(student), "resources": dataclasses.asdict(resources)}
+
+    def plan(self, objects: list[InputObject], done: dict[tuple[str, str], Done]) -> pa.Table:
+        """The objects that are not wholly scored, as rows for `read_units`; what is scored already is counted."""
+        todo = []
+        for obj in objects:
+            state = self.objects[obj.key, obj.version] = done.get((obj.key, obj.version), Done())
+            self.n_already += state.n_done
+            if not state.whole:
+                todo.append({**dataclasses.asdict(obj), "done": [list(r) for r in state.ranges]})
+        kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64()), ("done", pa.list_(pa.list_(pa.int64())))]
+        return pa.Table.from_pylist(todo, schema=pa.schema(kinds))
+
+    def count(self, unit: dict[str, Any]) -> None:
+        """Add a unit that was written."""
+        state = self.objects[unit["key"], unit["version"]]
+        state.ranges.append((unit["start"], unit["stop"]))
+        if unit["last"]:
+            state.n_rows = unit["stop"]
+        self.n_scored += unit["n_scored"]
+        self.n_tokens += unit["n_tokens"]
+        self.n_prompt_tokens += unit["n_prompt_tokens"]
+        self.replica_seconds += unit["seconds"]
+        for reason, reject in json.loads(unit["rejected"]).items():
+            self.rejected[reason] += reject["n"]
+            self.examples.setdefault(reason, reject["example"])
+
+    @property
+    def n_read(self) -> int:
+        return sum(state.n_rows or 0 for state in self.objects.values())
+
+    @property
+    def equation(self) -> str:
+        return f"read {self.n_read:,} = scored {self.n_scored:,} + rejected {self.rejected.total():,} + already scored {self.n_already:,}"
+
+    def check_equation(self) -> None:
+        """Raise RunError unless every row of every object is scored, rejected, or was there already."""
+        open_ended = sum(not state.whole for state in self.objects.values())
+        if open_ended or self.n_read != self.n_scored + self.rejected.total() + self.n_already:
+            raise RunError(f"rows are missing or counted twice: {self.equation}; {open_ended} shards not whole. Run the same command again.")
+
+    def finish(self) -> dict[str, Any]:
+        """What is stored as runs/<run_id>.json."""
+        seconds = time.monotonic() - self.begun
+        tokens = self.n_tokens + self.n_prompt_tokens
+        return {
+            "run_id": self.run_id,
+            "fingerprint": self.fingerprint,
+            "config": dataclasses.asdict(self.config),
+            "max_length": self.max_length,
+            **self.facts,
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "equation": {
+                "read": self.n_read,
+                "scored": self.n_scored,
+                "rejected": dict(self.rejected.most_common()),
+                "already_scored": self.n_already,
+                "holds": self.n_read == self.n_scored + self.rejected.total() + self.n_already,
+            },
+            "reject_examples": self.examples,
+            "scored_tokens": self.n_tokens,
+            "prompt_tokens": self.n_prompt_tokens,
+            "seconds": round(seconds, 3),
+            "replica_seconds": round(self.replica_seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "driver_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }

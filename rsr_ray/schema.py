@@ -1,0 +1,91 @@
+"""The columns the store holds, with their units, and the closed list of reasons for which a row is rejected.
+
+A score that could not be computed is null and has a reject_reason; it is never 0.
+"""
+
+import pyarrow as pa
+
+REJECT_REASONS: dict[str, str] = {
+    "unreadable_shard": "The shard could not be read to its end (corrupt, truncated, or not of the format its name says).",
+    "unreadable_row": "The line is not a JSON object, or the row has no messages, conversations, or prompt and response.",
+    "unknown_role": "A turn has a role other than system, user, assistant or tool.",
+    "not_text": "A turn's content is not text, or is not valid unicode.",
+    "no_teacher": "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher.",
+    "no_assistant_turn": "The conversation has no assistant turn, so there is nothing to score.",
+    "empty_response": "Every assistant turn is empty or white space, or yields no scorable token.",
+    "tool_calls": "An assistant turn carries structured tool_calls; only text content is scored.",
+    "template_error": "The student's chat template refuses the conversation, or the place of a turn in it cannot be found.",
+    "template_drops_response": "The student's chat template leaves out part of an assistant turn (often the <think> text).",
+    "template_changes_response": "The student's chat template rewrites an assistant turn beyond stripping white space at its ends.",
+    "tokenizer_error": "The student's tokenizer failed on the rendered text.",
+    "over_length": "The rendered conversation has more tokens than the length limit (the student's context, or --max-length).",
+    "non_finite_score": "The student's logits gave a surprisal or entropy that is not a finite number.",
+}
+
+
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"description": meaning})
+
+
+SCORES = pa.schema(
+    [
+        _column("trajectory_id", pa.string(), "from the data, or a hash of teacher, prompt, response and sample"),
+        _column("prompt_id", pa.string(), "from the data, or a hash of the turns before the first assistant turn"),
+        _column("teacher", pa.string(), "the model that wrote the assistant turns"),
+        _column("sample", pa.int64(), "number of the answer among one teacher's answers to one prompt, from the data"),
+        _column("source", pa.string(), "URI of the input object"),
+        _column("source_row", pa.int64(), "0-based row in the input object"),
+        _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
+        _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
+        _column("rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"),
+        _column("surprisal_sum", pa.float64(), "nats; sum over scored tokens of -ln p(token | context)"),
+        _column("entropy_sum", pa.float64(), "nats; sum over scored tokens of the entropy of the student's distribution"),
+        _column("mean_rank", pa.float64(), "rank_sum / n_tokens"),
+        _column("mean_surprisal", pa.float64(), "nats a token; surprisal_sum / n_tokens"),
+        _column("mean_entropy", pa.float64(), "nats a token; entropy_sum / n_tokens"),
+        _column("rsr", pa.float64(), "ranks a nat; rank_sum / surprisal_sum; lower is better"),
+        _column("truncated", pa.bool_(), "the row was cut to the length limit before scoring"),
+        _column("reject_reason", pa.string(), "null for a scored row, else one of the closed list of reasons"),
+        _column("reject_detail", pa.string(), "what happened, in words"),
+        _column("fingerprint", pa.string(), "hash of everything that can change a score"),
+    ]
+)
+
+TEACHERS = pa.schema(
+    [
+        _column("teacher", pa.string(), "the model that wrote the trajectories"),
+        _column("n_trajectories", pa.int64(), "scored trajectories, duplicates counted once"),
+        _column("n_prompts", pa.int64(), "distinct prompts among them"),
+        _column("n_rejected", pa.int64(), "rejected trajectories, duplicates counted once"),
+        _column("n_duplicates", pa.int64(), "further rows with a trajectory_id already counted; they enter no aggregate"),
+        _column("n_tokens", pa.int64(), "scored tokens"),
+        _column("mean_tokens", pa.float64(), "scored tokens a trajectory"),
+        _column("mean_rank", pa.float64(), "mean over trajectories of mean_rank"),
+        _column("mean_surprisal", pa.float64(), "nats a token; mean over trajectories of mean_surprisal"),
+        _column("rsr", pa.float64(), "mean_rank / mean_surprisal; every trajectory weighs the same; lower is better"),
+        _column("rsr_of_totals", pa.float64(), "sum of rank_sum / sum of surprisal_sum; every token weighs the same"),
+        _column("rsr_mean", pa.float64(), "mean over trajectories of rsr"),
+        _column("rsr_median", pa.float64(), "median over trajectories of rsr"),
+        _column("rsr_std", pa.float64(), "sample standard deviation over trajectories of rsr (n - 1); null for one"),
+        _column("place", pa.int64(), "1 = lowest rsr; null where nothing was scored"),
+        _column("fingerprint", pa.string(), "fingerprint of the scores reduced here"),
+    ]
+)
+
+# Between the stages one Ray Data row is one work unit, its trajectories a list column: so a block, a retry, a batch
+# given to a replica and a file of the store are all the same thing.
+READ_ROWS = pa.struct(
+    [
+        *[SCORES.field(n) for n in ("trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row")],
+        pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
+        SCORES.field("reject_reason"),
+        SCORES.field("reject_detail"),
+    ]
+)
+ENCODED_ROWS = pa.struct(
+    [
+        *[f for f in READ_ROWS if f.name != "messages"],
+        pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
+        pa.field("spans", pa.list_(pa.int32())),  # start, stop, start, stop ... of the scored tokens in input_ids
+    ]
+)

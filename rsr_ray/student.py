@@ -1,0 +1,173 @@
+"""The student: what identifies it, its tokenizer, and its two halves for scoring, backbone and head."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsr_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+UNSTABLE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")  # change no score here
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentFacts:
+    """What a run needs to know of a student before any weight is loaded. Hashes are sha256."""
+
+    folder: str
+    weights_hash: str
+    config_hash: str
+    tokenizer_hash: str
+    template_hash: str
+    context_length: int
+    vocab_size: int
+
+
+def inspect_student(student: str, trust_remote_code: bool) -> StudentFacts:
+    """Everything but the weights' values checked and hashed. Raises UserError with what to do."""
+    folder = resolve(student)
+    config_file = Path(folder, "config.json")
+    if not config_file.is_file():
+        raise UserError(f"student {student}: {folder} holds no config.json, so it is no transformers model")
+    config = json.loads(config_file.read_text())
+    if config.get("auto_map") and not trust_remote_code:
+        raise UserError(f"student {student}: its code comes with its weights ({config['auto_map']}); pass --trust-remote-code to run it")
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"student {student}: no *.safetensors in {folder}; pickled weights are not loaded: save it with save_pretrained")
+    try:
+        tokenizer = load_tokenizer(folder)
+    except UserError:
+        raise
+    except Exception as e:  # transformers raises many kinds; each means that this folder has no usable tokenizer
+        raise UserError(f"student {student}: its tokenizer cannot be loaded: {' '.join(str(e).split())[:200]}") from e
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as e:
+        raise UserError(f"student {student}: its tokenizer has no chat template; put a chat_template.jinja into {folder}") from e
+    text_config = config.get("text_config", config)
+    vocab_size = int(text_config.get("vocab_size", 0))
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"student {student}: its tokenizer has {len(tokenizer)} tokens, its head only {vocab_size} rows")
+    return StudentFacts(
+        folder=folder,
+        weights_hash=_hash_files(weights),
+        config_hash=_hash(json.dumps({k: v for k, v in config.items() if k not in UNSTABLE_CONFIG}, sort_keys=True)),
+        tokenizer_hash=_hash(tokenizer.backend_tokenizer.to_str()),
+        template_hash=_hash(template),
+        context_length=int(text_config.get("max_position_embeddings") or tokenizer.model_max_length),
+        vocab_size=vocab_size,
+    )
+
+
+def resolve(student: str) -> str:
+    """A local folder that holds the student: the one given, or the snapshot of a hub id. Raises UserError."""
+    if os.path.isdir(student):
+        return os.path.abspath(student)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return snapshot_download(student, allow_patterns=["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"])
+    except HFValidationError as e:
+        raise UserError(f"student {student}: there is no such folder, and it is not a hub id") from e
+    except Exception as e:  # the hub client raises many kinds; each means that the student cannot be had
+        raise UserError(f"student {student}: no such folder, and not available from the hub: {' '.join(str(e).split())[:200]}") from e
+
+
+@functools.lru_cache(maxsize=2)
+def load_tokenizer(folder: str) -> Any:
+    """The student's fast tokenizer, set to encode text as it stands: nothing added, cut or padded, exact offsets."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"student {folder}: its tokenizer has no fast (tokenizers) form, which exact token offsets need")
+    backend.no_truncation()
+    backend.no_padding()
+    backend.post_processor = None  # it would only add special tokens, and some trim the offsets of leading spaces
+    return tokenizer
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hash_files(paths: list[Path]) -> str:
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        hashes = list(pool.map(_hash_file, paths))
+    return _hash(json.dumps([[p.name, h] for p, h in zip(paths, hashes, strict=True)]))
+
+
+def _hash_file(path: Path) -> str:
+    blob = path.resolve().name
+    if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob):
+        return blob  # the hub's cache names a file by its sha256
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _given_backbone() -> Any:
+    """A backbone that ignores its arguments and returns the hidden states it was given."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    class Given(torch.nn.Module):
+        hidden: torch.Tensor
+
+        def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
+            return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+
+    return Given()
+
+
+class Student:
+    """A causal language model on one device, in two halves: token ids -> hidden states -> logits.
+
+    Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
+    """
+
+    def __init__(self, folder: str, dtype: str, device: str, *, trust_remote_code: bool = False):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.device = torch.device(device)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
+        )
+        self.model.to(self.device).eval()
+        self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        self.backbone = self.model.base_model
+        if self.backbone is self.model:
+            raise UserError(f"student {folder}: {type(self.model).__name__} has no separate backbone and head")
+        # With its backbone replaced, the model's own forward is its head alone, with all that the architecture does to
+        # logits (soft caps, scales): nothing of that is written again here.
+        self._given = _given_backbone()
+        setattr(self.model, self.model.base_model_prefix, self._given)
+
+    def hidden(self, input_ids_BT: "torch.Tensor") -> "torch.Tensor":
+        """Hidden states [B, T, D] of right-padded ids.
+
+        No attention mask is passed: under causal attention a position never sees the padding behind it, and without a
+        mask no [T, T] tensor is built.
+        """
+        return self.backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+
+    def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
+        """The model's own logits [N, V], in its own dtype."""
+        self._given.hidden = hidden_ND.unsqueeze(0)
+        return self.model(input_ids=hidden_ND.new_zeros((1, 1), dtype=int), use_cache=False).logits.squeeze(0)
