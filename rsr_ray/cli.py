@@ -72,19 +72,17 @@ def _score(args: argparse.Namespace) -> int:
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
     """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
-    from rich.console import Console
-
     from rsr_ray.pipeline import score_corpus
-    from rsr_ray.report import print_run, print_teachers
+    from rsr_ray.report import console, print_run, print_teachers
 
     run = score_corpus(config)
     assert run.teachers is not None
     if as_json:
-        print(json.dumps({**run.finish(), "teachers": run.teachers.to_pylist()}))
+        print(json.dumps({**run.record, "teachers": run.teachers.to_pylist()}))
     else:
-        console = Console()
-        print_teachers(run.teachers, str(config.student_name), console)
-        print_run(run, config.store, console)
+        out = console()
+        print_teachers(run.teachers, str(config.student_name), out)
+        print_run(run, config.store, out)
     if not any(run.teachers["n_trajectories"].to_pylist()):
         raise RunError("nothing was scored: every row was rejected, for the reasons above")
     if n := run.rejected["unreadable_shard"]:
@@ -93,17 +91,15 @@ def score(config: ScoreConfig, *, as_json: bool = False) -> int:
 
 
 def _teachers(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from rsr_ray.objects import endpoint_of
-    from rsr_ray.report import print_teachers
+    from rsr_ray.report import console, print_teachers
     from rsr_ray.store import Store
 
     teachers = Store(args.store, args.student, endpoint_of(args.s3_endpoint)).read_teachers()
     if args.json:
         print(json.dumps(teachers.to_pylist()))
     else:
-        print_teachers(teachers, args.student, Console())
+        print_teachers(teachers, args.student, console())
     return 0
 
 

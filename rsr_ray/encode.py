@@ -6,7 +6,6 @@ text. Where taking the marks out again gives the first rendering, each mark show
 template wrote around it; the turn's text must then stand right before it.
 """
 
-import datetime
 import json
 from typing import Any
 
@@ -20,9 +19,15 @@ from rsr_ray.student import load_tokenizer
 
 Message = dict[str, str]
 
-# A template that prints today's date would give the same trajectory another score tomorrow. This is the date that
-# Llama-3.1's template falls back to.
-TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+# A template that prints today's date would give the same trajectory another score tomorrow. This macro hides the
+# function that tells it; the date is the one that Llama-3.1's template falls back to.
+FIXED_DATE = "".join(
+    [
+        "{% macro strftime_now(format) %}{{ format",
+        *(f" | replace('%{code}', '{value}')" for code, value in {"Y": "2024", "m": "07", "d": "26", "b": "Jul", "B": "July", "y": "24"}.items()),
+        " | replace('%A', 'Friday') | replace('%a', 'Fri') | replace('%H', '00') | replace('%M', '00') | replace('%S', '00') }}{% endmacro %}\n",
+    ]
+)
 
 
 class Encode:
@@ -130,17 +135,25 @@ def find_turns(messages: list[Message], tokenizer: Any) -> tuple[str, list[tuple
         span = (end - len(body) - kept_before[n], end + kept_behind[n])
         expected = content[at - kept_before[n] : at + len(body) + kept_behind[n]]
         if text[slice(*span)] != expected:
-            raise _altered(body, pieces[n], n)
+            empty = [m | {"content": marks[answers.index(j)]} if j in answers else m for j, m in enumerate(messages)]
+            header = _split(render(empty, tokenizer), marks, messages, answers, text)[n]
+            raise _altered(body, pieces[n][len(header) :], n)
         turns.append(span)
     return text, turns
 
 
 def render(messages: list[Message], tokenizer: Any) -> str:
     """The conversation through the student's chat template, without a generation prompt. Raises BadRow."""
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=TEMPLATE_DATE.strftime)
-    except (TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError) as e:
-        raise BadRow("template_error", " ".join(f"{e}".split())[:300]) from e
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = FIXED_DATE + template
+    tools: tuple[list | None, ...] = (None, []) if "tools" in template else (None,)  # some templates for tools loop over them unasked
+    for given in tools:
+        try:
+            return tokenizer.apply_chat_template(messages, tools=given, chat_template=template, tokenize=False)
+        except (TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError) as e:
+            problem = e
+    raise BadRow("template_error", " ".join(str(problem).split())[:300]) from problem
 
 
 def _marks(n: int, text: str) -> list[str]:
@@ -164,13 +177,10 @@ def _split(text: str, marks: list[str], messages: list[Message], answers: list[i
     return [*pieces, text]
 
 
-def _altered(body: str, piece: str, n: int) -> BadRow:
-    """The reject for a turn whose text does not stand right before its mark: how much of it does, from its end."""
-    kept = 0
-    while kept < min(len(body), len(piece)) and body[-1 - kept] == piece[-1 - kept]:
-        kept += 1
-    missing = body[: len(body) - kept]
-    where = f"assistant turn {n + 1}: the template keeps the last {kept} of {len(body)} characters as they are"
-    if "".join(missing.split())[:200] in "".join(piece.split()):
-        return BadRow("template_changes_response", f"{where} and rewrites {missing[-60:]!r}")
-    return BadRow("template_drops_response", f"{where} and leaves out {missing[-60:]!r}")
+def _altered(body: str, rendered: str, n: int) -> BadRow:
+    """The reject for a turn of which the template made something else."""
+    if len("".join(rendered.split())) < len("".join(body.split())):
+        kept = f"{len(rendered)} of {len(body)} characters"
+        return BadRow("template_drops_response", f"assistant turn {n + 1}: the template leaves out text: {kept} are rendered")
+    at = next((i for i, (a, b) in enumerate(zip(body, rendered, strict=False)) if a != b), len(rendered))
+    return BadRow("template_changes_response", f"assistant turn {n + 1}: the template rewrites {body[at : at + 40]!r} as {rendered[at : at + 40]!r}")

@@ -29,7 +29,7 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool
 ID_COLUMNS = ("trajectory_id", "id", "_id")
 COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", "messages", "conversations", "prompt", "response")
 CONVERSATION_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "response"})
-READ_BYTES = 8 << 20
+READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
 
 
 class BadRow(Exception):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+import rsr_ray
 from rsr_ray.cluster import Resources
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, UserError
@@ -19,7 +20,7 @@ from rsr_ray.objects import InputObject
 from rsr_ray.store import Done, Store
 from rsr_ray.student import StudentFacts
 
-PACKAGES = ("rsr_ray", "ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
 
 
 class Run:
@@ -38,6 +39,7 @@ class Run:
         self.objects: dict[tuple[str, str], Done] = {}
         self.facts: dict[str, Any] = {}
         self.teachers: pa.Table | None = None
+        self.record: dict[str, Any] = {}
 
     def settle(self, student: StudentFacts, resources: Resources, store: Store) -> None:
         """Fix the settings that decide the scores. Raises UserError where the store holds scores under others."""
@@ -92,16 +94,16 @@ class Run:
             raise RunError(f"rows are missing or counted twice: {self.equation}; {open_ended} shards not whole. Run the same command again.")
 
     def finish(self) -> dict[str, Any]:
-        """What is stored as runs/<run_id>.json."""
+        """What is stored as runs/<run_id>.json; kept as `record`."""
         seconds = time.monotonic() - self.begun
         tokens = self.n_tokens + self.n_prompt_tokens
-        return {
+        self.record = {
             "run_id": self.run_id,
             "fingerprint": self.fingerprint,
             "config": dataclasses.asdict(self.config),
             "max_length": self.max_length,
             **self.facts,
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": {"rsr_ray": rsr_ray.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
             "equation": {
                 "read": self.n_read,
                 "scored": self.n_scored,
@@ -117,3 +119,4 @@ class Run:
             "tokens_per_second": round(tokens / seconds, 1),
             "driver_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+        return self.record

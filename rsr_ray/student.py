@@ -147,7 +147,6 @@ class Student:
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
-            attn_implementation="sdpa",
         )
         self.model.to(self.device).eval()
         self.vocab_size = self.model.get_output_embeddings().weight.shape[0]

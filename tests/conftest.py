@@ -1,0 +1,38 @@
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared" / "data"  # real trajectories, where this checkout has them beside it
+DEMO_STUDENT = REPOSITORY / "rsr_ray" / "demo" / "student"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real corpus is not beside this checkout")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from rsr_ray.student import load_tokenizer
+
+    return load_tokenizer(str(DEMO_STUDENT))
+
+
+@pytest.fixture(scope="session")
+def student():
+    from rsr_ray.student import Student
+
+    return Student(str(DEMO_STUDENT), "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A local Ray with room for three replicas, whatever the machine has."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()

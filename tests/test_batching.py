@@ -1,0 +1,19 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsr_ray.batching import batches
+
+
+@given(st.lists(st.integers(1, 5000), max_size=200), st.integers(1, 10_000))
+def test_every_row_once_and_no_batch_over_the_budget(lengths, budget):
+    lengths = np.array(lengths, np.int64)
+    out = batches(lengths, budget)
+    assert sorted(i for batch in out for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in out)
+
+
+def test_similar_lengths_go_together():
+    lengths = np.array([10, 1000] * 50)
+    padded = sum(len(b) * lengths[b].max() for b in batches(lengths, 4000))
+    assert padded < 1.1 * lengths.sum()

@@ -1,0 +1,67 @@
+import dataclasses
+
+import pytest
+
+from rsr_ray.config import ScoreConfig, load_config
+from rsr_ray.errors import UserError
+from rsr_ray.student import inspect_student
+
+from .conftest import DEMO_STUDENT
+
+# The options of `rsr-ray score` are a promise: a change here is a change for every user and every YAML file.
+OPTIONS = {
+    "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "batch_tokens", "unit_rows",
+    "s3_endpoint", "ray_address", "new_generation", "trust_remote_code",
+}  # fmt: skip
+GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
+
+
+def test_the_options():
+    assert {f.name for f in dataclasses.fields(ScoreConfig)} == OPTIONS
+    assert all(f.metadata["help"] for f in dataclasses.fields(ScoreConfig))
+
+
+def test_a_yaml_file_sets_what_an_option_sets_and_the_option_wins(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("corpus: [a, b]\nstore: from-file\nr_max: 50\n")
+    config = load_config(ScoreConfig, str(path), {"student": "hub/student-1", "store": "given"})
+    assert [c.rsplit("/")[-1] for c in config.corpus] == ["a", "b"]
+    assert config.store.endswith("/given")
+    assert (config.r_max, config.student_name) == (50, "student-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("rmax: 50", "unknown key 'rmax'"), ("r_max: many", "not int"), ("- a", "mapping"), ("a: [", "--config"), ("student: 3", "not str")],
+)
+def test_a_wrong_yaml_file_is_named(tmp_path, text, says):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_config(ScoreConfig, str(path), GIVEN)
+
+
+@pytest.mark.parametrize(("changes", "says"), [({"r_max": 0}, "--r-max 0"), ({"dtype": "int8"}, "--dtype int8"), ({"corpus": ()}, "--corpus")])
+def test_wrong_values_are_named(changes, says):
+    with pytest.raises(UserError, match=says):
+        ScoreConfig(**(GIVEN | changes))
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(UserError, match="--corpus, --store"):
+        load_config(ScoreConfig, None, {"student": "x"})
+
+
+def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
+    student = inspect_student(str(DEMO_STUDENT), False)
+    config = ScoreConfig(**GIVEN)
+
+    def fingerprint(student=student, dtype="float32", max_length=100, **changes):
+        return dataclasses.replace(config, **changes).fingerprint(student, dtype, max_length)
+
+    same = [fingerprint(), fingerprint(replicas=3), fingerprint(batch_tokens=7), fingerprint(unit_rows=5), fingerprint(store="elsewhere")]
+    same.append(fingerprint(dataclasses.replace(student, folder="/moved")))
+    other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99)]
+    other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
+    assert len(set(same)) == 1
+    assert len({*same, *other}) == 1 + len(other)

@@ -1,0 +1,141 @@
+"""Batches through the student against one row at a time through its full logits."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+
+from rsr_ray.lm_head_reference import token_stats_reference
+from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
+from rsr_ray.score import Score, score_rows
+from rsr_ray.student import Student
+
+from .conftest import DEMO_STUDENT
+
+
+def random_rows(n: int, vocabulary: int, longest: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    ids, spans = [], []
+    for _ in range(n):
+        length = int(rng.integers(4, longest))
+        a, b, c = sorted(rng.integers(1, length, 3))
+        spans.append(np.array([a, b, c, length] if a < b < c else [1, length], np.int32))
+        ids.append(rng.integers(0, vocabulary, length).astype(np.int32))
+    return ids, spans
+
+
+def slow_sums(model, ids, spans, r_max):
+    out = []
+    for row, span in zip(ids, spans, strict=True):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.from_numpy(row.astype(np.int64))[None]).logits[0, :-1]
+        rank, surprisal, entropy = token_stats_reference(logits, torch.from_numpy(row[1:].astype(np.int64)))
+        at = np.concatenate([np.arange(a, b) for a, b in span.reshape(-1, 2)]) - 1
+        out.append((len(at), int(rank[at].clamp_max(r_max).sum()), float(surprisal[at].sum()), float(entropy[at].sum())))
+    return [np.array(column) for column in zip(*out, strict=True)]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 64 * 200])
+def test_equals_the_full_logits_one_row_at_a_time(student, batch_tokens):
+    model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
+    ids, spans = random_rows(40, 600, 200)
+    n_tokens, rank_sum, surprisal_sum, entropy_sum = slow_sums(model, ids, spans, 100)
+    got = score_rows(student, ids, spans, batch_tokens, 100)
+    assert got["n_tokens"].tolist() == n_tokens.tolist()
+    assert got["rank_sum"].tolist() == rank_sum.tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
+    np.testing.assert_allclose(got["entropy_sum"], entropy_sum, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [[1, 2], [9, 10], [1, 10]], ids=["first", "last", "all"])
+def test_spans_at_the_ends_of_a_row(student, positions):
+    model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
+    ids, spans = [np.arange(3, 13, dtype=np.int32)], [np.array(positions, np.int32)]
+    want = slow_sums(model, ids, spans, 100)
+    got = score_rows(student, ids, spans, 100, 100)
+    for (name, values), expected in zip(got.items(), want, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (Gemma2Config(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                      head_dim=16, final_logit_softcapping=3.0, sliding_window=16), Gemma2ForCausalLM),
+        (GraniteConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                       logits_scaling=6.0), GraniteForCausalLM),
+    ],
+    ids=["soft cap and sliding window", "scaled logits"],
+)  # fmt: skip
+def test_what_an_architecture_does_to_its_logits_counts(tmp_path, config, kind):
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    torch.nn.init.normal_(model.get_output_embeddings().weight, std=0.5)
+    model.save_pretrained(tmp_path)
+    ids, spans = random_rows(8, 300, 60)
+    _, rank_sum, surprisal_sum, _ = slow_sums(model, ids, spans, 100)
+    got = score_rows(Student(str(tmp_path), "float32", "cpu"), ids, spans, 500, 100)
+    assert got["rank_sum"].tolist() == rank_sum.tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near(student, dtype):
+    ids, spans = random_rows(10, 600, 100)
+    exact = score_rows(student, ids, spans, 1000, 100)
+    half = score_rows(Student(str(DEMO_STUDENT), dtype, "cpu"), ids, spans, 1000, 100)
+    np.testing.assert_allclose(half["surprisal_sum"], exact["surprisal_sum"], rtol=2e-2)
+    np.testing.assert_allclose(half["rank_sum"], exact["rank_sum"], rtol=2e-2)
+
+
+@pytest.fixture
+def score(student):
+    scorer = Score.__new__(Score)
+    scorer.student, scorer.r_max, scorer.batch_tokens, scorer.fingerprint = student, 100, 1000, "f"
+    return scorer
+
+
+def encoded(**changes) -> dict:
+    return {name: None for name in (f.name for f in ENCODED_ROWS)} | {"trajectory_id": "t", "teacher": "T"} | changes
+
+
+def run(scorer, rows) -> list[dict]:
+    return scorer.score(pa.RecordBatch.from_struct_array(pa.array(rows, ENCODED_ROWS))).to_pylist()
+
+
+def test_one_row_in_one_row_out(score):
+    rejected = encoded(trajectory_id="bad", reject_reason="not_text", reject_detail="why")
+    good = encoded(trajectory_id="good", input_ids=[3, 4, 5], spans=[1, 3])
+    before, scored, after = run(score, [rejected, good, rejected])
+    assert before == after
+    assert before["reject_reason"] == "not_text"
+    assert all(before[name] is None for name in ("n_tokens", "rank_sum", "surprisal_sum", "rsr", "mean_rank"))
+    assert scored["reject_reason"] is None
+    assert scored["rsr"] == scored["rank_sum"] / scored["surprisal_sum"] == pytest.approx(scored["mean_rank"] / scored["mean_surprisal"])
+    assert (scored["n_prompt_tokens"], scored["n_tokens"]) == (1, 2)
+    assert list(scored) == SCORES.names
+
+
+def test_no_rows_and_all_rejected(score):
+    assert run(score, []) == []
+    assert len(run(score, [encoded(reject_reason="not_text")] * 3)) == 3
+
+
+def test_a_student_that_gives_no_number_is_a_reject(score):
+    class Broken:
+        device, vocab_size = torch.device("cpu"), 5
+
+        def hidden(self, ids):
+            return torch.zeros(*ids.shape, 2)
+
+        def logits(self, hidden):
+            return torch.full((len(hidden), 5), float("nan"))
+
+    score.student = Broken()
+    (row,) = run(score, [encoded(input_ids=[3, 4, 2], spans=[1, 3])])
+    assert row["reject_reason"] == "non_finite_score"
+    assert row["reject_reason"] in REJECT_REASONS
+    assert row["rsr"] is None
+
+
