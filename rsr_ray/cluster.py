@@ -52,6 +52,21 @@ def take(config: ScoreConfig) -> Resources:
 
 
 @contextmanager
+def one_block_a_row() -> Iterator[None]:
+    """Datasets made inside keep every row that a stage yields as a block of its own.
+
+    Repartitioning to one row a block does the same, but its tasks take a whole CPU each and wait forever beside
+    replicas that fill a small cluster.
+    """
+    context = ray.data.DataContext.get_current()
+    usual, context.target_max_block_size = context.target_max_block_size, 1  # bytes
+    try:
+        yield
+    finally:
+        context.target_max_block_size = usual
+
+
+@contextmanager
 def connect(config: ScoreConfig) -> Iterator[Resources]:
     """The cluster of --ray-address or RAY_ADDRESS, or a local one for the time of the run.
 
@@ -62,10 +77,8 @@ def connect(config: ScoreConfig) -> Iterator[Resources]:
     try:
         if started_here:
             ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
-        context = ray.data.DataContext.get_current()
-        context.target_max_block_size = 1  # bytes: every unit a stage yields is a block of its own
         _quiet()
-        context.print_on_execution_start = False
+        ray.data.DataContext.get_current().print_on_execution_start = False
         yield take(config)
     except (RayError, ConnectionError) as e:
         # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.

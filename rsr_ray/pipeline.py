@@ -4,7 +4,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from rsr_ray.cluster import TASK_CPUS, REPLICA_CPUS, Resources, connect
+from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_block_a_row
 from rsr_ray.config import ScoreConfig
 from rsr_ray.encode import Encode
 from rsr_ray.read import check_readable, list_corpus, read_units
@@ -31,7 +31,9 @@ def score_corpus(config: ScoreConfig) -> Run:
         run.settle(student, resources, store)
         todo = run.plan(objects, store.done(run.fingerprint))
         if todo.num_rows:
-            for unit in build_scores(todo, run, student, resources, store).iter_rows():
+            with one_block_a_row():
+                units = build_scores(todo, run, student, resources, store)
+            for unit in units.iter_rows():
                 run.count(unit)
         run.check_equation()
         store.retire(run.fingerprint, objects)
