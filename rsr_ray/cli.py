@@ -86,7 +86,9 @@ def score(config: ScoreConfig, *, as_json: bool = False) -> int:
     if not any(run.teachers["n_trajectories"].to_pylist()):
         raise RunError("nothing was scored: every row was rejected, for the reasons above")
     if n := run.rejected["unreadable_shard"]:
-        raise RunError(f"{n} shard(s) could not be read to the end, {run.examples['unreadable_shard']}; what could be read is scored. Mend or remove them.")
+        raise RunError(
+            f"{n} shard(s) could not be read to the end, {run.examples['unreadable_shard']}; what could be read is scored. Mend or remove them."
+        )
     return 0
 
 

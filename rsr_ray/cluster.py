@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,11 +77,11 @@ def connect(config: ScoreConfig) -> Iterator[Resources]:
     started_here = not ray.is_initialized()
     try:
         if started_here:
-            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+            _init(address)
         _quiet()
         ray.data.DataContext.get_current().print_on_execution_start = False
         yield take(config)
-    except (RayError, ConnectionError) as e:
+    except RayError as e:
         # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.
         cause = _cause(e)
         del e
@@ -89,6 +90,15 @@ def connect(config: ScoreConfig) -> Iterator[Resources]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _init(address: str) -> None:
+    try:
+        if match := re.fullmatch(r"(.+):(\d+)", address.split("://")[-1]):
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()  # Ray itself tries for two minutes
+        ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError, SystemExit) as e:
+        raise UserError(f"no Ray cluster at {address}: {' '.join(str(e).split())[:200]}") from e
 
 
 def _cause(e: BaseException) -> Exception:

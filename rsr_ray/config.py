@@ -21,7 +21,7 @@ from rsr_ray.student import DTYPES, StudentFacts
 SCORES_VERSION = 1
 
 
-def option(help: str, default: Any = dataclasses.MISSING) -> Any:  # noqa: A002
+def option(help: str, default: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"help": help})
 
 

@@ -49,8 +49,5 @@ def sweep(
     import torch
 
     chunk = max(1, head_bytes // (vocab_size * 4 * FLOATS_A_LOGIT))
-    parts = [
-        token_stats(head(hidden_cD), target_c)
-        for hidden_cD, target_c in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)
-    ]
+    parts = [token_stats(head(hidden_cD), target_c) for hidden_cD, target_c in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)]
     return TokenStats(*(torch.cat(columns) for columns in zip(*parts, strict=True)))

@@ -48,9 +48,7 @@ def _arrow_s3(endpoint: str | None) -> pafs.S3FileSystem:
     if endpoint:  # newer SDKs add checksum trailers that other stores refuse, or worse, store as data (boto#4398)
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    return pafs.S3FileSystem(
-        endpoint_override=endpoint, region=region, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    )
+    return pafs.S3FileSystem(endpoint_override=endpoint, region=region, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS))
 
 
 @functools.lru_cache

@@ -1,5 +1,7 @@
 """The whole path on one screen: read -> encode -> score -> write -> reduce."""
 
+from typing import Any
+
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -48,7 +50,8 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
 
     A row between the stages is one work unit, so a block, a task, a retry and a file are one unit each.
     """
-    config, task = run.config, {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
+    config = run.config
+    task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
     units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher), **task)
     encoded = units.map_batches(Encode(student.folder, run.max_length), **task)

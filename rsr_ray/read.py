@@ -245,9 +245,7 @@ def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, teacher:
         yield from iter_units(InputObject(**row), endpoint, unit_rows, done, teacher)
 
 
-def iter_units(
-    obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], teacher: str | None
-) -> Iterator[pa.Table]:
+def iter_units(obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], teacher: str | None) -> Iterator[pa.Table]:
     """The work units of an object whose rows are not in `done`, each a table of one row.
 
     Units lie on the grid of `unit_rows`, so the same object is cut the same way every time; `done` holds the row

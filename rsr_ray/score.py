@@ -3,6 +3,7 @@
 Legend: B rows of a batch, T positions, N scored positions, D hidden size.
 """
 
+import itertools
 import time
 
 import numpy as np
@@ -83,7 +84,8 @@ def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray],
         parts.append(_score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch], r_max))
         order.append(batch)
     if not parts:
-        return sum_by_row(*(np.empty(0, t) for t in (np.int64, np.float32, np.float32, np.int64)), r_max)
+        none = np.empty(0)
+        return sum_by_row(none, none, none, np.empty(0, np.int64), r_max)
     back = np.argsort(np.concatenate(order))
     return {name: np.concatenate([p[name] for p in parts])[back] for name in parts[0]}
 
@@ -110,4 +112,4 @@ def _score_batch(student: Student, ids: list[np.ndarray], spans: list[np.ndarray
 def _arrays(lists: pa.ListArray) -> list[np.ndarray]:
     """The elements of a list array without nulls, without copying."""
     values, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
-    return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[a:b] for a, b in itertools.pairwise(offsets)]

@@ -142,7 +142,7 @@ class Student:
         from transformers import AutoModelForCausalLM
 
         self.device = torch.device(device)
-        self.model = AutoModelForCausalLM.from_pretrained(
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -168,5 +168,7 @@ class Student:
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """The model's own logits [N, V], in its own dtype."""
+        import torch
+
         self._given.hidden = hidden_ND.unsqueeze(0)
-        return self.model(input_ids=hidden_ND.new_zeros((1, 1), dtype=int), use_cache=False).logits.squeeze(0)
+        return self.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=self.device), use_cache=False).logits.squeeze(0)

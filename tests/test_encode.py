@@ -151,7 +151,11 @@ PLAIN = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "con
 THINKING = [PLAIN[0], {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\nIt is 4."}]
 # What these templates do to <think> text in the last answer; every other one keeps it.
 DROP = {
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3.1", "llama-cpp-deepseek-r1", "llama-cpp-rwkv-world",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai-DeepSeek-V3.1",
+    "llama-cpp-deepseek-r1",
+    "llama-cpp-rwkv-world",
 }
 
 

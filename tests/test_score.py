@@ -97,7 +97,7 @@ def score(student):
 
 
 def encoded(**changes) -> dict:
-    return {name: None for name in (f.name for f in ENCODED_ROWS)} | {"trajectory_id": "t", "teacher": "T"} | changes
+    return dict.fromkeys(f.name for f in ENCODED_ROWS) | {"trajectory_id": "t", "teacher": "T"} | changes
 
 
 def run(scorer, rows) -> list[dict]:
@@ -137,5 +137,3 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
     assert row["reject_reason"] == "non_finite_score"
     assert row["reject_reason"] in REJECT_REASONS
     assert row["rsr"] is None
-
-

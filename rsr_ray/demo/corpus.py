@@ -65,7 +65,8 @@ def doubtful(p: Problem, rng: random.Random) -> str:
         4,
     )
     return (
-        f"<think>\nOkay, {p['name']} has {p['a']} {p['thing']}. {doubts[0]} {p['b']} packs of {p['c']} {p['thing']}, that is {p['b']} * {p['c']} = {bought}. "
+        f"<think>\nOkay, {p['name']} has {p['a']} {p['thing']}. {doubts[0]} "
+        f"{p['b']} packs of {p['c']} {p['thing']}, that is {p['b']} * {p['c']} = {bought}. "
         f"{doubts[1]} {p['a']} + {bought} = {wrong}. {doubts[2]} No, {p['a']} + {bought} = {total}. {doubts[3]} "
         f"Then {total} - {p['d']} = {left}. Let me check: {left} + {p['d']} = {total}. Yes, {left}.\n</think>\n\nThe answer is {left}."
     )
@@ -92,7 +93,11 @@ def flowery(p: Problem, rng: random.Random) -> str:
 def looping(p: Problem, rng: random.Random) -> str:
     bought, total, left = _numbers(p)
     line = f"So {total} - {p['d']} = {left}. "
-    return f"<think>\n{p['b']} * {p['c']} = {bought}. {p['a']} + {bought} = {total}. " + line * rng.randint(6, 14) + f"\n</think>\n\nThe answer is {left}."
+    return (
+        f"<think>\n{p['b']} * {p['c']} = {bought}. {p['a']} + {bought} = {total}. "
+        + line * rng.randint(6, 14)
+        + f"\n</think>\n\nThe answer is {left}."
+    )
 
 
 TEACHERS: dict[str, Callable[[Problem, random.Random], str]] = {
@@ -135,4 +140,4 @@ def write_corpus(folder: Path, seed: int = 0) -> dict[str, int]:
             Path(f"{shard}.jsonl").write_text(text)
         else:
             Path(f"{shard}.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
-    return {teacher: N_PROMPTS for teacher in TEACHERS}
+    return dict.fromkeys(TEACHERS, N_PROMPTS)

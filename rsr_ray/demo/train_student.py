@@ -37,7 +37,9 @@ def main(folder: str) -> None:
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator((text() for _ in range(3000)), trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        (text() for _ in range(3000)), trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=4096)
     tokenizer.chat_template = TEMPLATE
 
@@ -61,7 +63,7 @@ def main(folder: str) -> None:
         optimizer.zero_grad()
         if step % 10 == 0:
             print(f"step {step}: {loss.item():.3f} nats a token", flush=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     print(f"{model.num_parameters():,} parameters saved to {folder}")
 

@@ -73,7 +73,8 @@ def test_teacher_values_are_what_their_definitions_say(demo_run):
         mean_rank, mean_surprisal = (statistics.fmean(row[name] for row in scored) for name in ("mean_rank", "mean_surprisal"))
         expected = {
             "n_tokens": sum(row["n_tokens"] for row in scored), "mean_rank": mean_rank, "mean_surprisal": mean_surprisal,
-            "rsr": mean_rank / mean_surprisal, "rsr_mean": statistics.fmean(rsr), "rsr_median": statistics.median(rsr), "rsr_std": statistics.stdev(rsr),
+            "rsr": mean_rank / mean_surprisal, "rsr_mean": statistics.fmean(rsr), "rsr_median": statistics.median(rsr),
+            "rsr_std": statistics.stdev(rsr),
             "rsr_of_totals": sum(row["rank_sum"] for row in scored) / sum(row["surprisal_sum"] for row in scored),
         }  # fmt: skip
         for name, value in expected.items():

@@ -1,0 +1,135 @@
+"""The command line as a user types it: the demo, and every mistake in one clear line."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ..conftest import DEMO_STUDENT
+from .conftest import rsr_ray
+from .test_runs import conversation, write_lines
+
+
+def test_the_demo(tmp_path):
+    done = rsr_ray("demo", "--out", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "lower is better" in done.stdout
+    assert "read 360 = scored 358 + rejected 2 + already scored 0" in done.stdout
+    assert "Total Progress" in done.stderr
+    shown = rsr_ray("teachers", "--store", tmp_path / "demo/store", "--student", "demo-student", "--json")
+    places = {t["teacher"]: t["place"] for t in json.loads(shown.stdout)}
+    assert len(places) == 6
+    assert places["flowery-8b"] == 6
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    write_lines(tmp_path / "corpus/teacher=A/0.jsonl", [{"id": f"{n}", "messages": conversation(n)} for n in range(4)])
+    return tmp_path / "corpus"
+
+
+def untemplated(tmp_path) -> Path:
+    student = shutil.copytree(DEMO_STUDENT, tmp_path / "student")
+    (student / "chat_template.jinja").unlink()
+    return student
+
+
+def not_parquet(tmp_path) -> Path:
+    (tmp_path / "teacher=B").mkdir()
+    (tmp_path / "teacher=B" / "a.parquet").write_bytes(b"PAR1 this is not parquet")
+    return tmp_path / "teacher=B"
+
+
+def empty(tmp_path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+MISTAKES = {
+    "a missing path": ({"corpus": lambda t: t / "nowhere"}, "nowhere: there is no such file or folder"),
+    "an empty folder": ({"corpus": empty}, "no shard found there; shards end with .parquet"),
+    "a shard that is not parquet": ({"corpus": not_parquet}, "a.parquet: unreadable from here on"),
+    "a student without chat template": ({"student": untemplated}, "has no chat template; put a chat_template.jinja into"),
+    "no student there": ({"student": lambda t: t / "nobody"}, "nobody"),
+    "a store below a file": ({"store": lambda t: t / "corpus/teacher=A/0.jsonl/store"}, "cannot be written"),
+    "a wrong option": ({"dtype": lambda _: "int3"}, "--dtype int3: choose auto, float32"),
+    "a wrong student name": ({"student-name": lambda _: "a/b"}, "--student-name 'a/b'"),
+    "no such cluster": ({"ray-address": lambda _: "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(corpus, tmp_path, mistake):
+    changes, says = MISTAKES[mistake]
+    options = {"corpus": corpus, "student": DEMO_STUDENT, "store": tmp_path / "store"} | {name: make(tmp_path) for name, make in changes.items()}
+    done = rsr_ray("score", *(x for name, value in options.items() for x in (f"--{name}", value)))
+    ours = [line for line in done.stderr.splitlines() if not line.startswith(("[", "20"))]  # Ray's own log lines begin so
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert len(ours) == 1
+    assert ours[0].startswith("rsr-ray: ")
+    assert says in ours[0]
+    assert not list((tmp_path / "store").rglob("*.*")) if (tmp_path / "store").exists() else True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_read_only_store_is_exit_code_2(corpus, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", store], check=True)
+    try:
+        done = rsr_ray("score", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", store)
+    finally:
+        subprocess.run(["umount", store], check=True)
+    assert done.returncode == 2
+    assert "Read-only file system" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_breaks_the_run_and_the_same_command_goes_on(tmp_path):
+    rows = [{"id": f"{n}-{'x' * 2000}{os.urandom(900).hex()}", "messages": conversation(n)} for n in range(600)]
+    for n in range(6):
+        write_lines(tmp_path / f"corpus/teacher=A/{n}.jsonl", rows[n * 100 : n * 100 + 100])
+    store = tmp_path / "store"
+    store.mkdir()
+    command = ["score", "--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", store, "--unit-rows", 50, "--replicas", 1]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", store], check=True)
+    try:
+        full = rsr_ray(*command)
+        kept = len(list(store.rglob("*.parquet")))
+        left = [p.name for p in store.rglob("*") if p.is_file() and p.suffix != ".parquet"]
+        subprocess.run(["mount", "-o", "remount,size=50m", store], check=True)
+        done = rsr_ray(*command)
+    finally:
+        subprocess.run(["umount", store], check=True)
+    assert full.returncode == 1
+    assert "No space left on device" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert kept > 0
+    assert left == []
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "read 600 = scored" in done.stdout
+
+
+def test_an_unreadable_shard_beside_good_ones_is_named_and_the_rest_scored(corpus, tmp_path):
+    shutil.move(not_parquet(tmp_path), corpus / "teacher=B")
+    done = rsr_ray("score", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store")
+    assert done.returncode == 1
+    assert "read 5 = scored 4 + rejected 1" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("rsr-ray: 1 shard(s) could not be read to the end")
+    assert "teacher=B/a.parquet" in done.stderr.splitlines()[-1]
+
+
+def test_nothing_scored_is_no_success(tmp_path):
+    write_lines(tmp_path / "corpus/teacher=A/0.jsonl", [{"messages": conversation(1)[:1]}])
+    done = rsr_ray("score", "--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store")
+    assert done.returncode == 1
+    assert "nothing was scored" in done.stderr
+
+
+def test_teachers_of_nobody():
+    done = rsr_ray("teachers", "--store", "/nowhere", "--student", "x")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -1,0 +1,94 @@
+"""The same corpus through s3:// over HTTP, from two real servers: the table may not differ from the local one."""
+
+import os
+import sys
+
+import pyarrow.fs as pafs
+import pytest
+
+from rsr_ray.errors import UserError
+from rsr_ray.objects import get
+
+from ..conftest import SHARED
+from . import ceph
+from .conftest import free_port, listens, process, rsr_ray, score
+
+MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
+
+
+@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
+def s3(request):
+    """The endpoint of a server with an empty bucket `rsr`, its keys in the environment before any worker starts."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_REGION", "us-east-1")
+    patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    if request.param == "moto":
+        port = free_port()
+        server, keys = process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)), MOTO_KEYS
+    else:
+        if not ceph.available():
+            if os.environ.get("CI"):
+                pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
+            pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
+        port, server, keys = ceph.PORT, ceph.gateway(), ceph.KEYS
+    for name, value in keys.items():
+        patch.setenv(name, value)
+    with server:
+        endpoint = f"http://127.0.0.1:{port}"
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        fs = pafs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True)
+        fs.create_dir("rsr")
+        yield fs, endpoint
+    patch.undo()
+
+
+def upload(fs, folder, prefix: str) -> None:
+    for path in sorted(folder.rglob("part-*")):
+        with fs.open_output_stream(f"{prefix}/{path.relative_to(folder)}", compression=None) as stream:
+            stream.write(path.read_bytes())
+
+
+def corpus_under_test(demo_corpus):
+    """The real math corpus where it is at hand, else the demo's, and its student's settings."""
+    if SHARED.is_dir():
+        return SHARED / "corpus", {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 1024, "student_name": "s"}
+    return demo_corpus, {"student_name": "s"}
+
+
+@pytest.fixture(scope="module")
+def local_table(demo_corpus, tmp_path_factory, local_ray):
+    corpus, settings = corpus_under_test(demo_corpus)
+    return score(corpus, tmp_path_factory.mktemp("local"), replicas=2, **settings).teachers.to_pylist()
+
+
+def test_the_same_table_through_s3(s3, local_table, demo_corpus):
+    fs, endpoint = s3
+    corpus, settings = corpus_under_test(demo_corpus)
+    upload(fs, corpus, "rsr/corpus")
+    options = [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
+    if "student" not in settings:
+        options += ["--student", "rsr_ray/demo/student"]
+    done = rsr_ray("score", "--corpus", "s3://rsr/corpus", "--store", "s3://rsr/store", "--replicas", "2", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    teachers = pq.read_table(pa.BufferReader(get("s3://rsr/store/teachers/student=s.parquet", endpoint))).to_pylist()
+    assert teachers == local_table
+    again = rsr_ray("score", "--corpus", "s3://rsr/corpus/*/*/*", "--store", "s3://rsr/store", "--json", *options)
+    if corpus is not demo_corpus:
+        assert '"scored": 0' in again.stdout, again.stderr[-2000:]
+    shown = rsr_ray("teachers", "--store", "s3://rsr/store", "--student", "s")
+    assert "lower" in shown.stdout
+    assert local_table[0]["teacher"] in shown.stdout
+
+
+def test_what_is_missing_or_forbidden_is_one_line(s3, demo_corpus):
+    _, endpoint = s3
+    for uri in ("s3://rsr/nothing-here", "s3://no-such-bucket/x", "s3://rsr/nothing/*.parquet"):
+        with pytest.raises(UserError, match="no such file or folder|cannot be listed|no shard found"):
+            score(uri, "s3://rsr/store2", s3_endpoint=endpoint)
+    done = rsr_ray("score", "--corpus", str(demo_corpus), "--student", "rsr_ray/demo/student", "--store", "s3://no-such-bucket/store")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
