@@ -142,7 +142,8 @@ class Student:
         from transformers import AutoModelForCausalLM
 
         self.device = torch.device(device)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
+        load: Any = AutoModelForCausalLM.from_pretrained
+        self.model = load(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,

@@ -14,7 +14,7 @@ from rsr_ray.demo.corpus import write_corpus
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.run import Run
 
-from ..conftest import DEMO_STUDENT, REPOSITORY
+from ..conftest import DEMO_STUDENT, REPOSITORY, SHARED
 
 
 def pytest_collection_modifyitems(items):
@@ -28,6 +28,26 @@ def demo_corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo-corpus")
     write_corpus(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def a_corpus(demo_corpus):
+    """A corpus and the settings to score it with: the real one where it is at hand (its short rows), else the demo's."""
+    settings = {"student_name": "s", "replicas": 2}
+    if SHARED.is_dir():
+        return SHARED / "corpus", settings | {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 1024}
+    return demo_corpus, settings | {"student": str(DEMO_STUDENT)}
+
+
+@pytest.fixture(scope="session")
+def local_table(a_corpus, tmp_path_factory, local_ray):
+    """Its teachers, from a run on local files."""
+    corpus, settings = a_corpus
+    return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist()
+
+
+def as_options(settings: dict) -> list[str]:
+    return [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def score(corpus, store, **changes) -> Run:

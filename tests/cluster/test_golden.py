@@ -25,7 +25,7 @@ SHARE_MOVED, N_BEYOND = 0.02, 3
 @pytest.fixture(scope="module")
 def real_run(local_ray, tmp_path_factory):
     store = tmp_path_factory.mktemp("real")
-    return real_score(SHARED / "corpus", store), store
+    return score(SHARED / "corpus", store, student=STUDENT, max_length=MAX_LENGTH, replicas=2), store
 
 
 def golden(name: str) -> list[dict]:

@@ -3,15 +3,16 @@
 import os
 import sys
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.errors import UserError
 from rsr_ray.objects import get
 
-from ..conftest import SHARED
 from . import ceph
-from .conftest import free_port, listens, process, rsr_ray, score
+from .conftest import as_options, free_port, listens, process, rsr_ray, score
 
 MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
 
@@ -48,36 +49,18 @@ def upload(fs, folder, prefix: str) -> None:
             stream.write(path.read_bytes())
 
 
-def corpus_under_test(demo_corpus):
-    """The real math corpus where it is at hand, else the demo's, and its student's settings."""
-    if SHARED.is_dir():
-        return SHARED / "corpus", {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 1024, "student_name": "s"}
-    return demo_corpus, {"student_name": "s"}
-
-
-@pytest.fixture(scope="module")
-def local_table(demo_corpus, tmp_path_factory, local_ray):
-    corpus, settings = corpus_under_test(demo_corpus)
-    return score(corpus, tmp_path_factory.mktemp("local"), replicas=2, **settings).teachers.to_pylist()
-
-
-def test_the_same_table_through_s3(s3, local_table, demo_corpus):
+def test_the_same_table_through_s3(s3, a_corpus, local_table):
     fs, endpoint = s3
-    corpus, settings = corpus_under_test(demo_corpus)
+    corpus, settings = a_corpus
     upload(fs, corpus, "rsr/corpus")
-    options = [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
-    if "student" not in settings:
-        options += ["--student", "rsr_ray/demo/student"]
-    done = rsr_ray("score", "--corpus", "s3://rsr/corpus", "--store", "s3://rsr/store", "--replicas", "2", *options)
+    options = as_options(settings)
+    done = rsr_ray("score", "--corpus", "s3://rsr/corpus", "--store", "s3://rsr/store", *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     teachers = pq.read_table(pa.BufferReader(get("s3://rsr/store/teachers/student=s.parquet", endpoint))).to_pylist()
     assert teachers == local_table
-    again = rsr_ray("score", "--corpus", "s3://rsr/corpus/*/*/*", "--store", "s3://rsr/store", "--json", *options)
-    if corpus is not demo_corpus:
-        assert '"scored": 0' in again.stdout, again.stderr[-2000:]
+    glob = "s3://rsr/corpus/" + "*/" * len(next(corpus.rglob("part-*")).relative_to(corpus).parts[1:]) + "part-*"
+    again = rsr_ray("score", "--corpus", glob, "--store", "s3://rsr/store", "--json", *options)
+    assert '"scored": 0' in again.stdout, again.stderr[-2000:]
     shown = rsr_ray("teachers", "--store", "s3://rsr/store", "--student", "s")
     assert "lower" in shown.stdout
     assert local_table[0]["teacher"] in shown.stdout
