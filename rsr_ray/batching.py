@@ -2,6 +2,9 @@
 
 import numpy as np
 
+NEAR = 0.9  # a row at least this long, as a share of the batch's longest, pads it little enough
+FULL = 0.25  # from this share of its budget on, a batch works the device well enough to stop before a row that is not near
+
 
 def batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     """Row numbers of each batch: rows of similar length together, longest first.
@@ -12,7 +15,10 @@ def batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     order = np.argsort(-lengths, kind="stable")
     out, start = [], 0
     while start < len(order):
-        rows = max(1, batch_tokens // int(lengths[order[start]]))
+        longest = max(1, int(lengths[order[start]]))
+        most = max(1, batch_tokens // longest)
+        near = int(np.searchsorted(-lengths[order[start:]], -NEAR * longest, side="right"))
+        rows = min(most, max(near, int(FULL * most), 1))
         out.append(order[start : start + rows])
         start += rows
     return out

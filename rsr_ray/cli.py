@@ -33,6 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--out", metavar="DIR", default="rsr-demo", help="folder for the corpus and the store; default: %(default)s")
     demo.set_defaults(run=_demo)
 
+    bench = commands.add_parser("bench", help="measure this engine beside the naive way on this machine")
+    bench.add_argument("--out", metavar="DIR", default="rsr-bench", help="folder the result is kept in; default: %(default)s")
+    bench.add_argument("--rounds", metavar="N", type=int, default=3, help="rounds, the two ways in turn; default: %(default)s")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    bench.set_defaults(run=_bench)
+
     args = parser.parse_args(argv)
     try:
         return args.run(args)
@@ -109,3 +115,16 @@ def _demo(args: argparse.Namespace) -> int:
     from rsr_ray.demo import demo
 
     return demo(args.out)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: must be at least 1")
+    from rsr_ray.bench import bench, print_bench
+
+    result = bench(args.out, args.rounds)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print_bench(result)
+    return 0

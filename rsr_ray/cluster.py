@@ -39,16 +39,17 @@ def take(config: ScoreConfig) -> Resources:
     gpus, cpus = int(have.get("GPU", 0)), have.get("CPU", 0.0)
     if cpus < REPLICA_CPUS + TASK_CPUS:
         raise UserError(f"the Ray cluster has {cpus:g} CPUs; at least 1 is needed")
-    replicas = config.replicas or (gpus or int(cpus))
-    room = min(gpus, int((cpus - TASK_CPUS) / REPLICA_CPUS)) if gpus else int((cpus - TASK_CPUS) / REPLICA_CPUS)
+    each = config.gpus_per_replica or (1 if gpus else 0)
+    replicas = config.replicas or (max(1, gpus // each) if each else int(cpus))
+    room = min(int((cpus - TASK_CPUS) / REPLICA_CPUS), gpus // each if each else replicas)
     if replicas > room:
         kind = f"{gpus} GPUs and " if gpus else ""
         logging.getLogger(__name__).warning("%d replicas asked for; %s%g CPUs hold %d", replicas, kind, cpus, room)
     return Resources(
         replicas=replicas,
-        gpus_per_replica=1 if gpus else 0,
-        dtype=config.dtype if config.dtype != "auto" else ("bfloat16" if gpus else "float32"),
-        batch_tokens=config.batch_tokens or BATCH_TOKENS["cuda" if gpus else "cpu"],
+        gpus_per_replica=each,
+        dtype=config.dtype if config.dtype != "auto" else ("bfloat16" if each else "float32"),
+        batch_tokens=config.batch_tokens or BATCH_TOKENS["cuda" if each else "cpu"],
     )
 
 

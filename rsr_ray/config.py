@@ -15,7 +15,7 @@ import yaml
 
 from rsr_ray.errors import UserError
 from rsr_ray.objects import absolute, endpoint_of
-from rsr_ray.student import DTYPES, StudentFacts
+from rsr_ray.student import DTYPES, QUANTIZE, StudentFacts
 
 # Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
 SCORES_VERSION = 1
@@ -38,6 +38,8 @@ class ScoreConfig:
     dtype: str = option(f"dtype of the student: {', '.join(DTYPES)}, or auto: bfloat16 on GPUs, float32 on CPUs", "auto")
     max_length: int | None = option("reject rows with more tokens than this; default: the student's context length", None)
     replicas: int | None = option("student replicas; default: one a GPU, or one a CPU where there is no GPU", None)
+    gpus_per_replica: int | None = option("GPUs a replica is spread over; default: 1 where the cluster has GPUs", None)
+    quantize: str | None = option(f"load the student's weights as {' or '.join(QUANTIZE)}; needs pip install 'rsr_ray[quantize]'", None)
     batch_tokens: int | None = option("positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None)
     unit_rows: int = option("rows in a work unit: what is lost when a replica dies, and one file of the store", 256)
     s3_endpoint: str | None = option("URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", None)
@@ -54,7 +56,9 @@ class ScoreConfig:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
             raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
-        for name in ("r_max", "max_length", "replicas", "batch_tokens", "unit_rows"):
+        if self.quantize not in (None, *QUANTIZE):
+            raise UserError(f"--quantize {self.quantize}: choose {' or '.join(QUANTIZE)}")
+        for name in ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens", "unit_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
@@ -63,7 +67,7 @@ class ScoreConfig:
         """Hash of all that can change a score; scores of two fingerprints never mix silently."""
         facts = dataclasses.asdict(student)
         del facts["folder"]
-        settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "max_length": max_length, **facts}
+        settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-FLOATS_A_LOGIT = 4  # the model's own logits and at most three float32 tensors of their shape live at once
-HEAD_BYTES = 256 << 20
+HEAD_BYTES = 512 << 20
+BYTES_A_LOGIT = 16  # the model's logit and at most three float32 values made of it live at once
+CACHE_BYTES = 1 << 20  # on a CPU: logits swept together stay in its cache. A third of the time of a whole chunk's, see CHANGELOG
 
 
 class TokenStats(NamedTuple):
@@ -27,15 +28,33 @@ def token_stats(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> TokenSta
     The rank compares logits in the dtype the model gave them: a tie there is a tie. Adding a constant to all logits
     or permuting the vocabulary changes nothing beyond rounding.
     """
+    rows = len(logits_NV)
+    if logits_NV.device.type == "cpu":
+        rows = max(1, CACHE_BYTES // (logits_NV.shape[1] * 4))
+    return _join([_token_stats(logits_nV, target_n) for logits_nV, target_n in zip(logits_NV.split(rows), target_N.split(rows), strict=True)])
+
+
+def _token_stats(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> TokenStats:
     import torch
 
     at_target_N1 = logits_NV.gather(1, target_N[:, None])
     rank_N = 1 + (logits_NV > at_target_N1).sum(-1)
-    log_p_NV = logits_NV.float() - torch.logsumexp(logits_NV.float(), -1, keepdim=True)
-    surprisal_N = -log_p_NV.gather(1, target_N[:, None])[:, 0]
-    # p is exactly 0 long before ln p reaches -1e4: the clamp only keeps 0 * -inf from being nan
-    entropy_N = -(log_p_NV.exp() * log_p_NV.clamp_min(-1e4)).sum(-1)
+    top_N1 = logits_NV.amax(-1, keepdim=True).float()
+    # exp is exactly 0 long before -1e4: the clamp only keeps 0 * -inf from being nan
+    below_NV = (logits_NV.float() - top_N1).clamp_min_(-1e4)
+    weight_NV = below_NV.exp()
+    total_N = weight_NV.sum(-1)
+    log_total_N = total_N.log()
+    surprisal_N = log_total_N - (at_target_N1.float() - top_N1)[:, 0]
+    # -sum p ln p with ln p = below - ln total, as one dot product a row
+    entropy_N = log_total_N - torch.bmm(weight_NV[:, None], below_NV[:, :, None]).view(-1) / total_N
     return TokenStats(rank_N, surprisal_N.clamp_min(0.0), entropy_N.clamp_min(0.0))
+
+
+def _join(parts: list[TokenStats]) -> TokenStats:
+    import torch
+
+    return TokenStats(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def sweep(
@@ -46,8 +65,6 @@ def sweep(
     head_bytes: int = HEAD_BYTES,
 ) -> TokenStats:
     """`token_stats(head(hidden_ND), target_N)`, a chunk of positions at a time, holding at most about `head_bytes`."""
-    import torch
-
-    chunk = max(1, head_bytes // (vocab_size * 4 * FLOATS_A_LOGIT))
-    parts = [token_stats(head(hidden_cD), target_c) for hidden_cD, target_c in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)]
-    return TokenStats(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    chunk = max(1, head_bytes // (vocab_size * BYTES_A_LOGIT))
+    chunks = zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)
+    return _join([token_stats(head(hidden_cD), target_c) for hidden_cD, target_c in chunks])

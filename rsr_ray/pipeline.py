@@ -55,9 +55,16 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
     units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher), **task)
     encoded = units.map_batches(Encode(student.folder, run.max_length), **task)
+    load = {
+        "folder": student.folder,
+        "dtype": resources.dtype,
+        "trust_remote_code": config.trust_remote_code,
+        "spread": resources.gpus_per_replica > 1,
+        "quantize": config.quantize,
+    }
     scored = encoded.map_batches(
         Score,
-        fn_constructor_args=(student.folder, resources.dtype, config.r_max, resources.batch_tokens, run.fingerprint, config.trust_remote_code),
+        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),

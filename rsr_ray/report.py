@@ -34,6 +34,8 @@ def print_teachers(teachers: pa.Table, student_name: str, out: Console) -> None:
 def print_run(run: Run, store_uri: str, out: Console) -> None:
     """The row equation, the rejects by reason, and where the files are."""
     out.print(Text(run.equation))
+    if run.splits:
+        out.print(Text(f"  memory ran out {run.splits:,} times: batches were split and made smaller; --batch-tokens sets their size"))
     for reason, n in run.rejected.most_common():
         out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]}"))
         out.print(Text(f"    e.g. {run.examples[reason]}"), style="dim")

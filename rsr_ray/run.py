@@ -36,6 +36,7 @@ class Run:
         self.rejected: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self.replica_seconds = 0.0
+        self.splits = self.padded = self.positions = 0
         self.objects: dict[tuple[str, str], Done] = {}
         self.facts: dict[str, Any] = {}
         self.teachers: pa.Table | None = None
@@ -75,6 +76,9 @@ class Run:
         self.n_tokens += unit["n_tokens"]
         self.n_prompt_tokens += unit["n_prompt_tokens"]
         self.replica_seconds += unit["seconds"]
+        self.splits += unit["splits"]
+        self.padded += unit["padded"]
+        self.positions += unit["positions"]
         for reason, reject in json.loads(unit["rejected"]).items():
             self.rejected[reason] += reject["n"]
             self.examples.setdefault(reason, reject["example"])
@@ -114,6 +118,8 @@ class Run:
             "reject_examples": self.examples,
             "scored_tokens": self.n_tokens,
             "prompt_tokens": self.n_prompt_tokens,
+            "padding_share": round(1 - self.positions / self.padded, 4) if self.padded else None,
+            "out_of_memory_splits": self.splits,
             "seconds": round(seconds, 3),
             "replica_seconds": round(self.replica_seconds, 3),
             "tokens_per_second": round(tokens / seconds, 1),

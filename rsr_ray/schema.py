@@ -19,6 +19,7 @@ REJECT_REASONS: dict[str, str] = {
     "template_changes_response": "The student's chat template rewrites an assistant turn beyond stripping white space at its ends.",
     "tokenizer_error": "The student's tokenizer failed on the rendered text.",
     "over_length": "The rendered conversation has more tokens than the length limit (the student's context, or --max-length).",
+    "too_large_for_memory": "The row alone does not fit into the replica's memory beside the student.",
     "non_finite_score": "The student's logits gave a surprisal or entropy that is not a finite number.",
 }
 

@@ -5,9 +5,12 @@ Legend: B rows of a batch, T positions, N scored positions, D hidden size.
 
 import itertools
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rsr_ray.batching import batches
 from rsr_ray.lm_head import sweep
@@ -19,36 +22,43 @@ from rsr_ray.sums import sum_by_row
 class Score:
     """Ray Data actor UDF over units: ENCODED_ROWS in, SCORES rows out, one row for one row, and what it cost."""
 
-    def __init__(self, folder: str, dtype: str, r_max: int, batch_tokens: int, fingerprint: str, trust_remote_code: bool):
+    def __init__(self, student: dict[str, Any], r_max: int, batch_tokens: int, fingerprint: str):
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             torch.set_num_threads(1)  # one thread a replica, so that the number of replicas changes no rounding
-        self.student = Student(folder, dtype, device, trust_remote_code=trust_remote_code)
-        self.r_max, self.batch_tokens, self.fingerprint = r_max, batch_tokens, fingerprint
+        self.student = Student(device=device, **student)
+        self.r_max, self.fingerprint = r_max, fingerprint
+        self.work = Work(batch_tokens)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
-        begun = time.perf_counter()
+        begun, self.work = time.perf_counter(), Work(self.work.batch_tokens)
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
         scored = pa.ListArray.from_arrays([0, rows.num_rows], self.score(rows).to_struct_array())
         unit = unit.set_column(unit.schema.get_field_index("rows"), "rows", scored)
-        return unit.append_column("seconds", pa.array([time.perf_counter() - begun]))
+        facts = {"seconds": time.perf_counter() - begun, "splits": self.work.splits, "padded": self.work.padded, "positions": self.work.positions}
+        for name, value in facts.items():
+            unit = unit.append_column(name, pa.array([value]))
+        return unit
 
     def score(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """SCORES rows for ENCODED_ROWS rows, in their order."""
         scorable = rows["reject_reason"].is_null()
         ids = _arrays(rows["input_ids"].filter(scorable))
         spans = _arrays(rows["spans"].filter(scorable))
-        sums = score_rows(self.student, ids, spans, self.batch_tokens, self.r_max)
+        sums = score_rows(self.student, ids, spans, self.work, self.r_max)
         finite = np.isfinite(sums["surprisal_sum"]) & np.isfinite(sums["entropy_sum"]) & (sums["surprisal_sum"] > 0)
 
         at = np.flatnonzero(scorable.to_numpy(zero_copy_only=False))
         failed = at[~finite]
         at = at[finite]
         reason, detail = rows["reject_reason"].to_pylist(), rows["reject_detail"].to_pylist()
-        for i, total in zip(failed, sums["surprisal_sum"][~finite], strict=True):
-            reason[i], detail[i] = "non_finite_score", f"the surprisals add up to {total}"
+        for i, n, total in zip(failed, sums["n_tokens"][~finite], sums["surprisal_sum"][~finite], strict=True):
+            if n:
+                reason[i], detail[i] = "non_finite_score", f"the surprisals add up to {total}"
+            else:
+                reason[i], detail[i] = "too_large_for_memory", f"{pc.list_value_length(rows['input_ids'])[i]} tokens do not fit beside the student"
 
         def column(values: np.ndarray) -> pa.Array:
             """Values of the scored rows, null for the others."""
@@ -74,20 +84,48 @@ class Score:
         return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES)
 
 
-def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], batch_tokens: int, r_max: int) -> dict[str, np.ndarray]:
+@dataclass
+class Work:
+    """The batch budget of a replica, which shrinks where memory runs out, and what its batches held."""
+
+    batch_tokens: int
+    splits: int = 0
+    padded: int = 0  # positions, padding included
+    positions: int = 0  # without it
+
+
+def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], work: Work, r_max: int) -> dict[str, np.ndarray]:
     """Sums of each row, in the order given, as `sum_by_row` defines them.
 
-    `ids` int32 [T] and `spans` int32 [2S] a row, as `encode` gives them: every span starts at 1 or later.
+    `ids` int32 [T] and `spans` int32 [2S] a row, as `encode` gives them: every span starts at 1 or later. A batch that does
+    not fit into memory is split, and batches are smaller from then on; a row that does not fit alone has 0 tokens and sums
+    that are not a number.
     """
-    parts, order = [], []
-    for batch in batches(np.array([len(row) - 1 for row in ids], np.int64), batch_tokens):
-        parts.append(_score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch], r_max))
-        order.append(batch)
-    if not parts:
-        none = np.empty(0)
-        return sum_by_row(none, none, none, np.empty(0, np.int64), r_max)
-    back = np.argsort(np.concatenate(order))
-    return {name: np.concatenate([p[name] for p in parts])[back] for name in parts[0]}
+    import torch
+
+    lengths = np.array([len(row) - 1 for row in ids], np.int64)
+    sums = {name: np.zeros(len(ids), np.int64) for name in ("n_tokens", "rank_sum")}
+    sums |= {name: np.full(len(ids), np.nan) for name in ("surprisal_sum", "entropy_sum")}
+    left = batches(lengths, work.batch_tokens)
+    while left:
+        batch = left.pop(0)
+        size = len(batch) * int(lengths[batch].max())
+        try:
+            part = _score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch], r_max)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(batch) == 1:
+                continue
+            work.splits += 1
+            work.batch_tokens = size // 2
+            rows = np.concatenate([batch, *left])
+            left = [rows[again] for again in batches(lengths[rows], work.batch_tokens)]
+            continue
+        work.padded += size
+        work.positions += int(lengths[batch].sum())
+        for name, values in part.items():
+            sums[name][batch] = values
+    return sums
 
 
 def _score_batch(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], r_max: int) -> dict[str, np.ndarray]:
@@ -99,8 +137,8 @@ def _score_batch(student: Student, ids: list[np.ndarray], spans: list[np.ndarray
     for b, row in enumerate(ids):
         padded_BT[b, : len(row) - 1] = row[:-1]
     # hidden state i predicts token i + 1
-    source_N = torch.from_numpy(np.concatenate([b * width + p - 1 for b, p in enumerate(scored)])).to(student.device)
-    target_N = torch.from_numpy(np.concatenate([row[p] for row, p in zip(ids, scored, strict=True)]).astype(np.int64)).to(student.device)
+    source_N = torch.from_numpy(np.concatenate([b * width + p - 1 for b, p in enumerate(scored)])).to(student.head_device)
+    target_N = torch.from_numpy(np.concatenate([row[p] for row, p in zip(ids, scored, strict=True)]).astype(np.int64)).to(student.head_device)
     with torch.inference_mode():
         hidden_BTD = student.hidden(torch.from_numpy(padded_BT).to(student.device))
         hidden_ND = hidden_BTD.flatten(0, 1)[source_N]

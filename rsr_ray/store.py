@@ -99,7 +99,7 @@ class Store:
             rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
         return pa.table(
             {
-                **{name: [unit_facts[name]] for name in ("key", "version", "start", "stop", "last", "seconds")},
+                **{name: [value] for name, value in unit_facts.items()},
                 "n_rows": [scores.num_rows],
                 "n_scored": [scores["reject_reason"].null_count],
                 "n_tokens": pa.array([pc.sum(scores["n_tokens"]).as_py() or 0], pa.int64()),

@@ -15,6 +15,8 @@ from rsr_ray.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+SLICE_POSITIONS = 8192
+QUANTIZE = ("4bit", "8bit")
 DTYPES = ("float32", "bfloat16", "float16")
 UNSTABLE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")  # change no score here
 
@@ -117,6 +119,30 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _in_slices(forward: Any) -> Any:
+    """A feed-forward layer that takes long sequences a slice of positions at a time.
+
+    Its intermediate values are several times as wide as a hidden state: at 131,072 positions they, and not the attention, set
+    the peak of memory. Every position is computed by itself, so slicing changes nothing but rounding.
+    """
+    import torch
+
+    def sliced(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows = max(1, hidden_BTD.shape[0])
+        if hidden_BTD.dim() != 3 or args or kwargs or rows * hidden_BTD.shape[1] <= 2 * SLICE_POSITIONS:
+            return forward(hidden_BTD, *args, **kwargs)
+        out_BTD = torch.empty_like(hidden_BTD)
+        for start in range(0, hidden_BTD.shape[1], max(1, SLICE_POSITIONS // rows)):
+            at = slice(start, start + max(1, SLICE_POSITIONS // rows))
+            part = forward(hidden_BTD[:, at])
+            if not isinstance(part, torch.Tensor):  # a mixture of experts that also returns its routing
+                return forward(hidden_BTD)
+            out_BTD[:, at] = part
+        return out_BTD
+
+    return sliced
+
+
 def _given_backbone() -> Any:
     """A backbone that ignores its arguments and returns the hidden states it was given."""
     import torch
@@ -132,28 +158,35 @@ def _given_backbone() -> Any:
 
 
 class Student:
-    """A causal language model on one device, in two halves: token ids -> hidden states -> logits.
+    """A causal language model in two halves: token ids -> hidden states -> logits.
 
-    Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
+    On one device, or with `spread` over all GPUs the process sees, whole layers on each (accelerate's device map).
+    `quantize` is "4bit" or "8bit" (bitsandbytes) or None. Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
     """
 
-    def __init__(self, folder: str, dtype: str, device: str, *, trust_remote_code: bool = False):
+    def __init__(self, folder: str, dtype: str, device: str, *, trust_remote_code: bool = False, spread: bool = False, quantize: str | None = None):
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-        self.device = torch.device(device)
         load: Any = AutoModelForCausalLM.from_pretrained
-        self.model = load(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
-        self.model.to(self.device).eval()
+        placed: dict[str, Any] = {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
+        if quantize:
+            how = {"4bit": {"load_in_4bit": True, "bnb_4bit_compute_dtype": getattr(torch, dtype)}, "8bit": {"load_in_8bit": True}}[quantize]
+            placed["quantization_config"] = BitsAndBytesConfig(**how)
+        self.model = load(folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code, **placed)
+        if not placed:
+            self.model.to(torch.device(device))
+        self.model.eval()
         self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self.backbone = self.model.base_model
         if self.backbone is self.model:
             raise UserError(f"student {folder}: {type(self.model).__name__} has no separate backbone and head")
+        # Where the ids go, and where hidden states and targets meet.
+        self.device = self.model.get_input_embeddings().weight.device
+        self.head_device = self.model.get_output_embeddings().weight.device
+        for name, module in self.backbone.named_modules():
+            if name.split(".")[-1] == "mlp":
+                module.forward = _in_slices(module.forward)
         # With its backbone replaced, the model's own forward is its head alone, with all that the architecture does to
         # logits (soft caps, scales): nothing of that is written again here.
         self._given = _given_backbone()
@@ -165,11 +198,11 @@ class Student:
         No attention mask is passed: under causal attention a position never sees the padding behind it, and without a
         mask no [T, T] tensor is built.
         """
-        return self.backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        return self.backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state.to(self.head_device)
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """The model's own logits [N, V], in its own dtype."""
         import torch
 
         self._given.hidden = hidden_ND.unsqueeze(0)
-        return self.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=self.device), use_cache=False).logits.squeeze(0)
+        return self.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=self.head_device), use_cache=False).logits.squeeze(0)

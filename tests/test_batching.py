@@ -17,3 +17,10 @@ def test_similar_lengths_go_together():
     lengths = np.array([10, 1000] * 50)
     padded = sum(len(b) * lengths[b].max() for b in batches(lengths, 4000))
     assert padded < 1.1 * lengths.sum()
+
+
+def test_little_padding_on_a_real_shaped_mix_of_lengths():
+    rng = np.random.default_rng(0)
+    lengths = np.clip(np.exp(rng.normal(np.log(2000), np.log(6) / 1.645, 256)), 64, 32_768).astype(np.int64)
+    padded = sum(len(b) * lengths[b].max() for b in batches(lengths, 32_768))
+    assert padded < 1.06 * lengths.sum()

@@ -10,7 +10,8 @@ from .conftest import DEMO_STUDENT
 
 # The options of `rsr-ray score` are a promise: a change here is a change for every user and every YAML file.
 OPTIONS = {
-    "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "batch_tokens", "unit_rows",
+    "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "gpus_per_replica", "quantize",
+    "batch_tokens", "unit_rows",
     "s3_endpoint", "ray_address", "new_generation", "trust_remote_code",
 }  # fmt: skip
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
@@ -61,7 +62,7 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
 
     same = [fingerprint(), fingerprint(replicas=3), fingerprint(batch_tokens=7), fingerprint(unit_rows=5), fingerprint(store="elsewhere")]
     same.append(fingerprint(dataclasses.replace(student, folder="/moved")))
-    other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99)]
+    other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99), fingerprint(quantize="4bit")]
     other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
     assert len(set(same)) == 1
     assert len({*same, *other}) == 1 + len(other)

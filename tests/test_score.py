@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, score_rows
+from rsr_ray.score import Score, Work, score_rows
 from rsr_ray.student import Student
 
 from .conftest import DEMO_STUDENT
@@ -41,7 +41,7 @@ def test_equals_the_full_logits_one_row_at_a_time(student, batch_tokens):
     model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
     ids, spans = random_rows(40, 600, 200)
     n_tokens, rank_sum, surprisal_sum, entropy_sum = slow_sums(model, ids, spans, 100)
-    got = score_rows(student, ids, spans, batch_tokens, 100)
+    got = score_rows(student, ids, spans, Work(batch_tokens), 100)
     assert got["n_tokens"].tolist() == n_tokens.tolist()
     assert got["rank_sum"].tolist() == rank_sum.tolist()
     np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
@@ -53,7 +53,7 @@ def test_spans_at_the_ends_of_a_row(student, positions):
     model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
     ids, spans = [np.arange(3, 13, dtype=np.int32)], [np.array(positions, np.int32)]
     want = slow_sums(model, ids, spans, 100)
-    got = score_rows(student, ids, spans, 100, 100)
+    got = score_rows(student, ids, spans, Work(100), 100)
     for (name, values), expected in zip(got.items(), want, strict=True):
         np.testing.assert_allclose(values, expected, rtol=1e-5, err_msg=name)
 
@@ -75,7 +75,7 @@ def test_what_an_architecture_does_to_its_logits_counts(tmp_path, config, kind):
     model.save_pretrained(tmp_path)
     ids, spans = random_rows(8, 300, 60)
     _, rank_sum, surprisal_sum, _ = slow_sums(model, ids, spans, 100)
-    got = score_rows(Student(str(tmp_path), "float32", "cpu"), ids, spans, 500, 100)
+    got = score_rows(Student(str(tmp_path), "float32", "cpu"), ids, spans, Work(500), 100)
     assert got["rank_sum"].tolist() == rank_sum.tolist()
     np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
 
@@ -83,8 +83,8 @@ def test_what_an_architecture_does_to_its_logits_counts(tmp_path, config, kind):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near(student, dtype):
     ids, spans = random_rows(10, 600, 100)
-    exact = score_rows(student, ids, spans, 1000, 100)
-    half = score_rows(Student(str(DEMO_STUDENT), dtype, "cpu"), ids, spans, 1000, 100)
+    exact = score_rows(student, ids, spans, Work(1000), 100)
+    half = score_rows(Student(str(DEMO_STUDENT), dtype, "cpu"), ids, spans, Work(1000), 100)
     np.testing.assert_allclose(half["surprisal_sum"], exact["surprisal_sum"], rtol=2e-2)
     np.testing.assert_allclose(half["rank_sum"], exact["rank_sum"], rtol=2e-2)
 
@@ -92,7 +92,7 @@ def test_half_precision_stays_near(student, dtype):
 @pytest.fixture
 def score(student):
     scorer = Score.__new__(Score)
-    scorer.student, scorer.r_max, scorer.batch_tokens, scorer.fingerprint = student, 100, 1000, "f"
+    scorer.student, scorer.r_max, scorer.work, scorer.fingerprint = student, 100, Work(1000), "f"
     return scorer
 
 
@@ -124,7 +124,8 @@ def test_no_rows_and_all_rejected(score):
 
 def test_a_student_that_gives_no_number_is_a_reject(score):
     class Broken:
-        device, vocab_size = torch.device("cpu"), 5
+        device = head_device = torch.device("cpu")
+        vocab_size = 5
 
         def hidden(self, ids):
             return torch.zeros(*ids.shape, 2)
@@ -137,3 +138,54 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
     assert row["reject_reason"] == "non_finite_score"
     assert row["reject_reason"] in REJECT_REASONS
     assert row["rsr"] is None
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Small:
+    """A student whose device holds a batch of so many positions and no more."""
+
+    def __init__(self, student, positions):
+        self.student, self.positions, self.tried = student, positions, []
+
+    def __getattr__(self, name):
+        return getattr(self.student, name)
+
+    def hidden(self, ids_BT):
+        self.tried.append(ids_BT.numel())
+        if ids_BT.numel() > self.positions:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.student.hidden(ids_BT)
+
+
+def test_a_batch_that_does_not_fit_is_split_and_later_ones_are_smaller(student):
+    ids, spans = random_rows(30, 600, 100)
+    want = score_rows(student, ids, spans, Work(1000), 100)
+    small, work = Small(student, 400), Work(2000)
+    got = score_rows(small, ids, spans, work, 100)
+    assert got["rank_sum"].tolist() == want["rank_sum"].tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=1e-5)
+    assert work.splits == sum(n > 400 for n in small.tried) >= 1
+    assert work.batch_tokens <= 1000
+    again = Small(student, 400)
+    score_rows(again, ids, spans, work, 100)
+    assert max(again.tried) <= 400
+
+
+def test_a_row_that_does_not_fit_alone_is_a_reject_and_the_rest_is_scored(score, student):
+    score.student = Small(student, 10)
+    long = encoded(trajectory_id="long", input_ids=list(range(3, 33)), spans=[1, 30])
+    rejected, scored = run(score, [long, encoded(input_ids=[3, 4, 5], spans=[1, 3])])
+    assert (rejected["reject_reason"], rejected["rsr"], rejected["n_tokens"]) == ("too_large_for_memory", None, None)
+    assert "30 tokens" in rejected["reject_detail"]
+    assert scored["reject_reason"] is None
+
+
+def test_feed_forward_layers_in_slices_change_nothing(student, monkeypatch):
+    ids, spans = random_rows(6, 600, 300)
+    want = score_rows(student, ids, spans, Work(2000), 100)
+    monkeypatch.setattr("rsr_ray.student.SLICE_POSITIONS", 64)
+    got = score_rows(student, ids, spans, Work(2000), 100)
+    assert got["rank_sum"].tolist() == want["rank_sum"].tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=1e-6)
