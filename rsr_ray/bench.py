@@ -65,6 +65,8 @@ def bench(out: str, rounds: int) -> dict[str, Any]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = SHAPES[device]
+    if device == "cpu":
+        torch.set_num_threads(1)  # as a replica has; both ways alike
     ids, spans = rows_of(shape)
     with tempfile.TemporaryDirectory() as folder:
         parameters = make_student(shape, folder)

@@ -106,10 +106,10 @@ def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray],
     lengths = np.array([len(row) - 1 for row in ids], np.int64)
     sums = {name: np.zeros(len(ids), np.int64) for name in ("n_tokens", "rank_sum")}
     sums |= {name: np.full(len(ids), np.nan) for name in ("surprisal_sum", "entropy_sum")}
-    left = batches(lengths, work.batch_tokens)
+    left = batches(lengths, work.batch_tokens, packed=student.packed)
     while left:
         batch = left.pop(0)
-        size = len(batch) * int(lengths[batch].max())
+        size = int(lengths[batch].sum()) if student.packed else len(batch) * int(lengths[batch].max())
         try:
             part = _score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch], r_max)
         except torch.OutOfMemoryError:
@@ -119,7 +119,7 @@ def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray],
             work.splits += 1
             work.batch_tokens = size // 2
             rows = np.concatenate([batch, *left])
-            left = [rows[again] for again in batches(lengths[rows], work.batch_tokens)]
+            left = [rows[again] for again in batches(lengths[rows], work.batch_tokens, packed=student.packed)]
             continue
         work.padded += size
         work.positions += int(lengths[batch].sum())
@@ -131,17 +131,23 @@ def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray],
 def _score_batch(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], r_max: int) -> dict[str, np.ndarray]:
     import torch
 
-    width = max(len(row) for row in ids) - 1  # the last token is only ever a target
-    padded_BT = np.zeros((len(ids), width), np.int64)
+    rows = [row[:-1].astype(np.int64) for row in ids]  # the last token is only ever a target
     scored = [np.concatenate([np.arange(a, b) for a, b in s.reshape(-1, 2)]) for s in spans]
-    for b, row in enumerate(ids):
-        padded_BT[b, : len(row) - 1] = row[:-1]
+    if student.packed:
+        ids_BT = np.concatenate(rows)[None]
+        position_BT = np.concatenate([np.arange(len(row)) for row in rows])[None]
+        starts = np.cumsum([0] + [len(row) for row in rows[:-1]])
+    else:
+        ids_BT = np.zeros((len(rows), max(map(len, rows))), np.int64)
+        for b, row in enumerate(rows):
+            ids_BT[b, : len(row)] = row
+        position_BT = None
+        starts = np.arange(len(rows)) * ids_BT.shape[1]
     # hidden state i predicts token i + 1
-    source_N = torch.from_numpy(np.concatenate([b * width + p - 1 for b, p in enumerate(scored)])).to(student.head_device)
+    source_N = torch.from_numpy(np.concatenate([start + p - 1 for start, p in zip(starts, scored, strict=True)])).to(student.head_device)
     target_N = torch.from_numpy(np.concatenate([row[p] for row, p in zip(ids, scored, strict=True)]).astype(np.int64)).to(student.head_device)
     with torch.inference_mode():
-        hidden_BTD = student.hidden(torch.from_numpy(padded_BT).to(student.device))
-        hidden_ND = hidden_BTD.flatten(0, 1)[source_N]
+        hidden_ND = student.hidden(ids_BT, position_BT).flatten(0, 1)[source_N]
         stats = sweep(hidden_ND, target_N, student.logits, student.vocab_size)
         rank, surprisal, entropy = (values.cpu().numpy() for values in stats)
     return sum_by_row(rank, surprisal, entropy, np.array([len(p) for p in scored], np.int64), r_max)

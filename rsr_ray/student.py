@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rsr_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -167,14 +169,19 @@ class Student:
     def __init__(self, folder: str, dtype: str, device: str, *, trust_remote_code: bool = False, spread: bool = False, quantize: str | None = None):
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+        from transformers.utils import is_flash_attn_2_available
 
         load: Any = AutoModelForCausalLM.from_pretrained
+        # Rows are packed without padding where the attention takes rows of different lengths as they are.
+        self.packed = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
         placed: dict[str, Any] = {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
         if quantize:
             how = {"4bit": {"load_in_4bit": True, "bnb_4bit_compute_dtype": getattr(torch, dtype)}, "8bit": {"load_in_8bit": True}}[quantize]
             placed["quantization_config"] = BitsAndBytesConfig(**how)
+        if self.packed:
+            placed["attn_implementation"] = "flash_attention_2"
         self.model = load(folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code, **placed)
-        if not placed:
+        if "device_map" not in placed:
             self.model.to(torch.device(device))
         self.model.eval()
         self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
@@ -192,13 +199,17 @@ class Student:
         self._given = _given_backbone()
         setattr(self.model, self.model.base_model_prefix, self._given)
 
-    def hidden(self, input_ids_BT: "torch.Tensor") -> "torch.Tensor":
-        """Hidden states [B, T, D] of right-padded ids.
+    def hidden(self, ids_BT: np.ndarray, position_BT: np.ndarray | None = None) -> "torch.Tensor":
+        """Hidden states [B, T, D] of right-padded ids, or of rows packed one behind the other whose positions start anew.
 
         No attention mask is passed: under causal attention a position never sees the padding behind it, and without a
-        mask no [T, T] tensor is built.
+        mask no [T, T] tensor is built. Where rows are packed, the attention finds their borders in the positions.
         """
-        return self.backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state.to(self.head_device)
+        import torch
+
+        given = {"input_ids": ids_BT} | ({} if position_BT is None else {"position_ids": position_BT})
+        moved = {name: torch.from_numpy(values).to(self.device, non_blocking=True) for name, values in given.items()}
+        return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """The model's own logits [N, V], in its own dtype."""

@@ -5,12 +5,14 @@ from hypothesis import strategies as st
 from rsr_ray.batching import batches
 
 
-@given(st.lists(st.integers(1, 5000), max_size=200), st.integers(1, 10_000))
-def test_every_row_once_and_no_batch_over_the_budget(lengths, budget):
+@given(st.lists(st.integers(1, 5000), max_size=200), st.integers(1, 10_000), st.booleans())
+def test_every_row_once_and_no_batch_over_the_budget(lengths, budget, packed):
     lengths = np.array(lengths, np.int64)
-    out = batches(lengths, budget)
+    out = batches(lengths, budget, packed=packed)
     assert sorted(i for batch in out for i in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in out)
+    for batch in out:
+        positions = lengths[batch].sum() if packed else len(batch) * lengths[batch].max()
+        assert len(batch) == 1 or positions <= budget
 
 
 def test_similar_lengths_go_together():

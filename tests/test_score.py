@@ -124,10 +124,9 @@ def test_no_rows_and_all_rejected(score):
 
 def test_a_student_that_gives_no_number_is_a_reject(score):
     class Broken:
-        device = head_device = torch.device("cpu")
-        vocab_size = 5
+        vocab_size, packed, head_device = 5, False, torch.device("cpu")
 
-        def hidden(self, ids):
+        def hidden(self, ids, _):
             return torch.zeros(*ids.shape, 2)
 
         def logits(self, hidden):
@@ -138,6 +137,18 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
     assert row["reject_reason"] == "non_finite_score"
     assert row["reject_reason"] in REJECT_REASONS
     assert row["rsr"] is None
+
+
+def test_packed_rows_do_not_see_each_other(student, monkeypatch):
+    """As with flash attention on a GPU, which takes packed rows as they are; the CPU's attention builds a mask for them."""
+    ids, spans = random_rows(20, 600, 80)
+    want = score_rows(student, ids, spans, Work(500), 100)
+    monkeypatch.setattr(student, "packed", True)
+    work = Work(500)
+    got = score_rows(student, ids, spans, work, 100)
+    assert work.padded == work.positions
+    assert got["rank_sum"].tolist() == want["rank_sum"].tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=1e-5)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -152,11 +163,11 @@ class Small:
     def __getattr__(self, name):
         return getattr(self.student, name)
 
-    def hidden(self, ids_BT):
-        self.tried.append(ids_BT.numel())
-        if ids_BT.numel() > self.positions:
+    def hidden(self, ids_BT, position_BT):
+        self.tried.append(ids_BT.size)
+        if ids_BT.size > self.positions:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.student.hidden(ids_BT)
+        return self.student.hidden(ids_BT, position_BT)
 
 
 def test_a_batch_that_does_not_fit_is_split_and_later_ones_are_smaller(student):
