@@ -112,9 +112,10 @@ def _teachers(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from rsr_ray.demo import demo
+    from rsr_ray.demo import prepare
 
-    return demo(args.out)
+    with prepare(args.out) as config:
+        return score(config)
 
 
 def _bench(args: argparse.Namespace) -> int:

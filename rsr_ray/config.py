@@ -30,7 +30,7 @@ class ScoreConfig:
     """What `rsr-ray score` does."""
 
     corpus: tuple[str, ...] = option("shard, folder or glob of the corpus: a path, s3://..., or any fsspec URI; may be repeated")
-    student: str = option("folder or hub id of the student")
+    student: str = option("folder or hub id (org/name, org/name@revision) of the student")
     store: str = option("folder or URI the scores are kept in")
     student_name: str | None = option("name of the student in the store; default: the last part of its path", None)
     teacher: str | None = option("teacher of every row; default: the teacher column, or the teacher=NAME/ folder, or the shard's folder", None)
@@ -51,7 +51,7 @@ class ScoreConfig:
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
         object.__setattr__(self, "store", absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
-        object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1])
+        object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1].split("@")[0])
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
@@ -66,7 +66,7 @@ class ScoreConfig:
     def fingerprint(self, student: StudentFacts, dtype: str, max_length: int) -> str:
         """Hash of all that can change a score; scores of two fingerprints never mix silently."""
         facts = dataclasses.asdict(student)
-        del facts["folder"]
+        del facts["source"]
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -54,9 +54,9 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
     units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher), **task)
-    encoded = units.map_batches(Encode(student.folder, run.max_length), **task)
+    encoded = units.map_batches(Encode(student.source, run.max_length), **task)
     load = {
-        "folder": student.folder,
+        "source": student.source,
         "dtype": resources.dtype,
         "trust_remote_code": config.trust_remote_code,
         "spread": resources.gpus_per_replica > 1,

@@ -27,7 +27,7 @@ UNSTABLE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtyp
 class StudentFacts:
     """What a run needs to know of a student before any weight is loaded. Hashes are sha256."""
 
-    folder: str
+    source: str  # a folder, or a hub id with its revision: what `resolve` finds on every machine of a cluster
     weights_hash: str
     config_hash: str
     tokenizer_hash: str
@@ -63,7 +63,7 @@ def inspect_student(student: str, trust_remote_code: bool) -> StudentFacts:
     if len(tokenizer) > vocab_size:
         raise UserError(f"student {student}: its tokenizer has {len(tokenizer)} tokens, its head only {vocab_size} rows")
     return StudentFacts(
-        folder=folder,
+        source=folder if os.path.isdir(student) else f"{student.split('@')[0]}@{Path(folder).name}",
         weights_hash=_hash_files(weights),
         config_hash=_hash(json.dumps({k: v for k, v in config.items() if k not in UNSTABLE_CONFIG}, sort_keys=True)),
         tokenizer_hash=_hash(tokenizer.backend_tokenizer.to_str()),
@@ -73,15 +73,21 @@ def inspect_student(student: str, trust_remote_code: bool) -> StudentFacts:
     )
 
 
+@functools.lru_cache(maxsize=8)
 def resolve(student: str) -> str:
-    """A local folder that holds the student: the one given, or the snapshot of a hub id. Raises UserError."""
+    """A local folder that holds the student: the one given, or the snapshot of a hub id (`org/name` or `org/name@revision`).
+
+    Replicas of one machine share the hub's cache, so weights are fetched once a machine. Raises UserError.
+    """
     if os.path.isdir(student):
         return os.path.abspath(student)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    name, _, revision = student.partition("@")
+    wanted = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
     try:
-        return snapshot_download(student, allow_patterns=["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"])
+        return snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=["consolidated*"])
     except HFValidationError as e:
         raise UserError(f"student {student}: there is no such folder, and it is not a hub id") from e
     except Exception as e:  # the hub client raises many kinds; each means that the student cannot be had
@@ -89,14 +95,14 @@ def resolve(student: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def load_tokenizer(folder: str) -> Any:
+def load_tokenizer(student: str) -> Any:
     """The student's fast tokenizer, set to encode text as it stands: nothing added, cut or padded, exact offsets."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(student))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"student {folder}: its tokenizer has no fast (tokenizers) form, which exact token offsets need")
+        raise UserError(f"student {student}: its tokenizer has no fast (tokenizers) form, which exact token offsets need")
     backend.no_truncation()
     backend.no_padding()
     backend.post_processor = None  # it would only add special tokens, and some trim the offsets of leading spaces
@@ -166,7 +172,7 @@ class Student:
     `quantize` is "4bit" or "8bit" (bitsandbytes) or None. Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
     """
 
-    def __init__(self, folder: str, dtype: str, device: str, *, trust_remote_code: bool = False, spread: bool = False, quantize: str | None = None):
+    def __init__(self, source: str, dtype: str, device: str, *, trust_remote_code: bool = False, spread: bool = False, quantize: str | None = None):
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
         from transformers.utils import is_flash_attn_2_available
@@ -180,14 +186,14 @@ class Student:
             placed["quantization_config"] = BitsAndBytesConfig(**how)
         if self.packed:
             placed["attn_implementation"] = "flash_attention_2"
-        self.model = load(folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code, **placed)
+        self.model = load(resolve(source), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code, **placed)
         if "device_map" not in placed:
             self.model.to(torch.device(device))
         self.model.eval()
         self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
         self.backbone = self.model.base_model
         if self.backbone is self.model:
-            raise UserError(f"student {folder}: {type(self.model).__name__} has no separate backbone and head")
+            raise UserError(f"student {source}: {type(self.model).__name__} has no separate backbone and head")
         # Where the ids go, and where hidden states and targets meet.
         self.device = self.model.get_input_embeddings().weight.device
         self.head_device = self.model.get_output_embeddings().weight.device

@@ -61,7 +61,7 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
         return dataclasses.replace(config, **changes).fingerprint(student, dtype, max_length)
 
     same = [fingerprint(), fingerprint(replicas=3), fingerprint(batch_tokens=7), fingerprint(unit_rows=5), fingerprint(store="elsewhere")]
-    same.append(fingerprint(dataclasses.replace(student, folder="/moved")))
+    same.append(fingerprint(dataclasses.replace(student, source="/moved")))
     other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99), fingerprint(quantize="4bit")]
     other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
     assert len(set(same)) == 1

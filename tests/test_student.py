@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +27,7 @@ def test_a_copy_is_the_same_student_and_other_weights_are_not(folder):
         return inspect_student(str(folder), False)
 
     before = facts()
+    assert before.source == str(folder)
     change_config(folder, transformers_version="5.0.0", use_cache=False)
     assert facts() == before
     weights = folder / "model.safetensors"
@@ -48,6 +52,28 @@ def test_a_student_that_cannot_be_used_is_refused_with_what_to_do(folder, spoil,
     spoil(folder)
     with pytest.raises(UserError, match=says):
         inspect_student(str(folder), False)
+
+
+def test_a_hub_id_is_pinned_to_its_revision_and_found_in_the_cache(tmp_path):
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--org--demo"
+    shutil.copytree(DEMO_STUDENT, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    code = """
+import sys
+from rsr_ray.student import inspect_student
+for student in sys.argv[1:]:
+    facts = inspect_student(student, False)
+    print(facts.source, facts.weights_hash)
+"""
+    command = [sys.executable, "-c", code, "org/demo", f"org/demo@{revision}", str(DEMO_STUDENT)]
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    unpinned, pinned, folder = (line.split() for line in done.stdout.splitlines())
+    assert unpinned == pinned
+    assert pinned[0] == f"org/demo@{revision}"
+    assert pinned[1] == folder[1]
 
 
 def test_no_folder_and_no_hub_id():

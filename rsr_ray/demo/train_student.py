@@ -1,6 +1,6 @@
 """Trains the demo's student, half a minute on two cores: python -m rsr_ray.demo.train_student FOLDER
 
-A Qwen3 of 0.5M parameters learns conversations of the demo's own generator, other problems than the demo's. It reads
+A Qwen3 of 0.4M parameters learns conversations of the demo's own generator, other problems than the demo's. It reads
 one teacher much more than the others, as a student that was fine-tuned before has. Training stops early on purpose: at
 about one nat a token, as real students are on real trajectories; one that knows the made-up text by heart is surprised
 by nothing.
