@@ -6,7 +6,9 @@ weights: the arithmetic is that of a trained one.
 """
 
 import contextlib
+import ctypes
 import datetime
+import gc
 import json
 import os
 import platform
@@ -233,6 +235,9 @@ def peak_memory(device: str) -> Iterator[list[int]]:
         torch.cuda.synchronize()
         out.append(torch.cuda.max_memory_allocated() - before)
         return
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # what the C library keeps of freed memory would hide what comes next
     before, highest, stop = _resident(), [0], threading.Event()
 
     def watch() -> None:

@@ -1,5 +1,6 @@
 """The student: what identifies it, its tokenizer, and its two halves for scoring, backbone and head."""
 
+import ctypes
 import functools
 import hashlib
 import json
@@ -127,6 +128,18 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _reuse_large_blocks() -> None:
+    """Let the C library keep freed blocks of up to a GiB instead of handing them back to the system.
+
+    Otherwise every chunk of logits is new memory that the kernel zeroes page by page: 0.8 ms a position for the head at
+    vocabulary 151,936 and hidden 256, against 0.55 ms with this. Does nothing where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(ctypes.c_int(-3), ctypes.c_int(1 << 30))  # M_MMAP_THRESHOLD
+        mallopt(ctypes.c_int(-1), ctypes.c_int(1 << 30))  # M_TRIM_THRESHOLD
+
+
 def _in_slices(forward: Any) -> Any:
     """A feed-forward layer that takes long sequences a slice of positions at a time.
 
@@ -177,6 +190,8 @@ class Student:
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
         from transformers.utils import is_flash_attn_2_available
 
+        if device == "cpu":
+            _reuse_large_blocks()
         load: Any = AutoModelForCausalLM.from_pretrained
         # Rows are packed without padding where the attention takes rows of different lengths as they are.
         self.packed = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
