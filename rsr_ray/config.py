@@ -5,6 +5,7 @@ A field is an option (`--max-length`) and a YAML key (`max_length`); its `help` 
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import types
 import typing
@@ -58,6 +59,10 @@ class ScoreConfig:
             raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
         if self.quantize not in (None, *QUANTIZE):
             raise UserError(f"--quantize {self.quantize}: choose {' or '.join(QUANTIZE)}")
+        spread = (self.gpus_per_replica or 1) > 1
+        for wanted, package, extra in ((self.quantize, "bitsandbytes", "quantize"), (spread, "accelerate", "spread")):
+            if wanted and importlib.util.find_spec(package) is None:
+                raise UserError(f"this needs {package}, here and on the cluster: pip install 'rsr_ray[{extra}]'")
         for name in ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens", "unit_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -6,7 +6,7 @@ from rsr_ray.cli import main
 
 
 def test_the_bench_measures_both_ways_and_keeps_the_result(tmp_path, monkeypatch, capsys):
-    small = dataclasses.replace(bench.SHAPES["cpu"], hidden=32, layers=1, intermediate=32, vocabulary=2000, rows=6, median=60, p95=200, longest=256)
+    small = dataclasses.replace(bench.SHAPES["cpu"], hidden=32, layers=1, intermediate=32, vocabulary=2000, rows=80, median=60, p95=200, longest=256)
     monkeypatch.setitem(bench.SHAPES, "cpu", small)
     assert main(["bench", "--out", str(tmp_path), "--rounds", "1"]) == 0
     shown = capsys.readouterr().out

@@ -42,7 +42,10 @@ def test_a_wrong_yaml_file_is_named(tmp_path, text, says):
         load_config(ScoreConfig, str(path), GIVEN)
 
 
-@pytest.mark.parametrize(("changes", "says"), [({"r_max": 0}, "--r-max 0"), ({"dtype": "int8"}, "--dtype int8"), ({"corpus": ()}, "--corpus")])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"r_max": 0}, "--r-max 0"), ({"dtype": "int8"}, "--dtype int8"), ({"corpus": ()}, "--corpus"), ({"quantize": "2bit"}, "--quantize 2bit")],
+)
 def test_wrong_values_are_named(changes, says):
     with pytest.raises(UserError, match=says):
         ScoreConfig(**(GIVEN | changes))
@@ -66,3 +69,11 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
     other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
     assert len(set(same)) == 1
     assert len({*same, *other}) == 1 + len(other)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'rsr_ray\[quantize\]'"):
+        ScoreConfig(**GIVEN, quantize="4bit")
+    with pytest.raises(UserError, match=r"pip install 'rsr_ray\[spread\]'"):
+        ScoreConfig(**GIVEN, gpus_per_replica=2)

@@ -139,6 +139,16 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
     assert row["rsr"] is None
 
 
+@pytest.mark.parametrize(("how", "rel"), [({"spread": True}, 1e-6), ({"quantize": "8bit"}, 0.02), ({"quantize": "4bit"}, 0.05)], ids=str)
+def test_students_that_are_spread_or_quantized(student, how, rel):
+    ids, spans = random_rows(10, 600, 100)
+    want = score_rows(student, ids, spans, Work(1000), 100)
+    got = score_rows(Student(str(DEMO_STUDENT), "float32", "cpu", **how), ids, spans, Work(1000), 100)
+    np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=rel)
+    if "quantize" in how:
+        assert (got["surprisal_sum"] != want["surprisal_sum"]).all()
+
+
 def test_packed_rows_do_not_see_each_other(student, monkeypatch):
     """As with flash attention on a GPU, which takes packed rows as they are; the CPU's attention builds a mask for them."""
     ids, spans = random_rows(20, 600, 80)
