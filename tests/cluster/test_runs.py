@@ -90,7 +90,7 @@ def table(run) -> list[dict]:
     return run.teachers.to_pylist()
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_replicas_and_the_order_of_shards_change_no_bit(demo_run, demo_corpus, tmp_path, replicas):
     run, store = demo_run
     shards = sorted(demo_corpus.rglob("part-*"))
