@@ -1,7 +1,7 @@
 """Files and objects: local folders, S3 and S3-compatible stores, and whatever else fsspec opens.
 
 S3 data goes through Arrow's own client with ten attempts a request (its default of three does not survive a busy
-store). Listing and conditional writes go through s3fs, which knows ETags. Credentials come from the usual AWS
+store). Corpora are listed through s3fs, which knows ETags. Credentials come from the usual AWS
 variables or the machine's role and are never taken as options.
 """
 
@@ -32,10 +32,6 @@ class InputObject:
     def key(self) -> str:
         """Short hash of the URI: with `version` the identity under which the object's scores are stored."""
         return hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-
-
-def is_s3(uri: str) -> bool:
-    return uri.startswith("s3://")
 
 
 def endpoint_of(option: str | None) -> str | None:

@@ -78,14 +78,10 @@ class Store:
 
     def done(self, fingerprint: str) -> dict[tuple[str, str], Done]:
         """What is scored already under a fingerprint, by (key, version) of the input object. Opens no file."""
-        found: dict[tuple[str, str], Done] = defaultdict(Done)
-        for name in list_names(f"{self.scores_uri}/{fingerprint}", self.endpoint):
-            if unit := UNIT_NAME.fullmatch(name):
-                done = found[unit["key"], unit["version"]]
-                done.ranges.append((int(unit["start"]), int(unit["stop"])))
-                if unit["last"]:
-                    done.n_rows = int(unit["stop"])
-        return dict(found)
+        return _done(self._unit_names(fingerprint))
+
+    def _unit_names(self, fingerprint: str) -> list[str]:
+        return [name for name in list_names(f"{self.scores_uri}/{fingerprint}", self.endpoint) if UNIT_NAME.fullmatch(name)]
 
     def write_unit(self, unit: pa.Table, fingerprint: str) -> pa.Table:
         """Ray Data UDF over units: SCORES rows in, their file written, one line of bookkeeping out."""
@@ -115,8 +111,8 @@ class Store:
     def retire(self, fingerprint: str, objects: list[InputObject]) -> int:
         """Delete the scores of earlier versions of objects whose present version is scored whole; returns how many files."""
         current = {obj.key: obj.version for obj in objects}
-        names = [n for n in list_names(f"{self.scores_uri}/{fingerprint}", self.endpoint) if UNIT_NAME.fullmatch(n)]
-        whole = {key for (key, version), done in self.done(fingerprint).items() if current.get(key) == version and done.whole}
+        names = self._unit_names(fingerprint)
+        whole = {key for (key, version), done in _done(names).items() if current.get(key) == version and done.whole}
         stale = [n for n in names if n[:16] in whole and n[17:29] != current[n[:16]]]
         for name in stale:
             delete(f"{self.scores_uri}/{fingerprint}/{name}", self.endpoint)
@@ -146,6 +142,17 @@ class Store:
 
     def write_run(self, run: dict[str, Any]) -> None:
         put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
+
+
+def _done(names: list[str]) -> dict[tuple[str, str], Done]:
+    found: dict[tuple[str, str], Done] = defaultdict(Done)
+    for name in names:
+        if unit := UNIT_NAME.fullmatch(name):
+            done = found[unit["key"], unit["version"]]
+            done.ranges.append((int(unit["start"]), int(unit["stop"])))
+            if unit["last"]:
+                done.n_rows = int(unit["stop"])
+    return dict(found)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
