@@ -7,7 +7,7 @@ import sys
 import typing
 from typing import Any
 
-from rsr_ray.config import ScoreConfig, load_config
+from rsr_ray.config import ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError
 
 
@@ -21,6 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     score.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
     _add_options(score, ScoreConfig)
     score.set_defaults(run=_score)
+
+    nightly = commands.add_parser("nightly", help="score what is new for every student of a file, and say what changed since the last night")
+    nightly.add_argument("--config", metavar="FILE", required=True, help="YAML: options of score, students: [...], each with options of its own")
+    nightly.add_argument("--night", default=argparse.SUPPRESS, help="name of the night; default: today's date in UTC")
+    nightly.add_argument("--wait", type=int, metavar="SECONDS", default=argparse.SUPPRESS, help="wait so long for another nightly run; default: 0")
+    nightly.add_argument("--json", action="store_true", help="print the night's record as JSON")
+    nightly.set_defaults(run=_nightly)
 
     teachers = commands.add_parser("teachers", help="print the ranking of a store's teachers for a student")
     teachers.add_argument("--store", required=True, help="folder or URI the scores are kept in")
@@ -84,17 +91,30 @@ def score(config: ScoreConfig, *, as_json: bool = False) -> int:
     run = score_corpus(config)
     assert run.teachers is not None
     if as_json:
-        print(json.dumps({**run.record, "teachers": run.teachers.to_pylist()}))
+        print(json.dumps({**run.record, "teachers": run.teachers.to_pylist(maps_as_pydicts="strict")}))
     else:
         out = console()
-        print_teachers(run.teachers, str(config.student_name), out)
+        print_teachers(run.teachers.to_pylist(), str(config.student_name), out)
         print_run(run, config.store, out)
-    if not any(run.teachers["n_trajectories"].to_pylist()):
-        raise RunError("nothing was scored: every row was rejected, for the reasons above")
-    if n := run.rejected["unreadable_shard"]:
-        raise RunError(
-            f"{n} shard(s) could not be read to the end, {run.examples['unreadable_shard']}; what could be read is scored. Mend or remove them."
-        )
+    if run.problem:
+        raise RunError(run.problem)
+    return 0
+
+
+def _nightly(args: argparse.Namespace) -> int:
+    given = {name: getattr(args, name) for name in ("night", "wait") if hasattr(args, name)}
+    config = load_nightly(args.config, given)
+    from rsr_ray.nightly import run_night
+    from rsr_ray.report import console, print_night
+
+    night = run_night(config)
+    if args.json:
+        print(json.dumps(night))
+    else:
+        print_night(night, config.students[0].store, console())
+    failed = [name for name, student in night.get("students", {}).items() if student["error"]]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(night['students'])} students failed in night {config.night}: {', '.join(failed)}; see above")
     return 0
 
 
@@ -105,9 +125,9 @@ def _teachers(args: argparse.Namespace) -> int:
 
     teachers = Store(args.store, args.student, endpoint_of(args.s3_endpoint)).read_teachers()
     if args.json:
-        print(json.dumps(teachers.to_pylist()))
+        print(json.dumps(teachers.to_pylist(maps_as_pydicts="strict")))
     else:
-        print_teachers(teachers, args.student, console())
+        print_teachers(teachers.to_pylist(), args.student, console())
     return 0
 
 

@@ -20,6 +20,8 @@ from rsr_ray.errors import RunError, UserError
 # that feed them would never start (ray#44687).
 REPLICA_CPUS = 0.75
 TASK_CPUS = 0.25
+# What a store under load answers; pyarrow and botocore have tried ten times themselves before it gets here.
+RETRIED = [r"AWS Error (INTERNAL_FAILURE|NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT)", r"HTTP status 5\d\d", "Connection reset"]
 BATCH_TOKENS = {"cuda": 32768, "cpu": 4096}
 
 
@@ -78,9 +80,11 @@ def connect(config: ScoreConfig) -> Iterator[Resources]:
     started_here = not ray.is_initialized()
     try:
         if started_here:
-            _init(address)
+            _init(address, config.log)
         _quiet()
-        ray.data.DataContext.get_current().print_on_execution_start = False
+        context = ray.data.DataContext.get_current()
+        context.print_on_execution_start = False
+        context.retried_map_errors, context.max_map_retries = RETRIED, 5
         yield take(config)
     except RayError as e:
         # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.
@@ -93,11 +97,16 @@ def connect(config: ScoreConfig) -> Iterator[Resources]:
             ray.shutdown()
 
 
-def _init(address: str) -> None:
+def _init(address: str, log: str) -> None:
+    logs = ray.LoggingConfig(encoding="JSON") if log == "json" else None
     try:
         if match := re.fullmatch(r"(.+):(\d+)", address.split("://")[-1]):
             socket.create_connection((match[1], int(match[2])), timeout=10).close()  # Ray itself tries for two minutes
-        ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+        ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_config=logs)
+        if logs:  # Ray Data's progress has a console handler of its own, which writes text
+            data = logging.getLogger("ray.data")
+            data.handlers = [h for h in data.handlers if not isinstance(h, logging.StreamHandler) or isinstance(h, logging.FileHandler)]
+            data.propagate = True
     except (OSError, ValueError, RuntimeError, SystemExit) as e:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(e).split())[:200]}") from e
 

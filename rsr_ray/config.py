@@ -4,9 +4,11 @@ A field is an option (`--max-length`) and a YAML key (`max_length`); its `help` 
 """
 
 import dataclasses
+import datetime
 import hashlib
 import importlib.util
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from rsr_ray.student import DTYPES, QUANTIZE, StudentFacts
 
 # Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
 SCORES_VERSION = 1
+NIGHT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def option(help: str, default: Any = dataclasses.MISSING) -> Any:
@@ -45,6 +48,7 @@ class ScoreConfig:
     unit_rows: int = option("rows in a work unit: what is lost when a replica dies, and one file of the store", 256)
     s3_endpoint: str | None = option("URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", None)
     ray_address: str | None = option("Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None)
+    log: str = option("text, or json: one JSON object a line, with the run's id, from the driver and in Ray's worker logs", "text")
     new_generation: bool = option("score under changed settings although the store holds this student's scores under others", False)
     trust_remote_code: bool = option("run Python code that comes with the student", False)
 
@@ -57,6 +61,8 @@ class ScoreConfig:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
             raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
+        if self.log not in ("text", "json"):
+            raise UserError(f"--log {self.log}: choose text or json")
         if self.quantize not in (None, *QUANTIZE):
             raise UserError(f"--quantize {self.quantize}: choose {' or '.join(QUANTIZE)}")
         spread = (self.gpus_per_replica or 1) > 1
@@ -76,26 +82,70 @@ class ScoreConfig:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, kw_only=True)
+class NightlyConfig:
+    """What `rsr-ray nightly` does. `students` are whole score settings, each for one student, all on one store."""
+
+    students: tuple[ScoreConfig, ...]
+    night: str = option("name of the night; default: today's date in UTC", "")
+    lease_seconds: int = option("a run that died blocks the next one for this long; a live one renews its lease three times as often", 300)
+    wait: int = option("seconds to wait for another nightly run on the store; default: leave at once", 0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "night", str(self.night or datetime.datetime.now(datetime.UTC).date()))
+        if not NIGHT.fullmatch(self.night):
+            raise UserError(f"--night {self.night!r}: use letters, digits, '.', '_' and '-'; nights are compared in the order of their names")
+        if self.lease_seconds < 3:
+            raise UserError(f"lease_seconds {self.lease_seconds}: must be at least 3")
+        names = [student.student_name for student in self.students]
+        if not names or len({*names}) < len(names):
+            raise UserError(f"students: each needs a name of its own (student_name); given: {', '.join(map(str, names)) or 'none'}")
+
+
 def load_config(cls: type, path: str | None, given: dict[str, Any]) -> Any:
     """A config of dataclass `cls` from a YAML file, if any, and the options given on the command line, which win."""
-    values: dict[str, Any] = {}
-    if path:
-        try:
-            with open(path) as file:
-                values = yaml.safe_load(file) or {}
-        except (OSError, yaml.YAMLError) as e:
-            raise UserError(f"--config {path}: {' '.join(str(e).split())}") from e
-        if not isinstance(values, dict):
-            raise UserError(f"--config {path}: must hold a mapping of option names to values")
+    return _build(cls, read_yaml(path) if path else {}, given, path)
+
+
+def load_nightly(path: str, given: dict[str, Any]) -> NightlyConfig:
+    """The nightly's YAML: options of `score` for all students, `students` with those of each, and the nightly's own."""
+    values = read_yaml(path)
+    own = {f.name: values.pop(f.name) for f in dataclasses.fields(NightlyConfig) if f.name in values}
+    entries = own.pop("students", None)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"--config {path}: students must be a list, each entry a mapping with student: and options of its own")
+    for entry in entries:
+        if common := entry.keys() & {"store", "ray_address", "log", "s3_endpoint"}:
+            raise UserError(f"--config {path}: {', '.join(sorted(common))} is the same for all students: put it beside students:")
+    students = tuple(_build(ScoreConfig, values | entry, {}, path) for entry in entries)
+    if isinstance(own.get("night"), datetime.date):
+        own["night"] = str(own["night"])
+    return _build(NightlyConfig, own, {"students": students, **given}, path)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises UserError."""
+    try:
+        with open(path) as file:
+            values = yaml.safe_load(file) or {}
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"--config {path}: {' '.join(str(e).split())}") from e
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: must hold a mapping of option names to values")
+    return values
+
+
+def _build(cls: type, values: dict[str, Any], given: dict[str, Any], path: str | None) -> Any:
+    """A config from a file's values, which are checked, and those given, which win."""
     kinds = typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in kinds:
             raise UserError(f"--config {path}: unknown key {name!r}; known: {', '.join(sorted(kinds))}")
         values[name] = _checked(name, value, kinds[name], path)
-    values |= given
+    values = values | given
     required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
     if required:
-        raise UserError(f"missing: {', '.join('--' + name.replace('_', '-') for name in required)}")
+        raise UserError(f"missing: {', '.join('--' + name.replace('_', '-') for name in required)}" + (f" (--config {path})" if path else ""))
     return cls(**values)
 
 

@@ -7,15 +7,18 @@ template wrote around it; the turn's text must then stand right before it.
 """
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2.exceptions import TemplateError
 
 from rsr_ray.read import BadRow
 from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.student import load_tokenizer
+from rsr_ray.watch import attempt
 
 Message = dict[str, str]
 
@@ -31,16 +34,46 @@ FIXED_DATE = "".join(
 
 
 class Encode:
-    """Ray Data UDF over units: READ_ROWS in, ENCODED_ROWS out, one row for one row."""
+    """Ray Data UDF over units: READ_ROWS in, ENCODED_ROWS out, one row for one row.
+
+    A row may make native code end the whole process. Ray then starts the task again, and forever; so from the second try on
+    rows are encoded in a process aside, and the row that ends it is rejected.
+    """
 
     def __init__(self, student: str, max_length: int):
         self.student, self.max_length = student, max_length
 
     def __call__(self, unit: pa.Table) -> pa.Table:
-        tokenizer = load_tokenizer(self.student)
         (rows,) = unit["rows"].to_pylist()
-        encoded = pa.array([[encode_row(row, tokenizer, self.max_length) for row in rows]], pa.list_(ENCODED_ROWS))
-        return unit.set_column(unit.schema.get_field_index("rows"), "rows", encoded)
+        encoded = encode_rows(rows, self.student, self.max_length) if attempt() == 0 else self.encode_aside(rows)
+        return unit.set_column(unit.schema.get_field_index("rows"), "rows", pa.array([encoded], pa.list_(ENCODED_ROWS)))
+
+    def encode_aside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What `encode_rows` gives, by processes that may die: all rows in one, and one by one where that one dies."""
+        done, halves = [], [rows]
+        aside = ProcessPoolExecutor(1, get_context("spawn"))
+        while halves:
+            some = halves.pop()
+            try:
+                done += aside.submit(encode_rows, some, self.student, self.max_length).result()
+            except BrokenProcessPool:
+                aside = ProcessPoolExecutor(1, get_context("spawn"))
+                middle = len(some) // 2
+                if middle:
+                    halves += [some[middle:], some[:middle]]
+                    continue
+                (row,) = some
+                del row["messages"]
+                lost = {"reject_reason": "tokenizer_error", "reject_detail": "the tokenizer ended its whole process on this row"}
+                done.append({**row, **lost, "input_ids": None, "spans": None})
+        aside.shutdown()
+        return done
+
+
+def encode_rows(rows: list[dict[str, Any]], student: str, max_length: int) -> list[dict[str, Any]]:
+    """READ_ROWS values as ENCODED_ROWS values, in their order."""
+    tokenizer = load_tokenizer(student)
+    return [encode_row(row, tokenizer, max_length) for row in rows]
 
 
 def encode_row(row: dict[str, Any], tokenizer: Any, max_length: int) -> dict[str, Any]:
@@ -151,7 +184,7 @@ def render(messages: list[Message], tokenizer: Any) -> str:
     for given in tools:
         try:
             return tokenizer.apply_chat_template(messages, tools=given, chat_template=template, tokenize=False)
-        except (TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError) as e:
+        except Exception as e:  # the template is a program of its own, and anything can go wrong in it
             problem = e
     raise BadRow("template_error", " ".join(str(problem).split())[:300]) from problem
 

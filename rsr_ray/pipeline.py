@@ -1,4 +1,4 @@
-"""The whole path on one screen: read -> encode -> score -> write -> reduce."""
+"""The whole path on one screen: read -> encode -> score -> reduce."""
 
 from typing import Any
 
@@ -31,16 +31,19 @@ def score_corpus(config: ScoreConfig) -> Run:
 
     with connect(config) as resources:
         run.settle(student, resources, store)
-        todo = run.plan(objects, store.done(run.fingerprint))
+        todo = run.plan(objects)
         if todo.num_rows:
             with one_block_a_row():
                 units = build_scores(todo, run, student, resources, store)
             for unit in units.iter_rows():
                 run.count(unit)
+            objects = list_corpus(config.corpus, config.s3_endpoint)
         run.check_equation()
-        store.retire(run.fingerprint, objects)
-        run.teachers = reduce_scores(store, run.fingerprint, run.n_read)
-        store.write_teachers(run.teachers)
+        names = run.tidy(store, objects)
+        run.teachers = store.current_teachers(names)
+        if run.teachers is None:
+            run.teachers = reduce_scores(store, run.fingerprint, run.n_read)
+            store.write_teachers(run.teachers, names)
         store.write_run(run.finish())
     return run
 
@@ -48,7 +51,8 @@ def score_corpus(config: ScoreConfig) -> Run:
 def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Resources, store: Store) -> ray.data.Dataset:
     """The lazy dataset that scores input objects and writes their units; its rows are bookkeeping.
 
-    A row between the stages is one work unit, so a block, a task, a retry and a file are one unit each.
+    A row between the stages is one work unit, so a block, a task, a retry and a file are one unit each. A replica writes
+    a unit before it takes the next: what a killed run does again is at most one unit a replica.
     """
     config = run.config
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
@@ -62,13 +66,12 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
         "spread": resources.gpus_per_replica > 1,
         "quantize": config.quantize,
     }
-    scored = encoded.map_batches(
+    return encoded.map_batches(
         Score,
-        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint),
+        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint, run.run_id, store),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),
         num_cpus=REPLICA_CPUS,
         num_gpus=resources.gpus_per_replica,
     )
-    return scored.map_batches(store.write_unit, fn_kwargs={"fingerprint": run.fingerprint}, **task)

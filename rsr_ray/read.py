@@ -5,7 +5,11 @@ readable or not. Nothing here imports torch or transformers.
 """
 
 import hashlib
+import itertools
 import json
+import os
+import shutil
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ ID_COLUMNS = ("trajectory_id", "id", "_id")
 COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", "messages", "conversations", "prompt", "response")
 CONVERSATION_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "response"})
 READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
+UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError)  # what a broken shard makes the readers raise
 
 
 class BadRow(Exception):
@@ -75,23 +80,33 @@ def check_readable(objects: list[InputObject], endpoint: str | None) -> None:
 def iter_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object in order. A broken object ends with one `Unreadable(shard=True)` after its readable rows.
 
-    Raises OSError where the store, not the object, is at fault, so that the task is tried again.
+    Whether the object or the way to it is broken shows from a copy on this machine's disk, on which reading goes on.
+    Raises OSError where the store does not give the object, so that the task is tried again.
     """
+    n = 0
     try:
-        if obj.uri.lower().endswith(PARQUET):
-            yield from _parquet_rows(obj, endpoint)
-        else:
-            yield from _json_rows(obj, endpoint)
-    except (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError) as e:
-        _read_through(obj, endpoint)  # raises if the bytes themselves cannot be had
-        yield Unreadable(f"unreadable from here on: {_one_line(e)}", shard=True)
+        for row in _rows(obj, endpoint):
+            yield row
+            n += 1
+    except UNREADABLE:
+        with tempfile.TemporaryDirectory(prefix="rsr_ray-") as folder:
+            here = _copy(obj, folder, endpoint)
+            try:
+                yield from itertools.islice(_rows(here, None), n, None)
+            except UNREADABLE as e:
+                yield Unreadable(f"unreadable from here on: {_one_line(e)}", shard=True)
 
 
-def _read_through(obj: InputObject, endpoint: str | None) -> None:
+def _rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
+    return _parquet_rows(obj, endpoint) if obj.uri.lower().endswith(PARQUET) else _json_rows(obj, endpoint)
+
+
+def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     fs, path = open_filesystem(obj.uri, endpoint)
-    with fs.open_input_stream(path, compression=None) as stream:
-        while stream.read(READ_BYTES):
-            pass
+    name = os.path.join(folder, path.rpartition("/")[2])
+    with fs.open_input_stream(path, compression=None) as source, open(name, "wb") as file:
+        shutil.copyfileobj(source, file, READ_BYTES)
+    return InputObject(uri=name, version=obj.version, size=obj.size)
 
 
 def _parquet_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data.aggregate import Count, CountDistinct, Quantile, Sum
+from ray.data.aggregate import Count, CountDistinct, Quantile, Sum, ValueCounter
 
 from rsr_ray.schema import TEACHERS
 from rsr_ray.store import Store
@@ -36,6 +36,7 @@ def reduce_scores(store: Store, fingerprint: str, n_rows: int) -> pa.Table:
             Count(),
             CountDistinct("scored_prompt", alias_name="n_prompts"),
             Quantile("rsr", q=0.5, alias_name="rsr_median"),
+            ValueCounter("reject_reason", alias_name="rejects"),
             *(Sum(name, alias_name=name) for name in (*COUNTED, *parts)),
         )
         .take_all()
@@ -56,6 +57,7 @@ def count_once(rows: pa.Table) -> pa.Table:
     counts = ~same & ~rejected
     out = {
         "teacher": rows["teacher"],
+        "reject_reason": pc.if_else(pa.array(~same), rows["reject_reason"], None),
         "scored_prompt": pc.if_else(pa.array(counts), rows["prompt_id"], None),
         "rsr": pc.if_else(pa.array(counts), rows["rsr"], None),
         "is_scored": counts.astype(np.int64),
@@ -86,6 +88,7 @@ def teacher_table(totals: list[dict], fingerprint: str) -> pa.Table:
             "n_trajectories": n,
             "n_prompts": int(t["n_prompts"] or 0),
             "n_rejected": int(t["is_rejected"]),
+            "rejects": {reason: int(n) for reason, n in sorted(zip(*t["rejects"].values(), strict=True), key=str) if reason is not None},
             "n_duplicates": int(t["is_duplicate"]),
             "n_tokens": int(t["n_tokens"]),
             "fingerprint": fingerprint,

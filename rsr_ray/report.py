@@ -1,6 +1,7 @@
 """report: what a person reads of a run and of a store, in a terminal."""
 
-import pyarrow as pa
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ def console() -> Console:
     return Console() if Console().is_terminal else Console(width=120)
 
 
-def print_teachers(teachers: pa.Table, student_name: str, out: Console) -> None:
+def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Console) -> None:
     """The ranking: lowest rsr first, the length beside it."""
     title = Text(f"Teachers for student {student_name}, sorted by rsr (lower is better)")
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
@@ -23,7 +24,7 @@ def print_teachers(teachers: pa.Table, student_name: str, out: Console) -> None:
     table.add_column("teacher", overflow="fold", min_width=12)
     for name in ("rsr\nlower=better", "mean\nrank", "nats a\ntoken", "tokens\neach", "scored", "rejec-\nted", "dupli-\ncates"):
         table.add_column(name, justify="right", no_wrap=True)
-    for t in teachers.to_pylist():
+    for t in teachers:
         numbers = [f"{t[name]:.3f}" if t[name] is not None else "-" for name in ("rsr", "mean_rank", "mean_surprisal")]
         length = f"{t['mean_tokens']:,.0f}" if t["mean_tokens"] is not None else "-"
         counts = [f"{t[name]:,}" for name in ("n_trajectories", "n_rejected", "n_duplicates")]
@@ -42,3 +43,41 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
     out.print(Text(f"scores    {store_uri}/scores/student={run.config.student_name}/"), soft_wrap=True)
     out.print(Text(f"teachers  {store_uri}/teachers/student={run.config.student_name}.parquet"), soft_wrap=True)
     out.print(Text(f"run       {store_uri}/runs/{run.run_id}.json"), soft_wrap=True)
+
+
+def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
+    """Of each student the ranking and what changed since the last night, or the error that stopped it."""
+    if held := night.get("held_by"):
+        ago = f", which wrote its lease {held['age']:.0f} s ago"
+        out.print(Text(f"Another nightly run is at work on {store_uri} ({held.get('holder', 'starting')}{ago}); this one leaves it to it."))
+        return
+    for name, student in night["students"].items():
+        if "teachers" in student:
+            print_teachers(student["teachers"], name, out)
+            for line in _changes(student, night["night"]):
+                out.print(Text(line), soft_wrap=True)
+        if student["error"]:
+            out.print(Text(f"student {name}: {student['error']}", style="bold red"), soft_wrap=True)
+        out.print()
+    out.print(Text(f"night     {store_uri}/nightly/{night['night']}.json"), soft_wrap=True)
+
+
+def _changes(student: dict[str, Any], night: str) -> list[str]:
+    """What changed for a student, a line each."""
+    equation, changes = student["equation"], student["changes"]
+    rejected = sum(equation["rejected"].values())
+    lines = [f"night {night}: {equation['scored']:,} scored, {rejected:,} rejected, {equation['already_scored']:,} scored before"]
+    if changes is None:
+        return [*lines, "nothing to compare with: the first night of this student" if not student["since"] else
+                f"not compared with night {student['since']}: the settings or weights were others"]  # fmt: skip
+    lines[0] += f"; since night {student['since']}:"
+    for new in changes["new_teachers"]:
+        place = f"takes place {new['place']} of {new['of']} (rsr {new['rsr']:.3f}, lower is better)" if new["place"] else "has nothing scored"
+        lines.append(f"  new teacher {new['teacher']} {place}")
+    lines += [f"  {moved['teacher']} moved from place {moved['from']} to {moved['to']}" for moved in changes["moved"]]
+    lines += [f"  {name} is gone" for name in changes["gone_teachers"]]
+    grown = changes["new_trajectories"]
+    if grown:
+        lines.append(f"  {sum(grown.values()):+,} trajectories: " + ", ".join(f"{name} {n:+,}" for name, n in grown.items()))
+    lines += [f"  {n:+,} rejected as {reason}: {REJECT_REASONS[reason]}" for reason, n in changes["new_rejects"].items()]
+    return lines if len(lines) > 1 else [*lines, "  nothing changed"]

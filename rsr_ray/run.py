@@ -17,8 +17,9 @@ from rsr_ray.cluster import Resources
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.objects import InputObject
-from rsr_ray.store import Done, Store
+from rsr_ray.store import Done, Store, settle_units, stale_units
 from rsr_ray.student import StudentFacts
+from rsr_ray.watch import log
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
 
@@ -38,36 +39,48 @@ class Run:
         self.replica_seconds = 0.0
         self.splits = self.padded = self.positions = 0
         self.objects: dict[tuple[str, str], Done] = {}
+        self.units: list[str] = []  # names of files: those found in the store, of them stale, and those written
+        self.stale: list[str] = []
+        self.written: list[str] = []
+        self.replaced: list[str] = []
         self.facts: dict[str, Any] = {}
         self.teachers: pa.Table | None = None
         self.record: dict[str, Any] = {}
 
     def settle(self, student: StudentFacts, resources: Resources, store: Store) -> None:
-        """Fix the settings that decide the scores. Raises UserError where the store holds scores under others."""
+        """Fix the settings that decide the scores, and find the units the store holds under them.
+
+        Raises UserError where the store holds this student's scores under others.
+        """
         self.max_length = min(self.config.max_length or student.context_length, student.context_length)
         self.fingerprint = self.config.fingerprint(student, resources.dtype, self.max_length)
-        others = [f for f in store.fingerprints() if f != self.fingerprint]
+        units = store.units()
+        others = [f for f in units if f != self.fingerprint]
         if others and not self.config.new_generation:
             raise UserError(
                 f"store {store.uri} holds scores of student {store.student_name} under other settings or weights "
                 f"(fingerprint {', '.join(others)}; this run: {self.fingerprint}), and the two cannot be compared. "
                 "Give the old settings, another --student-name or --store, or --new-generation to score all again."
             )
+        self.units = units.get(self.fingerprint, [])
         self.facts = {"student": dataclasses.asdict(student), "resources": dataclasses.asdict(resources)}
 
-    def plan(self, objects: list[InputObject], done: dict[tuple[str, str], Done]) -> pa.Table:
+    def plan(self, objects: list[InputObject]) -> pa.Table:
         """The objects that are not wholly scored, as rows for `read_units`; what is scored already is counted."""
+        found, self.stale = settle_units(self.units)
         todo = []
         for obj in objects:
-            state = self.objects[obj.key, obj.version] = done.get((obj.key, obj.version), Done())
+            state = self.objects[obj.key, obj.version] = found.get((obj.key, obj.version), Done())
             self.n_already += state.n_done
             if not state.whole:
                 todo.append({**dataclasses.asdict(obj), "done": [list(r) for r in state.ranges]})
+        self.log("run planned", fingerprint=self.fingerprint, shards=len(objects), shards_to_do=len(todo), rows_already_scored=self.n_already)
         kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64()), ("done", pa.list_(pa.list_(pa.int64())))]
         return pa.Table.from_pylist(todo, schema=pa.schema(kinds))
 
     def count(self, unit: dict[str, Any]) -> None:
         """Add a unit that was written."""
+        self.written.append(unit["file"])
         state = self.objects[unit["key"], unit["version"]]
         state.ranges.append((unit["start"], unit["stop"]))
         if unit["last"]:
@@ -97,6 +110,35 @@ class Run:
         if open_ended or self.n_read != self.n_scored + self.rejected.total() + self.n_already:
             raise RunError(f"rows are missing or counted twice: {self.equation}; {open_ended} shards not whole. Run the same command again.")
 
+    def tidy(self, store: Store, objects: list[InputObject]) -> list[str]:
+        """Delete the units that do not count, given a fresh listing of the corpus; returns the names of those that do.
+
+        These are units that repeat rows of others; those of an earlier version of a shard whose present one is scored
+        whole; and those this run wrote of a shard that was replaced meanwhile, because what it read may be of either
+        version: the next run reads it anew.
+        """
+        now = {obj.key: obj for obj in objects}
+        mixed = [name for name in self.written if name[:16] in now and name[17:29] != now[name[:16]].version]
+        self.replaced = sorted({now[name[:16]].uri for name in mixed})
+        names = {*self.units, *self.written}
+        gone = {*self.stale, *mixed, *stale_units(sorted(names), objects)}
+        store.drop(self.fingerprint, sorted(gone))
+        return sorted(names - gone)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the ranking does not stand on the whole corpus, in one line, or None."""
+        assert self.teachers is not None
+        if not any(self.teachers["n_trajectories"].to_pylist()):
+            return "nothing was scored: every row was rejected"
+        if n := self.rejected["unreadable_shard"]:
+            where = self.examples["unreadable_shard"]
+            return f"{n} shard(s) could not be read to the end, {where}; what could be read is scored. Mend or remove them."
+        if self.replaced:
+            n, first = len(self.replaced), self.replaced[0]
+            return f"{n} shard(s) were replaced while they were read, {first} one of them; they do not count yet: run the same command again."
+        return None
+
     def finish(self) -> dict[str, Any]:
         """What is stored as runs/<run_id>.json; kept as `record`."""
         seconds = time.monotonic() - self.begun
@@ -116,6 +158,7 @@ class Run:
                 "holds": self.n_read == self.n_scored + self.rejected.total() + self.n_already,
             },
             "reject_examples": self.examples,
+            "replaced_while_read": self.replaced,
             "scored_tokens": self.n_tokens,
             "prompt_tokens": self.n_prompt_tokens,
             "padding_share": round(1 - self.positions / self.padded, 4) if self.padded else None,
@@ -125,4 +168,9 @@ class Run:
             "tokens_per_second": round(tokens / seconds, 1),
             "driver_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+        self.log("run finished", equation=self.equation, seconds=self.record["seconds"], tokens_per_second=self.record["tokens_per_second"])
         return self.record
+
+    def log(self, event: str, **facts: Any) -> None:
+        """A line of the structured log, with the run's id."""
+        log.info(event, extra={"run_id": self.run_id, "student": self.config.student_name, **facts})

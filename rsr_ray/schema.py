@@ -58,6 +58,7 @@ TEACHERS = pa.schema(
         _column("n_trajectories", pa.int64(), "scored trajectories, duplicates counted once"),
         _column("n_prompts", pa.int64(), "distinct prompts among them"),
         _column("n_rejected", pa.int64(), "rejected trajectories, duplicates counted once"),
+        _column("rejects", pa.map_(pa.string(), pa.int64()), "n_rejected by reason"),
         _column("n_duplicates", pa.int64(), "further rows with a trajectory_id already counted; they enter no aggregate"),
         _column("n_tokens", pa.int64(), "scored tokens"),
         _column("mean_tokens", pa.float64(), "scored tokens a trajectory"),

@@ -4,6 +4,7 @@ Legend: B rows of a batch, T positions, N scored positions, D hidden size.
 """
 
 import itertools
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,24 +16,28 @@ import pyarrow.compute as pc
 from rsr_ray.batching import batches
 from rsr_ray.lm_head import sweep
 from rsr_ray.schema import SCORES
+from rsr_ray.store import Store
 from rsr_ray.student import Student
 from rsr_ray.sums import sum_by_row
+from rsr_ray.watch import Counters, attempt, log
 
 
 class Score:
-    """Ray Data actor UDF over units: ENCODED_ROWS in, SCORES rows out, one row for one row, and what it cost."""
+    """Ray Data actor UDF over units: ENCODED_ROWS in, their SCORES rows written to the store, a unit's bookkeeping out."""
 
-    def __init__(self, student: dict[str, Any], r_max: int, batch_tokens: int, fingerprint: str):
+    def __init__(self, student: dict[str, Any], r_max: int, batch_tokens: int, fingerprint: str, run_id: str, store: Store):
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             torch.set_num_threads(1)  # one thread a replica, so that the number of replicas changes no rounding
         self.student = Student(device=device, **student)
-        self.r_max, self.fingerprint = r_max, fingerprint
+        self.r_max, self.fingerprint, self.run_id, self.store = r_max, fingerprint, run_id, store
         self.work = Work(batch_tokens)
+        self.counters = Counters(store.student_name)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
+        attempt()
         begun, self.work = time.perf_counter(), Work(self.work.batch_tokens)
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
         scored = pa.ListArray.from_arrays([0, rows.num_rows], self.score(rows).to_struct_array())
@@ -40,7 +45,11 @@ class Score:
         facts = {"seconds": time.perf_counter() - begun, "splits": self.work.splits, "padded": self.work.padded, "positions": self.work.positions}
         for name, value in facts.items():
             unit = unit.append_column(name, pa.array([value]))
-        return unit
+        written = self.store.write_unit(unit, self.fingerprint)
+        (told,) = written.to_pylist()
+        self.counters.add(told, {reason: reject["n"] for reason, reject in json.loads(told["rejected"]).items()})
+        log.info("unit written", extra={"run_id": self.run_id, "student": self.store.student_name, **told})
+        return written
 
     def score(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """SCORES rows for ENCODED_ROWS rows, in their order."""

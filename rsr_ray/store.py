@@ -1,13 +1,16 @@
 """The store: plain Parquet under one folder or bucket prefix.
 
-    scores/student=<name>/<fingerprint>/<unit>.parquet   one row a trajectory, rejects included; one file a work unit
-    teachers/student=<name>.parquet                      one row a teacher
-    runs/<run_id>.json                                   settings, versions, the row equation, tokens, seconds
+    scores/student=<name>/<fingerprint>/<digit>/<unit>.parquet   one row a trajectory, rejects included; one file a work unit
+    teachers/student=<name>.parquet                              one row a teacher
+    runs/<run_id>.json                                           settings, versions, the row equation, tokens, seconds
+    nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice overwrites itself, and
-a unit whose file is there is done. A file is there whole or not at all.
+a unit whose file is there is done. A file is there whole or not at all. <digit> is the name's first: sixteen folders are
+listed sixteen times as fast as one.
 """
 
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -19,13 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rsr_ray.errors import UserError
-from rsr_ray.objects import InputObject, absolute, delete, get, list_names, open_filesystem, put
+from rsr_ray.objects import InputObject, absolute, delete, get, list_files, open_filesystem, put
 from rsr_ray.schema import SCORES, TEACHERS
 
 if TYPE_CHECKING:
     import ray.data
 
 UNIT_NAME = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<version>[0-9a-f]{12})-(?P<start>\d{10})-(?P<stop>\d{10})(?P<last>-last)?\.parquet")
+UNITS_KEY = b"made_of_units"  # in the teachers file's metadata: hash of the names of the units it was made of
 STUDENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -72,30 +76,31 @@ class Store:
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
-    def fingerprints(self) -> list[str]:
-        """Fingerprints of the scores this student has in the store."""
-        return sorted({name.split("/")[0] for name in list_names(self.scores_uri, self.endpoint) if "/" in name})
-
-    def done(self, fingerprint: str) -> dict[tuple[str, str], Done]:
-        """What is scored already under a fingerprint, by (key, version) of the input object. Opens no file."""
-        return _done(self._unit_names(fingerprint))
-
-    def _unit_names(self, fingerprint: str) -> list[str]:
-        return [name for name in list_names(f"{self.scores_uri}/{fingerprint}", self.endpoint) if UNIT_NAME.fullmatch(name)]
+    def units(self) -> dict[str, list[str]]:
+        """File names of this student's units by fingerprint, sorted. Opens no file."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(list_files(self.scores_uri, self.endpoint)):
+            fingerprint, _, name = path.partition("/")
+            name = name.rpartition("/")[2]
+            if UNIT_NAME.fullmatch(name):
+                found[fingerprint].append(name)
+        return dict(found)
 
     def write_unit(self, unit: pa.Table, fingerprint: str) -> pa.Table:
-        """Ray Data UDF over units: SCORES rows in, their file written, one line of bookkeeping out."""
+        """Units of SCORES rows in, their file written, one line of bookkeeping out."""
         (unit_facts,) = unit.drop_columns(["rows"]).to_pylist()
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
         scores = pa.Table.from_batches([rows]).cast(SCORES)
-        put(self.unit_uri(fingerprint, unit_facts), _parquet(scores), self.endpoint)
+        name = unit_name(unit_facts)
+        put(self.unit_uri(fingerprint, name), _parquet(scores), self.endpoint)
         rejects: dict[str, dict[str, Any]] = {}
         for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
             example = f"{row['source']} row {row['source_row']}: {row['reject_detail']}"
             rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
         return pa.table(
             {
-                **{name: [value] for name, value in unit_facts.items()},
+                **{key: [value] for key, value in unit_facts.items()},
+                "file": [name],
                 "n_rows": [scores.num_rows],
                 "n_scored": [scores["reject_reason"].null_count],
                 "n_tokens": pa.array([pc.sum(scores["n_tokens"]).as_py() or 0], pa.int64()),
@@ -104,19 +109,13 @@ class Store:
             }
         )
 
-    def unit_uri(self, fingerprint: str, unit: dict[str, Any]) -> str:
-        last = "-last" if unit["last"] else ""
-        return f"{self.scores_uri}/{fingerprint}/{unit['key']}-{unit['version']}-{unit['start']:010d}-{unit['stop']:010d}{last}.parquet"
+    def unit_uri(self, fingerprint: str, name: str) -> str:
+        return f"{self.scores_uri}/{fingerprint}/{name[0]}/{name}"
 
-    def retire(self, fingerprint: str, objects: list[InputObject]) -> int:
-        """Delete the scores of earlier versions of objects whose present version is scored whole; returns how many files."""
-        current = {obj.key: obj.version for obj in objects}
-        names = self._unit_names(fingerprint)
-        whole = {key for (key, version), done in _done(names).items() if current.get(key) == version and done.whole}
-        stale = [n for n in names if n[:16] in whole and n[17:29] != current[n[:16]]]
-        for name in stale:
-            delete(f"{self.scores_uri}/{fingerprint}/{name}", self.endpoint)
-        return len(stale)
+    def drop(self, fingerprint: str, names: list[str]) -> None:
+        """Delete units."""
+        for name in names:
+            delete(self.unit_uri(fingerprint, name), self.endpoint)
 
     def read_scores(self, fingerprint: str) -> "ray.data.Dataset":
         """All scores under a fingerprint as a Ray Data dataset."""
@@ -127,8 +126,18 @@ class Store:
 
     # --- what is made of them -----------------------------------------------------------------------------------------
 
-    def write_teachers(self, teachers: pa.Table) -> None:
-        put(self.teachers_uri, _parquet(teachers.cast(TEACHERS)), self.endpoint)
+    def write_teachers(self, teachers: pa.Table, names: list[str]) -> None:
+        """Write the TEACHERS table made of the units `names`."""
+        put(self.teachers_uri, _parquet(teachers.cast(TEACHERS).replace_schema_metadata({UNITS_KEY: _digest(names)})), self.endpoint)
+
+    def current_teachers(self, names: list[str]) -> pa.Table | None:
+        """The stored TEACHERS table if it was made of exactly these units, else None: there is nothing to reduce."""
+        try:
+            teachers = self.read_teachers()
+        except UserError:
+            return None
+        made_of = (teachers.schema.metadata or {}).get(UNITS_KEY)
+        return teachers if made_of == _digest(names) and teachers.schema.equals(TEACHERS) else None
 
     def read_teachers(self) -> pa.Table:
         """The TEACHERS table. Raises UserError where the student has none."""
@@ -136,7 +145,7 @@ class Store:
             return pq.read_table(pa.BufferReader(get(self.teachers_uri, self.endpoint)))
         except (FileNotFoundError, NotADirectoryError) as e:
             prefix, suffix = "student=", ".parquet"
-            names = [n for n in list_names(f"{self.uri}/teachers", self.endpoint) if n.startswith(prefix) and n.endswith(suffix)]
+            names = [n for n in list_files(f"{self.uri}/teachers", self.endpoint) if n.startswith(prefix) and n.endswith(suffix)]
             known = ", ".join(n.removeprefix(prefix).removesuffix(suffix) for n in names) or "none yet: run rsr-ray score"
             raise UserError(f"store {self.uri}: no teachers of student {self.student_name}; students there: {known}") from e
 
@@ -144,15 +153,41 @@ class Store:
         put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
 
 
-def _done(names: list[str]) -> dict[tuple[str, str], Done]:
+def _digest(names: list[str]) -> bytes:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest().encode()
+
+
+def unit_name(unit: dict[str, Any]) -> str:
+    last = "-last" if unit["last"] else ""
+    return f"{unit['key']}-{unit['version']}-{unit['start']:010d}-{unit['stop']:010d}{last}.parquet"
+
+
+def settle_units(names: list[str]) -> tuple[dict[tuple[str, str], Done], list[str]]:
+    """What units hold, by (key, version) of the input object, and the names of those that repeat rows of others.
+
+    Runs that cut units of different sizes at the same time can leave the same row in two of them. Of units that overlap,
+    the one that starts first stays, the longer before the shorter; rows that only the others hold are then missing.
+    """
     found: dict[tuple[str, str], Done] = defaultdict(Done)
-    for name in names:
-        if unit := UNIT_NAME.fullmatch(name):
-            done = found[unit["key"], unit["version"]]
-            done.ranges.append((int(unit["start"]), int(unit["stop"])))
-            if unit["last"]:
-                done.n_rows = int(unit["stop"])
-    return dict(found)
+    repeated = []
+    units = [unit for name in names if (unit := UNIT_NAME.fullmatch(name))]
+    for unit in sorted(units, key=lambda u: (u["key"], u["version"], u["start"], -int(u["stop"]))):
+        done = found[unit["key"], unit["version"]]
+        start, stop = int(unit["start"]), int(unit["stop"])
+        if start < (done.ranges[-1][1] if done.ranges else 0):
+            repeated.append(unit[0])
+            continue
+        done.ranges.append((start, stop))
+        if unit["last"]:
+            done.n_rows = stop
+    return dict(found), repeated
+
+
+def stale_units(names: list[str], objects: list[InputObject]) -> list[str]:
+    """Names of the units of earlier versions of objects whose present version is scored whole."""
+    current = {obj.key: obj.version for obj in objects}
+    whole = {key for (key, version), done in settle_units(names)[0].items() if current.get(key) == version and done.whole}
+    return [name for name in names if name[:16] in whole and name[17:29] != current[name[:16]]]
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:

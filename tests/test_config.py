@@ -11,7 +11,7 @@ from .conftest import DEMO_STUDENT
 # The options of `rsr-ray score` are a promise: a change here is a change for every user and every YAML file.
 OPTIONS = {
     "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "gpus_per_replica", "quantize",
-    "batch_tokens", "unit_rows",
+    "batch_tokens", "unit_rows", "log",
     "s3_endpoint", "ray_address", "new_generation", "trust_remote_code",
 }  # fmt: skip
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}

@@ -1,13 +1,16 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rsr_ray.errors import UserError
-from rsr_ray.objects import InputObject, list_names, put
+from rsr_ray.objects import InputObject, create, list_files, put
 from rsr_ray.schema import SCORES, TEACHERS
-from rsr_ray.store import Store
+from rsr_ray.store import Store, settle_units, stale_units, unit_name
 
 KEY, VERSION = "0" * 16, "a" * 12
 
@@ -26,24 +29,45 @@ def store(tmp_path):
     return Store(str(tmp_path), "demo", None)
 
 
+def done(store):
+    return settle_units(store.units().get("f", []))[0]
+
+
 def test_a_unit_is_one_file_and_done_when_it_is_there(store):
-    assert store.done("f") == {}
+    assert store.units() == {}
     (facts,) = store.write_unit(unit(0, 4), "f").to_pylist()
     assert (facts["n_rows"], facts["n_scored"], facts["n_tokens"]) == (4, 3, 6)
     assert json.loads(facts["rejected"]) == {"not_text": {"n": 1, "example": "s row 0: why"}}
-    done = store.done("f")[KEY, VERSION]
-    assert (done.ranges, done.whole) == ([(0, 4)], False)
+    assert (done(store)[KEY, VERSION].ranges, done(store)[KEY, VERSION].whole) == ([(0, 4)], False)
     store.write_unit(unit(4, 6, last=True), "f")
-    assert store.done("f")[KEY, VERSION].whole
+    assert done(store)[KEY, VERSION].whole
     store.write_unit(unit(4, 6, last=True), "f")  # done twice overwrites itself
-    assert len(list_names(store.scores_uri, None)) == 2
-    assert store.fingerprints() == ["f"]
+    assert len(list_files(store.scores_uri, None)) == 2
+    assert list(store.units()) == ["f"]
 
 
 def test_an_end_without_its_middle_is_not_whole(store):
     store.write_unit(unit(0, 2), "f")
     store.write_unit(unit(4, 6, last=True), "f")
-    assert not store.done("f")[KEY, VERSION].whole
+    assert not done(store)[KEY, VERSION].whole
+
+
+def name(start: int, stop: int, *, last: bool = False) -> str:
+    return unit_name({"key": KEY, "version": VERSION, "start": start, "stop": stop, "last": last})
+
+
+@given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=4), rows=st.integers(0, 25), lost=st.sets(st.integers(0, 40)))
+def test_units_of_runs_with_different_sizes_never_hold_a_row_twice(cuts, rows, lost):
+    every = {name(start, min(start + cut, rows), last=start + cut >= rows) for cut in cuts for start in range(0, max(rows, 1), cut)}
+    names = [n for i, n in enumerate(sorted(every)) if i not in lost]
+    found, repeated = settle_units(names)
+    ranges = found[KEY, VERSION].ranges if found else []
+    covered = [row for start, stop in ranges for row in range(start, stop)]
+    assert len(covered) == len({*covered})
+    assert len(ranges) + len(repeated) == len(names)
+    assert settle_units([n for n in names if n not in repeated]) == (found, [])
+    if found and found[KEY, VERSION].whole:
+        assert covered == list(range(rows))
 
 
 def test_files_open_without_this_package(store):
@@ -56,17 +80,33 @@ def test_a_write_that_fails_leaves_nothing(store, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         store.write_unit(unit(0, 4), "f")
-    assert list_names(store.scores_uri, None) == []
+    assert list_files(store.scores_uri, None) == {}
 
 
 def test_scores_of_a_replaced_object_retire_once_the_new_ones_are_whole(store):
     new = InputObject(uri="/x", version="b" * 12, size=1)
     store.write_unit(unit(0, 4, last=True, key=new.key), "f")
     store.write_unit(unit(0, 2, key=new.key, version=new.version), "f")
-    assert store.retire("f", [new]) == 0
+    assert stale_units(store.units()["f"], [new]) == []
     store.write_unit(unit(2, 4, last=True, key=new.key, version=new.version), "f")
-    assert store.retire("f", [new]) == 1
-    assert list(store.done("f")) == [(new.key, new.version)]
+    stale = stale_units(store.units()["f"], [new])
+    assert len(stale) == 1
+    store.drop("f", stale)
+    assert list(done(store)) == [(new.key, new.version)]
+
+
+def test_the_table_is_current_only_for_the_units_it_was_made_of(store):
+    assert store.current_teachers(["a"]) is None
+    store.write_teachers(pa.Table.from_pylist([], schema=TEACHERS), ["a", "b"])
+    assert store.current_teachers(["b", "a"]).num_rows == 0
+    assert store.current_teachers(["a"]) is None
+
+
+def test_of_many_creators_one_wins(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: create(f"{tmp_path}/new/lease", str(n).encode(), None), range(8)))
+    assert sum(won) == 1
+    assert (tmp_path / "new" / "lease").read_text() == str(won.index(True))
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b", "a b"])
@@ -78,13 +118,13 @@ def test_a_student_name_is_a_folder_name(tmp_path, name):
 def test_teachers_of_an_unknown_student_names_the_known_ones(store):
     with pytest.raises(UserError, match="none yet"):
         store.read_teachers()
-    Store(store.uri, "other", None).write_teachers(pa.Table.from_pylist([], schema=TEACHERS))
+    Store(store.uri, "other", None).write_teachers(pa.Table.from_pylist([], schema=TEACHERS), [])
     with pytest.raises(UserError, match="students there: other"):
         store.read_teachers()
 
 
 def test_units_and_definitions_are_in_the_stored_schema(store):
-    store.write_teachers(pa.Table.from_pylist([], schema=TEACHERS))
+    store.write_teachers(pa.Table.from_pylist([], schema=TEACHERS), [])
     schema = store.read_teachers().schema
     assert b"lower is better" in schema.field("rsr").metadata[b"description"]
     assert b"nats" in schema.field("mean_surprisal").metadata[b"description"]
