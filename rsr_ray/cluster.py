@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, UserError
@@ -114,7 +114,7 @@ def _init(address: str, log: str) -> None:
 def _cause(e: BaseException) -> Exception:
     """The error a user can act on, behind Ray's wrappers. What a task raised is kept by Ray as text only."""
     raised = re.findall(r"^(?:\w+\.)*(\w+): (.*)$", str(e).split("\nThe above exception was the direct cause")[0], re.MULTILINE)
-    kind, message = raised[-1] if raised and "\nThe above exception" in str(e) else (type(e).__name__, " ".join(str(e).split())[:500])
+    kind, message = raised[-1] if raised and isinstance(e, RayTaskError) else (type(e).__name__, " ".join(str(e).split())[:500])
     if kind == "UserError":
         return UserError(message)
     return RunError(f"{kind}: {message}. Finished units are kept: run the same command again to go on.")

@@ -107,7 +107,7 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
         return None
     old, new = ({t["teacher"]: t for t in entry["teachers"]} for entry in (last, now))
     was, is_now = ([name for name in side if name in old and name in new and old[name]["place"] and new[name]["place"]] for side in (old, new))
-    moved = [name for name in is_now if was.index(name) != is_now.index(name)]
+    moved = [name for name in is_now if was.index(name) != is_now.index(name) and old[name]["place"] != new[name]["place"]]
     ranked = sum(t["place"] is not None for t in new.values())
     newcomers = [{"teacher": name, "place": t["place"], "of": ranked, "rsr": t["rsr"]} for name, t in new.items() if name not in old]
     grown = {name: t["n_trajectories"] - old.get(name, {"n_trajectories": 0})["n_trajectories"] for name, t in new.items()}

@@ -47,7 +47,12 @@ def _arrow_s3(endpoint: str | None) -> pafs.S3FileSystem:
     if endpoint:  # newer SDKs add checksum trailers that other stores refuse, or worse, store as data (boto#4398)
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    return pafs.S3FileSystem(endpoint_override=endpoint, region=region, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS))
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=region,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        allow_delayed_open=True,  # one request for a small object, not the three of a multipart upload
+    )
 
 
 @functools.lru_cache
@@ -151,7 +156,7 @@ def put(uri: str, data: bytes | memoryview, endpoint: str | None) -> None:
     fs, path = open_filesystem(uri, endpoint)
     if not isinstance(fs, pafs.LocalFileSystem):
         # The data is at hand as a whole, so the stream is never closed over a part of it.
-        with fs.open_output_stream(path) as stream:
+        with fs.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -175,11 +180,14 @@ def create(uri: str, data: bytes, endpoint: str | None) -> bool:
     lets every call win.
     """
     protocol = protocol_of(uri)
-    fs, path = _fsspec(protocol, endpoint), absolute(uri).split("://", 1)[-1]
-    if protocol == "file":
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+    path = absolute(uri).split("://", 1)[-1]
     try:
-        fs.pipe_file(path, data, mode="create")
+        if protocol == "file":
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "xb") as file:
+                file.write(data)
+        else:
+            _fsspec(protocol, endpoint).pipe_file(path, data, mode="create")
     except FileExistsError:
         pass
     except OSError as e:

@@ -42,7 +42,7 @@ def score_corpus(config: ScoreConfig) -> Run:
         names = run.tidy(store, objects)
         run.teachers = store.current_teachers(names)
         if run.teachers is None:
-            run.teachers = reduce_scores(store, run.fingerprint, run.n_read)
+            run.teachers = reduce_scores(store, run.fingerprint, names, run.n_read)
             store.write_teachers(run.teachers, names)
         store.write_run(run.finish())
     return run

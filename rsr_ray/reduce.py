@@ -10,22 +10,21 @@ from rsr_ray.store import Store
 from rsr_ray.sums import from_fixed, to_fixed
 
 COLUMNS = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "n_tokens", "rank_sum", "surprisal_sum"]
+COLUMNS += ["mean_rank", "mean_surprisal", "rsr", "reject_reason"]
 AVERAGED = ("mean_rank", "mean_surprisal", "rsr", "rsr_squared", "surprisal_sum")
 COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate")
 PARTITION_ROWS = 50_000
 
 
-def reduce_scores(store: Store, fingerprint: str, n_rows: int) -> pa.Table:
-    """The TEACHERS table of all scores under a fingerprint, best first. `n_rows` only sizes the shuffle.
+def reduce_scores(store: Store, fingerprint: str, names: list[str], n_rows: int) -> pa.Table:
+    """The TEACHERS table of the scores in units of a fingerprint, best first. `n_rows` only sizes the shuffle.
 
     A trajectory_id that a teacher has twice counts once: the scored row before a rejected one, then the first by
     source and row.
     """
     partitions = int(np.clip(n_rows // PARTITION_ROWS, 2, 200))
-    columns = [*COLUMNS, "mean_rank", "mean_surprisal", "rsr", "reject_reason"]
     rows = (
-        store.read_scores(fingerprint)
-        .select_columns(columns)
+        store.read_scores(fingerprint, names, COLUMNS)
         .repartition(partitions, keys=["trajectory_id"])
         .map_batches(count_once, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
     )

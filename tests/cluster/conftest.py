@@ -1,20 +1,31 @@
 import contextlib
+import gzip
+import json
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.config import ScoreConfig
-from rsr_ray.demo.corpus import write_corpus
+from rsr_ray.demo.corpus import conversation, make_problem, write_corpus
+from rsr_ray.objects import open_filesystem
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.run import Run
 
 from ..conftest import DEMO_STUDENT, REPOSITORY, SHARED
+from . import ceph
+
+BIN = Path(sys.executable).parent
+MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
 
 
 def pytest_collection_modifyitems(items):
@@ -46,6 +57,55 @@ def local_table(a_corpus, tmp_path_factory, local_ray):
     return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist()
 
 
+@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
+def s3(request):
+    """The endpoint of a server with an empty bucket `rsr`, its keys in the environment before any worker starts."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_REGION", "us-east-1")
+    patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    if request.param == "moto":
+        port = free_port()
+        server, keys = process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)), MOTO_KEYS
+    else:
+        if not ceph.available():
+            if os.environ.get("CI"):
+                pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
+            pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
+        port, server, keys = ceph.PORT, ceph.gateway(), ceph.KEYS
+    for name, value in keys.items():
+        patch.setenv(name, value)
+    with server:
+        endpoint = f"http://127.0.0.1:{port}"
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        fs = pafs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True)
+        fs.create_dir("rsr")
+        yield fs, endpoint
+    patch.undo()
+
+
+def upload(fs, folder: Path, prefix: str) -> None:
+    for path in sorted(folder.rglob("part-*")):
+        with fs.open_output_stream(f"{prefix}/{path.relative_to(folder)}", compression=None) as stream:
+            stream.write(path.read_bytes())
+
+
+def write_many(folder: Path, n_shards: int, rows: int, teachers=("terse-7b", "formal-72b", "methodical-32b", "flowery-8b"), seed: int = 0) -> None:
+    """A corpus of n_shards x rows trajectories; shards are jsonl, jsonl.gz and parquet by turns."""
+    rng = random.Random(seed)
+    for n in range(n_shards):
+        teacher = teachers[n % len(teachers)]
+        many = [{"id": f"{seed}/{n}/{i}", "prompt_id": f"{n}/{i}", "messages": conversation(teacher, make_problem(rng), rng)} for i in range(rows)]
+        shard = folder / f"teacher={teacher}" / f"part-{seed}-{n:03d}"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(row) + "\n" for row in many)
+        if n % 3 == 0:
+            Path(f"{shard}.jsonl").write_text(text)
+        elif n % 3 == 1:
+            Path(f"{shard}.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+        else:
+            pq.write_table(pa.Table.from_pylist(many), f"{shard}.parquet", row_group_size=rows // 4)
+
+
 def as_options(settings: dict) -> list[str]:
     return [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -55,9 +115,10 @@ def score(corpus, store, **changes) -> Run:
     return score_corpus(ScoreConfig(**({"corpus": corpus, "student": str(DEMO_STUDENT), "store": str(store), "replicas": 1} | changes)))
 
 
-def stored(store, student: str = "student") -> list[dict]:
+def stored(store, student: str = "student", endpoint: str | None = None) -> list[dict]:
     """All score rows of a store, sorted by id."""
-    rows = pq.read_table(f"{store}/scores/student={student}", partitioning=None).to_pylist()
+    fs, path = open_filesystem(f"{store}/scores/student={student}", endpoint)
+    rows = pq.read_table(path, filesystem=fs, partitioning=None).to_pylist()
     return sorted(rows, key=lambda row: (row["teacher"], row["trajectory_id"]))
 
 
@@ -78,11 +139,8 @@ def process(*command, ready, seconds: float = 60, **kwargs):
     """A server: started, waited for until `ready()` is true, and ended by its own pid."""
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs)
     try:
-        deadline = time.monotonic() + seconds
-        while not ready():
-            assert started.poll() is None, f"{command[0]} ended with {started.returncode}"
-            assert time.monotonic() < deadline, f"{command[0]} was not ready after {seconds} s"
-            time.sleep(0.2)
+        wait_for(lambda: started.poll() is not None or ready(), seconds)
+        assert started.poll() is None, f"{command[0]} ended with {started.returncode}"
         yield started
     finally:
         started.terminate()
@@ -92,6 +150,43 @@ def process(*command, ready, seconds: float = 60, **kwargs):
             started.kill()
 
 
+def wait_for(ready, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.1)
+
+
 def listens(port: int) -> bool:
     with socket.socket() as s:
         return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def ray_node(*options: str, **environment: str):
+    """`ray start` in processes of its own, beside any other Ray of this machine: the process, and the port of its metrics."""
+    agent, grpc, metrics = (free_port() for _ in range(3))
+    ports = [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}"]
+    command = [str(BIN / "ray"), "start", *options, *ports, "--num-cpus=2", "--object-store-memory=300000000", "--disable-usage-stats", "--block"]
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | environment
+    with process(*command, ready=lambda: listens(agent), env=env) as node:
+        try:
+            yield node, metrics
+        finally:
+            kill(node.pid, *descendants(node.pid))  # asked to end, it takes its time
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process started, and those that they started."""
+    found = []
+    for child in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if int(child.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(child.parent.name), *descendants(int(child.parent.name))]
+    return found
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

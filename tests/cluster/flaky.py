@@ -41,7 +41,8 @@ def flaky(port: int) -> Iterator[Flaky]:
             if way == "drop before":
                 return self.drop()
             if way in ("500", "503"):
-                return self.answer(int(way), [("content-type", "application/xml")], ERROR.format("InternalError" if way == "500" else "SlowDown").encode())
+                code = "InternalError" if way == "500" else "SlowDown"
+                return self.answer(int(way), [("content-type", "application/xml")], ERROR.format(code).encode())
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

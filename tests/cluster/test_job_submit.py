@@ -3,29 +3,22 @@
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from ..conftest import REPOSITORY
-from .conftest import as_options, free_port, listens, process, rsr_ray
+from .conftest import BIN, as_options, free_port, listens, ray_node, rsr_ray, wait_for
 
-BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
     """Address of the dashboard of a real cluster of one node, in processes of its own."""
-    gcs, dashboard, agent, grpc, metrics = (free_port() for _ in range(5))  # another Ray may hold the usual ones
-    options = {
-        "port": gcs, "dashboard-host": "127.0.0.1", "dashboard-port": dashboard, "num-cpus": 2, "object-store-memory": 300_000_000,
-        "dashboard-agent-listen-port": agent, "dashboard-agent-grpc-port": grpc, "metrics-export-port": metrics,
-        "temp-dir": tmp_path_factory.mktemp("ray"), "disable-usage-stats": None, "block": None,
-    }  # fmt: skip
-    flags = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
-    with process(str(BIN / "ray"), "start", "--head", *flags, ready=lambda: listens(dashboard) and listens(agent), env=ENVIRONMENT):
+    dashboard = free_port()  # another Ray may hold the usual one
+    options = [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={tmp_path_factory.mktemp('ray')}"]
+    with ray_node("--head", *options):
+        wait_for(lambda: listens(dashboard))
         yield f"http://127.0.0.1:{dashboard}"
 
 

@@ -1,52 +1,13 @@
 """The same corpus through s3:// over HTTP, from two real servers: the table may not differ from the local one."""
 
-import os
-import sys
-
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.errors import UserError
 from rsr_ray.objects import get
 
-from . import ceph
-from .conftest import as_options, free_port, listens, process, rsr_ray, score
-
-MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
-
-
-@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
-def s3(request):
-    """The endpoint of a server with an empty bucket `rsr`, its keys in the environment before any worker starts."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_REGION", "us-east-1")
-    patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    if request.param == "moto":
-        port = free_port()
-        server, keys = process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)), MOTO_KEYS
-    else:
-        if not ceph.available():
-            if os.environ.get("CI"):
-                pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
-            pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
-        port, server, keys = ceph.PORT, ceph.gateway(), ceph.KEYS
-    for name, value in keys.items():
-        patch.setenv(name, value)
-    with server:
-        endpoint = f"http://127.0.0.1:{port}"
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        fs = pafs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True)
-        fs.create_dir("rsr")
-        yield fs, endpoint
-    patch.undo()
-
-
-def upload(fs, folder, prefix: str) -> None:
-    for path in sorted(folder.rglob("part-*")):
-        with fs.open_output_stream(f"{prefix}/{path.relative_to(folder)}", compression=None) as stream:
-            stream.write(path.read_bytes())
+from .conftest import as_options, rsr_ray, score, upload
 
 
 def test_the_same_table_through_s3(s3, a_corpus, local_table):

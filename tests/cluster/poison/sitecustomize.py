@@ -11,7 +11,7 @@ POISON = "POISON: this text ends the process that encodes it"
 
 
 class Finder:
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name, path=None, target=None):  # noqa: ARG002
         if name != "rsr_ray.encode":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)

@@ -1,0 +1,242 @@
+"""Faults at random times in runs of 2,400 trajectories: the store ends up as if nothing had happened.
+
+Corpus and store lie on a real S3 server, the runs are processes of their own on a real cluster of two nodes.
+"""
+
+import contextlib
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rsr_ray.objects import get, list_files, put
+
+from ..conftest import DEMO_STUDENT, REPOSITORY
+from .conftest import descendants, free_port, kill, listens, ray_node, rsr_ray, stored, upload, wait_for, write_many
+from .flaky import flaky
+from .poison.sitecustomize import POISON
+
+N_SHARDS, ROWS, UNIT = 24, 100, 40
+N_UNITS = N_SHARDS * 3
+CORPUS = "s3://rsr/corpus"
+
+
+@pytest.fixture(scope="module")
+def cluster(s3, tmp_path_factory):
+    """Address of a cluster of two nodes, and its head; a poison text crashes the tokenizer of its workers."""
+    port, dashboard = free_port(), free_port()
+    environment = {"PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{os.environ.get('PYTHONPATH', '')}"}
+    options = [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={tmp_path_factory.mktemp('ray')}"]
+    with ray_node("--head", *options, **environment) as (head, metrics):
+        wait_for(lambda: listens(dashboard))
+        yield f"127.0.0.1:{port}", metrics, head, environment
+
+
+@pytest.fixture(scope="module")
+def corpus(s3, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    write_many(folder, N_SHARDS, ROWS)
+    upload(s3[0], folder, "rsr/corpus")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(s3, cluster, corpus):
+    """All rows, and the teachers, of a run without a fault."""
+    done = rsr_ray(*command(cluster, "s3://rsr/undisturbed"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return stored("s3://rsr/undisturbed", endpoint=s3[1]), teachers("s3://rsr/undisturbed", s3[1])
+
+
+def command(cluster, store: str, **changes) -> list[str]:
+    options = {
+        "corpus": CORPUS, "student": DEMO_STUDENT, "store": store, "unit-rows": UNIT, "replicas": 2, "ray-address": cluster[0], "dtype": "float32",
+    } | changes  # fmt: skip
+    return ["score", "--json", *(str(x) for name, value in options.items() for x in (f"--{name}", value))]
+
+
+def teachers(store: str, endpoint: str) -> list[dict]:
+    return pq.read_table(pa.BufferReader(get(f"{store}/teachers/student=student.parquet", endpoint))).to_pylist()
+
+
+def units(store: str, endpoint: str) -> int:
+    return sum(name.endswith(".parquet") for name in list_files(f"{store}/scores", endpoint))
+
+
+@contextlib.contextmanager
+def started(arguments: list[str], store: str, endpoint: str, share: float, **environment):
+    """A run in a process of its own, once so large a share of its units is written."""
+    with tempfile.TemporaryFile("w+") as errors:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "rsr_ray", *arguments],
+            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY, env=os.environ | environment,
+        )  # fmt: skip
+        try:
+            wait_for(lambda: run.poll() is not None or units(store, endpoint) >= max(1, share * N_UNITS), 240)
+            assert run.poll() is None, f"the run ended with {run.returncode} before the fault"
+            yield run
+        finally:
+            run.kill()
+            run.wait()
+            errors.seek(0)
+            print(errors.read()[-4000:])
+
+
+def ended(run: subprocess.Popen) -> dict:
+    """The record of a run that ends well."""
+    out, _ = run.communicate(timeout=400)
+    assert run.returncode == 0
+    return json.loads(out.splitlines()[-1])
+
+
+def check(store: str, s3, undisturbed) -> None:
+    rows, table = undisturbed
+    assert stored(store, endpoint=s3[1]) == rows
+    assert teachers(store, s3[1]) == table
+    assert len({row["trajectory_id"] for row in rows}) == len(rows) == N_SHARDS * ROWS
+
+
+@pytest.fixture
+def moment(request):
+    """When the fault comes: the share of the units that is written by then."""
+    share = random.uniform(0.02, 0.6)
+    print(f"{request.node.name}: the fault comes after {share:.0%} of the units")
+    return share
+
+
+def replicas() -> list[int]:
+    """Processes of this machine that hold a student."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"ray::" in (title := path.read_bytes()) and b"Score" in title:
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_killed_replica(cluster, s3, undisturbed, moment):
+    with started(command(cluster, "s3://rsr/replica"), "s3://rsr/replica", s3[1], moment) as run:
+        victims = replicas()
+        assert len(victims) == 2
+        kill(random.choice(victims))
+        record = ended(run)
+    assert record["equation"]["scored"] == N_SHARDS * ROWS
+    check("s3://rsr/replica", s3, undisturbed)
+
+
+def test_a_killed_driver_loses_at_most_a_unit_a_replica(cluster, s3, undisturbed, moment):
+    store = "s3://rsr/driver"
+    with started(command(cluster, store), store, s3[1], moment) as run:
+        kill(run.pid)
+    wait_for(lambda: not replicas())  # what was in their hands may still be written
+    there = len(stored(store, endpoint=s3[1]))
+    done = rsr_ray(*command(cluster, store))
+    assert done.returncode == 0, done.stderr[-3000:]
+    equation = json.loads(done.stdout.splitlines()[-1])["equation"]
+    assert equation["already_scored"] == there > 0
+    assert equation["scored"] == N_SHARDS * ROWS - there
+    check(store, s3, undisturbed)
+
+
+@pytest.mark.parametrize("ways", [("500", "503"), ("drop before", "drop within", "drop after")], ids=["errors", "drops"])
+def test_a_quarter_of_the_requests_fails(cluster, s3, undisturbed, moment, ways):
+    store = f"s3://rsr/{ways[0][:2]}"
+    port = int(s3[1].rpartition(":")[2])
+    with flaky(port) as proxy:
+        arguments = command(cluster, store, **{"s3-endpoint": proxy.url})
+        with started(arguments, store, s3[1], moment, AWS_ENDPOINT_URL=proxy.url) as run:
+            proxy.ways, proxy.share = ways, 0.25
+            record = ended(run)
+        failed = sum(proxy.seen[way] for way in ways)
+        assert failed > 20, proxy.seen
+    assert record["equation"]["scored"] == N_SHARDS * ROWS
+    check(store, s3, undisturbed)
+
+
+def test_a_shard_cut_off_while_the_run_reads(cluster, s3, undisturbed, corpus, moment):
+    endpoint = s3[1]
+    store = "s3://rsr/cut"
+    shards = sorted(corpus.rglob("part-*.jsonl.gz"))
+    shard = random.choice(shards)
+    uri = f"{CORPUS}/{shard.relative_to(corpus)}"
+    with started(command(cluster, store), store, endpoint, moment) as run:
+        put(uri, shard.read_bytes()[: shard.stat().st_size // 2], endpoint)
+        run.communicate(timeout=400)
+    assert run.returncode in (0, 1)  # 0 where the shard had been scored before
+    cut = rsr_ray(*command(cluster, store))
+    assert cut.returncode == 1, "a shard that cannot be read to its end is no success"
+    assert uri in cut.stderr.splitlines()[-1]
+    rejects = [row for row in stored(store, endpoint=endpoint) if row["reject_reason"]]
+    assert [(row["reject_reason"], row["source"]) for row in rejects] == [("unreadable_shard", uri)]
+    put(uri, shard.read_bytes(), endpoint)
+    mended = rsr_ray(*command(cluster, store))
+    assert mended.returncode == 0, mended.stderr[-3000:]
+    check(store, s3, undisturbed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_disk_that_is_full_for_a_while(cluster, s3, undisturbed, moment, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", store], check=True)
+    try:
+        with started(command(cluster, str(store)), str(store), s3[1], moment) as run:
+            with contextlib.suppress(OSError), open(store / "ballast", "wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(b"\0" * 4096)
+            run.communicate(timeout=400)
+        assert run.returncode == 1
+        assert not [p.name for p in (store / "scores").rglob("*") if p.is_file() and p.suffix != ".parquet"]
+        (store / "ballast").unlink()
+        done = rsr_ray(*command(cluster, str(store)))
+        assert done.returncode == 0, done.stderr[-3000:]
+        check(str(store), s3, undisturbed)
+    finally:
+        subprocess.run(["umount", store], check=True)
+
+
+def test_a_row_that_crashes_the_tokenizer(cluster, s3, undisturbed, corpus):
+    """The same corpus with one row more: a conversation on which native code dies."""
+    store, extra = "s3://rsr/poison", "s3://rsr/extra/teacher=terse-7b/part-x.jsonl"
+    lines = gzip.decompress(sorted(corpus.rglob("teacher=terse-7b/*.gz"))[0].read_bytes()).decode().splitlines()
+    rows = [json.loads(line) | {"id": f"extra/{n}"} for n, line in enumerate(lines)]
+    rows[random.randrange(len(rows))] |= {
+        "id": "poison",
+        "messages": [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": POISON}],
+    }
+    put(extra, "".join(json.dumps(row) + "\n" for row in rows).encode(), s3[1])
+    arguments = command(cluster, store)
+    arguments[arguments.index("--corpus") + 1 : arguments.index("--corpus") + 2] = [CORPUS, "s3://rsr/extra"]
+    done = rsr_ray(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    got = stored(store, endpoint=s3[1])
+    added = [row for row in got if "/extra/" in row["source"]]
+    assert [(row["trajectory_id"], row["reject_reason"]) for row in added if row["reject_reason"]] == [("poison", "tokenizer_error")]
+    assert len(added) == len(rows)
+    assert [row for row in got if "/extra/" not in row["source"]] == undisturbed[0]
+
+
+def test_a_lost_node(cluster, s3, undisturbed, moment):
+    store = "s3://rsr/node"
+    address, _, _, environment = cluster
+    with ray_node(f"--address={address}", **environment) as (worker, _):
+        on_worker = set()
+
+        def is_used() -> bool:
+            on_worker.update({*replicas()} & {*descendants(worker.pid)})
+            return bool(on_worker)
+
+        with started(command(cluster, store, replicas=4), store, s3[1], moment) as run:
+            assert is_used(), "no replica was started on the worker node"
+            kill(*descendants(worker.pid), worker.pid)
+            record = ended(run)
+    assert record["equation"]["scored"] == N_SHARDS * ROWS
+    check(store, s3, undisturbed)

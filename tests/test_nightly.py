@@ -1,0 +1,70 @@
+"""What changed between two nights."""
+
+from rsr_ray.nightly import History, compare
+from rsr_ray.report import _changes
+
+
+def night(*teachers: tuple[str, int, int], fingerprint: str = "f", **rejects: int) -> dict:
+    """Results of (name, place or 0, trajectories)."""
+    rows = [
+        {"teacher": name, "place": place or None, "rsr": place / 2 if place else None, "n_trajectories": n, "rejects": rejects if i == 0 else {}}
+        for i, (name, place, n) in enumerate(teachers)
+    ]
+    equation = {"read": 9, "scored": 5, "rejected": {}, "already_scored": 4}
+    return {"fingerprint": fingerprint, "teachers": rows, "equation": equation}
+
+
+def said(last, now) -> str:
+    return "\n".join(_changes({**now, "changes": compare(last, now), "since": last and "1"}, "2"))
+
+
+def test_who_only_makes_room_for_a_newcomer_has_not_moved():
+    changes = compare(night(("A", 1, 10), ("B", 2, 10)), night(("A", 1, 12), ("N", 2, 7), ("B", 3, 10)))
+    assert changes == {
+        "new_trajectories": {"A": 2, "N": 7},
+        "new_teachers": [{"teacher": "N", "place": 2, "of": 3, "rsr": 1.0}],
+        "gone_teachers": [],
+        "moved": [],
+        "new_rejects": {},
+    }
+
+
+def test_places_that_changed_and_teachers_that_went():
+    changes = compare(night(("A", 1, 1), ("B", 2, 1), ("C", 3, 1)), night(("C", 1, 1), ("A", 2, 1)))
+    assert changes["moved"] == [{"teacher": "C", "from": 3, "to": 1}, {"teacher": "A", "from": 1, "to": 2}]
+    assert changes["gone_teachers"] == ["B"]
+
+
+def test_new_rejects_by_reason():
+    changes = compare(night(("A", 1, 1), not_text=2, over_length=1), night(("A", 1, 1), not_text=5, over_length=1, empty_response=1))
+    assert changes["new_rejects"] == {"not_text": 3, "empty_response": 1}
+
+
+def test_nothing_to_compare_with():
+    now = night(("A", 1, 1))
+    assert compare(None, now) is None
+    assert compare(night(("A", 1, 1), fingerprint="other"), now) is None
+    assert "first night" in said(None, now)
+    assert "settings or weights were others" in said(night(("A", 1, 1), fingerprint="other"), now)
+
+
+def test_the_summary_in_words():
+    text = said(night(("A", 1, 10), ("B", 2, 10)), night(("N", 1, 7), ("B", 2, 11), ("A", 3, 10), ("Z", 0, 0), over_length=2))
+    assert "new teacher N takes place 1 of 3 (rsr 0.500, lower is better)" in text
+    assert "new teacher Z has nothing scored" in text
+    assert "B moved from place 2 to 2" not in text
+    assert "A moved from place 1 to 3" in text
+    assert "+8 trajectories: N +7, B +1" in text
+    assert "+2 rejected as over_length" in text
+    assert "nothing changed" in said(night(("A", 1, 1)), night(("A", 1, 1)))
+
+
+def test_a_student_is_compared_with_the_last_night_that_it_did_not_fail(tmp_path):
+    history = History(str(tmp_path), None)
+    for name, entry in {"1": {"error": None, **night(("A", 1, 1))}, "2": {"error": "broke"}, "3": {"error": None, **night(("A", 1, 9))}}.items():
+        history.write({"night": name, "students": {"s": entry}})
+    history = History(str(tmp_path), None)
+    assert history.last("s", "3")["night"] == "1"
+    assert history.last("s", "4")["night"] == "3"
+    assert history.last("s", "1") is None
+    assert history.last("other", "4") is None
