@@ -26,7 +26,7 @@ def reduce_scores(store: Store, fingerprint: str, names: list[str], n_rows: int)
     rows = (
         store.read_scores(fingerprint, names, COLUMNS)
         .repartition(partitions, keys=["trajectory_id"])
-        .map_batches(count_once, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
+        .map_batches(count_once, batch_size=None, batch_format="pyarrow")
     )
     parts = [f"{name}_{part}" for name in AVERAGED for part in ("whole", "part")]
     totals = (

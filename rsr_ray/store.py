@@ -127,7 +127,7 @@ class Store:
         import ray
 
         paths = [pa.table({"name": names[i : i + READ_UNITS]}) for i in range(0, len(names), READ_UNITS)]
-        task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 0.25, "fn_args": (fingerprint, columns)}
+        task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "fn_args": (fingerprint, columns)}
         return ray.data.from_arrow(paths).map_batches(self.read_units, **task)  # type: ignore[arg-type]
 
     def read_units(self, names: pa.Table, fingerprint: str, columns: list[str]) -> pa.Table:

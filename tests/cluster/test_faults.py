@@ -122,6 +122,23 @@ def replicas() -> list[int]:
     return found
 
 
+def test_two_runs_at_once_that_cut_units_of_different_sizes(cluster, s3, undisturbed):
+    """Without a lease, and with units that overlap: work is done twice, and the next run leaves every row there once."""
+    store = "s3://rsr/both"
+    other = command(cluster, store, **{"unit-rows": 25, "replicas": 1})
+    with started(command(cluster, store, replicas=1), store, s3[1], 0.02) as one:
+        again = rsr_ray(*other)
+        ended(one)
+    assert again.returncode == 0, again.stderr[-3000:]
+    done = rsr_ray(*command(cluster, store))
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = stored(store, endpoint=s3[1])
+    assert [(r["trajectory_id"], r["n_tokens"], r["rank_sum"]) for r in rows] == [
+        (r["trajectory_id"], r["n_tokens"], r["rank_sum"]) for r in undisturbed[0]
+    ]
+    assert {t["n_duplicates"] for t in teachers(store, s3[1])} == {0}
+
+
 def test_a_killed_replica(cluster, s3, undisturbed, moment):
     with started(command(cluster, "s3://rsr/replica"), "s3://rsr/replica", s3[1], moment) as run:
         victims = replicas()

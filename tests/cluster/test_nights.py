@@ -1,0 +1,168 @@
+"""Nightly runs: each trajectory once, the cost of what is new, one run at a time, one student's failure its own."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rsr_ray.config import load_nightly
+from rsr_ray.demo.corpus import conversation, make_problem
+from rsr_ray.lease import Lease
+from rsr_ray.nightly import run_night
+from rsr_ray.objects import create, get, list_files
+
+from ..conftest import DEMO_STUDENT, REPOSITORY
+from .conftest import rsr_ray, stored, upload, write_many
+
+
+def config_file(folder: Path, corpus, store, **changes) -> Path:
+    students = [{"student": str(DEMO_STUDENT), "student_name": "one"}, {"student": str(DEMO_STUDENT), "student_name": "two", "r_max": 5}]
+    settings = {"corpus": str(corpus), "store": str(store), "dtype": "float32", "unit_rows": 20, "replicas": 1, "students": students} | changes
+    path = folder / "nightly.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def write_shard(path: Path, teacher: str, ids: range, style: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{teacher}{ids}")
+    with path.open("w") as file:
+        for n in ids:
+            file.write(json.dumps({"id": f"{teacher}/{n}", "teacher": teacher, "messages": conversation(style, make_problem(rng), rng)}) + "\n")
+
+
+def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
+    corpus, store = tmp_path / "corpus", tmp_path / "store"
+    path = config_file(tmp_path, corpus, store)
+
+    def night(name: str) -> dict:
+        return run_night(load_nightly(str(path), {"night": name}))["students"]
+
+    write_shard(corpus / "a-1.jsonl", "A", range(60), "methodical-32b")
+    write_shard(corpus / "b-1.jsonl", "B", range(50), "flowery-8b")
+    first = night("2026-01-01")
+    assert {name: s["equation"]["scored"] for name, s in first.items()} == {"one": 110, "two": 110}
+    assert {s["changes"] for s in first.values()} == {None}
+
+    write_shard(corpus / "a-2.jsonl", "A", range(50, 90), "methodical-32b")  # ten of them as last night
+    second = night("2026-01-02")
+    for s in second.values():
+        assert (s["equation"]["scored"], s["equation"]["already_scored"]) == (40, 110)
+        assert s["changes"]["new_trajectories"] == {"A": 30}
+        assert [t["n_duplicates"] for t in s["teachers"] if t["teacher"] == "A"] == [10]
+
+    write_shard(corpus / "c-1.jsonl", "C", range(70), "terse-7b")
+    third = night("2026-01-03")
+    for s in third.values():
+        assert (s["equation"]["scored"], s["equation"]["already_scored"]) == (70, 150)
+        (newcomer,) = s["changes"]["new_teachers"]
+        assert (newcomer["teacher"], newcomer["of"]) == ("C", 3)
+        assert newcomer["place"] == [t["teacher"] for t in s["teachers"]].index("C") + 1
+        assert {t["teacher"]: t["n_trajectories"] for t in s["teachers"]} == {"A": 90, "B": 50, "C": 70}
+    assert third["one"]["teachers"] != third["two"]["teachers"]
+    rows = stored(store, "one")
+    assert len(rows) == 220
+    assert len({row["trajectory_id"] for row in rows}) == 210
+
+
+def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ray, tmp_path, monkeypatch):
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
+    path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store")
+    before = run_night(load_nightly(str(path), {"night": "1"}))
+    for stage in ("build_scores", "reduce_scores"):
+        monkeypatch.setattr(f"rsr_ray.pipeline.{stage}", lambda *_: pytest.fail("a night with nothing new did work"))
+    again = run_night(load_nightly(str(path), {"night": "2"}))
+    for name, student in again["students"].items():
+        assert student["error"] is None
+        assert (student["equation"]["scored"], student["equation"]["already_scored"]) == (0, 20)
+        assert student["teachers"] == before["students"][name]["teachers"]
+        assert not any(student["changes"].values())
+
+
+def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
+    students = [{"student": str(tmp_path / "nobody")}, {"student": str(DEMO_STUDENT), "student_name": "one"}]
+    done = rsr_ray("nightly", "--config", config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students), "--night", "x")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "rsr-ray: 1 of 2 students failed in night x: nobody; see above"
+    assert "student nobody: student" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Teachers for student one" in done.stdout
+    record = json.loads((tmp_path / "store" / "nightly" / "x.json").read_text())
+    assert record["students"]["one"]["equation"]["scored"] == 20
+    assert len(stored(tmp_path / "store", "one")) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"students": "x"}, "students must be a list"),
+        ({"students": []}, "each needs a name of its own"),
+        ({"students": [{"student": "a/x"}, {"student": "b/x"}]}, "given: x, x"),
+        ({"students": [{"student": "x", "store": "elsewhere"}]}, "store is the same for all students"),
+        ({"studens": []}, "unknown key 'studens'"),
+        ({"lease_seconds": 1}, "lease_seconds 1: must be at least 3"),
+        ({"night": "../x"}, "--night '../x'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_and_exit_code_2(tmp_path, capsys, changes, says):
+    from rsr_ray.cli import main
+
+    assert main(["nightly", "--config", str(config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", **changes))]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_two_nightly_runs_started_together(s3, tmp_path):
+    write_many(tmp_path / "corpus", 4, 60)
+    upload(s3[0], tmp_path / "corpus", "rsr/nights")
+    path = config_file(tmp_path, "s3://rsr/nights", "s3://rsr/night-store", students=[{"student": str(DEMO_STUDENT), "student_name": "one"}])
+    command = [sys.executable, "-m", "rsr_ray", "nightly", "--config", str(path), "--night", "x", "--json"]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) for _ in range(2)]
+    outcomes = [(run.communicate(timeout=300), run.returncode) for run in pair]
+    assert [code for _, code in outcomes] == [0, 0], outcomes
+    nights = sorted((json.loads(out.splitlines()[-1]) for (out, _), _ in outcomes), key=lambda night: "held_by" in night)
+    assert nights[0]["students"]["one"]["equation"]["scored"] == 240
+    assert "process" in nights[1]["held_by"]["holder"]
+    rows = stored("s3://rsr/night-store", "one", endpoint=s3[1])
+    assert len({row["trajectory_id"] for row in rows}) == len(rows) == 240
+    leases = [name for name in list_files("s3://rsr/night-store/nightly/lease", s3[1]) if name.endswith(".json")]
+    assert json.loads(get(f"s3://rsr/night-store/nightly/lease/{leases[-1]}", s3[1]))["released"] is True
+    left = Lease("s3://rsr/night-store/nightly/lease", 60, s3[1])
+    assert left.take() is None
+    try:
+        shown = rsr_ray("nightly", "--config", path)
+        assert (shown.returncode, shown.stdout.count("Another nightly run is at work on s3://rsr/night-store")) == (0, 1)
+    finally:
+        left.release()
+
+
+def test_of_many_at_once_one_gets_the_lease_and_a_dead_ones_expires(s3):
+    many = [Lease("s3://rsr/race", 3, s3[1]) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        refused = list(pool.map(Lease.take, many))
+    assert refused.count(None) == 1
+    winner = many[refused.index(None)]
+    time.sleep(5)
+    assert Lease("s3://rsr/race", 3, s3[1]).take() is not None, "a live one is renewed"
+    winner._ended.set()  # as if its process had died: nobody renews it, nobody releases it
+    winner._renewing.join()
+    assert Lease("s3://rsr/race", 3, s3[1]).take() is not None
+    time.sleep(5)
+    after = Lease("s3://rsr/race", 3, s3[1])
+    assert after.take() is None
+    after.release()
+
+
+def test_an_object_is_created_once(s3):
+    assert create("s3://rsr/once", b"a", s3[1])
+    assert not create("s3://rsr/once", b"b", s3[1])
+    assert create("s3://rsr/once", b"a", s3[1]), "the second try of a put whose answer was lost"
+    assert get("s3://rsr/once", s3[1]) == b"a"
