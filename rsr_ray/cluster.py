@@ -16,10 +16,10 @@ from ray.exceptions import RayError, RayTaskError
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, UserError
 
-# A replica leaves a quarter of its CPU free: with whole ones, replicas could take every CPU of a cluster and the tasks
-# that feed them would never start (ray#44687).
-REPLICA_CPUS = 0.75
-TASK_CPUS = 0.25
+# A replica leaves half of its CPU free: with whole ones, replicas could take every CPU of a cluster and the tasks that feed
+# them would never start (ray#44687). Smaller shares start more workers at once than the CPUs can import a library in.
+REPLICA_CPUS = 0.5
+TASK_CPUS = 0.5
 # What a store under load answers; pyarrow and botocore have tried ten times themselves before it gets here.
 RETRIED = [r"AWS Error (INTERNAL_FAILURE|NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT)", r"HTTP status 5\d\d", "Connection reset"]
 BATCH_TOKENS = {"cuda": 32768, "cpu": 4096}

@@ -28,6 +28,8 @@ N_SHARDS, ROWS, UNIT = 24, 100, 40
 N_UNITS = N_SHARDS * 3
 CORPUS = "s3://rsr/corpus"
 
+everyday = pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")  # not on the Ceph gateway as well
+
 
 @pytest.fixture(scope="module")
 def cluster(s3, tmp_path_factory):
@@ -122,6 +124,7 @@ def replicas() -> list[int]:
     return found
 
 
+@everyday
 def test_two_runs_at_once_that_cut_units_of_different_sizes(cluster, s3, undisturbed):
     """Without a lease, and with units that overlap: work is done twice, and the next run leaves every row there once."""
     store = "s3://rsr/both"
@@ -139,6 +142,7 @@ def test_two_runs_at_once_that_cut_units_of_different_sizes(cluster, s3, undistu
     assert {t["n_duplicates"] for t in teachers(store, s3[1])} == {0}
 
 
+@everyday
 def test_a_killed_replica(cluster, s3, undisturbed, moment):
     with started(command(cluster, "s3://rsr/replica"), "s3://rsr/replica", s3[1], moment) as run:
         victims = replicas()
@@ -178,6 +182,7 @@ def test_a_quarter_of_the_requests_fails(cluster, s3, undisturbed, moment, ways)
     check(store, s3, undisturbed)
 
 
+@everyday
 def test_a_shard_cut_off_while_the_run_reads(cluster, s3, undisturbed, corpus, moment):
     endpoint = s3[1]
     store = "s3://rsr/cut"
@@ -199,6 +204,7 @@ def test_a_shard_cut_off_while_the_run_reads(cluster, s3, undisturbed, corpus, m
     check(store, s3, undisturbed)
 
 
+@everyday
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
 def test_a_disk_that_is_full_for_a_while(cluster, s3, undisturbed, moment, tmp_path):
     store = tmp_path / "store"
@@ -220,6 +226,7 @@ def test_a_disk_that_is_full_for_a_while(cluster, s3, undisturbed, moment, tmp_p
         subprocess.run(["umount", store], check=True)
 
 
+@everyday
 def test_a_row_that_crashes_the_tokenizer(cluster, s3, undisturbed, corpus):
     """The same corpus with one row more: a conversation on which native code dies."""
     store, extra = "s3://rsr/poison", "s3://rsr/extra/teacher=terse-7b/part-x.jsonl"
@@ -241,6 +248,7 @@ def test_a_row_that_crashes_the_tokenizer(cluster, s3, undisturbed, corpus):
     assert [row for row in got if "/extra/" not in row["source"]] == undisturbed[0]
 
 
+@everyday
 def test_a_lost_node(cluster, s3, undisturbed, moment):
     store = "s3://rsr/node"
     address, _, _, environment = cluster
@@ -257,3 +265,33 @@ def test_a_lost_node(cluster, s3, undisturbed, moment):
             record = ended(run)
     assert record["equation"]["scored"] == N_SHARDS * ROWS
     check(store, s3, undisturbed)
+
+
+@everyday
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_driver_killed_at_twenty_random_times(cluster, s3, undisturbed):
+    """The same command again and again, killed 0 to 30 s after its start; a store that is whole is checked, and a new one begun."""
+    kills = finished = 0
+    there, store = 0, "s3://rsr/soak-0"
+    while kills < 20 or there:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "rsr_ray", *command(cluster, store)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        try:
+            out, _ = run.communicate(timeout=random.uniform(0, 30) if kills < 20 else 400)
+        except subprocess.TimeoutExpired:
+            kill(run.pid)
+            run.communicate()
+            kills += 1
+            wait_for(lambda: not replicas())
+            there = units(store, s3[1])
+            print(f"kill {kills}: {there} of {N_UNITS} units are there")
+            continue
+        assert run.returncode == 0
+        equation = json.loads(out.splitlines()[-1])["equation"]
+        assert equation["already_scored"] + equation["scored"] == N_SHARDS * ROWS
+        check(store, s3, undisturbed)
+        finished += 1
+        there, store = 0, f"s3://rsr/soak-{finished}"
+    print(f"{kills} kills, {finished} stores made whole and equal to the undisturbed one")

@@ -1,31 +1,50 @@
-"""`ray job submit` to a head started with `ray start --head`, by the README's own command."""
+"""A head started with `ray start --head`: `ray job submit` by the README's own commands, and what it shows of a run."""
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
+import sys
+import urllib.request
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import yaml
 
-from ..conftest import REPOSITORY
-from .conftest import BIN, as_options, free_port, listens, ray_node, rsr_ray, wait_for
+from rsr_ray.config import load_nightly
+
+from ..conftest import DEMO_STUDENT, REPOSITORY
+from .conftest import BIN, as_options, free_port, listens, ray_node, rsr_ray, wait_for, write_many
 
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
+@dataclass
+class Head:
+    dashboard: str
+    address: str
+    metrics: int
+    logs: Path
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """Address of the dashboard of a real cluster of one node, in processes of its own."""
-    dashboard = free_port()  # another Ray may hold the usual one
-    options = [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={tmp_path_factory.mktemp('ray')}"]
-    with ray_node("--head", *options):
+    """A real cluster of one node, in processes of its own."""
+    dashboard, gcs, temp = free_port(), free_port(), tmp_path_factory.mktemp("ray")  # another Ray may hold the usual ports
+    options = [f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
+    with ray_node("--head", *options, RAY_metrics_report_interval_ms="500") as (_, metrics):
         wait_for(lambda: listens(dashboard))
-        yield f"http://127.0.0.1:{dashboard}"
+        yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", metrics, temp / "session_latest" / "logs")
 
 
-def submit(head: str, *command) -> subprocess.CompletedProcess:
+def submit(head: Head, *command) -> subprocess.CompletedProcess:
     """The README's command line."""
     return subprocess.run(
-        [str(BIN / "ray"), "job", "submit", "--address", head, "--working-dir", ".", "--", "python", "jobs/score.py", *map(str, command)],
+        [str(BIN / "ray"), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", "python", "jobs/score.py", *map(str, command)],
         cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
 
@@ -42,3 +61,64 @@ def test_a_job_with_a_mistake_fails(head):
     done = submit(head, "--corpus", "/nowhere", "--student", "rsr_ray/demo/student", "--store", "/nowhere/store")
     assert done.returncode != 0
     assert "there is no such file or folder" in done.stdout + done.stderr
+
+
+def test_a_nightly_job_by_the_readmes_command(head, tmp_path):
+    readme = (REPOSITORY / "README.md").read_text()
+    (command,) = re.findall(r"^ray job submit .*jobs/nightly.py.*$", readme, re.MULTILINE)
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    checkout = shutil.copytree(
+        REPOSITORY, tmp_path / "checkout", ignore=shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache")
+    )
+    (checkout / "nightly.yaml").write_text(example)
+    assert [student.student_name for student in load_nightly(str(checkout / "nightly.yaml"), {}).students] == [
+        "Qwen2.5-7B-Instruct",
+        "Llama-3.1-8B-Instruct",
+    ]
+    write_many(tmp_path / "corpus", 4, 20)
+    mine = {"corpus": f"{tmp_path}/corpus", "store": f"{tmp_path}/store", "dtype": "float32", "students": [{"student": str(DEMO_STUDENT)}]}
+    (checkout / "nightly.yaml").write_text(yaml.safe_dump(mine))
+    command = command.replace("http://HEAD:8265", head.dashboard)
+    done = subprocess.run([BIN / "ray", *shlex.split(command)[1:]], cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "80 scored, 0 rejected, 0 scored before" in done.stdout
+    assert len(list((tmp_path / "store" / "nightly").glob("*.json"))) == 1
+
+
+def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
+    write_many(tmp_path / "corpus", 8, 200)
+    (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").parent.mkdir()
+    (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").write_text("not json\n" * 30)
+    options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--ray-address", head.address]
+    command = [sys.executable, "-m", "rsr_ray", "score", "--log", "json", "--json", "--unit-rows", "50", *map(str, options)]
+    seen: dict[str, float] = defaultdict(float)
+    with open(tmp_path / "stderr", "w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY) as run:
+        while run.poll() is None:
+            for name, value in scraped(head.metrics).items():
+                seen[name] = max(seen[name], value)
+        record = json.loads(run.stdout.read().splitlines()[-1])
+    assert run.returncode == 0
+    assert 0 < seen["ray_rsr_trajectories_total"] <= 1600
+    assert 0 < seen["ray_rsr_tokens_total kind=scored"] <= record["scored_tokens"]
+    assert 0 < seen["ray_rsr_rejects_total reason=unreadable_row"] <= 30
+    assert seen["ray_rsr_tokens_per_second"] > 0
+    assert 0 <= seen["ray_rsr_padding_share"] < 1
+    told = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines() if line.startswith("{")]
+    assert [line["message"] for line in told if line.get("run_id") == record["run_id"]] == ["run planned", "run finished"]
+    workers = [line for path in head.logs.glob("worker-*.err") for line in path.read_text(errors="replace").splitlines() if "unit written" in line]
+    units = [unit for unit in map(json.loads, workers) if unit["run_id"] == record["run_id"]]
+    assert sum(unit["n_scored"] for unit in units) == 1600
+    assert {unit["student"] for unit in units} == {"student"}
+
+
+def scraped(port: int) -> dict[str, float]:
+    """Sums of our series, by name and label."""
+    try:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    except OSError:
+        return {}
+    found: dict[str, float] = defaultdict(float)
+    for name, labels, value in re.findall(r"^(ray_rsr_\w+)\{(.*?)\} (\S+)$", text, re.MULTILINE):
+        label = re.search(r'\b(kind|reason)="(\w+)"', labels)
+        found[name + (f" {label[1]}={label[2]}" if label else "")] += float(value)
+    return found
