@@ -163,11 +163,20 @@ def listens(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def ray_node(*options: str, **environment: str):
+def ray_node(*options: str, cpus: int = 2, **environment: str):
     """`ray start` in processes of its own, beside any other Ray of this machine: the process, and the port of its metrics."""
     agent, grpc, metrics = (free_port() for _ in range(3))
     ports = [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}"]
-    command = [str(BIN / "ray"), "start", *options, *ports, "--num-cpus=2", "--object-store-memory=300000000", "--disable-usage-stats", "--block"]
+    command = [
+        str(BIN / "ray"),
+        "start",
+        *options,
+        *ports,
+        f"--num-cpus={cpus}",
+        "--object-store-memory=300000000",
+        "--disable-usage-stats",
+        "--block",
+    ]
     env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | environment
     with process(*command, ready=lambda: listens(agent), env=env) as node:
         try:

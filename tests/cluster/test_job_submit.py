@@ -90,6 +90,7 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").parent.mkdir()
     (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").write_text("not json\n" * 30)
     options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--ray-address", head.address]
+    options += ["--student-name", "watched"]
     command = [sys.executable, "-m", "rsr_ray", "score", "--log", "json", "--json", "--unit-rows", "50", *map(str, options)]
     seen: dict[str, float] = defaultdict(float)
     with open(tmp_path / "stderr", "w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY) as run:
@@ -108,17 +109,19 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     workers = [line for path in head.logs.glob("worker-*.err") for line in path.read_text(errors="replace").splitlines() if "unit written" in line]
     units = [unit for unit in map(json.loads, workers) if unit["run_id"] == record["run_id"]]
     assert sum(unit["n_scored"] for unit in units) == 1600
-    assert {unit["student"] for unit in units} == {"student"}
+    assert {unit["student"] for unit in units} == {"watched"}
 
 
 def scraped(port: int) -> dict[str, float]:
-    """Sums of our series, by name and label."""
+    """Sums of the series of one student, by name and label."""
     try:
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     except OSError:
         return {}
     found: dict[str, float] = defaultdict(float)
     for name, labels, value in re.findall(r"^(ray_rsr_\w+)\{(.*?)\} (\S+)$", text, re.MULTILINE):
+        if 'student="watched"' not in labels:
+            continue
         label = re.search(r'\b(kind|reason)="(\w+)"', labels)
         found[name + (f" {label[1]}={label[2]}" if label else "")] += float(value)
     return found
