@@ -49,7 +49,7 @@ class Encode:
         return unit.set_column(unit.schema.get_field_index("rows"), "rows", pa.array([encoded], pa.list_(ENCODED_ROWS)))
 
     def encode_aside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What `encode_rows` gives, by processes that may die: all rows in one, and one by one where that one dies."""
+        """What `encode_rows` gives, by processes that may die: all rows in one; where that dies, each half in another."""
         done, halves = [], [rows]
         aside = ProcessPoolExecutor(1, get_context("spawn"))
         while halves:

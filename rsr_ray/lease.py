@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import uuid
-from contextlib import suppress
 from typing import Any
 
 from rsr_ray.objects import create, delete, get, list_files, put
@@ -47,18 +46,31 @@ class Lease:
         uri = f"{self.folder}/{number:012d}.json"
         if not create(uri, json.dumps(self.me).encode(), self.endpoint):
             return self._read(uri) | {"age": 0.0}
+        newest = max(name for name in list_files(self.folder, self.endpoint) if name.endswith(".json"))
+        if newest > f"{number:012d}.json":  # while this one looked, others came and went and cleared the number away
+            delete(uri, self.endpoint)
+            return self._read(f"{self.folder}/{newest}") | {"age": 0.0}
         self.uri = uri
         self._renewing.start()
         for name in leases:
-            with suppress(FileNotFoundError):  # who lost the race for this number may tidy up as well
-                delete(f"{self.folder}/{name}", self.endpoint)
+            delete(f"{self.folder}/{name}", self.endpoint)
         return None
 
     def release(self) -> None:
         """Let the next one have it at once."""
         self._ended.set()
         self._renewing.join()
-        put(self.uri, json.dumps(self.me | {"released": True}).encode(), self.endpoint)
+        self._write(self.me | {"released": True})
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self.seconds / 3):
+            self._write(self.me)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        try:
+            put(self.uri, json.dumps(content).encode(), self.endpoint)
+        except OSError as e:  # the next try may go well; if none does, another run may start, which costs work and no result
+            log.warning("the lease %s could not be written: %s", self.uri, e)
 
     def _read(self, uri: str) -> dict[str, Any]:
         """What a holder wrote; nothing where it is being created or deleted at this moment."""
@@ -66,10 +78,3 @@ class Lease:
             return json.loads(get(uri, self.endpoint))
         except (FileNotFoundError, ValueError):
             return {}
-
-    def _renew(self) -> None:
-        while not self._ended.wait(self.seconds / 3):
-            try:
-                put(self.uri, json.dumps(self.me).encode(), self.endpoint)
-            except OSError as e:  # the next try may go well; if none does, another may start, which costs work and no result
-                log.warning("the lease %s could not be renewed: %s", self.uri, e)

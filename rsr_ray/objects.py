@@ -5,6 +5,7 @@ store). Corpora are listed through s3fs, which knows ETags. Credentials come fro
 variables or the machine's role and are never taken as options.
 """
 
+import contextlib
 import datetime
 import functools
 import glob
@@ -208,5 +209,7 @@ def get(uri: str, endpoint: str | None) -> bytes:
 
 
 def delete(uri: str, endpoint: str | None) -> None:
+    """Delete a file or object; one that is gone already is no error."""
     fs, path = open_filesystem(uri, endpoint)
-    fs.delete_file(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.delete_file(path)
