@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.errors import UserError
+from rsr_ray.watch import attempt
 
 from ..conftest import DEMO_STUDENT
 from .conftest import score, stored
@@ -194,3 +195,15 @@ def test_a_conversation_the_template_would_change_is_rejected(tmp_path):
     write_lines(tmp_path / "corpus/teacher=A/0.jsonl", rows)
     run = score(tmp_path / "corpus", tmp_path / "store", student=str(student))
     assert (run.n_scored, dict(run.rejected)) == (1, {"template_drops_response": 1})
+
+
+def test_a_task_that_ends_its_process_again_and_again_is_given_up():
+    import ray
+
+    @ray.remote(max_retries=-1, num_cpus=1)
+    def deadly() -> None:
+        attempt()
+        os._exit(1)
+
+    with pytest.raises(ray.exceptions.RayTaskError, match="ended the process it ran in 10 times"):
+        ray.get(deadly.remote(), timeout=200)
