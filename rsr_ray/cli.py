@@ -9,6 +9,7 @@ from typing import Any
 
 from rsr_ray.config import ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError
+from rsr_ray.schema import REJECT_REASONS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +36,20 @@ def main(argv: list[str] | None = None) -> int:
     teachers.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     teachers.add_argument("--json", action="store_true", help="print JSON, one object a teacher")
     teachers.set_defaults(run=_teachers)
+
+    doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
+    doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(doctor, ScoreConfig)
+    doctor.set_defaults(run=_doctor)
+
+    rejects = commands.add_parser("rejects", help="list the rows of a store that were rejected, or have them tried again")
+    rejects.add_argument("--store", required=True, help="folder or URI the scores are kept in")
+    rejects.add_argument("--student", required=True, metavar="NAME", help="name of the student in the store")
+    rejects.add_argument("--reason", choices=sorted(REJECT_REASONS), metavar="REASON", help="only rows rejected for this reason")
+    rejects.add_argument("--retry", action="store_true", help="delete the work units that hold them: the next run scores these anew")
+    rejects.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    rejects.add_argument("--json", action="store_true", help="print JSON, one object a line and row")
+    rejects.set_defaults(run=_rejects)
 
     demo = commands.add_parser("demo", help="a whole run on data it makes itself, on a local Ray, in under two minutes")
     demo.add_argument("--out", metavar="DIR", default="rsr-demo", help="folder for the corpus and the store; default: %(default)s")
@@ -69,18 +84,21 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif kind == tuple[str, ...]:
-            parser.add_argument(flag, nargs="+", action="extend", metavar="URI", **common)
+            parser.add_argument(flag, nargs="+", action="extend", metavar="URI" if field.name == "corpus" else "NAME=COLUMN", **common)
         else:
-            is_int = kind is int or int in typing.get_args(kind)
-            parser.add_argument(flag, type=int if is_int else str, metavar="N" if is_int else field.name.split("_")[-1].upper(), **common)
-    parser.add_argument("--json", action="store_true", help="print the run as JSON instead of a table")
+            number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
+            parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _score(args: argparse.Namespace) -> int:
+    return score(_score_config(args), as_json=args.json)
+
+
+def _score_config(args: argparse.Namespace) -> ScoreConfig:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(ScoreConfig) if hasattr(args, f.name)}
-    if "corpus" in given:
-        given["corpus"] = tuple(given["corpus"])
-    return score(load_config(ScoreConfig, args.config, given), as_json=args.json)
+    given |= {name: tuple(given[name]) for name in ("corpus", "columns") if name in given}
+    return load_config(ScoreConfig, args.config, given)
 
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
@@ -128,6 +146,41 @@ def _teachers(args: argparse.Namespace) -> int:
         print(json.dumps(teachers.to_pylist(maps_as_pydicts="strict")))
     else:
         print_teachers(teachers.to_pylist(), args.student, console())
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    config = _score_config(args)
+    from rsr_ray.doctor import Doctor
+    from rsr_ray.report import console, print_doctor
+
+    doctor = Doctor(config)
+    doctor.examine()
+    if args.json:
+        print(json.dumps({"findings": [dataclasses.asdict(f) for f in doctor.findings], "estimate": doctor.estimate}))
+    else:
+        print_doctor(doctor, console())
+    return int(doctor.failed)
+
+
+def _rejects(args: argparse.Namespace) -> int:
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.report import console, print_rejects
+    from rsr_ray.store import Store
+
+    store = Store(args.store, args.student, endpoint_of(args.s3_endpoint))
+    found = store.find_rejects(args.reason)
+    if args.retry:
+        for fingerprint, name in found:
+            store.drop(fingerprint, [name])
+        print(f"{len(found):,} work units deleted, with {sum(map(len, found.values())):,} rejected rows: the next run scores them anew")
+        return 0
+    rows = [row for some in found.values() for row in some]
+    if args.json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print_rejects(rows, console())
     return 0
 
 

@@ -18,7 +18,8 @@ import yaml
 
 from rsr_ray.errors import UserError
 from rsr_ray.objects import absolute, endpoint_of
-from rsr_ray.student import DTYPES, QUANTIZE, StudentFacts
+from rsr_ray.shapes import COLUMNS as NAMES
+from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
 
 # Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
 SCORES_VERSION = 1
@@ -38,13 +39,19 @@ class ScoreConfig:
     store: str = option("folder or URI the scores are kept in")
     student_name: str | None = option("name of the student in the store; default: the last part of its path", None)
     teacher: str | None = option("teacher of every row; default: the teacher column, or the teacher=NAME/ folder, or the shard's folder", None)
+    columns: tuple[str, ...] = option("columns that go by another name, as NAME=COLUMN: response=completion; names: " + ", ".join(NAMES), ())
+    chat_template: str | None = option(f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's own", None)
+    render: str = option("template: answers through the chat template; verbatim: only what is around them, the answers as they stand", "template")
+    system_prompt: str | None = option("system turn for conversations that have none", None)
     r_max: int = option("ranks above this count as this", 100)
     dtype: str = option(f"dtype of the student: {', '.join(DTYPES)}, or auto: bfloat16 on GPUs, float32 on CPUs", "auto")
-    max_length: int | None = option("reject rows with more tokens than this; default: the student's context length", None)
+    max_length: int | None = option("rows with more tokens than this are over length; default: the student's context length", None)
+    over_length: str = option("reject them; truncate: score what fits, and count it; window: score all, in windows that overlap by half", "reject")
     replicas: int | None = option("student replicas; default: one a GPU, or one a CPU where there is no GPU", None)
     gpus_per_replica: int | None = option("GPUs a replica is spread over; default: 1 where the cluster has GPUs", None)
     quantize: str | None = option(f"load the student's weights as {' or '.join(QUANTIZE)}; needs pip install 'rsr_ray[quantize]'", None)
     batch_tokens: int | None = option("positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None)
+    max_rejects: float = option("fail, after all is done, where more than this share of a run's rows was rejected", 0.05)
     unit_rows: int = option("rows in a work unit: what is lost when a replica dies, and one file of the store", 256)
     s3_endpoint: str | None = option("URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", None)
     ray_address: str | None = option("Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None)
@@ -57,10 +64,18 @@ class ScoreConfig:
         object.__setattr__(self, "store", absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1].split("@")[0])
+        for pair in self.columns:
+            name, _, column = pair.partition("=")
+            if name not in NAMES or not column:
+                raise UserError(f"--columns {pair}: give NAME=COLUMN; the names are {', '.join(NAMES)}")
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
             raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
+        if self.render not in ("template", "verbatim"):
+            raise UserError(f"--render {self.render}: choose template or verbatim")
+        if self.over_length not in ("reject", "truncate", "window"):
+            raise UserError(f"--over-length {self.over_length}: choose reject, truncate or window")
         if self.log not in ("text", "json"):
             raise UserError(f"--log {self.log}: choose text or json")
         if self.quantize not in (None, *QUANTIZE):
@@ -69,15 +84,33 @@ class ScoreConfig:
         for wanted, package, extra in ((self.quantize, "bitsandbytes", "quantize"), (spread, "accelerate", "spread")):
             if wanted and importlib.util.find_spec(package) is None:
                 raise UserError(f"this needs {package}, here and on the cluster: pip install 'rsr_ray[{extra}]'")
+        if not 0 <= self.max_rejects <= 1:
+            raise UserError(f"--max-rejects {self.max_rejects}: must be a share, 0 to 1")
         for name in ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens", "unit_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
+    @property
+    def column_names(self) -> dict[str, str]:
+        """`columns` as a mapping."""
+        return {name: column for name, _, column in (pair.partition("=") for pair in self.columns)}
+
+    def read_chat_template(self) -> str | None:
+        """The text of the chat template that is given, if any. Raises UserError."""
+        if self.chat_template is None or self.chat_template in CHAT_TEMPLATES:
+            return CHAT_TEMPLATES.get(self.chat_template or "")
+        try:
+            with open(self.chat_template) as file:
+                return file.read()
+        except (OSError, UnicodeError) as e:
+            raise UserError(f"--chat-template {self.chat_template}: not one of {', '.join(CHAT_TEMPLATES)}, and no file that can be read: {e}") from e
+
     def fingerprint(self, student: StudentFacts, dtype: str, max_length: int) -> str:
         """Hash of all that can change a score; scores of two fingerprints never mix silently."""
         facts = dataclasses.asdict(student)
         del facts["source"]
+        facts |= {"system_prompt": self.system_prompt, "render": self.render, "over_length": self.over_length}
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -155,6 +188,8 @@ def _checked(name: str, value: Any, kind: Any, path: str | None) -> Any:
         wanted: tuple[type, ...] = (tuple,)
     else:
         wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if kind is float and type(value) is int:
+        value = float(value)
     if type(value) not in wanted:
         raise UserError(f"--config {path}: {name}: {value!r} is not {' or '.join(t.__name__ for t in wanted)}")
     return value

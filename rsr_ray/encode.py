@@ -1,26 +1,29 @@
 """encode: conversations -> token ids and the exact spans of scored tokens, by the student's own template and tokenizer.
 
 Where a turn's text lies in the rendering is found from the template itself, not from a table of markers. The
-conversation is rendered as it is, and once more with a mark of two private-use characters behind each assistant turn's
-text. Where taking the marks out again gives the first rendering, each mark shows where its turn ends, whatever the
-template wrote around it; the turn's text must then stand right before it.
+conversation is rendered as it is, and once more with a mark of two private-use characters behind each text of an
+assistant. Where taking the marks out again gives the first rendering, each mark shows where its text ends, whatever the
+template wrote around it; the text must then stand right before it. What a turn's tool calls are rendered as is what the
+rendering loses when they are taken out.
 """
 
+import itertools
 import json
+import re
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rsr_ray.read import BadRow
 from rsr_ray.schema import ENCODED_ROWS
+from rsr_ray.shapes import REASONING, BadRow, Turn
 from rsr_ray.student import load_tokenizer
 from rsr_ray.watch import attempt
-
-Message = dict[str, str]
 
 # A template that prints today's date would give the same trajectory another score tomorrow. This macro hides the
 # function that tells it; the date is the one that Llama-3.1's template falls back to.
@@ -32,6 +35,8 @@ FIXED_DATE = "".join(
     ]
 )
 
+KEEP = "--render verbatim keeps it"
+
 
 class Encode:
     """Ray Data UDF over units: READ_ROWS in, ENCODED_ROWS out, one row for one row.
@@ -40,12 +45,12 @@ class Encode:
     rows are encoded in a process aside, and the row that ends it is rejected.
     """
 
-    def __init__(self, student: str, max_length: int):
-        self.student, self.max_length = student, max_length
+    def __init__(self, student: str, how: "How"):
+        self.how = (student, how)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         (rows,) = unit["rows"].to_pylist()
-        encoded = encode_rows(rows, self.student, self.max_length) if attempt() == 0 else self.encode_aside(rows)
+        encoded = encode_rows(rows, *self.how) if attempt() == 0 else self.encode_aside(rows)
         return unit.set_column(unit.schema.get_field_index("rows"), "rows", pa.array([encoded], pa.list_(ENCODED_ROWS)))
 
     def encode_aside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -55,7 +60,7 @@ class Encode:
         while halves:
             some = halves.pop()
             try:
-                done += aside.submit(encode_rows, some, self.student, self.max_length).result()
+                done += aside.submit(encode_rows, some, *self.how).result()
             except BrokenProcessPool:
                 aside = ProcessPoolExecutor(1, get_context("spawn"))
                 middle = len(some) // 2
@@ -63,38 +68,52 @@ class Encode:
                     halves += [some[middle:], some[:middle]]
                     continue
                 (row,) = some
-                del row["messages"]
+                del row["messages"], row["tools"]
                 lost = {"reject_reason": "tokenizer_error", "reject_detail": "the tokenizer ended its whole process on this row"}
-                done.append({**row, **lost, "input_ids": None, "spans": None})
+                done.append({**row, **lost, "input_ids": None, "spans": None, "truncated": None})
         aside.shutdown()
         return done
 
 
-def encode_rows(rows: list[dict[str, Any]], student: str, max_length: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What decides how a conversation becomes tokens, beside the student."""
+
+    max_length: int
+    chat_template: str | None = None  # in place of the student's own
+    system_prompt: str | None = None  # for conversations without a system turn
+    verbatim: bool = False
+    over_length: str = "reject"  # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
+
+
+def encode_rows(rows: list[dict[str, Any]], student: str, how: How) -> list[dict[str, Any]]:
     """READ_ROWS values as ENCODED_ROWS values, in their order."""
-    tokenizer = load_tokenizer(student)
-    return [encode_row(row, tokenizer, max_length) for row in rows]
+    tokenizer = load_tokenizer(student, how.chat_template)
+    return [encode_row(row, tokenizer, how) for row in rows]
 
 
-def encode_row(row: dict[str, Any], tokenizer: Any, max_length: int) -> dict[str, Any]:
+def encode_row(row: dict[str, Any], tokenizer: Any, how: How) -> dict[str, Any]:
     """A READ_ROWS value as an ENCODED_ROWS value; rejected rows pass through."""
-    messages = row.pop("messages")
-    row["input_ids"], row["spans"] = None, None
+    messages, tools = row.pop("messages"), row.pop("tools")
+    row["input_ids"], row["spans"], row["truncated"] = None, None, None
     if row["reject_reason"] is None:
         try:
-            row["input_ids"], row["spans"] = encode(json.loads(messages), tokenizer, max_length)
+            encoded = encode(json.loads(messages), tokenizer, how, json.loads(tools) if tools else None)
+            row["input_ids"], row["spans"], row["truncated"] = encoded
         except BadRow as e:
             row["reject_reason"], row["reject_detail"] = e.reason, e.detail
     return row
 
 
-def encode(messages: list[Message], tokenizer: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32 [T] up to the last scored token, and spans int32 [2S]: start, stop of each run of scored tokens.
+def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Token ids int32 [T] up to the last scored token; spans int32 [2S]: start, stop of each run of scored tokens; whether cut.
 
-    A token belongs to the turn that its first character belongs to. No special token is added to what the template
+    A token belongs to the text that its first character belongs to. No special token is added to what the template
     rendered, so there is never a second BOS. Position 0 has no context and is not scored. Raises BadRow.
     """
-    text, turns = find_turns(messages, tokenizer)
+    if how.system_prompt and all(turn["role"] != "system" for turn in turns):
+        turns = [{"role": "system", "content": how.system_prompt}, *turns]
+    text, spoken = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
     backend = tokenizer.backend_tokenizer
     try:
         encoding = backend.encode(text, add_special_tokens=False)
@@ -102,14 +121,21 @@ def encode(messages: list[Message], tokenizer: Any, max_length: int) -> tuple[np
         if isinstance(e, (KeyboardInterrupt, SystemExit)):
             raise
         raise BadRow("tokenizer_error", f"{type(e).__name__}: {e}"[:300]) from e
-    spans = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text))) for a, b in turns]
+    spans = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text))) for a, b in spoken]
     spans = [(max(a, 1), b) for a, b in spans if max(a, 1) < b]
     if not spans:
         raise BadRow("empty_response", "no token of the assistant's text can be scored")
     length = spans[-1][1]
-    if length > max_length:
-        raise BadRow("over_length", f"{length} tokens, limit {max_length}")
-    return np.asarray(encoding.ids[:length], dtype=np.int32), np.asarray(spans, dtype=np.int32).reshape(-1)
+    truncated = length > how.max_length and how.over_length == "truncate"
+    if truncated:
+        length = how.max_length
+        spans = [(a, min(b, length)) for a, b in spans if a < length]
+    if not spans or (length > how.max_length and how.over_length == "reject"):
+        prompt_alone = "" if spans else ": the prompt alone fills it"
+        raise BadRow(
+            "over_length", f"{len(encoding)} tokens, limit {how.max_length}{prompt_alone}; --over-length truncate or window takes longer rows"
+        )
+    return np.asarray(encoding.ids[:length], dtype=np.int32), np.asarray(spans, dtype=np.int32).reshape(-1), truncated
 
 
 def _first_token(encoding: Any, position: int, n_chars: int) -> int:
@@ -128,65 +154,174 @@ def _first_token(encoding: Any, position: int, n_chars: int) -> int:
 # --- the place of the assistant's text in the rendering ---------------------------------------------------------------
 
 
-def find_turns(messages: list[Message], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """The rendered conversation, and [start, stop) in characters of each assistant turn's text in it.
+def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> tuple[str, list[tuple[int, int]]]:
+    """The rendered conversation, and [start, stop) in characters of the assistant's texts in it: content, reasoning, tool calls.
 
-    White space that the template strips from a turn's ends is not in the span; white space that it keeps is. Raises
+    White space that the template strips from a text's ends is not in the span; white space that it keeps is. Raises
     BadRow where the template fails, or leaves out or rewrites any of the assistant's text.
     """
-    text = render(messages, tokenizer)
-    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    marks = _marks(len(answers), text)
+    turns = _split_reasoning(turns, tokenizer.get_chat_template())
+    text = render(turns, tokenizer, tools)
+    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    slots = [Slot(i, field, n) for n, i in enumerate(answers, 1) for field in (*REASONING, "content") if turns[i].get(field, "").strip()]
+    spans = _find_texts(turns, slots, text, tokenizer, tools)
+    ends = {slot.index: end for slot, (_, end) in zip(slots, spans, strict=True)}
+    for n, i in enumerate(answers, 1):
+        if turns[i].get("tool_calls"):
+            start, stop = _find_calls(turns, i, n, text, tokenizer, tools)
+            spans.append((max(start, ends.get(i, 0)), stop))
+    return text, sorted(spans)
+
+
+def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> tuple[str, list[tuple[int, int]]]:
+    """As `find_turns`, with the assistant's texts as they stand and only what is around them from the template.
+
+    The template renders the conversation up to the generation prompt of the last answer, earlier answers being marks; what a
+    template would drop or rewrite of an answer it never sees. This is what most fine-tuning code trains on. Raises BadRow.
+    """
+    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if any(turns[i].get("tool_calls") for i in answers):
+        raise BadRow("tool_calls", "structured tool calls have no text of their own: --render template scores them")
+    *before, last = answers
+    marks = _marks(len(answers), json.dumps(turns, ensure_ascii=False))
+    context = [dict(turn) for turn in turns[:last]]
+    for i, mark in zip(before, marks, strict=False):
+        context[i]["content"] = mark
+    opened = render(context, tokenizer, tools, add_generation_prompt=True)
+    if opened == render(context, tokenizer, tools):  # no generation prompt: what stands before an answer is the header of one
+        opened = render([*context, {"role": "assistant", "content": marks[-1]}], tokenizer, tools).partition(marks[-1])[0]
+    if opened.rstrip().endswith("<think>") and turns[last]["content"].lstrip().startswith("<think>"):
+        opened = opened.rstrip().removesuffix("<think>")  # the answer brings its own
+    text, spans = "", []
+    for i, mark in zip(before, marks, strict=False):
+        piece, found, opened = opened.partition(mark)
+        if not found:
+            raise BadRow("template_error", "the template leaves out an earlier answer altogether")
+        text += piece
+        spans.append((len(text), len(text) + len(turns[i]["content"])))
+        text += turns[i]["content"]
+    text += opened
+    spans.append((len(text), len(text) + len(turns[last]["content"])))
+    return text + turns[last]["content"], spans
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A text of the n-th assistant turn: a field of turn `index`."""
+
+    index: int
+    field: str
+    n: int
+
+
+def _split_reasoning(turns: list[Turn], template: str) -> list[Turn]:
+    """Leading <think> text moved into the field in which the template wants reasoning, where it does not know <think> itself."""
+    field = next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", template)), None)
+    if field is None or "<think>" in template or "</think>" in template:
+        return turns
+    split = []
+    for turn in turns:
+        found = re.fullmatch(r"\s*<think>(.*?)</think>(.*)", turn["content"], re.DOTALL) if turn["role"] == "assistant" else None
+        if found and found[1].strip() and (found[2].strip() or turn.get("tool_calls")):
+            turn = {**turn, field: found[1].strip(), "content": found[2].strip()}
+        split.append(turn)
+    return split
+
+
+def _find_texts(turns: list[Turn], slots: list[Slot], text: str, tokenizer: Any, tools: list | None) -> list[tuple[int, int]]:
+    marks = _marks(len(slots), text)
+    if not slots:
+        return []
 
     def marked(*, lead: bool, trail: bool) -> list[str]:
-        """The pieces between the marks when each turn is its text, a mark, and the white space around on request."""
-        changed = [dict(m) for m in messages]
-        for i, mark in zip(answers, marks, strict=True):
-            content = messages[i]["content"]
+        """The pieces between the marks when each text is itself, a mark, and the white space around on request."""
+        changed = [dict(turn) for turn in turns]
+        for slot, mark in zip(slots, marks, strict=True):
+            content = turns[slot.index][slot.field]
             body = content.strip()
-            at = content.index(body) if body else 0
+            at = content.index(body)
             before, behind = content[:at], content[at + len(body) :]
-            changed[i]["content"] = (before if lead else "") + body + mark + (behind if trail else "")
-        return _split(render(changed, tokenizer), marks, messages, answers, text)
+            changed[slot.index][slot.field] = (before if lead else "") + body + mark + (behind if trail else "")
+        return _split(render(changed, tokenizer, tools), marks, turns, slots, text)
 
     pieces = marked(lead=True, trail=True)
     if "".join(pieces) != text:
         raise BadRow("template_error", "the template renders a conversation differently when a turn's text is extended by a mark")
-    kept_before, kept_behind = [0] * len(answers), [0] * len(answers)
-    if any(m["content"] != m["content"].strip() for m in messages if m["role"] == "assistant"):
+    kept_before, kept_behind = [0] * len(slots), [0] * len(slots)
+    if any(turns[slot.index][slot.field] != turns[slot.index][slot.field].strip() for slot in slots):
         without_trail = marked(lead=True, trail=False)
         bare = marked(lead=False, trail=False)
         kept_behind = [len(a) - len(b) for a, b in zip(pieces[1:], without_trail[1:], strict=True)]
         kept_before = [len(a) - len(b) for a, b in zip(without_trail[:-1], bare[:-1], strict=True)]
 
-    turns, end = [], 0
-    for n, i in enumerate(answers):
-        end += len(pieces[n])
-        content = messages[i]["content"]
+    spans, end = [], 0
+    for k, slot in enumerate(slots):
+        end += len(pieces[k])
+        content = turns[slot.index][slot.field]
         body = content.strip()
-        at = content.index(body) if body else 0
-        span = (end - len(body) - kept_before[n], end + kept_behind[n])
-        expected = content[at - kept_before[n] : at + len(body) + kept_behind[n]]
+        at = content.index(body)
+        span = (end - len(body) - kept_before[k], end + kept_behind[k])
+        expected = content[at - kept_before[k] : at + len(body) + kept_behind[k]]
         if text[slice(*span)] != expected:
-            empty = [m | {"content": marks[answers.index(j)]} if j in answers else m for j, m in enumerate(messages)]
-            header = _split(render(empty, tokenizer), marks, messages, answers, text)[n]
-            raise _altered(body, pieces[n][len(header) :], n)
-        turns.append(span)
-    return text, turns
+            empty = [dict(turn) for turn in turns]
+            for other, mark in zip(slots, marks, strict=True):
+                empty[other.index][other.field] = mark
+            header = _split(render(empty, tokenizer, tools), marks, turns, slots, text)[k]
+            raise _altered(body, pieces[k][len(header) :], slot.n)
+        spans.append(span)
+    return spans
 
 
-def render(messages: list[Message], tokenizer: Any) -> str:
-    """The conversation through the student's chat template, without a generation prompt. Raises BadRow."""
+def _find_calls(turns: list[Turn], index: int, n: int, text: str, tokenizer: Any, tools: list | None) -> tuple[int, int]:
+    """What a turn's tool calls are rendered as: what is there with them and is not without them."""
+    silent = [{k: v for k, v in turn.items() if i != index or k != "tool_calls"} for i, turn in enumerate(turns)]
+    try:
+        without = render(silent, tokenizer, tools)
+    except BadRow as e:
+        raise BadRow("template_error", f"cannot find where the tool calls of assistant turn {n} lie: without them, {e.detail}") from e
+    behind = _n_equal(reversed(text), reversed(without))
+    before = _n_equal(text, without[: len(without) - behind])
+    start, stop = before, len(text) - behind
+    # Where what follows begins as the calls end ("|>", say), they could lie some characters further on: not inside a marker.
+    shift = next((k for k in range(_n_equal(text[start:], text[stop:]) + 1) if text[start + k : start + k + 1] in "<[{\n "), 0)
+    span = start + shift, stop + shift
+    eos = str(getattr(tokenizer, "eos_token", None) or "")
+    if eos and text[slice(*span)].endswith(eos):  # a template that ends a turn only where there is something in it
+        span = span[0], span[1] - len(eos)
+    if any(call["function"]["name"] not in text[slice(*span)] for call in turns[index]["tool_calls"]):
+        raise BadRow("template_drops_response", f"assistant turn {n}: the template leaves out its tool calls")
+    return span
+
+
+def _n_equal(a: Iterable[str], b: Iterable[str]) -> int:
+    """Of how many characters two texts begin alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def render(turns: list[Turn], tokenizer: Any, tools: list | None = None, *, add_generation_prompt: bool = False) -> str:
+    """The conversation through the student's chat template. Raises BadRow."""
     template = tokenizer.get_chat_template()
     if "strftime_now" in template:
         template = FIXED_DATE + template
-    tools: tuple[list | None, ...] = (None, []) if "tools" in template else (None,)  # some templates for tools loop over them unasked
-    for given in tools:
+    given: tuple[list | None, ...] = (tools,) if tools else (None, []) if "tools" in template else (None,)  # some loop over them unasked
+    called = [turns, _spelt_out(turns)] if any(turn.get("tool_calls") for turn in turns) else [turns]
+    for functions, conversation in itertools.product(given, called):
         try:
-            return tokenizer.apply_chat_template(messages, tools=given, chat_template=template, tokenize=False)
+            more = {"chat_template": template, "tokenize": False, "add_generation_prompt": add_generation_prompt}
+            return tokenizer.apply_chat_template(conversation, tools=functions, **more)
         except Exception as e:  # the template is a program of its own, and anything can go wrong in it
             problem = e
     raise BadRow("template_error", " ".join(str(problem).split())[:300]) from problem
+
+
+def _spelt_out(turns: list[Turn]) -> list[Turn]:
+    """The arguments of tool calls as JSON text, which some templates want in place of a mapping."""
+    out = []
+    for turn in turns:
+        if calls := turn.get("tool_calls"):
+            turn = {**turn, "tool_calls": [{**c, "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"])}} for c in calls]}
+        out.append(turn)
+    return out
 
 
 def _marks(n: int, text: str) -> list[str]:
@@ -197,15 +332,14 @@ def _marks(n: int, text: str) -> list[str]:
     return [free[0] + str(i) + free[1] for i in range(n)]
 
 
-def _split(text: str, marks: list[str], messages: list[Message], answers: list[int], plain: str) -> list[str]:
+def _split(text: str, marks: list[str], turns: list[Turn], slots: list[Slot], plain: str) -> list[str]:
     pieces = []
-    for n, mark in enumerate(marks):
+    for mark, slot in zip(marks, slots, strict=True):
         piece, found, text = text.partition(mark)
         if not found:
-            body = messages[answers[n]]["content"].strip()
-            if body not in plain:
-                raise BadRow("template_drops_response", f"assistant turn {n + 1} is not in the rendering")
-            raise BadRow("template_error", f"cannot find where assistant turn {n + 1} ends in the rendering")
+            if turns[slot.index][slot.field].strip() not in plain:
+                raise BadRow("template_drops_response", f"assistant turn {slot.n} is not in the rendering; {KEEP}")
+            raise BadRow("template_error", f"cannot find where assistant turn {slot.n} ends in the rendering")
         pieces.append(piece)
     return [*pieces, text]
 
@@ -214,6 +348,6 @@ def _altered(body: str, rendered: str, n: int) -> BadRow:
     """The reject for a turn of which the template made something else."""
     if len("".join(rendered.split())) < len("".join(body.split())):
         kept = f"{len(rendered)} of {len(body)} characters"
-        return BadRow("template_drops_response", f"assistant turn {n + 1}: the template leaves out text: {kept} are rendered")
+        return BadRow("template_drops_response", f"assistant turn {n}: the template leaves out text: {kept} are rendered; {KEEP}")
     at = next((i for i, (a, b) in enumerate(zip(body, rendered, strict=False)) if a != b), len(rendered))
-    return BadRow("template_changes_response", f"assistant turn {n + 1}: the template rewrites {body[at : at + 40]!r} as {rendered[at : at + 40]!r}")
+    return BadRow("template_changes_response", f"assistant turn {n}: the template rewrites {body[at : at + 40]!r} as {rendered[at : at + 40]!r}")

@@ -8,7 +8,7 @@ from ray.data import ActorPoolStrategy
 
 from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_block_a_row
 from rsr_ray.config import ScoreConfig
-from rsr_ray.encode import Encode
+from rsr_ray.encode import Encode, How
 from rsr_ray.read import check_readable, list_corpus, read_units
 from rsr_ray.reduce import reduce_scores
 from rsr_ray.run import Run
@@ -24,8 +24,8 @@ def score_corpus(config: ScoreConfig) -> Run:
     """
     run = Run(config)
     objects = list_corpus(config.corpus, config.s3_endpoint)
-    check_readable(objects, config.s3_endpoint)
-    student = inspect_student(config.student, config.trust_remote_code)
+    run.shape = check_readable(objects, config.s3_endpoint, config.column_names)
+    student = inspect_student(config.student, config.trust_remote_code, config.read_chat_template())
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable(run.run_id)
 
@@ -57,8 +57,16 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     config = run.config
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
-    units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher), **task)
-    encoded = units.map_batches(Encode(student.source, run.max_length), **task)
+    units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher, config.column_names), **task)
+    how = How(
+        max_length=run.max_length,
+        chat_template=config.read_chat_template(),
+        system_prompt=config.system_prompt,
+        verbatim=config.render == "verbatim",
+        over_length=config.over_length,
+    )
+    window = run.max_length if config.over_length == "window" else None
+    encoded = units.map_batches(Encode(student.source, how), **task)
     load = {
         "source": student.source,
         "dtype": resources.dtype,
@@ -68,7 +76,7 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     }
     return encoded.map_batches(
         Score,
-        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint, run.run_id, store),
+        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint, run.run_id, store, window),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),

@@ -1,7 +1,7 @@
 """read: shards of a corpus -> work units of canonical rows.
 
-A work unit is a slice of one input object: rows [start, stop). Every row of the object belongs to exactly one unit,
-readable or not. Nothing here imports torch or transformers.
+A work unit is a slice of one input object: rows [start, stop), of which one that holds several answers counts as several.
+Every row of the object belongs to exactly one unit, readable or not. Nothing here imports torch or transformers.
 """
 
 import hashlib
@@ -22,27 +22,15 @@ import pyarrow.parquet as pq
 from rsr_ray.errors import UserError
 from rsr_ray.objects import InputObject, list_objects, open_filesystem
 from rsr_ray.schema import READ_ROWS
+from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, samples, shape_of
 
 PARQUET = (".parquet",)
 JSON_LINES = tuple(f".jsonl{c}" for c in ("", ".gz", ".zst", ".bz2"))
 JSON = tuple(f".json{c}" for c in ("", ".gz", ".zst", ".bz2"))
 SHARDS = PARQUET + JSON_LINES + JSON
 
-ROLES = {"system", "user", "assistant", "tool"}
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "user": "user", "assistant": "assistant"}
-ID_COLUMNS = ("trajectory_id", "id", "_id")
-COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", "messages", "conversations", "prompt", "response")
-CONVERSATION_COLUMNS = ({"messages"}, {"conversations"}, {"prompt", "response"})
 READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
 UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError)  # what a broken shard makes the readers raise
-
-
-class BadRow(Exception):
-    """A row that cannot be scored: its reason, from the closed list, and what is wrong in words."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)
@@ -59,25 +47,25 @@ def list_corpus(corpus: tuple[str, ...], endpoint: str | None) -> list[InputObje
     return [found[uri] for uri in sorted(found)]
 
 
-def check_readable(objects: list[InputObject], endpoint: str | None) -> None:
-    """Raise UserError if no shard begins with a row that holds a conversation. Stops at the first good one."""
+def check_readable(objects: list[InputObject], endpoint: str | None, columns: dict[str, str]) -> str:
+    """The shape of the first row of the first shard that begins with a conversation. Raises UserError if none does."""
     problem = ""
     for obj in objects:
-        first = next(iter_rows(obj, endpoint), Unreadable("the shard has no rows"))
+        first = next(iter_rows(obj, endpoint, columns), Unreadable("the shard has no rows"))
         if isinstance(first, Unreadable):
             problem = problem or f"{obj.uri}: {first.detail}"
-        elif any(columns <= first.keys() for columns in CONVERSATION_COLUMNS):
-            return
+        elif shape := shape_of({name for name, value in mapped(first, columns).items() if value is not None}):
+            return shape
         else:
             problem = problem or f"{obj.uri} has the columns {', '.join(map(str, first))[:200]}"
-    wanted = "; or ".join(" and ".join(sorted(c)) for c in CONVERSATION_COLUMNS)
+    wanted = "messages; or conversations; or prompt and response; or instruction and output; --columns maps other names"
     raise UserError(f"no shard of the corpus can be used: {problem}. A row needs {wanted}.")
 
 
 # --- rows of one object -----------------------------------------------------------------------------------------------
 
 
-def iter_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
+def iter_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object in order. A broken object ends with one `Unreadable(shard=True)` after its readable rows.
 
     Whether the object or the way to it is broken shows from a copy on this machine's disk, on which reading goes on.
@@ -85,20 +73,20 @@ def iter_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any]
     """
     n = 0
     try:
-        for row in _rows(obj, endpoint):
+        for row in _rows(obj, endpoint, columns):
             yield row
             n += 1
     except UNREADABLE:
         with tempfile.TemporaryDirectory(prefix="rsr_ray-") as folder:
             here = _copy(obj, folder, endpoint)
             try:
-                yield from itertools.islice(_rows(here, None), n, None)
+                yield from itertools.islice(_rows(here, None, columns), n, None)
             except UNREADABLE as e:
                 yield Unreadable(f"unreadable from here on: {_one_line(e)}", shard=True)
 
 
-def _rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
-    return _parquet_rows(obj, endpoint) if obj.uri.lower().endswith(PARQUET) else _json_rows(obj, endpoint)
+def _rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any] | Unreadable]:
+    return _parquet_rows(obj, endpoint, columns) if obj.uri.lower().endswith(PARQUET) else _json_rows(obj, endpoint)
 
 
 def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
@@ -109,12 +97,12 @@ def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     return InputObject(uri=name, version=obj.version, size=obj.size)
 
 
-def _parquet_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any]]:
+def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = pq.ParquetFile(file)
-        columns = [name for name in shard.schema_arrow.names if name in COLUMNS]
-        for batch in shard.iter_batches(batch_size=64, columns=columns or shard.schema_arrow.names):
+        wanted = [name for name in shard.schema_arrow.names if name in COLUMNS or name in columns.values()]
+        for batch in shard.iter_batches(batch_size=64, columns=wanted or shard.schema_arrow.names):
             yield from batch.to_pylist()
 
 
@@ -168,13 +156,14 @@ def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, te
         "source": obj.uri,
         "source_row": index,
         "messages": None,
+        "tools": None,
         "reject_reason": None,
         "reject_detail": None,
     }
     try:
         if isinstance(row, Unreadable):
             raise BadRow("unreadable_shard" if row.shard else "unreadable_row", row.detail)
-        messages = _messages(row)
+        messages = conversation(row)
         if not name:
             raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
         first_answer = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
@@ -184,52 +173,21 @@ def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, te
             out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
         if first_answer == len(messages):
             raise BadRow("no_assistant_turn", f"roles: {', '.join(m['role'] for m in messages) or 'none'}")
-        if not any(m["content"].strip() for m in messages if m["role"] == "assistant"):
+        if not any(m["content"].strip() or m.get("tool_calls") for m in messages if m["role"] == "assistant"):
             raise BadRow("empty_response", "every assistant turn is empty")
-        out["messages"] = json.dumps(messages)
+        out["messages"], out["tools"] = json.dumps(messages), _tools(row.get("tools"))
     except BadRow as e:
         out["reject_reason"], out["reject_detail"] = e.reason, e.detail
     return out
 
 
-def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
-    """The conversation as role and content. `messages` wins over `conversations` over `prompt` + `response`."""
-    if row.get("messages") is not None:
-        turns = [(_field(t, "role"), t) for t in _turns(row["messages"])]
-        return [_turn(role, t.get("content"), t) for role, t in turns]
-    if row.get("conversations") is not None:
-        turns = [(_field(t, "from"), t) for t in _turns(row["conversations"])]
-        return [_turn(SHAREGPT_ROLES.get(role, role), t.get("value"), t) for role, t in turns]
-    if row.get("prompt") is not None and row.get("response") is not None:
-        return [_turn("user", row["prompt"], {}), _turn("assistant", row["response"], {})]
-    raise BadRow("unreadable_row", f"no messages, no conversations, no prompt and response; columns: {', '.join(map(str, row))[:200]}")
-
-
-def _turns(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, list) and value and all(isinstance(t, dict) for t in value):
-        return value
-    raise BadRow("unreadable_row", "the conversation is not a list of turns")
-
-
-def _field(turn: dict[str, Any], name: str) -> str:
-    role = turn.get(name)
-    if not isinstance(role, str):
-        raise BadRow("unknown_role", f"a turn has {name} {role!r:.60}")
-    return role
-
-
-def _turn(role: str, content: Any, turn: dict[str, Any]) -> dict[str, str]:
-    if role not in ROLES:
-        raise BadRow("unknown_role", f"a turn has the role {role!r:.60}")
-    if turn.get("tool_calls"):
-        raise BadRow("tool_calls", f"a turn of the {role} carries tool_calls")
-    if not isinstance(content, str):
-        raise BadRow("not_text", f"the content of a turn of the {role} is {type(content).__name__}, not text")
+def _tools(given: Any) -> str | None:
+    """The functions that a row declares, as JSON."""
     try:
-        content.encode()
-    except UnicodeEncodeError as e:
-        raise BadRow("not_text", f"a turn of the {role} holds half a surrogate pair: not valid unicode") from e
-    return {"role": role, "content": content}
+        tools = json.loads(given) if isinstance(given, str) else given
+    except ValueError as e:
+        raise BadRow("tool_calls", f"the column tools is not JSON: {given!r:.100}") from e
+    return json.dumps(tools) if tools else None
 
 
 def teacher_of_path(uri: str) -> str | None:
@@ -253,14 +211,25 @@ def _digest(value: Any) -> str:
 # --- work units -------------------------------------------------------------------------------------------------------
 
 
-def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, teacher: str | None) -> Iterator[pa.Table]:
+def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, teacher: str | None, columns: dict[str, str]) -> Iterator[pa.Table]:
     """Ray Data UDF over input objects (uri, version, size, done): their work units, one after the other."""
     for row in objects.to_pylist():
         done = [(start, stop) for start, stop in row.pop("done")]
-        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, teacher)
+        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, teacher, columns)
 
 
-def iter_units(obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], teacher: str | None) -> Iterator[pa.Table]:
+def iter_trajectories(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any] | Unreadable]:
+    """The rows of an object under the names they are mapped to; a row that holds several answers is several."""
+    for row in iter_rows(obj, endpoint, columns):
+        if isinstance(row, Unreadable):
+            yield row
+        else:
+            yield from samples(mapped(row, columns))
+
+
+def iter_units(
+    obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], teacher: str | None, columns: dict[str, str]
+) -> Iterator[pa.Table]:
     """The work units of an object whose rows are not in `done`, each a table of one row.
 
     Units lie on the grid of `unit_rows`, so the same object is cut the same way every time; `done` holds the row
@@ -271,7 +240,7 @@ def iter_units(obj: InputObject, endpoint: str | None, unit_rows: int, done: lis
     starts = [start for start, _ in ranges]
     total = 0
     held: list[dict[str, Any]] = []
-    for index, row in enumerate(iter_rows(obj, endpoint)):
+    for index, row in enumerate(iter_trajectories(obj, endpoint, columns)):
         total = index + 1
         before = bisect_right(starts, index) - 1
         if before >= 0 and index < ranges[before][1]:

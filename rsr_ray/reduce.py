@@ -10,9 +10,9 @@ from rsr_ray.store import Store
 from rsr_ray.sums import from_fixed, to_fixed
 
 COLUMNS = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "n_tokens", "rank_sum", "surprisal_sum"]
-COLUMNS += ["mean_rank", "mean_surprisal", "rsr", "reject_reason"]
+COLUMNS += ["mean_rank", "mean_surprisal", "rsr", "reject_reason", "truncated"]
 AVERAGED = ("mean_rank", "mean_surprisal", "rsr", "rsr_squared", "surprisal_sum")
-COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate")
+COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate", "is_truncated")
 PARTITION_ROWS = 50_000
 
 
@@ -62,6 +62,7 @@ def count_once(rows: pa.Table) -> pa.Table:
         "is_scored": counts.astype(np.int64),
         "is_rejected": (~same & rejected).astype(np.int64),
         "is_duplicate": same.astype(np.int64),
+        "is_truncated": (counts & pc.fill_null(rows["truncated"], False).to_numpy()).astype(np.int64),
     }
     for name in ("n_tokens", "rank_sum"):
         out[name] = np.where(counts, pc.fill_null(rows[name], 0).to_numpy(), 0)
@@ -89,6 +90,7 @@ def teacher_table(totals: list[dict], fingerprint: str) -> pa.Table:
             "n_rejected": int(t["is_rejected"]),
             "rejects": {reason: int(n) for reason, n in sorted(zip(*t["rejects"].values(), strict=True), key=str) if reason is not None},
             "n_duplicates": int(t["is_duplicate"]),
+            "n_truncated": int(t["is_truncated"]),
             "n_tokens": int(t["n_tokens"]),
             "fingerprint": fingerprint,
         }

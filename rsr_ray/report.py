@@ -1,6 +1,6 @@
 """report: what a person reads of a run and of a store, in a terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -9,6 +9,9 @@ from rich.text import Text
 
 from rsr_ray.run import Run
 from rsr_ray.schema import REJECT_REASONS
+
+if TYPE_CHECKING:
+    from rsr_ray.doctor import Doctor
 
 
 def console() -> Console:
@@ -22,12 +25,12 @@ def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Conso
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("#", justify="right")
     table.add_column("teacher", overflow="fold", min_width=12)
-    for name in ("rsr\nlower=better", "mean\nrank", "nats a\ntoken", "tokens\neach", "scored", "rejec-\nted", "dupli-\ncates"):
+    for name in ("rsr\nlower=better", "mean\nrank", "nats a\ntoken", "tokens\neach", "scored", "rejec-\nted", "dupli-\ncates", "trun-\ncated"):
         table.add_column(name, justify="right", no_wrap=True)
     for t in teachers:
         numbers = [f"{t[name]:.3f}" if t[name] is not None else "-" for name in ("rsr", "mean_rank", "mean_surprisal")]
         length = f"{t['mean_tokens']:,.0f}" if t["mean_tokens"] is not None else "-"
-        counts = [f"{t[name]:,}" for name in ("n_trajectories", "n_rejected", "n_duplicates")]
+        counts = [f"{t[name]:,}" for name in ("n_trajectories", "n_rejected", "n_duplicates", "n_truncated")]
         table.add_row(str(t["place"] or "-"), Text(t["teacher"]), *numbers, length, *counts)
     out.print(table)
 
@@ -43,6 +46,43 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
     out.print(Text(f"scores    {store_uri}/scores/student={run.config.student_name}/"), soft_wrap=True)
     out.print(Text(f"teachers  {store_uri}/teachers/student={run.config.student_name}.parquet"), soft_wrap=True)
     out.print(Text(f"run       {store_uri}/runs/{run.run_id}.json"), soft_wrap=True)
+
+
+def print_doctor(doctor: "Doctor", out: Console) -> None:
+    """The sample with what is scored marked, then a line a finding."""
+    for shown in doctor.shown:
+        line = Text(f"{shown.trajectory_id}: ", style="bold")
+        if shown.reject:
+            line.append(f"rejected: {shown.reject}", style="red")
+        at = 0
+        for start, stop in shown.spans:
+            line.append(_middle_out(shown.text[at:start]), style="dim")
+            line.append("«" + _middle_out(shown.text[start:stop]) + "»", style="green")
+            at = stop
+        out.print(line, soft_wrap=True)
+    if doctor.shown:
+        out.print(Text("«scored», the rest is context\n", style="dim"))
+    style = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+    for finding in doctor.findings:
+        out.print(Text.assemble((f"{finding.level:8}", style[finding.level]), f" {finding.check}: {finding.says}"), soft_wrap=True)
+
+
+def _middle_out(text: str) -> str:
+    """A text in one line, its middle left out where it is long."""
+    text = " ".join(text.replace("\n", "⏎ ").split())
+    return text if len(text) <= 80 else f"{text[:38]} … {text[-38:]}"
+
+
+def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:
+    """A row a line, by reason."""
+    for reason in dict.fromkeys(sorted(row["reject_reason"] for row in rows)):
+        some = [row for row in rows if row["reject_reason"] == reason]
+        out.print(Text(f"{len(some):,} {reason}: {REJECT_REASONS[reason]}", style="bold"), soft_wrap=True)
+        for row in some:
+            where = f"{row['source']} row {row['source_row']}"
+            out.print(Text(f"  {row['teacher']}  {row['trajectory_id']}  {where}: {row['reject_detail']}"), soft_wrap=True)
+    if not rows:
+        out.print("no row was rejected")
 
 
 def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:

@@ -5,6 +5,7 @@ import datetime
 import importlib.metadata
 import json
 import resource
+import sys
 import time
 import uuid
 from collections import Counter
@@ -17,6 +18,7 @@ from rsr_ray.cluster import Resources
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.objects import InputObject
+from rsr_ray.read import teacher_of_path
 from rsr_ray.store import Done, Store, settle_units, stale_units
 from rsr_ray.student import StudentFacts
 from rsr_ray.watch import log
@@ -32,7 +34,7 @@ class Run:
         self.config = config
         self.run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.begun = time.monotonic()
-        self.fingerprint, self.max_length = "", 0
+        self.fingerprint, self.max_length, self.shape = "", 0, ""
         self.n_scored = self.n_already = self.n_tokens = self.n_prompt_tokens = 0
         self.rejected: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -74,6 +76,11 @@ class Run:
             self.n_already += state.n_done
             if not state.whole:
                 todo.append({**dataclasses.asdict(obj), "done": [list(r) for r in state.ranges]})
+        if self.config.log == "text":
+            folders = {self.config.teacher or teacher_of_path(obj.uri) for obj in objects}
+            size = sum(obj.size for obj in objects) / 1e6
+            done = f"{len(objects) - len(todo):,} of them scored already"
+            print(f"{self.shape} -> messages; {len(objects):,} shards, {size:,.1f} MB, {done}; {len(folders):,} teachers by folder", file=sys.stderr)
         self.log("run planned", fingerprint=self.fingerprint, shards=len(objects), shards_to_do=len(todo), rows_already_scored=self.n_already)
         kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64()), ("done", pa.list_(pa.list_(pa.int64())))]
         return pa.Table.from_pylist(todo, schema=pa.schema(kinds))
@@ -137,6 +144,10 @@ class Run:
         if self.replaced:
             n, first = len(self.replaced), self.replaced[0]
             return f"{n} shard(s) were replaced while they were read, {first} one of them; they do not count yet: run the same command again."
+        new = self.n_scored + self.rejected.total()
+        if self.rejected.total() > self.config.max_rejects * new:
+            common = "; ".join(f"{reason} {n:,}, e.g. {self.examples[reason]}" for reason, n in self.rejected.most_common(3))
+            return f"{self.rejected.total():,} of {new:,} rows were rejected, more than --max-rejects {self.config.max_rejects:g}: {common}"
         return None
 
     def finish(self) -> dict[str, Any]:
@@ -148,6 +159,7 @@ class Run:
             "fingerprint": self.fingerprint,
             "config": dataclasses.asdict(self.config),
             "max_length": self.max_length,
+            "shape": self.shape,
             **self.facts,
             "versions": {"rsr_ray": rsr_ray.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
             "equation": {

@@ -7,13 +7,13 @@ import pyarrow as pa
 
 REJECT_REASONS: dict[str, str] = {
     "unreadable_shard": "The shard could not be read to its end (corrupt, truncated, or not of the format its name says).",
-    "unreadable_row": "The line is not a JSON object, or the row has no messages, conversations, or prompt and response.",
+    "unreadable_row": "The line is not a JSON object, or the row has no conversation in any of the known shapes.",
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
     "not_text": "A turn's content is not text, or is not valid unicode.",
     "no_teacher": "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher.",
     "no_assistant_turn": "The conversation has no assistant turn, so there is nothing to score.",
     "empty_response": "Every assistant turn is empty or white space, or yields no scorable token.",
-    "tool_calls": "An assistant turn carries structured tool_calls; only text content is scored.",
+    "tool_calls": "A tool call names no function, or its arguments or the declared tools are not JSON.",
     "template_error": "The student's chat template refuses the conversation, or the place of a turn in it cannot be found.",
     "template_drops_response": "The student's chat template leaves out part of an assistant turn (often the <think> text).",
     "template_changes_response": "The student's chat template rewrites an assistant turn beyond stripping white space at its ends.",
@@ -35,7 +35,7 @@ SCORES = pa.schema(
         _column("teacher", pa.string(), "the model that wrote the assistant turns"),
         _column("sample", pa.int64(), "number of the answer among one teacher's answers to one prompt, from the data"),
         _column("source", pa.string(), "URI of the input object"),
-        _column("source_row", pa.int64(), "0-based row in the input object"),
+        _column("source_row", pa.int64(), "0-based row in the input object; a row of several answers counts as several"),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
         _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
         _column("rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"),
@@ -45,7 +45,7 @@ SCORES = pa.schema(
         _column("mean_surprisal", pa.float64(), "nats a token; surprisal_sum / n_tokens"),
         _column("mean_entropy", pa.float64(), "nats a token; entropy_sum / n_tokens"),
         _column("rsr", pa.float64(), "ranks a nat; rank_sum / surprisal_sum; lower is better"),
-        _column("truncated", pa.bool_(), "the row was cut to the length limit before scoring"),
+        _column("truncated", pa.bool_(), "the row was cut to the length limit before scoring; null for a rejected row"),
         _column("reject_reason", pa.string(), "null for a scored row, else one of the closed list of reasons"),
         _column("reject_detail", pa.string(), "what happened, in words"),
         _column("fingerprint", pa.string(), "hash of everything that can change a score"),
@@ -60,6 +60,7 @@ TEACHERS = pa.schema(
         _column("n_rejected", pa.int64(), "rejected trajectories, duplicates counted once"),
         _column("rejects", pa.map_(pa.string(), pa.int64()), "n_rejected by reason"),
         _column("n_duplicates", pa.int64(), "further rows with a trajectory_id already counted; they enter no aggregate"),
+        _column("n_truncated", pa.int64(), "trajectories among n_trajectories that were cut to the length limit"),
         _column("n_tokens", pa.int64(), "scored tokens"),
         _column("mean_tokens", pa.float64(), "scored tokens a trajectory"),
         _column("mean_rank", pa.float64(), "mean over trajectories of mean_rank"),
@@ -80,14 +81,16 @@ READ_ROWS = pa.struct(
     [
         *[SCORES.field(n) for n in ("trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row")],
         pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
+        pa.field("tools", pa.string()),  # JSON: the functions the row declares
         SCORES.field("reject_reason"),
         SCORES.field("reject_detail"),
     ]
 )
 ENCODED_ROWS = pa.struct(
     [
-        *[f for f in READ_ROWS if f.name != "messages"],
+        *[f for f in READ_ROWS if f.name not in ("messages", "tools")],
         pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
+        SCORES.field("truncated"),
         pa.field("spans", pa.list_(pa.int32())),  # start, stop, start, stop ... of the scored tokens in input_ids
     ]
 )

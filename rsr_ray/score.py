@@ -25,7 +25,7 @@ from rsr_ray.watch import Counters, attempt, log
 class Score:
     """Ray Data actor UDF over units: ENCODED_ROWS in, their SCORES rows written to the store, a unit's bookkeeping out."""
 
-    def __init__(self, student: dict[str, Any], r_max: int, batch_tokens: int, fingerprint: str, run_id: str, store: Store):
+    def __init__(self, student: dict[str, Any], r_max: int, batch_tokens: int, fingerprint: str, run_id: str, store: Store, window: int | None):
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,7 +33,7 @@ class Score:
             torch.set_num_threads(1)  # one thread a replica, so that the number of replicas changes no rounding
         self.student = Student(device=device, **student)
         self.r_max, self.fingerprint, self.run_id, self.store = r_max, fingerprint, run_id, store
-        self.work = Work(batch_tokens)
+        self.work, self.window = Work(batch_tokens), window
         self.counters = Counters(store.student_name)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
@@ -56,7 +56,7 @@ class Score:
         scorable = rows["reject_reason"].is_null()
         ids = _arrays(rows["input_ids"].filter(scorable))
         spans = _arrays(rows["spans"].filter(scorable))
-        sums = score_rows(self.student, ids, spans, self.work, self.r_max)
+        sums = self.sum_windows(ids, spans)
         finite = np.isfinite(sums["surprisal_sum"]) & np.isfinite(sums["entropy_sum"]) & (sums["surprisal_sum"] > 0)
 
         at = np.flatnonzero(scorable.to_numpy(zero_copy_only=False))
@@ -85,12 +85,42 @@ class Score:
             "mean_surprisal": column(good["surprisal_sum"] / good["n_tokens"]),
             "mean_entropy": column(good["entropy_sum"] / good["n_tokens"]),
             "rsr": column(good["rank_sum"] / good["surprisal_sum"]),
-            "truncated": pa.repeat(False, rows.num_rows),
+            "truncated": pc.if_else(pa.array([r is None for r in reason]), rows["truncated"], None),
             "reject_reason": pa.array(reason, pa.string()),
             "reject_detail": pa.array(detail, pa.string()),
             "fingerprint": pa.repeat(self.fingerprint, rows.num_rows),
         }
         return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES)
+
+    def sum_windows(self, ids: list[np.ndarray], spans: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """`score_rows`, with rows longer than the window scored in several."""
+        windows = [cut_windows(row, span, self.window) for row, span in zip(ids, spans, strict=True)]
+        flat = list(itertools.chain.from_iterable(windows))
+        if len(flat) == len(ids):
+            return score_rows(self.student, ids, spans, self.work, self.r_max)
+        sums = score_rows(self.student, [row for row, _ in flat], [span for _, span in flat], self.work, self.r_max)
+        starts = np.cumsum([0, *map(len, windows[:-1])])
+        total = {name: np.add.reduceat(values, starts) for name, values in sums.items()}
+        total["n_tokens"][np.minimum.reduceat(sums["n_tokens"], starts) == 0] = 0  # a window that fits into no memory
+        return total
+
+
+def cut_windows(ids: np.ndarray, spans: np.ndarray, window: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A row as (ids, spans) of windows that overlap by half, each scored token in the first that gives it half a window of context.
+
+    The first window scores all its tokens, every later one those behind its middle. Windows without scored tokens are left out.
+    """
+    if window is None or len(ids) <= window:
+        return [(ids, spans)]
+    half, out = window // 2, []
+    pairs = spans.reshape(-1, 2)
+    for start in range(0, len(ids) - half, window - half):
+        first, stop = (start + half if start else 0), start + window
+        inside = np.clip(pairs, first, stop) - start
+        inside = inside[inside[:, 0] < inside[:, 1]]
+        if len(inside):
+            out.append((ids[start : start + int(inside[-1, 1])], inside.astype(np.int32).reshape(-1)))
+    return out
 
 
 @dataclass

@@ -97,7 +97,7 @@ class Store:
         put(self.unit_uri(fingerprint, name), _parquet(scores), self.endpoint)
         rejects: dict[str, dict[str, Any]] = {}
         for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
-            example = f"{row['source']} row {row['source_row']}: {row['reject_detail']}"
+            example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
             rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
         return pa.table(
             {
@@ -118,6 +118,20 @@ class Store:
         """Delete units."""
         for name in names:
             delete(self.unit_uri(fingerprint, name), self.endpoint)
+
+    def find_rejects(self, reason: str | None) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """Rejected rows, of one reason or any, by the (fingerprint, name) of the unit that holds them. Raises UserError."""
+        units = [(fingerprint, name) for fingerprint, names in self.units().items() for name in names]
+        if not units:
+            raise UserError(f"store {self.uri}: no scores of student {self.student_name}")
+        columns = ["teacher", "trajectory_id", "source", "source_row", "reject_reason", "reject_detail"]
+        wanted = pc.field("reject_reason") == reason if reason else pc.field("reject_reason").is_valid()
+
+        def read(unit: tuple[str, str]) -> list[dict[str, Any]]:
+            return pq.read_table(pa.BufferReader(get(self.unit_uri(*unit), self.endpoint)), columns=columns, filters=wanted).to_pylist()
+
+        with ThreadPoolExecutor(16) as pool:
+            return {unit: rows for unit, rows in zip(units, pool.map(read, units), strict=True) if rows}
 
     def read_scores(self, fingerprint: str, names: list[str], columns: list[str]) -> "ray.data.Dataset":
         """Columns of the SCORES rows of units, as a Ray Data dataset.

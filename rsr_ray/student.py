@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 SLICE_POSITIONS = 8192
 QUANTIZE = ("4bit", "8bit")
 DTYPES = ("float32", "bfloat16", "float16")
+# For base models: the two most used forms of a turn, and one without special tokens.
+CHAT_TEMPLATES = {
+    "chatml": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "llama3": "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+    "plain": "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}",
+}
 UNSTABLE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")  # change no score here
 
 
@@ -37,7 +46,7 @@ class StudentFacts:
     vocab_size: int
 
 
-def inspect_student(student: str, trust_remote_code: bool) -> StudentFacts:
+def inspect_student(student: str, trust_remote_code: bool, chat_template: str | None = None) -> StudentFacts:
     """Everything but the weights' values checked and hashed. Raises UserError with what to do."""
     folder = resolve(student)
     config_file = Path(folder, "config.json")
@@ -50,7 +59,7 @@ def inspect_student(student: str, trust_remote_code: bool) -> StudentFacts:
     if not weights:
         raise UserError(f"student {student}: no *.safetensors in {folder}; pickled weights are not loaded: save it with save_pretrained")
     try:
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, chat_template)
     except UserError:
         raise
     except Exception as e:  # transformers raises many kinds; each means that this folder has no usable tokenizer
@@ -58,7 +67,9 @@ def inspect_student(student: str, trust_remote_code: bool) -> StudentFacts:
     try:
         template = tokenizer.get_chat_template()
     except ValueError as e:
-        raise UserError(f"student {student}: its tokenizer has no chat template; put a chat_template.jinja into {folder}") from e
+        raise UserError(
+            f"student {student}: its tokenizer has no chat template; put a chat_template.jinja into {folder}, or pass --chat-template"
+        ) from e
     text_config = config.get("text_config", config)
     vocab_size = int(text_config.get("vocab_size", 0))
     if len(tokenizer) > vocab_size:
@@ -96,14 +107,19 @@ def resolve(student: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def load_tokenizer(student: str) -> Any:
-    """The student's fast tokenizer, set to encode text as it stands: nothing added, cut or padded, exact offsets."""
+def load_tokenizer(student: str, chat_template: str | None = None) -> Any:
+    """The student's fast tokenizer, set to encode text as it stands: nothing added, cut or padded, exact offsets.
+
+    `chat_template` is put in place of its own.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve(student))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"student {student}: its tokenizer has no fast (tokenizers) form, which exact token offsets need")
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     backend.no_truncation()
     backend.no_padding()
     backend.post_processor = None  # it would only add special tokens, and some trim the offsets of leading spaces

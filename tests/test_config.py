@@ -11,7 +11,7 @@ from .conftest import DEMO_STUDENT
 # The options of `rsr-ray score` are a promise: a change here is a change for every user and every YAML file.
 OPTIONS = {
     "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "gpus_per_replica", "quantize",
-    "batch_tokens", "unit_rows", "log",
+    "batch_tokens", "unit_rows", "log", "columns", "system_prompt", "chat_template", "render", "max_rejects", "over_length",
     "s3_endpoint", "ray_address", "new_generation", "trust_remote_code",
 }  # fmt: skip
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
@@ -44,7 +44,13 @@ def test_a_wrong_yaml_file_is_named(tmp_path, text, says):
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"r_max": 0}, "--r-max 0"), ({"dtype": "int8"}, "--dtype int8"), ({"corpus": ()}, "--corpus"), ({"quantize": "2bit"}, "--quantize 2bit")],
+    [
+        ({"r_max": 0}, "--r-max 0"),
+        ({"dtype": "int8"}, "--dtype int8"),
+        ({"corpus": ()}, "--corpus"),
+        ({"quantize": "2bit"}, "--quantize 2bit"),
+        ({"columns": ("answer=x",)}, "--columns answer=x"),
+    ],
 )
 def test_wrong_values_are_named(changes, says):
     with pytest.raises(UserError, match=says):
@@ -66,6 +72,8 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
     same = [fingerprint(), fingerprint(replicas=3), fingerprint(batch_tokens=7), fingerprint(unit_rows=5), fingerprint(store="elsewhere")]
     same.append(fingerprint(dataclasses.replace(student, source="/moved")))
     other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99), fingerprint(quantize="4bit")]
+    other.append(fingerprint(system_prompt="Be brief."))
+    other += [fingerprint(render="verbatim"), fingerprint(over_length="window")]
     other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
     assert len(set(same)) == 1
     assert len({*same, *other}) == 1 + len(other)

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from rsr_ray.encode import encode, find_turns, render
-from rsr_ray.read import BadRow
+from rsr_ray.encode import How, encode, find_turns, find_verbatim, render
 from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.shapes import BadRow
 
-from .conftest import SHARED, needs_shared
+from .conftest import DEMO_STUDENT, SHARED, needs_shared
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 LLAMA3 = (
@@ -95,7 +95,7 @@ def test_todays_date_is_not_in_the_rendering(templated):
 
 
 def test_tokens_of_the_spans_decode_to_the_answers(tokenizer):
-    ids, spans = encode(TWO_ANSWERS, tokenizer, 10_000)
+    ids, spans, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
     texts = [tokenizer.decode(ids[a:b]) for a, b in spans.reshape(-1, 2)]
     assert texts == [m["content"] for m in TWO_ANSWERS if m["role"] == "assistant"]
     assert len(ids) == spans[-1]  # nothing behind the last scored token
@@ -105,25 +105,40 @@ def test_tokens_of_the_spans_decode_to_the_answers(tokenizer):
 
 def test_never_a_second_bos(templated):
     tokenizer = templated("{{ '<|endoftext|>' }}" + CHATML)
-    ids, _ = encode(TWO_ANSWERS, tokenizer, 10_000)
+    ids, _, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
     bos = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert (ids[0], ids[1] == bos) == (bos, False)
 
 
 def test_the_first_token_has_no_context_and_is_not_scored(templated):
     tokenizer = templated("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    ids, spans = encode([{"role": "assistant", "content": "The answer is 4."}], tokenizer, 100)
+    ids, spans, _ = encode([{"role": "assistant", "content": "The answer is 4."}], tokenizer, How(max_length=100))
     assert spans.tolist() == [1, len(ids)]
     with pytest.raises(BadRow) as caught:
-        encode([{"role": "assistant", "content": "."}], tokenizer, 100)
+        encode([{"role": "assistant", "content": "."}], tokenizer, How(max_length=100))
     assert caught.value.reason == "empty_response"
 
 
 def test_a_row_over_the_limit_is_rejected(tokenizer):
-    ids, _ = encode(TWO_ANSWERS, tokenizer, 10_000)
-    encode(TWO_ANSWERS, tokenizer, len(ids))
-    with pytest.raises(BadRow, match=f"{len(ids)} tokens, limit {len(ids) - 1}"):
-        encode(TWO_ANSWERS, tokenizer, len(ids) - 1)
+    ids, _, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
+    encode(TWO_ANSWERS, tokenizer, How(max_length=len(ids)))
+    with pytest.raises(BadRow, match=rf"tokens, limit {len(ids) - 1}; --over-length"):
+        encode(TWO_ANSWERS, tokenizer, How(max_length=len(ids) - 1))
+
+
+def test_a_row_over_the_limit_is_cut_or_left_whole_where_asked(tokenizer):
+    ids, spans, cut = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate"))
+    assert not cut
+    for limit in (len(ids) - 1, int(spans[2]) + 1, int(spans[2]), int(spans[0]) + 1):
+        fewer, kept, cut = encode(TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate"))
+        assert cut
+        assert fewer.tolist() == ids[:limit].tolist()
+        wanted = [p for a, b in spans.reshape(-1, 2) for p in range(a, b) if p < limit]
+        assert [p for a, b in kept.reshape(-1, 2) for p in range(a, b)] == wanted
+    with pytest.raises(BadRow, match="the prompt alone fills it"):
+        encode(TWO_ANSWERS, tokenizer, How(max_length=int(spans[0]), over_length="truncate"))
+    whole = encode(TWO_ANSWERS, tokenizer, How(max_length=5, over_length="window"))
+    assert (whole[0].tolist(), whole[1].tolist(), whole[2]) == (ids.tolist(), spans.tolist(), False)
 
 
 def test_a_panic_in_the_tokenizer_is_a_reject(tokenizer):
@@ -140,7 +155,7 @@ def test_a_panic_in_the_tokenizer_is_a_reject(tokenizer):
         get_chat_template = tokenizer.get_chat_template
 
     with pytest.raises(BadRow, match="Panic: index out of range") as caught:
-        encode(TWO_ANSWERS, Tokenizer(), 100)
+        encode(TWO_ANSWERS, Tokenizer(), How(max_length=100))
     assert caught.value.reason == "tokenizer_error"
 
 
@@ -157,6 +172,8 @@ DROP = {
     "llama-cpp-deepseek-r1",
     "llama-cpp-rwkv-world",
 }
+# These take reasoning in a field of its own and write their own marks around it.
+FIELD = {"ByteDance-Seed-OSS", "openai-gpt-oss-120b"}
 
 
 @needs_shared
@@ -168,6 +185,8 @@ def test_real_templates(templated, name, messages):
         with pytest.raises(BadRow) as caught:
             find_turns(messages, tokenizer)
         assert caught.value.reason == "template_drops_response"
+    elif messages is THINKING and name in FIELD:
+        assert spans_text(messages, tokenizer) == ["Two and two.", "It is 4."]
     else:
         assert spans_text(messages, tokenizer) == [messages[1]["content"]]
 
@@ -177,6 +196,133 @@ def test_real_conversations_keep_their_text(tokenizer):
     from rsr_ray.read import canonical, iter_rows, list_corpus
 
     (obj,) = list_corpus((str(SHARED / "corpus/puzzles/teacher=QwQ-32b/part-00000.jsonl.gz"),), None)
-    for index, row in enumerate(iter_rows(obj, None)):
+    for index, row in enumerate(iter_rows(obj, None, {})):
         messages = json.loads(canonical(row, obj, index, None)["messages"])
         assert spans_text(messages, tokenizer) == [m["content"] for m in messages if m["role"] == "assistant"]
+
+
+# --- reasoning, tools, verbatim ---------------------------------------------------------------------------------------
+
+CALL = {"type": "function", "id": "call00001", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}}}]
+AGENT = [
+    {"role": "user", "content": "Weather in Paris?"},
+    {"role": "assistant", "content": "<think>\nI should look.\n</think>\n\nLet me look.", "tool_calls": [CALL]},
+    {"role": "tool", "content": "12 C", "name": "weather", "tool_call_id": "call00001"},
+    {"role": "assistant", "content": "<think>\nIt is 12.\n</think>\n\n12 degrees."},
+]
+HERMES_CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+KIMI_CALL = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
+    '{"city": "Paris"}<|tool_call_end|><|tool_calls_section_end|>'
+)
+SEED_CALL = "<seed:tool_call>\n<function=weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>"
+DEEPSEEK_CALL = '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+THOUGHT = [AGENT[1]["content"], AGENT[3]["content"]]
+# What is scored of two answers with reasoning, a call and a tool's answer between them; a reason where the template does not keep it.
+SCORED = {
+    "ByteDance-Seed-OSS": ["I should look.", "Let me look.", "\n\n" + SEED_CALL, "It is 12.", "12 degrees."],
+    "Mistral-Small-3.2-24B-Instruct-2506": "template_drops_response",
+    "NVIDIA-Nemotron-Nano-v2": "template_drops_response",
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": "template_drops_response",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "template_drops_response",
+    "Qwen-QwQ-32B": "template_drops_response",
+    "Qwen-Qwen2.5-7B-Instruct": [THOUGHT[0], "\n" + HERMES_CALL, THOUGHT[1]],
+    "Qwen-Qwen3-0.6B": [THOUGHT[0], "\n" + HERMES_CALL, THOUGHT[1]],
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "template_drops_response",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "template_drops_response",
+    "deepseek-ai-DeepSeek-V3.1": [THOUGHT[0], DEEPSEEK_CALL, THOUGHT[1]],
+    "google-gemma-2-2b-it": "template_error",
+    "ibm-granite-granite-3.3-2B-Instruct": "template_drops_response",
+    "llama-cpp-deepseek-r1": "template_error",
+    "llama-cpp-rwkv-world": "template_drops_response",
+    "meta-llama-Llama-3.1-8B-Instruct": "template_drops_response",
+    "meta-llama-Llama-3.2-3B-Instruct": "template_drops_response",
+    "meta-llama-Llama-3.3-70B-Instruct": "template_drops_response",
+    "microsoft-Phi-3.5-mini-instruct": "template_drops_response",
+    "mistralai-Mistral-Nemo-Instruct-2407": "template_drops_response",
+    "moonshotai-Kimi-K2": [THOUGHT[0], KIMI_CALL, THOUGHT[1]],
+    "openai-gpt-oss-120b": "template_error",
+    "unsloth-mistral-Devstral-Small-2507": [THOUGHT[0], '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}', THOUGHT[1]],
+}
+
+
+def real(templated, name):
+    return templated((SHARED / "chat_templates" / f"{name}.jinja").read_text())
+
+
+@needs_shared
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_scored_of_an_agents_trace(templated, name):
+    tokenizer, want = real(templated, name), SCORED[name]
+    if isinstance(want, str):
+        with pytest.raises(BadRow) as caught:
+            find_turns(AGENT, tokenizer, TOOLS)
+        assert caught.value.reason == want
+    else:
+        text, turns = find_turns(AGENT, tokenizer, TOOLS)
+        assert [text[a:b] for a, b in turns] == want
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("Qwen-Qwen2.5-7B-Instruct", HERMES_CALL),
+        ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", HERMES_CALL),
+        ("moonshotai-Kimi-K2", KIMI_CALL),
+        ("deepseek-ai-DeepSeek-V3.1", DEEPSEEK_CALL),
+        ("meta-llama-Llama-3.1-8B-Instruct", '{"name": "weather", "parameters": {"city": "Paris"}}'),
+        ("NVIDIA-Nemotron-Nano-v2", '<TOOLCALL>[{"name": "weather", "arguments": {"city": "Paris"}}]</TOOLCALL>'),
+        ("unsloth-mistral-Devstral-Small-2507", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}'),
+    ],
+)
+def test_a_turn_that_is_a_call_and_nothing_else(templated, name, call):
+    turns = [AGENT[0], {**AGENT[1], "content": ""}, AGENT[2], {"role": "assistant", "content": "12 degrees."}]
+    text, spans = find_turns(turns, real(templated, name), TOOLS)
+    assert [text[a:b] for a, b in spans] == [call, "12 degrees."]
+
+
+@needs_shared
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_verbatim_keeps_every_answer_under_every_template(templated, name):
+    text, spans = find_verbatim(TWO_ANSWERS, real(templated, name))
+    answers = [turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"]
+    assert [text[a:b] for a, b in spans] == answers
+    assert text.endswith(answers[-1])
+    assert TWO_ANSWERS[2]["content"] in text[spans[0][1] : spans[1][0]]
+    assert "<think>" not in text[: spans[0][0]].removesuffix("<think>")
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"])
+def test_the_reject_names_the_way_out(templated, name):
+    with pytest.raises(BadRow, match="--render verbatim keeps it"):
+        find_turns(TWO_ANSWERS, real(templated, name))
+
+
+def test_a_generation_prompt_that_opens_the_thinking_does_not_open_it_twice(templated):
+    tokenizer = templated(CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
+    text, ((start, _),) = find_verbatim(TWO_ANSWERS[:2], tokenizer)
+    assert text.count("<think>") == 1
+    assert text[:start].endswith("<|im_start|>assistant\n")
+
+
+def test_the_system_prompt_is_added_where_there_is_none(tokenizer):
+    def decoded(turns, **how):
+        return tokenizer.decode(encode(turns, tokenizer, How(max_length=1000, **how))[0])
+
+    own = [{"role": "system", "content": "Mine."}, *TWO_ANSWERS]
+    assert "Be brief." in decoded(TWO_ANSWERS, system_prompt="Be brief.")
+    assert decoded(own, system_prompt="Be brief.") == decoded(own)
+
+
+def test_a_template_for_a_base_model():
+    from rsr_ray.student import CHAT_TEMPLATES, load_tokenizer
+
+    for name, template in CHAT_TEMPLATES.items():
+        tokenizer = load_tokenizer(str(DEMO_STUDENT), template)
+        assert spans_text(TWO_ANSWERS, tokenizer) == [turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"], name
+        text, spans = find_verbatim(TWO_ANSWERS, tokenizer)
+        assert [text[a:b] for a, b in spans] == spans_text(TWO_ANSWERS, tokenizer)
+        assert render(TWO_ANSWERS, tokenizer).startswith(text)

@@ -33,7 +33,7 @@ WRITERS = {
 
 def read(path) -> list:
     (obj,) = list_corpus((str(path),), None)
-    return list(iter_rows(obj, None))
+    return list(iter_rows(obj, None, {}))
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -122,12 +122,12 @@ def test_a_broken_line_is_one_row(tmp_path):
 def test_a_corpus_without_one_usable_shard_is_a_mistake(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"a\.parquet: unreadable from here on"):
-        check_readable(list_corpus((str(tmp_path),), None), None)
+        check_readable(list_corpus((str(tmp_path),), None), None, {})
     (tmp_path / "b.jsonl").write_text('{"question": "x", "text": "y"}\n')
     with pytest.raises(UserError, match="A row needs messages; or conversations; or prompt and response"):
-        check_readable(list_corpus((str(tmp_path / "b.jsonl"),), None), None)
+        check_readable(list_corpus((str(tmp_path / "b.jsonl"),), None), None, {})
     (tmp_path / "c.jsonl").write_bytes(lines(1))
-    check_readable(list_corpus((str(tmp_path),), None), None)
+    assert check_readable(list_corpus((str(tmp_path),), None), None, {}) == "messages"
 
 
 def one(row, path="/corpus/teacher=T%2F1/a.jsonl", teacher=None) -> dict:
@@ -183,7 +183,10 @@ def test_the_teacher_comes_from_the_option_the_column_or_the_path():
         ({"messages": [{"role": "assistant", "content": "\ud800"}]}, "not_text"),
         ({"messages": TURNS[:1]}, "no_assistant_turn"),
         ({"prompt": "x", "response": " \n"}, "empty_response"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"name": "f"}]}]}, "tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"arguments": {}}]}]}, "tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "tool_calls"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "image", "url": "x"}]}]}, "not_text"),
+        ({"conversations": [{"from": "function_call", "value": "f(x)"}]}, "tool_calls"),
         ({"prompt": "x"}, "unreadable_row"),
     ],
 )
@@ -201,7 +204,7 @@ def test_bad_rows_are_rejected_with_a_reason(row, reason):
 
 def units(path, unit_rows, done=()):
     (obj,) = list_corpus((str(path),), None)
-    out = [unit.to_pylist()[0] for unit in iter_units(obj, None, unit_rows, list(done), "T")]
+    out = [unit.to_pylist()[0] for unit in iter_units(obj, None, unit_rows, list(done), "T", {})]
     assert [u["last"] for u in out] == [False] * (len(out) - 1) + [True]
     for u in out:
         assert [row["source_row"] for row in u["rows"]] == list(range(u["start"], u["stop"]))

@@ -4,11 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, Work, score_rows
+from rsr_ray.score import Score, Work, cut_windows, score_rows
 from rsr_ray.student import Student
 
 from .conftest import DEMO_STUDENT
@@ -92,7 +94,7 @@ def test_half_precision_stays_near(student, dtype):
 @pytest.fixture
 def score(student):
     scorer = Score.__new__(Score)
-    scorer.student, scorer.r_max, scorer.work, scorer.fingerprint = student, 100, Work(1000), "f"
+    scorer.student, scorer.r_max, scorer.work, scorer.fingerprint, scorer.window = student, 100, Work(1000), "f", None
     return scorer
 
 
@@ -210,3 +212,35 @@ def test_feed_forward_layers_in_slices_change_nothing(student, monkeypatch):
     got = score_rows(student, ids, spans, Work(2000), 100)
     assert got["rank_sum"].tolist() == want["rank_sum"].tolist()
     np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=1e-6)
+
+
+@given(length=st.integers(2, 60), window=st.integers(2, 30), data=st.data())
+def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(length, window, data):
+    cuts = sorted(data.draw(st.sets(st.integers(1, length), min_size=2, max_size=6)))
+    spans = np.array(cuts[: len(cuts) // 2 * 2], np.int32)
+    ids = np.arange(length, dtype=np.int32)
+    scored = []
+    for row, inside in cut_windows(ids, spans, window):
+        assert len(row) <= max(window, 2)
+        for p in (p for a, b in inside.reshape(-1, 2) for p in range(a, b)):
+            scored.append(int(row[p]))
+            assert p >= min(int(row[p]), window // 2)  # ids are positions here: all the context there is, or half a window
+    assert scored == [p for a, b in spans.reshape(-1, 2) for p in range(a, b)]
+
+
+def test_long_rows_in_windows_equal_the_definition(student):
+    """Every token of a later window scored alone, at the end of its window's part before it."""
+    scorer = Score.__new__(Score)
+    scorer.student, scorer.r_max, scorer.work, scorer.window = student, 100, Work(1000), 32
+    ids, spans = random_rows(6, 600, 150)
+    got = scorer.sum_windows(ids, spans)
+    model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
+    for n, (row, span) in enumerate(zip(ids, spans, strict=True)):
+        alone_ids, alone_spans = [], []
+        for p in (p for a, b in span.reshape(-1, 2) for p in range(a, b)):
+            start = 0 if p < 32 or len(row) <= 32 else (p - 16) // 16 * 16
+            alone_ids.append(row[start : p + 1])
+            alone_spans.append(np.array([p - start, p - start + 1], np.int32))
+        want = slow_sums(model, alone_ids, alone_spans, 100)
+        for (name, values), expected in zip(got.items(), want, strict=True):
+            np.testing.assert_allclose(values[n], expected.sum(), rtol=1e-5, err_msg=name)

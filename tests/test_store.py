@@ -37,7 +37,7 @@ def test_a_unit_is_one_file_and_done_when_it_is_there(store):
     assert store.units() == {}
     (facts,) = store.write_unit(unit(0, 4), "f").to_pylist()
     assert (facts["n_rows"], facts["n_scored"], facts["n_tokens"]) == (4, 3, 6)
-    assert json.loads(facts["rejected"]) == {"not_text": {"n": 1, "example": "s row 0: why"}}
+    assert json.loads(facts["rejected"]) == {"not_text": {"n": 1, "example": "t0 (s row 0): why"}}
     assert (done(store)[KEY, VERSION].ranges, done(store)[KEY, VERSION].whole) == ([(0, 4)], False)
     store.write_unit(unit(4, 6, last=True), "f")
     assert done(store)[KEY, VERSION].whole
@@ -134,3 +134,22 @@ def test_a_store_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     put(f"{tmp_path}/file", b"", None)
     with pytest.raises(UserError, match="cannot be written"):
         Store(f"{tmp_path}/file/below", "demo", None).check_writable("run")
+
+
+def test_rejects_are_found_and_their_units_can_be_dropped(store, capsys):
+    from rsr_ray.cli import main
+
+    store.write_unit(unit(0, 4), "f")
+    store.write_unit(unit(4, 4, last=True), "f")
+    ((where, rows),) = store.find_rejects(None).items()
+    assert (where, [row["trajectory_id"] for row in rows]) == (("f", name(0, 4)), ["t0"])
+    assert store.find_rejects("over_length") == {}
+    options = ["rejects", "--store", store.uri, "--student", "demo"]
+    assert main(options) == 0
+    assert "1 not_text" in (shown := capsys.readouterr().out)
+    assert "t0  s row 0: why" in shown
+    assert main([*options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reject_reason"] == "not_text"
+    assert main([*options, "--retry"]) == 0
+    assert [len(names) for names in store.units().values()] == [1]
+    assert main(["rejects", "--store", store.uri, "--student", "nobody"]) == 2

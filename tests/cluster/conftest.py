@@ -44,7 +44,7 @@ def demo_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def a_corpus(demo_corpus):
     """A corpus and the settings to score it with: the real one where it is at hand (its short rows), else the demo's."""
-    settings = {"student_name": "s", "replicas": 2}
+    settings = {"student_name": "s", "replicas": 2, "max_rejects": 1.0}
     if SHARED.is_dir():
         return SHARED / "corpus", settings | {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 1024}
     return demo_corpus, settings | {"student": str(DEMO_STUDENT)}

@@ -107,3 +107,18 @@ def test_nothing_scored_is_no_success(tmp_path):
 def test_teachers_of_nobody():
     done = rsr_ray("teachers", "--store", "/nowhere", "--student", "x")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_too_many_rejects_are_no_success_and_can_be_listed_and_retried(corpus, tmp_path):
+    write_lines(corpus / "teacher=A/1.jsonl", [{"id": f"x{n}", "question": "2+2?", "answer": "It is 4."} for n in range(3)])
+    command = ["score", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store"]
+    done = rsr_ray(*command)
+    assert done.returncode == 1
+    assert "3 of 7 rows were rejected, more than --max-rejects 0.05: unreadable_row 3, e.g. x0 (" in done.stderr.splitlines()[-1]
+    assert "messages -> messages; 2 shards" in done.stderr
+    listed = rsr_ray("rejects", "--store", tmp_path / "store", "--student", "student", "--reason", "unreadable_row")
+    assert listed.stdout.count("--columns maps other names") == 3
+    assert "1 work units deleted, with 3 rejected rows" in rsr_ray("rejects", "--store", tmp_path / "store", "--student", "student", "--retry").stdout
+    again = rsr_ray(*command, "--columns", "prompt=question", "response=answer")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "read 7 = scored 3 + rejected 0 + already scored 4" in again.stdout

@@ -207,3 +207,18 @@ def test_a_task_that_ends_its_process_again_and_again_is_given_up():
 
     with pytest.raises(ray.exceptions.RayTaskError, match="ended the process it ran in 10 times"):
         ray.get(deadly.remote(), timeout=200)
+
+
+def test_the_same_conversation_in_every_shape_has_the_same_scores(tmp_path):
+    from ..test_shapes import COLUMNS, SHAPES
+
+    for n, row in enumerate(SHAPES.values()):
+        write_lines(tmp_path / f"corpus/{n:02d}.jsonl", [row, {"messages": conversation(n)}])
+    columns = tuple(f"{name}={column}" for name, column in COLUMNS.items())
+    run = score(tmp_path / "corpus", tmp_path / "store", columns=columns, teacher="T")
+    rows = [row for row in stored(tmp_path / "store") if row["source_row"] == 0]
+    assert len(rows) == len(SHAPES)
+    assert table(run)[0]["n_duplicates"] == len(SHAPES) - 1
+    assert len({row["trajectory_id"] for row in rows}) == 1
+    assert {tuple(row[name] for name in NUMBERS) for row in rows} == {tuple(rows[0][name] for name in NUMBERS)}
+    assert rows[0]["n_tokens"] > 10
