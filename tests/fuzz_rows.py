@@ -6,8 +6,10 @@ becomes of them. Ends with an error if anything is raised, if a row takes longer
 
 import json
 import random
+import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def main(folder: str, n: int) -> None:
     rows = [row for row in rows if len(json.dumps(row)) < 6000]
     obj = InputObject(uri="/corpus/teacher=T/a.jsonl", version="v", size=1)
     templates = [None, *(p.read_text() for p in sorted(Path(folder).resolve().parent.glob("chat_templates/*.jinja")))]
-    line_file = Path(sys.argv[0] + ".line.jsonl")
+    line_file = Path(tempfile.mkdtemp()) / "line.jsonl"
     outcome: Counter[str] = Counter()
     done = 0
     try:
@@ -103,7 +105,7 @@ def main(folder: str, n: int) -> None:
                     outcome[reason or "encoded"] += 1
                 done += 1
     finally:
-        line_file.unlink(missing_ok=True)
+        shutil.rmtree(line_file.parent)
     print(f"{done:,} mutated rows, {outcome.total():,} trajectories: " + ", ".join(f"{k} {v:,}" for k, v in outcome.most_common()))
 
 
