@@ -54,7 +54,7 @@ def a_corpus(demo_corpus):
 def local_table(a_corpus, tmp_path_factory, local_ray):
     """Its teachers, from a run on local files."""
     corpus, settings = a_corpus
-    return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist()
+    return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist(maps_as_pydicts="strict")
 
 
 @pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])

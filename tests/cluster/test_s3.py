@@ -17,7 +17,7 @@ def test_the_same_table_through_s3(s3, a_corpus, local_table):
     options = as_options(settings)
     done = rsr_ray("score", "--corpus", "s3://rsr/corpus", "--store", "s3://rsr/store", *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    teachers = pq.read_table(pa.BufferReader(get("s3://rsr/store/teachers/student=s.parquet", endpoint))).to_pylist()
+    teachers = pq.read_table(pa.BufferReader(get("s3://rsr/store/teachers/student=s.parquet", endpoint))).to_pylist(maps_as_pydicts="strict")
     assert teachers == local_table
     glob = "s3://rsr/corpus/" + "*/" * len(next(corpus.rglob("part-*")).relative_to(corpus).parts[1:]) + "part-*"
     again = rsr_ray("score", "--corpus", glob, "--store", "s3://rsr/store", "--json", *options)
