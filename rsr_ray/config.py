@@ -51,6 +51,7 @@ class ScoreConfig:
     gpus_per_replica: int | None = option("GPUs a replica is spread over; default: 1 where the cluster has GPUs", None)
     quantize: str | None = option(f"load the student's weights as {' or '.join(QUANTIZE)}; needs pip install 'rsr_ray[quantize]'", None)
     batch_tokens: int | None = option("positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None)
+    per_turn: bool = option("keep the sums of each assistant turn as well, in the column turns", False)
     max_rejects: float = option("fail, after all is done, where more than this share of a run's rows was rejected", 0.05)
     unit_rows: int = option("rows in a work unit: what is lost when a replica dies, and one file of the store", 256)
     s3_endpoint: str | None = option("URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", None)
@@ -111,6 +112,8 @@ class ScoreConfig:
         facts = dataclasses.asdict(student)
         del facts["source"]
         facts |= {"system_prompt": self.system_prompt, "render": self.render, "over_length": self.over_length}
+        if self.per_turn:  # changes no score, but what is kept of it
+            facts["per_turn"] = True
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -173,7 +173,7 @@ class Doctor:
         how = self.how(facts)
         tokenizer = load_tokenizer(facts.source, how.chat_template)
         find = find_verbatim if how.verbatim else find_turns
-        text, _ = find([PROBE[0], {"role": "assistant", "content": "It is 4."}], tokenizer)
+        text, *_ = find([PROBE[0], {"role": "assistant", "content": "It is 4."}], tokenizer)
         ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         if tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False).replace(" ", "") != text.replace(" ", ""):
             self.say(
@@ -204,8 +204,8 @@ class Doctor:
                 continue
             turns, tools = json.loads(row["messages"]), json.loads(row["tools"]) if row["tools"] else None
             try:
-                ids, spans, _ = encode(turns, tokenizer, how, tools)
-                text, at = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
+                ids, spans, *_ = encode(turns, tokenizer, how, tools)
+                text, at, _ = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
             except BadRow as e:
                 rejects[f"{e.reason} ({e})"] += 1
                 self.shown.append(Shown(row["trajectory_id"], "", [], str(e)))

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +70,7 @@ class Encode:
                 (row,) = some
                 del row["messages"], row["tools"]
                 lost = {"reject_reason": "tokenizer_error", "reject_detail": "the tokenizer ended its whole process on this row"}
-                done.append({**row, **lost, "input_ids": None, "spans": None, "truncated": None})
+                done.append({**row, **lost, **dict.fromkeys(Encoded._fields)})
         aside.shutdown()
         return done
 
@@ -95,25 +95,35 @@ def encode_rows(rows: list[dict[str, Any]], student: str, how: How) -> list[dict
 def encode_row(row: dict[str, Any], tokenizer: Any, how: How) -> dict[str, Any]:
     """A READ_ROWS value as an ENCODED_ROWS value; rejected rows pass through."""
     messages, tools = row.pop("messages"), row.pop("tools")
-    row["input_ids"], row["spans"], row["truncated"] = None, None, None
+    row |= dict.fromkeys(Encoded._fields)
     if row["reject_reason"] is None:
         try:
             encoded = encode(json.loads(messages), tokenizer, how, json.loads(tools) if tools else None)
-            row["input_ids"], row["spans"], row["truncated"] = encoded
+            row |= encoded._asdict()
         except BadRow as e:
             row["reject_reason"], row["reject_detail"] = e.reason, e.detail
     return row
 
 
-def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Token ids int32 [T] up to the last scored token; spans int32 [2S]: start, stop of each run of scored tokens; whether cut.
+class Encoded(NamedTuple):
+    """A conversation as tokens."""
+
+    input_ids: np.ndarray  # int32 [T], up to the last scored token
+    spans: np.ndarray  # int32 [2S]: start, stop of each run of scored tokens
+    truncated: bool  # cut to the length limit
+    span_turns: np.ndarray  # int32 [S]: the turn that each run belongs to, 0-based
+
+
+def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None) -> Encoded:
+    """The conversation as the student's template and tokenizer have it.
 
     A token belongs to the text that its first character belongs to. No special token is added to what the template
     rendered, so there is never a second BOS. Position 0 has no context and is not scored. Raises BadRow.
     """
-    if how.system_prompt and all(turn["role"] != "system" for turn in turns):
+    added = bool(how.system_prompt) and all(turn["role"] != "system" for turn in turns)
+    if added:
         turns = [{"role": "system", "content": how.system_prompt}, *turns]
-    text, spoken = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
+    text, spoken, whose = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
     backend = tokenizer.backend_tokenizer
     try:
         encoding = backend.encode(text, add_special_tokens=False)
@@ -121,21 +131,20 @@ def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = Non
         if isinstance(e, (KeyboardInterrupt, SystemExit)):
             raise
         raise BadRow("tokenizer_error", f"{type(e).__name__}: {e}"[:300]) from e
-    spans = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text))) for a, b in spoken]
-    spans = [(max(a, 1), b) for a, b in spans if max(a, 1) < b]
-    if not spans:
+    runs = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text)), i - added) for (a, b), i in zip(spoken, whose, strict=True)]
+    runs = [(max(a, 1), b, i) for a, b, i in runs if max(a, 1) < b]
+    if not runs:
         raise BadRow("empty_response", "no token of the assistant's text can be scored")
-    length = spans[-1][1]
+    length = runs[-1][1]
     truncated = length > how.max_length and how.over_length == "truncate"
     if truncated:
         length = how.max_length
-        spans = [(a, min(b, length)) for a, b in spans if a < length]
-    if not spans or (length > how.max_length and how.over_length == "reject"):
-        prompt_alone = "" if spans else ": the prompt alone fills it"
-        raise BadRow(
-            "over_length", f"{len(encoding)} tokens, limit {how.max_length}{prompt_alone}; --over-length truncate or window takes longer rows"
-        )
-    return np.asarray(encoding.ids[:length], dtype=np.int32), np.asarray(spans, dtype=np.int32).reshape(-1), truncated
+        runs = [(a, min(b, length), i) for a, b, i in runs if a < length]
+    if not runs or (length > how.max_length and how.over_length == "reject"):
+        way_out = "--over-length truncate or window takes longer rows" if runs else "the prompt alone fills it"
+        raise BadRow("over_length", f"{len(encoding)} tokens, limit {how.max_length}; {way_out}")
+    starts, stops, owners = np.array(runs, np.int32).T
+    return Encoded(np.asarray(encoding.ids[:length], np.int32), np.stack([starts, stops], 1).reshape(-1), truncated, owners.copy())
 
 
 def _first_token(encoding: Any, position: int, n_chars: int) -> int:
@@ -154,8 +163,11 @@ def _first_token(encoding: Any, position: int, n_chars: int) -> int:
 # --- the place of the assistant's text in the rendering ---------------------------------------------------------------
 
 
-def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> tuple[str, list[tuple[int, int]]]:
-    """The rendered conversation, and [start, stop) in characters of the assistant's texts in it: content, reasoning, tool calls.
+Found = tuple[str, list[tuple[int, int]], list[int]]
+
+
+def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:
+    """The rendered conversation; [start, stop) in characters of the assistant's texts in it (content, reasoning, tool calls); their turns.
 
     White space that the template strips from a text's ends is not in the span; white space that it keeps is. Raises
     BadRow where the template fails, or leaves out or rewrites any of the assistant's text.
@@ -166,14 +178,16 @@ def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> 
     slots = [Slot(i, field, n) for n, i in enumerate(answers, 1) for field in (*REASONING, "content") if turns[i].get(field, "").strip()]
     spans = _find_texts(turns, slots, text, tokenizer, tools)
     ends = {slot.index: end for slot, (_, end) in zip(slots, spans, strict=True)}
+    owned = [(span, slot.index) for span, slot in zip(spans, slots, strict=True)]
     for n, i in enumerate(answers, 1):
         if turns[i].get("tool_calls"):
             start, stop = _find_calls(turns, i, n, text, tokenizer, tools)
-            spans.append((max(start, ends.get(i, 0)), stop))
-    return text, sorted(spans)
+            owned.append(((max(start, ends.get(i, 0)), stop), i))
+    owned.sort()
+    return text, [span for span, _ in owned], [i for _, i in owned]
 
 
-def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> tuple[str, list[tuple[int, int]]]:
+def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:
     """As `find_turns`, with the assistant's texts as they stand and only what is around them from the template.
 
     The template renders the conversation up to the generation prompt of the last answer, earlier answers being marks; what a
@@ -202,7 +216,7 @@ def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) 
         text += turns[i]["content"]
     text += opened
     spans.append((len(text), len(text) + len(turns[last]["content"])))
-    return text + turns[last]["content"], spans
+    return text + turns[last]["content"], spans, answers
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     }
     return encoded.map_batches(
         Score,
-        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint, run.run_id, store, window),
+        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint, run.run_id, store, window, config.per_turn),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),

@@ -28,6 +28,15 @@ def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": meaning})
 
 
+TURN_SUMS = pa.struct(
+    [
+        _column("turn", pa.int64(), "0-based turn of the conversation"),
+        _column("n_tokens", pa.int64(), "as of the whole trajectory, here and below"),
+        _column("rank_sum", pa.int64(), ""),
+        _column("surprisal_sum", pa.float64(), ""),
+        _column("entropy_sum", pa.float64(), ""),
+    ]
+)
 SCORES = pa.schema(
     [
         _column("trajectory_id", pa.string(), "from the data, or a hash of teacher, prompt, response and sample"),
@@ -45,6 +54,7 @@ SCORES = pa.schema(
         _column("mean_surprisal", pa.float64(), "nats a token; surprisal_sum / n_tokens"),
         _column("mean_entropy", pa.float64(), "nats a token; entropy_sum / n_tokens"),
         _column("rsr", pa.float64(), "ranks a nat; rank_sum / surprisal_sum; lower is better"),
+        _column("turns", pa.list_(TURN_SUMS), "the sums of each assistant turn, in order, where --per-turn asked for them"),
         _column("truncated", pa.bool_(), "the row was cut to the length limit before scoring; null for a rejected row"),
         _column("reject_reason", pa.string(), "null for a scored row, else one of the closed list of reasons"),
         _column("reject_detail", pa.string(), "what happened, in words"),
@@ -91,6 +101,7 @@ ENCODED_ROWS = pa.struct(
         *[f for f in READ_ROWS if f.name not in ("messages", "tools")],
         pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
         SCORES.field("truncated"),
+        pa.field("span_turns", pa.list_(pa.int32())),  # the turn that each of the spans belongs to
         pa.field("spans", pa.list_(pa.int32())),  # start, stop, start, stop ... of the scored tokens in input_ids
     ]
 )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -43,7 +44,7 @@ def templated(tokenizer):
 
 
 def spans_text(messages, tokenizer) -> list[str]:
-    text, turns = find_turns(messages, tokenizer)
+    text, turns, _ = find_turns(messages, tokenizer)
     return [text[a:b] for a, b in turns]
 
 
@@ -95,7 +96,7 @@ def test_todays_date_is_not_in_the_rendering(templated):
 
 
 def test_tokens_of_the_spans_decode_to_the_answers(tokenizer):
-    ids, spans, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
+    ids, spans, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
     texts = [tokenizer.decode(ids[a:b]) for a, b in spans.reshape(-1, 2)]
     assert texts == [m["content"] for m in TWO_ANSWERS if m["role"] == "assistant"]
     assert len(ids) == spans[-1]  # nothing behind the last scored token
@@ -105,14 +106,14 @@ def test_tokens_of_the_spans_decode_to_the_answers(tokenizer):
 
 def test_never_a_second_bos(templated):
     tokenizer = templated("{{ '<|endoftext|>' }}" + CHATML)
-    ids, _, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
+    ids, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
     bos = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert (ids[0], ids[1] == bos) == (bos, False)
 
 
 def test_the_first_token_has_no_context_and_is_not_scored(templated):
     tokenizer = templated("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    ids, spans, _ = encode([{"role": "assistant", "content": "The answer is 4."}], tokenizer, How(max_length=100))
+    ids, spans, *_ = encode([{"role": "assistant", "content": "The answer is 4."}], tokenizer, How(max_length=100))
     assert spans.tolist() == [1, len(ids)]
     with pytest.raises(BadRow) as caught:
         encode([{"role": "assistant", "content": "."}], tokenizer, How(max_length=100))
@@ -120,17 +121,17 @@ def test_the_first_token_has_no_context_and_is_not_scored(templated):
 
 
 def test_a_row_over_the_limit_is_rejected(tokenizer):
-    ids, _, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
+    ids, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000))
     encode(TWO_ANSWERS, tokenizer, How(max_length=len(ids)))
     with pytest.raises(BadRow, match=rf"tokens, limit {len(ids) - 1}; --over-length"):
         encode(TWO_ANSWERS, tokenizer, How(max_length=len(ids) - 1))
 
 
 def test_a_row_over_the_limit_is_cut_or_left_whole_where_asked(tokenizer):
-    ids, spans, cut = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate"))
+    ids, spans, cut, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate"))
     assert not cut
     for limit in (len(ids) - 1, int(spans[2]) + 1, int(spans[2]), int(spans[0]) + 1):
-        fewer, kept, cut = encode(TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate"))
+        fewer, kept, cut, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate"))
         assert cut
         assert fewer.tolist() == ids[:limit].tolist()
         wanted = [p for a, b in spans.reshape(-1, 2) for p in range(a, b) if p < limit]
@@ -260,8 +261,10 @@ def test_what_is_scored_of_an_agents_trace(templated, name):
             find_turns(AGENT, tokenizer, TOOLS)
         assert caught.value.reason == want
     else:
-        text, turns = find_turns(AGENT, tokenizer, TOOLS)
-        assert [text[a:b] for a, b in turns] == want
+        text, spans, whose = find_turns(AGENT, tokenizer, TOOLS)
+        assert [text[a:b] for a, b in spans] == want
+        assert whose == sorted(whose)
+        assert {*whose} == {1, 3}
 
 
 @needs_shared
@@ -279,14 +282,14 @@ def test_what_is_scored_of_an_agents_trace(templated, name):
 )
 def test_a_turn_that_is_a_call_and_nothing_else(templated, name, call):
     turns = [AGENT[0], {**AGENT[1], "content": ""}, AGENT[2], {"role": "assistant", "content": "12 degrees."}]
-    text, spans = find_turns(turns, real(templated, name), TOOLS)
+    text, spans, _ = find_turns(turns, real(templated, name), TOOLS)
     assert [text[a:b] for a, b in spans] == [call, "12 degrees."]
 
 
 @needs_shared
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_verbatim_keeps_every_answer_under_every_template(templated, name):
-    text, spans = find_verbatim(TWO_ANSWERS, real(templated, name))
+    text, spans, _ = find_verbatim(TWO_ANSWERS, real(templated, name))
     answers = [turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"]
     assert [text[a:b] for a, b in spans] == answers
     assert text.endswith(answers[-1])
@@ -303,7 +306,7 @@ def test_the_reject_names_the_way_out(templated, name):
 
 def test_a_generation_prompt_that_opens_the_thinking_does_not_open_it_twice(templated):
     tokenizer = templated(CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
-    text, ((start, _),) = find_verbatim(TWO_ANSWERS[:2], tokenizer)
+    text, ((start, _),), _ = find_verbatim(TWO_ANSWERS[:2], tokenizer)
     assert text.count("<think>") == 1
     assert text[:start].endswith("<|im_start|>assistant\n")
 
@@ -323,6 +326,42 @@ def test_a_template_for_a_base_model():
     for name, template in CHAT_TEMPLATES.items():
         tokenizer = load_tokenizer(str(DEMO_STUDENT), template)
         assert spans_text(TWO_ANSWERS, tokenizer) == [turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"], name
-        text, spans = find_verbatim(TWO_ANSWERS, tokenizer)
+        text, spans, _ = find_verbatim(TWO_ANSWERS, tokenizer)
         assert [text[a:b] for a, b in spans] == spans_text(TWO_ANSWERS, tokenizer)
         assert render(TWO_ANSWERS, tokenizer).startswith(text)
+
+
+# --- what a scan for markers would get wrong --------------------------------------------------------------------------
+
+SCANS = {  # the header and the end of an assistant turn, as a table of markers has them
+    "Qwen-Qwen2.5-7B-Instruct": ("<|im_start|>assistant\n", "<|im_end|>"),
+    "meta-llama-Llama-3.1-8B-Instruct": ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+    "microsoft-Phi-3.5-mini-instruct": ("<|assistant|>\n", "<|end|>"),
+    "google-gemma-2-2b-it": ("<start_of_turn>model\n", "<end_of_turn>"),
+    "mistralai-Mistral-Nemo-Instruct-2407": ("[/INST]", "</s>"),
+}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", SCANS)
+def test_a_scan_for_markers_takes_text_for_markers(templated, name):
+    """A user asks about the format and the answer quotes it: the scan scores the question and cuts the answer."""
+    header, end = SCANS[name]
+    turns = [
+        {"role": "user", "content": f"What does {header}hello{end} mean?"},
+        {"role": "assistant", "content": f"A turn that says hello: {header}hello{end} is how it is written."},
+    ]
+    tokenizer = real(templated, name)
+    text, spans, _ = find_turns(turns, tokenizer)
+    scanned = [m.span(1) for m in re.finditer(f"{re.escape(header)}(.*?){re.escape(end)}", text, re.DOTALL)]
+    assert [text[a:b] for a, b in spans] == [turns[1]["content"]]
+    assert scanned != spans
+    assert any(text[a:b] == "hello" for a, b in scanned)
+
+
+def test_a_template_with_generation_marks_has_the_same_spans(templated):
+    text = "{{ m['content'] }}<|im_end|>\n"
+    answer = f"{{% generation %}}{text}{{% endgeneration %}}"
+    marked = CHATML.replace(text, f"{{% if m['role'] == 'assistant' %}}{answer}{{% else %}}{text}{{% endif %}}")
+    assert "generation" in marked
+    assert find_turns(TWO_ANSWERS, templated(marked)) == find_turns(TWO_ANSWERS, templated(CHATML))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, Work, cut_windows, score_rows
+from rsr_ray.score import Score, Work, cut_windows, score_rows, sum_by_turn
 from rsr_ray.student import Student
 
 from .conftest import DEMO_STUDENT
@@ -95,6 +95,7 @@ def test_half_precision_stays_near(student, dtype):
 def score(student):
     scorer = Score.__new__(Score)
     scorer.student, scorer.r_max, scorer.work, scorer.fingerprint, scorer.window = student, 100, Work(1000), "f", None
+    scorer.per_turn = False
     return scorer
 
 
@@ -220,7 +221,8 @@ def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(l
     spans = np.array(cuts[: len(cuts) // 2 * 2], np.int32)
     ids = np.arange(length, dtype=np.int32)
     scored = []
-    for row, inside in cut_windows(ids, spans, window):
+    for row, inside, which in cut_windows(ids, spans, window):
+        assert len(which) == len(inside) // 2
         assert len(row) <= max(window, 2)
         for p in (p for a, b in inside.reshape(-1, 2) for p in range(a, b)):
             scored.append(int(row[p]))
@@ -233,7 +235,7 @@ def test_long_rows_in_windows_equal_the_definition(student):
     scorer = Score.__new__(Score)
     scorer.student, scorer.r_max, scorer.work, scorer.window = student, 100, Work(1000), 32
     ids, spans = random_rows(6, 600, 150)
-    got = scorer.sum_windows(ids, spans)
+    got, of_spans = scorer.sum_windows(ids, spans)
     model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
     for n, (row, span) in enumerate(zip(ids, spans, strict=True)):
         alone_ids, alone_spans = [], []
@@ -244,3 +246,26 @@ def test_long_rows_in_windows_equal_the_definition(student):
         want = slow_sums(model, alone_ids, alone_spans, 100)
         for (name, values), expected in zip(got.items(), want, strict=True):
             np.testing.assert_allclose(values[n], expected.sum(), rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(of_spans[n].sums[name].sum(), expected.sum(), rtol=1e-5, err_msg=name)
+
+
+def test_sums_of_turns_are_those_of_their_tokens_and_add_up(student):
+    """Spans of turns 1, 1 and 3, whole and in windows."""
+    ids = np.random.default_rng(5).integers(0, 600, 90).astype(np.int32)
+    spans, owners = np.array([4, 20, 25, 40, 50, 90], np.int32), np.array([1, 1, 3], np.int32)
+    scorer = Score.__new__(Score)
+    scorer.student, scorer.r_max, scorer.work, scorer.window = student, 100, Work(1000), None
+    whole, (of_spans,) = scorer.sum_windows([ids], [spans])
+    first, second = sum_by_turn(of_spans, owners)
+    assert (first["turn"], second["turn"]) == (1, 3)
+    assert (first["n_tokens"], second["n_tokens"]) == (31, 40)
+    for name, (expected,) in whole.items():
+        assert first[name] + second[name] == pytest.approx(expected), name
+    alone = score_rows(student, [ids[:40]], [spans[:4]], Work(1000), 100)
+    assert first["rank_sum"] == alone["rank_sum"][0]
+    assert first["surprisal_sum"] == pytest.approx(alone["surprisal_sum"][0], rel=1e-5)
+    scorer.window = 32
+    cut, (of_spans,) = scorer.sum_windows([ids], [spans])
+    turns = sum_by_turn(of_spans, owners)
+    assert [turn["n_tokens"] for turn in turns] == [31, 40]
+    assert sum(turn["rank_sum"] for turn in turns) == cut["rank_sum"][0]

@@ -2,10 +2,15 @@
 
 import json
 
+import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rsr_ray.objects import InputObject
 from rsr_ray.read import canonical, iter_trajectories
+from rsr_ray.schema import READ_ROWS, REJECT_REASONS
+from rsr_ray.shapes import COLUMNS as KNOWN
 from rsr_ray.shapes import BadRow, conversation, mapped, samples, shape_of
 
 ASKED, THOUGHT, ANSWER = "What is 2+2?", "Two and two.", "It is 4."
@@ -122,3 +127,20 @@ def test_what_is_no_conversation_says_why(row, reason, says):
     with pytest.raises(BadRow, match=says) as caught:
         conversation(row)
     assert caught.value.reason == reason
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "user", "assistant", "gpt", "<think>", "\ud800", "f(x)", "{}"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls", "text"]), inner),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(row=st.dictionaries(st.sampled_from(KNOWN), values, max_size=6))
+def test_any_row_is_a_conversation_or_says_why_not(row):
+    for one in samples(row):
+        got = canonical_of(one)
+        assert (got["messages"] is None) == (got["reject_reason"] is not None)
+        assert got["reject_reason"] is None or (got["reject_reason"] in REJECT_REASONS and got["reject_detail"])
+        pa.array([got], READ_ROWS)  # Arrow can hold it

@@ -222,3 +222,54 @@ def test_the_same_conversation_in_every_shape_has_the_same_scores(tmp_path):
     assert len({row["trajectory_id"] for row in rows}) == 1
     assert {tuple(row[name] for name in NUMBERS) for row in rows} == {tuple(rows[0][name] for name in NUMBERS)}
     assert rows[0]["n_tokens"] > 10
+
+
+BAD_ROWS = {
+    "unreadable_row": "{broken",
+    "unknown_role": {"messages": [{"role": "narrator", "content": "x"}]},
+    "not_text": {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+    "no_assistant_turn": {"messages": [{"role": "user", "content": "x"}]},
+    "empty_response": {"prompt": "x", "response": "  "},
+    "tool_calls": {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": "{"}]}]},
+    "over_length": {"prompt": "x", "response": "word " * 9000},
+    "template_changes_response": {"prompt": "x", "response": "SHOUT this"},
+    "template_drops_response": {"prompt": "x", "response": "DROP this"},
+    "template_error": {"messages": [{"role": "system", "content": "FAIL"}, {"role": "assistant", "content": "x"}]},
+}
+
+
+def test_all_shapes_ten_kinds_of_bad_rows_and_a_corrupt_shard(tmp_path):
+    from ..test_shapes import COLUMNS, SHAPES
+
+    student = shutil.copytree(DEMO_STUDENT, tmp_path / "student")
+    (student / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.content == 'FAIL' %}{{ raise_exception('no') }}{% endif %}<|im_start|>{{ m.role }}\n"
+        "{% if 'DROP' not in m.content %}{{ m.content.replace('SHOUT', 'shout') }}{% endif %}<|im_end|>\n{% endfor %}"
+    )
+    for n, row in enumerate(SHAPES.values()):
+        write_lines(tmp_path / f"corpus/teacher=T{n % 3}/{n:02d}.jsonl", [row, {"messages": conversation(n)}])
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in BAD_ROWS.values()]
+    (tmp_path / "corpus/teacher=T0/bad.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "corpus/teacher=T1/corrupt.parquet").write_bytes(b"PAR1" + b"\0" * 500 + b"PAR1")
+    columns = tuple(f"{name}={column}" for name, column in COLUMNS.items())
+    run = score(tmp_path / "corpus", tmp_path / "store", student=str(student), columns=columns)
+    assert dict(run.rejected) == dict.fromkeys(BAD_ROWS, 1) | {"unreadable_shard": 1}
+    assert (run.n_scored, run.n_read) == (2 * len(SHAPES), 2 * len(SHAPES) + len(BAD_ROWS) + 1)
+    rejected = [row for row in stored(tmp_path / "store") if row["reject_reason"]]
+    assert all(row["reject_detail"] and row["rsr"] is None for row in rejected)
+    assert "corrupt.parquet" in next(row["source"] for row in rejected if row["reject_reason"] == "unreadable_shard")
+
+
+def test_the_sums_of_each_turn_on_request(tmp_path):
+    two = [*conversation(1), *conversation(2)]
+    write_lines(tmp_path / "corpus/teacher=A/0.jsonl", [{"id": "two", "messages": two}, {"id": "bad", "messages": two[:1]}])
+    score(tmp_path / "corpus", tmp_path / "plain")
+    score(tmp_path / "corpus", tmp_path / "turns", per_turn=True, over_length="window", max_length=40)
+    bad, plain = stored(tmp_path / "plain")
+    assert (bad["turns"], plain["turns"]) == (None, None)
+    bad, row = stored(tmp_path / "turns")
+    assert bad["turns"] is None
+    assert [turn["turn"] for turn in row["turns"]] == [1, 3]
+    assert row["n_tokens"] == plain["n_tokens"] > 40 - row["n_prompt_tokens"]
+    for name in ("n_tokens", "rank_sum", "surprisal_sum", "entropy_sum"):
+        assert sum(turn[name] for turn in row["turns"]) == pytest.approx(row[name]), name

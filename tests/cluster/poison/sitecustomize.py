@@ -21,10 +21,10 @@ class Finder:
             load(module)
             render = module.render
 
-            def poisoned(messages, tokenizer):
-                if any(POISON in m["content"] for m in messages):
+            def poisoned(turns, *more, **named):
+                if any(POISON in turn["content"] for turn in turns):
                     ctypes.string_at(0)
-                return render(messages, tokenizer)
+                return render(turns, *more, **named)
 
             module.render = poisoned
 
