@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from rsr_ray.config import ScoreConfig, load_config, load_nightly
-from rsr_ray.errors import RunError, UserError
+from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
 
 
@@ -64,12 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except UserError as e:
-        print(f"rsr-ray: {e}", file=sys.stderr)
-        return 2
-    except (RunError, OSError) as e:
-        print(f"rsr-ray: {e}", file=sys.stderr)
-        return 1
+    except (UserError, RunError, OSError) as e:
+        print(f"rsr-ray: {safe(str(e))}", file=sys.stderr)
+        return 2 if isinstance(e, UserError) else 1
     except KeyboardInterrupt:
         print("rsr-ray: interrupted; finished units are kept: run the same command again to go on", file=sys.stderr)
         return 130

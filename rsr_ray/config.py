@@ -61,6 +61,9 @@ class ScoreConfig:
     trust_remote_code: bool = option("run Python code that comes with the student", False)
 
     def __post_init__(self) -> None:
+        for uri in (*self.corpus, self.store, self.s3_endpoint or ""):
+            if re.search(r"://[^/]*:[^/]*@", uri):  # it would be kept in every row and run file
+                raise UserError("a URL with a password in it is refused: give credentials by the AWS variables, a role, or fsspec's configuration")
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
         object.__setattr__(self, "store", absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))

@@ -7,3 +7,8 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The run broke: a lost GPU, a full disk, an equation that does not hold. One line, exit code 1."""
+
+
+def safe(text: str) -> str:
+    """A text from the data as a terminal may show it: escape sequences, line breaks and marks of direction are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rsr_ray.errors import safe
 from rsr_ray.run import Run
 from rsr_ray.schema import REJECT_REASONS
 
@@ -31,7 +32,7 @@ def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Conso
         numbers = [f"{t[name]:.3f}" if t[name] is not None else "-" for name in ("rsr", "mean_rank", "mean_surprisal")]
         length = f"{t['mean_tokens']:,.0f}" if t["mean_tokens"] is not None else "-"
         counts = [f"{t[name]:,}" for name in ("n_trajectories", "n_rejected", "n_duplicates", "n_truncated")]
-        table.add_row(str(t["place"] or "-"), Text(t["teacher"]), *numbers, length, *counts)
+        table.add_row(str(t["place"] or "-"), Text(safe(t["teacher"])), *numbers, length, *counts)
     out.print(table)
 
 
@@ -42,7 +43,7 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
         out.print(Text(f"  memory ran out {run.splits:,} times: batches were split and made smaller; --batch-tokens sets their size"))
     for reason, n in run.rejected.most_common():
         out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]}"))
-        out.print(Text(f"    e.g. {run.examples[reason]}"), style="dim")
+        out.print(Text(safe(f"    e.g. {run.examples[reason]}")), style="dim")
     out.print(Text(f"scores    {store_uri}/scores/student={run.config.student_name}/"), soft_wrap=True)
     out.print(Text(f"teachers  {store_uri}/teachers/student={run.config.student_name}.parquet"), soft_wrap=True)
     out.print(Text(f"run       {store_uri}/runs/{run.run_id}.json"), soft_wrap=True)
@@ -51,9 +52,9 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
 def print_doctor(doctor: "Doctor", out: Console) -> None:
     """The sample with what is scored marked, then a line a finding."""
     for shown in doctor.shown:
-        line = Text(f"{shown.trajectory_id}: ", style="bold")
+        line = Text(safe(f"{shown.trajectory_id}: "), style="bold")
         if shown.reject:
-            line.append(f"rejected: {shown.reject}", style="red")
+            line.append(safe(f"rejected: {shown.reject}"), style="red")
         at = 0
         for start, stop in shown.spans:
             line.append(_middle_out(shown.text[at:start]), style="dim")
@@ -69,7 +70,7 @@ def print_doctor(doctor: "Doctor", out: Console) -> None:
 
 def _middle_out(text: str) -> str:
     """A text in one line, its middle left out where it is long."""
-    text = " ".join(text.replace("\n", "⏎ ").split())
+    text = safe(" ".join(text.replace("\n", "⏎ ").split()))
     return text if len(text) <= 80 else f"{text[:38]} … {text[-38:]}"
 
 
@@ -80,7 +81,7 @@ def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:
         out.print(Text(f"{len(some):,} {reason}: {REJECT_REASONS[reason]}", style="bold"), soft_wrap=True)
         for row in some:
             where = f"{row['source']} row {row['source_row']}"
-            out.print(Text(f"  {row['teacher']}  {row['trajectory_id']}  {where}: {row['reject_detail']}"), soft_wrap=True)
+            out.print(Text(safe(f"  {row['teacher']}  {row['trajectory_id']}  {where}: {row['reject_detail']}")), soft_wrap=True)
     if not rows:
         out.print("no row was rejected")
 
@@ -95,9 +96,9 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
         if "teachers" in student:
             print_teachers(student["teachers"], name, out)
             for line in _changes(student, night["night"]):
-                out.print(Text(line), soft_wrap=True)
+                out.print(Text(safe(line)), soft_wrap=True)
         if student["error"]:
-            out.print(Text(f"student {name}: {student['error']}", style="bold red"), soft_wrap=True)
+            out.print(Text(safe(f"student {name}: {student['error']}"), style="bold red"), soft_wrap=True)
         out.print()
     out.print(Text(f"night     {store_uri}/nightly/{night['night']}.json"), soft_wrap=True)
 

@@ -53,8 +53,9 @@ def test_a_wrong_yaml_file_is_named(tmp_path, text, says):
     ],
 )
 def test_wrong_values_are_named(changes, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as caught:
         ScoreConfig(**(GIVEN | changes))
+    assert "secret" not in str(caught.value)
 
 
 def test_what_is_missing_is_named():
