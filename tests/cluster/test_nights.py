@@ -37,27 +37,30 @@ def write_shard(path: Path, teacher: str, ids: range, style: str) -> None:
             file.write(json.dumps({"id": f"{teacher}/{n}", "teacher": teacher, "messages": conversation(style, make_problem(rng), rng)}) + "\n")
 
 
-def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
-    corpus, store = tmp_path / "corpus", tmp_path / "store"
-    path = config_file(tmp_path, corpus, store)
+@pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
+def test_three_nights_on_a_growing_corpus(s3, tmp_path):
+    path = config_file(tmp_path, "s3://rsr/growing", "s3://rsr/grown")
 
     def night(name: str) -> dict:
-        return run_night(load_nightly(str(path), {"night": name}))["students"]
+        upload(s3[0], tmp_path / "corpus", "rsr/growing")
+        done = rsr_ray("nightly", "--config", path, "--night", name, "--json")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])["students"]
 
-    write_shard(corpus / "a-1.jsonl", "A", range(60), "methodical-32b")
-    write_shard(corpus / "b-1.jsonl", "B", range(50), "flowery-8b")
+    write_shard(tmp_path / "corpus" / "part-a-1.jsonl", "A", range(60), "methodical-32b")
+    write_shard(tmp_path / "corpus" / "part-b-1.jsonl", "B", range(50), "flowery-8b")
     first = night("2026-01-01")
     assert {name: s["equation"]["scored"] for name, s in first.items()} == {"one": 110, "two": 110}
     assert {s["changes"] for s in first.values()} == {None}
 
-    write_shard(corpus / "a-2.jsonl", "A", range(50, 90), "methodical-32b")  # ten of them as last night
+    write_shard(tmp_path / "corpus" / "part-a-2.jsonl", "A", range(50, 90), "methodical-32b")  # ten of them as last night
     second = night("2026-01-02")
     for s in second.values():
         assert (s["equation"]["scored"], s["equation"]["already_scored"]) == (40, 110)
         assert s["changes"]["new_trajectories"] == {"A": 30}
         assert [t["n_duplicates"] for t in s["teachers"] if t["teacher"] == "A"] == [10]
 
-    write_shard(corpus / "c-1.jsonl", "C", range(70), "terse-7b")
+    write_shard(tmp_path / "corpus" / "part-c-1.jsonl", "C", range(70), "terse-7b")
     third = night("2026-01-03")
     for s in third.values():
         assert (s["equation"]["scored"], s["equation"]["already_scored"]) == (70, 150)
@@ -66,9 +69,14 @@ def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
         assert newcomer["place"] == [t["teacher"] for t in s["teachers"]].index("C") + 1
         assert {t["teacher"]: t["n_trajectories"] for t in s["teachers"]} == {"A": 90, "B": 50, "C": 70}
     assert third["one"]["teachers"] != third["two"]["teachers"]
-    rows = stored(store, "one")
+    rows = stored("s3://rsr/grown", "one", endpoint=s3[1])
     assert len(rows) == 220
     assert len({row["trajectory_id"] for row in rows}) == 210
+
+    shown = rsr_ray("nightly", "--config", path, "--night", "2026-01-03")  # the same night again says the same
+    place = next(t["place"] for t in third["one"]["teachers"] if t["teacher"] == "C")
+    assert f"new teacher C takes place {place} of 3 (rsr " in shown.stdout
+    assert "+70 trajectories: C +70" in shown.stdout
 
 
 def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ray, tmp_path, monkeypatch):
