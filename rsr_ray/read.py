@@ -152,7 +152,7 @@ def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, te
         "trajectory_id": given_id or _digest([obj.uri, index]),
         "prompt_id": _text(fields.get("prompt_id")),
         "teacher": name,
-        "sample": sample if isinstance(sample, int) else None,
+        "sample": sample if type(sample) is int and abs(sample) < 2**63 else None,
         "source": obj.uri,
         "source_row": index,
         "messages": None,

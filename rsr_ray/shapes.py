@@ -29,6 +29,7 @@ class BadRow(Exception):
     """A row that cannot be scored: its reason, from the closed list, and what is wrong in words."""
 
     def __init__(self, reason: str, detail: str):
+        detail = detail.encode("utf-8", "replace").decode()  # it may quote what no file of the store could hold
         super().__init__(detail)
         self.reason, self.detail = reason, detail
 

@@ -14,10 +14,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from rsr_ray.encode import How, encode_row
 from rsr_ray.objects import InputObject
 from rsr_ray.read import Unreadable, canonical, iter_rows, list_corpus
-from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.schema import ENCODED_ROWS, READ_ROWS, REJECT_REASONS
 from rsr_ray.shapes import COLUMNS, ROLES, samples
 from rsr_ray.student import load_tokenizer
 
@@ -97,9 +99,11 @@ def main(folder: str, n: int) -> None:
                     read = [row] if isinstance(row, dict) else [Unreadable("not an object")]
                 for one in [s for r in read for s in ([r] if isinstance(r, Unreadable) else samples(r))]:
                     signal.alarm(10)
-                    out = encode_row(canonical(one, obj, done, None), tokenizer, how)
+                    read_row = canonical(one, obj, done, None)
+                    pa.array([read_row], READ_ROWS)  # what goes from stage to stage in a run
+                    out = encode_row(read_row, tokenizer, how)
+                    pa.array([out], ENCODED_ROWS)
                     signal.alarm(0)
-                    json.dumps(out["trajectory_id"]).encode()
                     reason = out["reject_reason"]
                     assert reason in REJECT_REASONS if reason else len(out["input_ids"]) > 0 and len(out["spans"]) > 0, (one, out)
                     outcome[reason or "encoded"] += 1

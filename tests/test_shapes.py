@@ -136,6 +136,21 @@ values = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"sample": False, "messages": TURNS},
+        {"sample": 2**70, "messages": TURNS},
+        {"\ud800": 1},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "\ud800"}}]}]},
+    ],
+)
+def test_no_value_is_too_strange_for_the_store(row):
+    got = canonical_of(row)
+    (kept,) = pa.array([got], READ_ROWS).to_pylist()
+    assert kept["sample"] is None
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(row=st.dictionaries(st.sampled_from(KNOWN), values, max_size=6))
 def test_any_row_is_a_conversation_or_says_why_not(row):
