@@ -11,6 +11,9 @@ from rsr_ray.config import ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
 
+if typing.TYPE_CHECKING:
+    from rsr_ray.store import Store
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -31,9 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     nightly.set_defaults(run=_nightly)
 
     teachers = commands.add_parser("teachers", help="print the ranking of a store's teachers for a student")
-    teachers.add_argument("--store", required=True, help="folder or URI the scores are kept in")
-    teachers.add_argument("--student", required=True, metavar="NAME", help="name of the student in the store")
-    teachers.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    _add_store(teachers)
     teachers.add_argument("--json", action="store_true", help="print JSON, one object a teacher")
     teachers.set_defaults(run=_teachers)
 
@@ -43,11 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     doctor.set_defaults(run=_doctor)
 
     rejects = commands.add_parser("rejects", help="list the rows of a store that were rejected, or have them tried again")
-    rejects.add_argument("--store", required=True, help="folder or URI the scores are kept in")
-    rejects.add_argument("--student", required=True, metavar="NAME", help="name of the student in the store")
+    _add_store(rejects)
     rejects.add_argument("--reason", choices=sorted(REJECT_REASONS), metavar="REASON", help="only rows rejected for this reason")
     rejects.add_argument("--retry", action="store_true", help="delete the work units that hold them: the next run scores these anew")
-    rejects.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     rejects.add_argument("--json", action="store_true", help="print JSON, one object a line and row")
     rejects.set_defaults(run=_rejects)
 
@@ -86,6 +85,20 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
             number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
             parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    """Where to find a student's part of a store; `_open_store` opens it."""
+    parser.add_argument("--store", required=True, help="folder or URI the scores are kept in")
+    parser.add_argument("--student", required=True, metavar="NAME", help="name of the student in the store")
+    parser.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+
+
+def _open_store(args: argparse.Namespace) -> "Store":
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.store import Store
+
+    return Store(args.store, args.student, endpoint_of(args.s3_endpoint))
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -134,11 +147,9 @@ def _nightly(args: argparse.Namespace) -> int:
 
 
 def _teachers(args: argparse.Namespace) -> int:
-    from rsr_ray.objects import endpoint_of
     from rsr_ray.report import console, print_teachers
-    from rsr_ray.store import Store
 
-    teachers = Store(args.store, args.student, endpoint_of(args.s3_endpoint)).read_teachers()
+    teachers = _open_store(args).read_teachers()
     if args.json:
         print(json.dumps(teachers.to_pylist(maps_as_pydicts="strict")))
     else:
@@ -161,11 +172,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _rejects(args: argparse.Namespace) -> int:
-    from rsr_ray.objects import endpoint_of
     from rsr_ray.report import console, print_rejects
-    from rsr_ray.store import Store
 
-    store = Store(args.store, args.student, endpoint_of(args.s3_endpoint))
+    store = _open_store(args)
     found = store.find_rejects(args.reason)
     if args.retry:
         for fingerprint, name in found:

@@ -43,7 +43,7 @@ def take(config: ScoreConfig) -> Resources:
         raise UserError(f"the Ray cluster has {cpus:g} CPUs; at least 1 is needed")
     each = config.gpus_per_replica or (1 if gpus else 0)
     replicas = config.replicas or (max(1, gpus // each) if each else int(cpus))
-    room = min(int((cpus - TASK_CPUS) / REPLICA_CPUS), gpus // each if each else replicas)
+    room = room_for(each)
     if replicas > room:
         kind = f"{gpus} GPUs and " if gpus else ""
         logging.getLogger(__name__).warning("%d replicas asked for; %s%g CPUs hold %d", replicas, kind, cpus, room)
@@ -53,6 +53,13 @@ def take(config: ScoreConfig) -> Resources:
         dtype=config.dtype if config.dtype != "auto" else ("bfloat16" if each else "float32"),
         batch_tokens=config.batch_tokens or BATCH_TOKENS["cuda" if each else "cpu"],
     )
+
+
+def room_for(gpus_per_replica: int) -> int:
+    """How many replicas fit into the connected cluster as it is now, beside a task that feeds them."""
+    have = ray.cluster_resources()
+    room = int((have.get("CPU", 0.0) - TASK_CPUS) / REPLICA_CPUS)
+    return min(room, int(have.get("GPU", 0)) // gpus_per_replica) if gpus_per_replica else room
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A field is an option (`--max-length`) and a YAML key (`max_length`); its `help` 
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.util
 import json
@@ -100,8 +101,13 @@ class ScoreConfig:
         """`columns` as a mapping."""
         return {name: column for name, _, column in (pair.partition("=") for pair in self.columns)}
 
-    def read_chat_template(self) -> str | None:
-        """The text of the chat template that is given, if any. Raises UserError."""
+    def length_limit(self, student: StudentFacts) -> int:
+        """Tokens above which a row is over length: never more than the student's context."""
+        return min(self.max_length or student.context_length, student.context_length)
+
+    @functools.cached_property
+    def template_text(self) -> str | None:
+        """The text of the chat template that is given, if any, read once: what is hashed is what is used. Raises UserError."""
         if self.chat_template is None or self.chat_template in CHAT_TEMPLATES:
             return CHAT_TEMPLATES.get(self.chat_template or "")
         try:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect
+from rsr_ray.cluster import Resources, connect, room_for
 from rsr_ray.config import ScoreConfig
-from rsr_ray.encode import How, encode, find_turns, find_verbatim
+from rsr_ray.encode import How, find, tokenize
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.objects import InputObject, open_filesystem, protocol_of
@@ -109,8 +109,8 @@ class Doctor:
 
     def student(self) -> StudentFacts:
         config = self.config
-        facts = inspect_student(config.student, config.trust_remote_code, config.read_chat_template())
-        tokenizer = load_tokenizer(facts.source, config.read_chat_template())
+        facts = inspect_student(config.student, config.trust_remote_code, config.template_text)
+        tokenizer = load_tokenizer(facts.source, config.template_text)
         own = json.loads(Path(resolve(facts.source), "config.json").read_text())
         ends = own.get("eos_token_id")
         ends = ends if isinstance(ends, list) else [ends]
@@ -158,22 +158,10 @@ class Doctor:
         packed = obj.uri.lower().endswith((".gz", ".zst", ".bz2"))
         return max(1.0, obj.size / ((len(zlib.compress(text)) if packed else len(text)) / len(some)))
 
-    def how(self, facts: StudentFacts) -> How:
-        config = self.config
-        limit = min(config.max_length or facts.context_length, facts.context_length)
-        return How(
-            max_length=limit,
-            chat_template=config.read_chat_template(),
-            system_prompt=config.system_prompt,
-            verbatim=config.render == "verbatim",
-            over_length=config.over_length,
-        )
-
     def template(self, facts: StudentFacts) -> None:
-        how = self.how(facts)
+        how = How.of(self.config, facts)
         tokenizer = load_tokenizer(facts.source, how.chat_template)
-        find = find_verbatim if how.verbatim else find_turns
-        text, *_ = find([PROBE[0], {"role": "assistant", "content": "It is 4."}], tokenizer)
+        text, *_ = find([PROBE[0], {"role": "assistant", "content": "It is 4."}], tokenizer, how)
         ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         if tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False).replace(" ", "") != text.replace(" ", ""):
             self.say(
@@ -182,7 +170,7 @@ class Doctor:
         kept = []
         for turns, name in ((PROBE[:2], "the last answer"), (PROBE, "earlier answers")):
             try:
-                find(turns, tokenizer)
+                find(turns, tokenizer, how)
             except BadRow as e:
                 if e.reason != "template_drops_response":
                     raise
@@ -194,7 +182,7 @@ class Doctor:
         self.say("template", "ok", f"keeps the text of every answer, the reasoning of {' and '.join(kept)} included")
 
     def rows(self, facts: StudentFacts, rows: list[dict[str, Any]]) -> None:
-        how = self.how(facts)
+        how = How.of(self.config, facts)
         tokenizer = load_tokenizer(facts.source, how.chat_template)
         rejects: Counter[str] = Counter()
         for row in rows:
@@ -204,8 +192,8 @@ class Doctor:
                 continue
             turns, tools = json.loads(row["messages"]), json.loads(row["tools"]) if row["tools"] else None
             try:
-                ids, spans, *_ = encode(turns, tokenizer, how, tools)
-                text, at, _ = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
+                text, at, _ = found = find(turns, tokenizer, how, tools)
+                ids, spans, *_ = tokenize(found, tokenizer, how)
             except BadRow as e:
                 rejects[f"{e.reason} ({e})"] += 1
                 self.shown.append(Shown(row["trajectory_id"], "", [], str(e)))
@@ -223,26 +211,17 @@ class Doctor:
         config = self.config
         store = Store(config.store, str(config.student_name), config.s3_endpoint)
         store.check_writable("doctor")
-        mine = config.fingerprint(facts, resources.dtype, self.how(facts).max_length)
-        units = store.units()
-        others = sorted(fingerprint for fingerprint in units if fingerprint != mine)
-        if others and not config.new_generation:
-            self.say(
-                "store", "failure",
-                f"holds scores of {config.student_name} under other settings or weights ({', '.join(others)}; now {mine}): "
-                "give the old settings, another --student-name or --store, or --new-generation",
-            )  # fmt: skip
-        else:
-            self.say("store", "ok", f"can be read and written; {len(units.get(mine, [])):,} work units are there under these settings")
+        fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
+        units = store.units_under(fingerprint, new_generation=config.new_generation)
+        self.say("store", "ok", f"can be read and written; {len(units):,} work units are there under these settings")
 
     def cluster(self) -> Resources:
         import ray
 
         with connect(self.config) as resources:
-            have = ray.cluster_resources()
-        gpus, cpus = int(have.get("GPU", 0)), have.get("CPU", 0.0)
-        room = gpus // resources.gpus_per_replica if resources.gpus_per_replica else int((cpus - TASK_CPUS) / REPLICA_CPUS)
-        said = f"{cpus:g} CPUs, {gpus} GPUs; {resources.replicas} replicas of {resources.gpus_per_replica} GPUs in {resources.dtype}"
+            have, room = ray.cluster_resources(), room_for(resources.gpus_per_replica)
+        size = f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs"
+        said = f"{size}; {resources.replicas} replicas of {resources.gpus_per_replica} GPUs in {resources.dtype}"
         if resources.replicas > room:
             self.say(
                 "cluster", "failure", f"{said}: only {room} fit now; a cluster that scales up may still bring them, others need fewer --replicas"

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,10 @@ from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.shapes import REASONING, BadRow, Turn
 from rsr_ray.student import load_tokenizer
 from rsr_ray.watch import attempt
+
+if TYPE_CHECKING:
+    from rsr_ray.config import ScoreConfig
+    from rsr_ray.student import StudentFacts
 
 # A template that prints today's date would give the same trajectory another score tomorrow. This macro hides the
 # function that tells it; the date is the one that Llama-3.1's template falls back to.
@@ -85,6 +89,17 @@ class How:
     verbatim: bool = False
     over_length: str = "reject"  # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
 
+    @classmethod
+    def of(cls, config: "ScoreConfig", student: "StudentFacts") -> "How":
+        """What the settings of a run say."""
+        return cls(
+            max_length=config.length_limit(student),
+            chat_template=config.template_text,
+            system_prompt=config.system_prompt,
+            verbatim=config.render == "verbatim",
+            over_length=config.over_length,
+        )
+
 
 def encode_rows(rows: list[dict[str, Any]], student: str, how: How) -> list[dict[str, Any]]:
     """READ_ROWS values as ENCODED_ROWS values, in their order."""
@@ -105,6 +120,9 @@ def encode_row(row: dict[str, Any], tokenizer: Any, how: How) -> dict[str, Any]:
     return row
 
 
+Found = tuple[str, list[tuple[int, int]], list[int]]  # rendered text; [start, stop) of the assistant's texts; their turns
+
+
 class Encoded(NamedTuple):
     """A conversation as tokens."""
 
@@ -120,10 +138,12 @@ def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = Non
     A token belongs to the text that its first character belongs to. No special token is added to what the template
     rendered, so there is never a second BOS. Position 0 has no context and is not scored. Raises BadRow.
     """
-    added = bool(how.system_prompt) and all(turn["role"] != "system" for turn in turns)
-    if added:
-        turns = [{"role": "system", "content": how.system_prompt}, *turns]
-    text, spoken, whose = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
+    return tokenize(find(turns, tokenizer, how, tools), tokenizer, how)
+
+
+def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
+    """Rendered text as tokens, within the length limit. Raises BadRow."""
+    text, spoken, whose = found
     backend = tokenizer.backend_tokenizer
     try:
         encoding = backend.encode(text, add_special_tokens=False)
@@ -131,7 +151,7 @@ def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = Non
         if isinstance(e, (KeyboardInterrupt, SystemExit)):
             raise
         raise BadRow("tokenizer_error", f"{type(e).__name__}: {e}"[:300]) from e
-    runs = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text)), i - added) for (a, b), i in zip(spoken, whose, strict=True)]
+    runs = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text)), i) for (a, b), i in zip(spoken, whose, strict=True)]
     runs = [(max(a, 1), b, i) for a, b, i in runs if max(a, 1) < b]
     if not runs:
         raise BadRow("empty_response", "no token of the assistant's text can be scored")
@@ -163,7 +183,13 @@ def _first_token(encoding: Any, position: int, n_chars: int) -> int:
 # --- the place of the assistant's text in the rendering ---------------------------------------------------------------
 
 
-Found = tuple[str, list[tuple[int, int]], list[int]]
+def find(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None) -> Found:
+    """As `find_turns` or `find_verbatim`, whichever is asked for, with the system prompt put in where there is none. Raises BadRow."""
+    added = bool(how.system_prompt) and all(turn["role"] != "system" for turn in turns)
+    if added:
+        turns = [{"role": "system", "content": how.system_prompt}, *turns]
+    text, spans, whose = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
+    return text, spans, [i - added for i in whose]
 
 
 def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:

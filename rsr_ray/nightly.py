@@ -59,7 +59,8 @@ def _score(student: ScoreConfig, night: str, history: "History") -> dict[str, An
     try:
         run = score_corpus(student)
         last = history.last(str(student.student_name), night)
-        return {"error": run.problem, **_entry(run), "changes": compare(last, _entry(run)), "since": last and last["night"]}
+        entry = _entry(run)
+        return {"error": run.problem, **entry, "changes": compare(last, entry), "since": last and last["night"]}
     except (UserError, RunError, OSError) as e:
         error = str(e)
     except Exception as e:  # a mistake of ours may not cost the other students their night
@@ -111,7 +112,8 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
     ranked = sum(t["place"] is not None for t in new.values())
     newcomers = [{"teacher": name, "place": t["place"], "of": ranked, "rsr": t["rsr"]} for name, t in new.items() if name not in old]
     grown = {name: t["n_trajectories"] - old.get(name, {"n_trajectories": 0})["n_trajectories"] for name, t in new.items()}
-    rejects = {reason: n - _rejects(old).get(reason, 0) for reason, n in _rejects(new).items()}
+    before = _rejects(old)
+    rejects = {reason: n - before.get(reason, 0) for reason, n in _rejects(new).items()}
     return {
         "new_trajectories": {name: n for name, n in grown.items() if n},
         "new_teachers": newcomers,

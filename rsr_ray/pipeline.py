@@ -25,7 +25,7 @@ def score_corpus(config: ScoreConfig) -> Run:
     run = Run(config)
     objects = list_corpus(config.corpus, config.s3_endpoint)
     run.shape = check_readable(objects, config.s3_endpoint, config.column_names)
-    student = inspect_student(config.student, config.trust_remote_code, config.read_chat_template())
+    student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable(run.run_id)
 
@@ -58,14 +58,8 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
     units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher, config.column_names), **task)
-    how = How(
-        max_length=run.max_length,
-        chat_template=config.read_chat_template(),
-        system_prompt=config.system_prompt,
-        verbatim=config.render == "verbatim",
-        over_length=config.over_length,
-    )
-    window = run.max_length if config.over_length == "window" else None
+    how = How.of(config, student)
+    window = how.max_length if config.over_length == "window" else None
     encoded = units.map_batches(Encode(student.source, how), **task)
     load = {
         "source": student.source,

@@ -16,10 +16,10 @@ import pyarrow as pa
 import rsr_ray
 from rsr_ray.cluster import Resources
 from rsr_ray.config import ScoreConfig
-from rsr_ray.errors import RunError, UserError
+from rsr_ray.errors import RunError
 from rsr_ray.objects import InputObject
 from rsr_ray.read import teacher_of_path
-from rsr_ray.store import Done, Store, settle_units, stale_units
+from rsr_ray.store import Done, Store, outdated_units, settle_units, stale_units
 from rsr_ray.student import StudentFacts
 from rsr_ray.watch import log
 
@@ -54,17 +54,9 @@ class Run:
 
         Raises UserError where the store holds this student's scores under others.
         """
-        self.max_length = min(self.config.max_length or student.context_length, student.context_length)
+        self.max_length = self.config.length_limit(student)
         self.fingerprint = self.config.fingerprint(student, resources.dtype, self.max_length)
-        units = store.units()
-        others = [f for f in units if f != self.fingerprint]
-        if others and not self.config.new_generation:
-            raise UserError(
-                f"store {store.uri} holds scores of student {store.student_name} under other settings or weights "
-                f"(fingerprint {', '.join(others)}; this run: {self.fingerprint}), and the two cannot be compared. "
-                "Give the old settings, another --student-name or --store, or --new-generation to score all again."
-            )
-        self.units = units.get(self.fingerprint, [])
+        self.units = store.units_under(self.fingerprint, new_generation=self.config.new_generation)
         self.facts = {"student": dataclasses.asdict(student), "resources": dataclasses.asdict(resources)}
 
     def plan(self, objects: list[InputObject]) -> pa.Table:
@@ -124,9 +116,8 @@ class Run:
         whole; and those this run wrote of a shard that was replaced meanwhile, because what it read may be of either
         version: the next run reads it anew.
         """
-        now = {obj.key: obj for obj in objects}
-        mixed = [name for name in self.written if name[:16] in now and name[17:29] != now[name[:16]].version]
-        self.replaced = sorted({now[name[:16]].uri for name in mixed})
+        mixed = outdated_units(self.written, objects)
+        self.replaced = sorted({obj.uri for obj in mixed.values()})
         names = {*self.units, *self.written}
         gone = {*self.stale, *mixed, *stale_units(sorted(names), objects)}
         store.drop(self.fingerprint, sorted(gone))

@@ -21,8 +21,8 @@ CALLS = ("function_call", "tool_call")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 ID_COLUMNS = ("trajectory_id", "id", "_id")
 # What a column may be mapped to; instruction, input and output are Alpaca's names for prompt and response.
-FIELDS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", "messages", "conversations", "prompt", "response", "system", "tools", *REASONING)
-COLUMNS = (*FIELDS, "instruction", "input", "output")
+TEXTS = ("messages", "conversations", "prompt", "response", "system", "tools", *REASONING, "instruction", "input", "output")
+COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", *TEXTS)
 
 
 class BadRow(Exception):

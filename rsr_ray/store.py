@@ -88,6 +88,18 @@ class Store:
                 found[fingerprint].append(name)
         return dict(found)
 
+    def units_under(self, fingerprint: str, *, new_generation: bool) -> list[str]:
+        """File names of the units under a fingerprint. Raises UserError where there are scores under others, unless that is meant."""
+        units = self.units()
+        others = [other for other in units if other != fingerprint]
+        if others and not new_generation:
+            raise UserError(
+                f"store {self.uri} holds scores of student {self.student_name} under other settings or weights "
+                f"(fingerprint {', '.join(others)}; this run: {fingerprint}), and the two cannot be compared. "
+                "Give the old settings, another --student-name or --store, or --new-generation to score all again."
+            )
+        return units.get(fingerprint, [])
+
     def write_unit(self, unit: pa.Table, fingerprint: str) -> pa.Table:
         """Units of SCORES rows in, their file written, one line of bookkeeping out."""
         (unit_facts,) = unit.drop_columns(["rows"]).to_pylist()
@@ -213,11 +225,18 @@ def settle_units(names: list[str]) -> tuple[dict[tuple[str, str], Done], list[st
     return dict(found), repeated
 
 
+def outdated_units(names: list[str], objects: list[InputObject]) -> dict[str, InputObject]:
+    """Of units of objects that are there in another version, the object as it is now."""
+    now = {obj.key: obj for obj in objects}
+    return {name: now[name[:16]] for name in names if name[:16] in now and name[17:29] != now[name[:16]].version}
+
+
 def stale_units(names: list[str], objects: list[InputObject]) -> list[str]:
     """Names of the units of earlier versions of objects whose present version is scored whole."""
-    current = {obj.key: obj.version for obj in objects}
-    whole = {key for (key, version), done in settle_units(names)[0].items() if current.get(key) == version and done.whole}
-    return [name for name in names if name[:16] in whole and name[17:29] != current[name[:16]]]
+    outdated = outdated_units(names, objects)
+    keys = {obj.key for obj in outdated.values()}
+    done, _ = settle_units([name for name in names if name[:16] in keys])
+    return [name for name, obj in outdated.items() if (state := done.get((obj.key, obj.version))) and state.whole]
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:

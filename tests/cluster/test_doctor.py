@@ -27,6 +27,13 @@ def student(tmp_path):
     return shutil.copytree(DEMO_STUDENT, tmp_path / "student")
 
 
+def student_saying(tmp_path, **changes) -> str:
+    """A student whose config.json says something else."""
+    path = student(tmp_path) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return str(path.parent)
+
+
 def examined(tmp_path, **changes) -> Doctor:
     settings = {"student": str(DEMO_STUDENT), "store": str(tmp_path / "store"), "replicas": 1}
     doctor = Doctor(ScoreConfig(**(settings | changes)))
@@ -40,9 +47,7 @@ def no_chat_template(tmp_path, corpus):
 
 
 def a_head_smaller_than_the_tokenizer(tmp_path, corpus):
-    config = json.loads((student(tmp_path) / "config.json").read_text())
-    (tmp_path / "student" / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    return {"student": str(tmp_path / "student")}, "student", "its head only 100 rows"
+    return {"student": student_saying(tmp_path, vocab_size=100)}, "student", "its head only 100 rows"
 
 
 def weights_that_are_not_numbers(tmp_path, corpus):
@@ -59,9 +64,7 @@ def weights_cut_off(tmp_path, corpus):
 
 
 def another_end_token(tmp_path, corpus):
-    config = json.loads((student(tmp_path) / "config.json").read_text())
-    (tmp_path / "student" / "config.json").write_text(json.dumps(config | {"eos_token_id": 3}))
-    return {"student": str(tmp_path / "student")}, "student", "are they of one student"
+    return {"student": student_saying(tmp_path, eos_token_id=3)}, "student", "are they of one student"
 
 
 def a_template_that_drops_reasoning(tmp_path, corpus):
