@@ -18,12 +18,14 @@ from typing import Any
 import yaml
 
 from rsr_ray.errors import UserError
+from rsr_ray.metrics import REGISTRY
 from rsr_ray.objects import absolute, endpoint_of
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
 
 # Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
-SCORES_VERSION = 1
+SCORES_VERSION = 2
+STEPS = ("sentence", "paragraph")
 NIGHT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -44,6 +46,10 @@ class ScoreConfig:
     chat_template: str | None = option(f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's own", None)
     render: str = option("template: answers through the chat template; verbatim: only what is around them, the answers as they stand", "template")
     system_prompt: str | None = option("system turn for conversations that have none", None)
+    metrics: str = option("local_naturalness, with commas between several, adds what needs passes of its own; all others are always there", "rsr")
+    steps: str = option("what a step of local naturalness is: sentence or paragraph", "sentence")
+    step_window: float = option("steps before it that a step is scored with; under 1: this share of all before it", 4.0)
+    token_scores: bool = option("keep rank, surprisal and entropy of each token as well, about 10 bytes a token, in the folder tokens", False)
     r_max: int = option("ranks above this count as this", 100)
     dtype: str = option(f"dtype of the student: {', '.join(DTYPES)}, or auto: bfloat16 on GPUs, float32 on CPUs", "auto")
     max_length: int | None = option("rows with more tokens than this are over length; default: the student's context length", None)
@@ -79,6 +85,12 @@ class ScoreConfig:
             raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
         if self.render not in ("template", "verbatim"):
             raise UserError(f"--render {self.render}: choose template or verbatim")
+        if unknown := [name for name in self.metrics.split(",") if name not in REGISTRY]:
+            raise UserError(f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them")
+        if self.steps not in STEPS:
+            raise UserError(f"--steps {self.steps}: choose {' or '.join(STEPS)}")
+        if self.step_window <= 0 or (self.step_window > 1 and self.step_window != int(self.step_window)):
+            raise UserError(f"--step-window {self.step_window:g}: a number of steps, 1 or more, or a share of the steps, under 1")
         if self.over_length not in ("reject", "truncate", "window"):
             raise UserError(f"--over-length {self.over_length}: choose reject, truncate or window")
         if self.log not in ("text", "json"):
@@ -95,6 +107,11 @@ class ScoreConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
+    @property
+    def local(self) -> bool:
+        """Whether local naturalness is asked for."""
+        return "local_naturalness" in self.metrics.split(",")
 
     @property
     def column_names(self) -> dict[str, str]:
@@ -121,8 +138,10 @@ class ScoreConfig:
         facts = dataclasses.asdict(student)
         del facts["source"]
         facts |= {"system_prompt": self.system_prompt, "render": self.render, "over_length": self.over_length}
-        if self.per_turn:  # changes no score, but what is kept of it
-            facts["per_turn"] = True
+        # What changes no score, but what is kept beside it.
+        facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
+        if self.local:
+            facts |= {"steps": self.steps, "step_window": self.step_window}
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -272,7 +272,7 @@ class Doctor:
         r_max = self.config.r_max
         with torch.inference_mode():
             logits = student.logits(student.hidden(short[0][None, :-1].astype(np.int64)).flatten(0, 1))
-            rank, surprisal, _ = token_stats_reference(logits, torch.from_numpy(short[0][1:].astype(np.int64)).to(logits.device))
+            rank, surprisal, *_ = token_stats_reference(logits, torch.from_numpy(short[0][1:].astype(np.int64)).to(logits.device))
         alone = [score_rows(student, [row], [span], Work(resources.batch_tokens), r_max) for row, span in zip(short, spans, strict=True)]
         together = score_rows(student, short, spans, Work(resources.batch_tokens), r_max)
         if not np.isfinite(together["surprisal_sum"]).all():

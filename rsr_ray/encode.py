@@ -39,6 +39,12 @@ FIXED_DATE = "".join(
     ]
 )
 
+# Where a step of the assistant's text ends. A stop inside a number or a name has no white space behind it.
+STEP_ENDS = {
+    "sentence": re.compile(r"[.!?…]+[\"')\]*_”’»]*(?=\s)|[。！？]+|(?<=\S)(?=[^\S\n]*\n)"),
+    "paragraph": re.compile(r"(?<=\S)(?=[^\S\n]*\n\s*\n)"),
+}
+
 KEEP = "--render verbatim keeps it"
 
 
@@ -88,6 +94,8 @@ class How:
     system_prompt: str | None = None  # for conversations without a system turn
     verbatim: bool = False
     over_length: str = "reject"  # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
+    steps: str | None = None  # what a step is, where they are wanted: a sentence or a paragraph
+    token_text: bool = False  # the text of each scored token is wanted
 
     @classmethod
     def of(cls, config: "ScoreConfig", student: "StudentFacts") -> "How":
@@ -98,6 +106,8 @@ class How:
             system_prompt=config.system_prompt,
             verbatim=config.render == "verbatim",
             over_length=config.over_length,
+            steps=config.steps if config.local else None,
+            token_text=config.token_scores,
         )
 
 
@@ -130,6 +140,8 @@ class Encoded(NamedTuple):
     spans: np.ndarray  # int32 [2S]: start, stop of each run of scored tokens
     truncated: bool  # cut to the length limit
     span_turns: np.ndarray  # int32 [S]: the turn that each run belongs to, 0-based
+    steps: np.ndarray | None = None  # int32 [2K]: start, stop of each step; together they are the runs
+    token_text: list[str] | None = None  # of each scored token its part of the text
 
 
 def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None) -> Encoded:
@@ -164,7 +176,34 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
         way_out = "--over-length truncate or window takes longer rows" if runs else "the prompt alone fills it"
         raise BadRow("over_length", f"{len(encoding)} tokens, limit {how.max_length}; {way_out}")
     starts, stops, owners = np.array(runs, np.int32).T
-    return Encoded(np.asarray(encoding.ids[:length], np.int32), np.stack([starts, stops], 1).reshape(-1), truncated, owners.copy())
+    return Encoded(
+        np.asarray(encoding.ids[:length], np.int32),
+        np.stack([starts, stops], 1).reshape(-1),
+        truncated,
+        owners.copy(),
+        steps=_steps(found, runs, encoding, how.steps) if how.steps else None,
+        token_text=_token_text(text, runs, encoding) if how.token_text else None,
+    )
+
+
+def _steps(found: Found, runs: list[tuple[int, int, int]], encoding: Any, kind: str) -> np.ndarray:
+    """The runs of scored tokens cut where a sentence or paragraph ends: start, stop ... int32 [2K].
+
+    White space behind a step belongs to the next one, as the tokens that begin with it do.
+    """
+    text, spoken, _ = found
+    ends = {_first_token(encoding, start + end.end(), len(text)) for start, stop in spoken for end in STEP_ENDS[kind].finditer(text[start:stop])}
+    edges = np.array(sorted(ends), np.int32)
+    steps: list[int] = []
+    for start, stop, _ in runs:
+        inside = [start, *edges[(edges > start) & (edges < stop)], stop]
+        steps += itertools.chain.from_iterable(itertools.pairwise(inside))
+    return np.array(steps, np.int32)
+
+
+def _token_text(text: str, runs: list[tuple[int, int, int]], encoding: Any) -> list[str]:
+    offsets = [*encoding.offsets, (len(text), len(text))]
+    return [text[offsets[t][0] : offsets[t + 1][0] if t + 1 < stop else offsets[t][1]] for start, stop, _ in runs for t in range(start, stop)]
 
 
 def _first_token(encoding: Any, position: int, n_chars: int) -> int:

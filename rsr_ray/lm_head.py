@@ -1,4 +1,4 @@
-"""Rank, surprisal and entropy of target tokens, from hidden states, without the logits of a whole sequence.
+"""Rank, surprisal, entropy and squared probabilities of target tokens, from hidden states, without the logits of a whole sequence.
 
 Legend: N scored positions, D hidden size, V vocabulary.
 """
@@ -15,11 +15,12 @@ CACHE_BYTES = 1 << 20  # on a CPU: logits swept together stay in its cache. A th
 
 
 class TokenStats(NamedTuple):
-    """Per token: rank int64 [N] from 1, surprisal and entropy float32 [N] in nats."""
+    """Per token: rank int64 [N] from 1, surprisal and entropy float32 [N] in nats, sum of squared probabilities float32 [N]."""
 
     rank: "torch.Tensor"
     surprisal: "torch.Tensor"
     entropy: "torch.Tensor"
+    square: "torch.Tensor"
 
 
 def token_stats(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> TokenStats:
@@ -50,7 +51,8 @@ def _token_stats(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> TokenSt
     surprisal_N = log_total_N - (at_target_N1.float() - top_N1)[:, 0]
     # -sum p ln p with ln p = below - ln total, as one dot product a row
     entropy_N = log_total_N - torch.bmm(weight_NV[:, None], below_NV[:, :, None]).view(-1) / total_N
-    return TokenStats(rank_N, surprisal_N.clamp_min(0.0), entropy_N.clamp_min(0.0))
+    square_N = torch.bmm(weight_NV[:, None], weight_NV[:, :, None]).view(-1) / total_N.square()
+    return TokenStats(rank_N, surprisal_N.clamp_min(0.0), entropy_N.clamp_min(0.0), square_N)
 
 
 def _join(parts: list[TokenStats]) -> TokenStats:

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 def token_stats_reference(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> tuple["torch.Tensor", ...]:
-    """Rank int64 [N], surprisal float64 [N] and entropy float64 [N] in nats of target tokens under logits.
+    """Rank int64 [N], surprisal and entropy float64 [N] in nats, and sum of squared probabilities float64 [N], of target tokens under logits.
 
     rank = 1 + #{v : logit(v) > logit(target)}: 1-based and strictly greater, so ties never raise it.
-    surprisal = -ln p(target); entropy = -sum_v p(v) ln p(v), with 0 ln 0 = 0.
+    surprisal = -ln p(target); entropy = -sum_v p(v) ln p(v), with 0 ln 0 = 0;
+    square = sum_v p(v)^2.
     """
     import torch
 
@@ -23,4 +24,5 @@ def token_stats_reference(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -
     rank_N = 1 + (logits_NV > logits_NV.gather(1, target_N1)).sum(-1)
     surprisal_N = -log_p_NV.gather(1, target_N1)[:, 0]
     entropy_N = torch.special.entr(log_p_NV.exp()).sum(-1)
-    return rank_N, surprisal_N, entropy_N
+    square_N = (2 * log_p_NV).exp().sum(-1)
+    return rank_N, surprisal_N, entropy_N, square_N

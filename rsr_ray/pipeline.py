@@ -12,7 +12,7 @@ from rsr_ray.encode import Encode, How
 from rsr_ray.read import check_readable, list_corpus, read_units
 from rsr_ray.reduce import reduce_scores
 from rsr_ray.run import Run
-from rsr_ray.score import Score
+from rsr_ray.score import Score, Wanted
 from rsr_ray.store import Store
 from rsr_ray.student import StudentFacts, inspect_student
 
@@ -59,7 +59,6 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
     units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher, config.column_names), **task)
     how = How.of(config, student)
-    window = how.max_length if config.over_length == "window" else None
     encoded = units.map_batches(Encode(student.source, how), **task)
     load = {
         "source": student.source,
@@ -70,7 +69,7 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     }
     return encoded.map_batches(
         Score,
-        fn_constructor_args=(load, config.r_max, resources.batch_tokens, run.fingerprint, run.run_id, store, window, config.per_turn),
+        fn_constructor_args=(load, Wanted.of(config, how.max_length), resources.batch_tokens, run.fingerprint, run.run_id, store),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),

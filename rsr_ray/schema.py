@@ -50,15 +50,39 @@ SCORES = pa.schema(
         _column("rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"),
         _column("surprisal_sum", pa.float64(), "nats; sum over scored tokens of -ln p(token | context)"),
         _column("entropy_sum", pa.float64(), "nats; sum over scored tokens of the entropy of the student's distribution"),
+        *(_column(f"rank_sum_{clip}", pa.int64(), f"sum over scored tokens of min(rank, {clip})") for clip in (50, 200, 500)),
+        _column("rank_sum_unclipped", pa.int64(), "sum over scored tokens of their ranks"),
+        _column("token_ratio_sum", pa.float64(), "ranks a nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal at least 2**-24"),
+        _column("n_top30", pa.int64(), "the 30% of scored tokens with the highest surprisal, rounded up"),
+        _column("token_ratio_top30_sum", pa.float64(), "ranks a nat; token_ratio_sum over those tokens"),
+        _column("n_top20", pa.int64(), "the 20% of scored tokens with the highest surprisal, rounded up"),
+        _column("surprisal_top20_sum", pa.float64(), "nats; surprisal_sum over those tokens"),
+        _column("brier_sum", pa.float64(), "sum over scored tokens of 1 - 2 p(token) + sum of the squared probabilities of the vocabulary"),
+        _column("n_improbable", pa.int64(), "scored tokens with a probability under 0.01"),
+        _column("n_steps", pa.int64(), "steps of the assistant's text, where --metrics asked for local_naturalness"),
+        _column("step_surprisal_sum", pa.float64(), "nats a token; sum over steps of their mean surprisal given the prompt and the last steps only"),
         _column("mean_rank", pa.float64(), "rank_sum / n_tokens"),
         _column("mean_surprisal", pa.float64(), "nats a token; surprisal_sum / n_tokens"),
         _column("mean_entropy", pa.float64(), "nats a token; entropy_sum / n_tokens"),
         _column("rsr", pa.float64(), "ranks a nat; rank_sum / surprisal_sum; lower is better"),
+        _column("local_naturalness", pa.float64(), "nats a token; -step_surprisal_sum / n_steps; higher is better"),
         _column("turns", pa.list_(TURN_SUMS), "the sums of each assistant turn, in order, where --per-turn asked for them"),
         _column("truncated", pa.bool_(), "the row was cut to the length limit before scoring; null for a rejected row"),
         _column("reject_reason", pa.string(), "null for a scored row, else one of the closed list of reasons"),
         _column("reject_detail", pa.string(), "what happened, in words"),
         _column("fingerprint", pa.string(), "hash of everything that can change a score"),
+    ]
+)
+
+# Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a scored token.
+TOKENS = pa.schema(
+    [
+        *[SCORES.field(n) for n in ("trajectory_id", "teacher", "source", "source_row")],
+        _column("text", pa.list_(pa.string()), "the token's part of the rendered text; of several tokens in one character the last has it"),
+        _column("rank", pa.list_(pa.int32()), "1-based, not clipped"),
+        _column("surprisal", pa.list_(pa.float32()), "nats"),
+        _column("entropy", pa.list_(pa.float32()), "nats"),
+        _column("square", pa.list_(pa.float32()), "sum of the squared probabilities of the vocabulary"),
     ]
 )
 
@@ -102,6 +126,8 @@ ENCODED_ROWS = pa.struct(
         pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
         SCORES.field("truncated"),
         pa.field("span_turns", pa.list_(pa.int32())),  # the turn that each of the spans belongs to
+        pa.field("steps", pa.list_(pa.int32())),  # start, stop ... of the steps in input_ids, where they are asked for
+        pa.field("token_text", pa.list_(pa.string())),  # of each scored token, where it is asked for
         pa.field("spans", pa.list_(pa.int32())),  # start, stop, start, stop ... of the scored tokens in input_ids
     ]
 )

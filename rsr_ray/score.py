@@ -5,9 +5,11 @@ Legend: B rows of a batch, T positions, N scored positions, D hidden size.
 
 import itertools
 import json
+import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,35 +17,62 @@ import pyarrow.compute as pc
 
 from rsr_ray.batching import batches
 from rsr_ray.lm_head import sweep
-from rsr_ray.schema import SCORES
+from rsr_ray.schema import SCORES, TOKENS
 from rsr_ray.store import Store
 from rsr_ray.student import Student
-from rsr_ray.sums import sum_by_row
+from rsr_ray.sums import Tokens, metric_sums_by_row, sum_by_row
 from rsr_ray.watch import Counters, attempt, log
+
+if TYPE_CHECKING:
+    from rsr_ray.config import ScoreConfig
+
+CONTEXT_TOKENS = 1 << 24  # tokens of short contexts that are held at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is computed of a row, and what of it is kept."""
+
+    r_max: int
+    window: int | None = None  # rows with more tokens go through the student in windows of so many
+    per_turn: bool = False
+    step_window: float | None = None  # of local naturalness: steps before a step, or their share; None: it is not wanted
+    token_scores: bool = False
+
+    @classmethod
+    def of(cls, config: "ScoreConfig", max_length: int) -> "Wanted":
+        """What the settings of a run say."""
+        return cls(
+            r_max=config.r_max,
+            window=max_length if config.over_length == "window" else None,
+            per_turn=config.per_turn,
+            step_window=config.step_window if config.local else None,
+            token_scores=config.token_scores,
+        )
 
 
 class Score:
     """Ray Data actor UDF over units: ENCODED_ROWS in, their SCORES rows written to the store, a unit's bookkeeping out."""
 
-    def __init__(
-        self, student: dict[str, Any], r_max: int, batch_tokens: int, fingerprint: str, run_id: str, store: Store, window: int | None, per_turn: bool
-    ):
+    def __init__(self, student: dict[str, Any], wanted: Wanted, batch_tokens: int, fingerprint: str, run_id: str, store: Store):
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             torch.set_num_threads(1)  # one thread a replica, so that the number of replicas changes no rounding
         self.student = Student(device=device, **student)
-        self.r_max, self.fingerprint, self.run_id, self.store = r_max, fingerprint, run_id, store
-        self.work, self.window, self.per_turn = Work(batch_tokens), window, per_turn
+        self.wanted, self.fingerprint, self.run_id, self.store = wanted, fingerprint, run_id, store
+        self.work = Work(batch_tokens)
         self.counters = Counters(store.student_name)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         attempt()
         begun, self.work = time.perf_counter(), Work(self.work.batch_tokens)
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
-        scored = pa.ListArray.from_arrays([0, rows.num_rows], self.score(rows).to_struct_array())
-        unit = unit.set_column(unit.schema.get_field_index("rows"), "rows", scored)
+        scores, tokens = self.score(rows)
+        if tokens is not None:  # before the scores: a unit that has a file has all
+            self.store.write_tokens(unit, tokens, self.fingerprint, self.wanted.r_max)
+        unit = unit.set_column(unit.schema.get_field_index("rows"), "rows", pa.ListArray.from_arrays([0, rows.num_rows], scores.to_struct_array()))
         facts = {"seconds": time.perf_counter() - begun, "splits": self.work.splits, "padded": self.work.padded, "positions": self.work.positions}
         for name, value in facts.items():
             unit = unit.append_column(name, pa.array([value]))
@@ -53,86 +82,135 @@ class Score:
         log.info("unit written", extra={"run_id": self.run_id, "student": self.store.student_name, **told})
         return written
 
-    def score(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """SCORES rows for ENCODED_ROWS rows, in their order."""
-        scorable = rows["reject_reason"].is_null()
-        ids = _arrays(rows["input_ids"].filter(scorable))
-        spans = _arrays(rows["spans"].filter(scorable))
-        sums, of_spans = self.sum_windows(ids, spans)
-        finite = np.isfinite(sums["surprisal_sum"]) & np.isfinite(sums["entropy_sum"]) & (sums["surprisal_sum"] > 0)
+    def score(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.Table | None]:
+        """SCORES rows for ENCODED_ROWS rows, in their order, and TOKENS of the scored ones where they are wanted."""
+        scorable = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
+        some = rows.take(pa.array(scorable))
+        ids, spans = _arrays(some["input_ids"]), _arrays(some["spans"])
+        found = self.score_windows(ids, spans)
 
-        at = np.flatnonzero(scorable.to_numpy(zero_copy_only=False))
-        failed = at[~finite]
-        at = at[finite]
         reason, detail = rows["reject_reason"].to_pylist(), rows["reject_detail"].to_pylist()
-        for i, n, total in zip(failed, sums["n_tokens"][~finite], sums["surprisal_sum"][~finite], strict=True):
-            if n:
-                reason[i], detail[i] = "non_finite_score", f"the surprisals add up to {total}"
+        good, tokens = [], []
+        for n, (at, row) in enumerate(zip(scorable, found, strict=True)):
+            total = math.nan if row is None else float(row.surprisal.sum(dtype=np.float64) + 0 * row.entropy.sum(dtype=np.float64))
+            if row is None:
+                reason[at], detail[at] = "too_large_for_memory", f"{len(ids[n])} tokens do not fit beside the student"
+            elif not math.isfinite(total) or total <= 0:
+                reason[at], detail[at] = "non_finite_score", f"the surprisals add up to {total}"
             else:
-                reason[i], detail[i] = "too_large_for_memory", f"{pc.list_value_length(rows['input_ids'])[i]} tokens do not fit beside the student"
+                good.append(n)
+                tokens.append(row)
 
-        def column(values: np.ndarray) -> pa.Array:
-            """Values of the scored rows, null for the others."""
-            whole = np.zeros(rows.num_rows, values.dtype)
-            missing = np.ones(rows.num_rows, bool)
-            whole[at], missing[at] = values, False
-            return pa.array(whole, mask=missing)
+        sums: dict[str, np.ndarray] = {}
+        more: dict[str, list[Any]] = {}
+        if good:
+            sums = metric_sums_by_row(Tokens.join(tokens), np.array([len(row.rank) for row in tokens]), self.wanted.r_max)
+            sums["n_prompt_tokens"] = np.array([spans[n][0] for n in good], np.int64)
+            if self.wanted.per_turn:
+                owners = _arrays(some["span_turns"])
+                more["turns"] = [sum_by_turn(row, spans[n], owners[n], self.wanted.r_max) for n, row in zip(good, tokens, strict=True)]
+            if self.wanted.step_window is not None:
+                steps = _arrays(some["steps"])
+                sums["n_steps"] = np.array([len(steps[n]) // 2 for n in good], np.int64)
+                sums["step_surprisal_sum"] = self.score_steps([(ids[n], spans[n], steps[n]) for n in good])
+        scores = score_table(rows, scorable[good], sums, more, reason, detail, self.fingerprint)
+        kept = None
+        if self.wanted.token_scores:
+            kept = token_table(some.take(pa.array(good, pa.int64())), tokens)
+        return scores, kept
 
-        turns: list[list[dict[str, Any]] | None] = [None] * rows.num_rows
-        if self.per_turn:
-            owners = _arrays(rows["span_turns"].filter(scorable))
-            for i, n in zip(at, np.flatnonzero(finite), strict=True):
-                turns[i] = sum_by_turn(of_spans[n], owners[n])
-
-        good = {name: values[finite] for name, values in sums.items()}
-        columns = {
-            **{name: rows[name] for name in rows.schema.names if name in SCORES.names},
-            "n_prompt_tokens": column(np.array([s[0] for s in spans], np.int64)[finite]),
-            **{name: column(values) for name, values in good.items()},
-            "mean_rank": column(good["rank_sum"] / good["n_tokens"]),
-            "mean_surprisal": column(good["surprisal_sum"] / good["n_tokens"]),
-            "mean_entropy": column(good["entropy_sum"] / good["n_tokens"]),
-            "rsr": column(good["rank_sum"] / good["surprisal_sum"]),
-            "turns": pa.array(turns, SCORES.field("turns").type),
-            "truncated": pc.if_else(pa.array([r is None for r in reason]), rows["truncated"], None),
-            "reject_reason": pa.array(reason, pa.string()),
-            "reject_detail": pa.array(detail, pa.string()),
-            "fingerprint": pa.repeat(self.fingerprint, rows.num_rows),
-        }
-        return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES)
-
-    def sum_windows(self, ids: list[np.ndarray], spans: list[np.ndarray]) -> tuple[dict[str, np.ndarray], list["SpanSums"]]:
-        """`score_spans`, with rows longer than the window scored in several; and of each row the sums of its spans, by span."""
-        windows = [cut_windows(row, span, self.window) for row, span in zip(ids, spans, strict=True)]
+    def score_windows(self, ids: list[np.ndarray], spans: list[np.ndarray]) -> list[Tokens | None]:
+        """`score_tokens`, with rows longer than the window scored in several."""
+        windows = [cut_windows(row, span, self.wanted.window) for row, span in zip(ids, spans, strict=True)]
         flat = list(itertools.chain.from_iterable(windows))
-        sums, pieces = score_spans(self.student, [w.ids for w in flat], [w.spans for w in flat], self.work, self.r_max)
-        of_spans = [SpanSums(w.which, p) for w, p in zip(flat, pieces, strict=True)]
-        if len(flat) == len(ids):
-            return sums, of_spans
-        starts = np.cumsum([0, *map(len, windows[:-1])])
-        total = {name: np.add.reduceat(values, starts) for name, values in sums.items()}
-        total["n_tokens"][np.minimum.reduceat(sums["n_tokens"], starts) == 0] = 0  # a window that fits into no memory
-        rows = [of_spans[a : a + len(w)] for a, w in zip(starts, windows, strict=True)]
-        return total, [_joined(row) for row in rows]
+        tokens = iter(score_tokens(self.student, [w.ids for w in flat], [w.spans for w in flat], self.work))
+        found = [list(itertools.islice(tokens, len(row))) for row in windows]
+        return [None if any(part is None for part in parts) else Tokens.join([part for part in parts if part]) for parts in found]
+
+    def score_steps(self, rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+        """For (ids, spans, steps) of each row the sum over its steps of their mean surprisal in the short context, float64 [R].
+
+        NaN where a context did not fit into memory.
+        """
+        assert self.wanted.step_window is not None
+        sums = np.zeros(len(rows))
+        contexts: list[Window] = []
+        owners: list[int] = []
+
+        def flush() -> None:
+            tokens = score_tokens(self.student, [c.ids for c in contexts], [c.spans for c in contexts], self.work)
+            for owner, found in zip(owners, tokens, strict=True):
+                sums[owner] += np.nan if found is None else found.surprisal.mean(dtype=np.float64)
+            contexts.clear()
+            owners.clear()
+
+        held = 0
+        for n, (ids, spans, steps) in enumerate(rows):
+            for context in step_contexts(ids, spans, steps, self.wanted.step_window, self.wanted.window):
+                contexts.append(context)
+                owners.append(n)
+                held += len(context.ids)
+            if held > CONTEXT_TOKENS:
+                flush()
+                held = 0
+        flush()
+        return sums
 
 
-class SpanSums(NamedTuple):
-    """Sums of runs of scored tokens, and the span of the row that each lies in (a window may hold a part of one)."""
+def score_table(
+    rows: pa.RecordBatch,
+    at: np.ndarray,
+    sums: dict[str, np.ndarray],
+    more: dict[str, list[Any]],
+    reason: list[str | None],
+    detail: list[str | None],
+    fingerprint: str,
+) -> pa.RecordBatch:
+    """SCORES rows: what `rows` say of themselves, and for those `at`, int [G], their sums [G] and the ratios of them; null for the others."""
 
-    which: np.ndarray  # int [P]
-    sums: dict[str, np.ndarray]  # as `sum_by_row`, each [P]; {} for a row that did not fit into memory
+    def column(values: np.ndarray) -> pa.Array:
+        whole = np.zeros(rows.num_rows, values.dtype)
+        missing = np.ones(rows.num_rows, bool)
+        whole[at], missing[at] = values, False
+        return pa.array(whole, mask=missing)
+
+    columns: dict[str, pa.Array] = {name: rows[name] for name in rows.schema.names if name in SCORES.names}
+    columns |= {name: column(values) for name, values in sums.items()}
+    ratios = {
+        "mean_rank": ("rank_sum", "n_tokens", 1),
+        "mean_surprisal": ("surprisal_sum", "n_tokens", 1),
+        "mean_entropy": ("entropy_sum", "n_tokens", 1),
+        "rsr": ("rank_sum", "surprisal_sum", 1),
+        "local_naturalness": ("step_surprisal_sum", "n_steps", -1),
+    }
+    columns |= {name: column(sign * sums[a] / sums[b]) for name, (a, b, sign) in ratios.items() if a in sums and b in sums}
+    for name, values in more.items():
+        whole: list[Any] = [None] * rows.num_rows
+        for i, value in zip(at, values, strict=True):
+            whole[i] = value
+        columns[name] = pa.array(whole, SCORES.field(name).type)
+    columns["truncated"] = pc.if_else(pa.array([r is None for r in reason]), rows["truncated"], None)
+    columns["reject_reason"] = pa.array(reason, pa.string())
+    columns["reject_detail"] = pa.array(detail, pa.string())
+    columns["fingerprint"] = pa.repeat(fingerprint, rows.num_rows)
+    nothing = {field.name: pa.nulls(rows.num_rows, field.type) for field in SCORES if field.name not in columns}
+    return pa.RecordBatch.from_arrays([(columns | nothing)[name] for name in SCORES.names], schema=SCORES)
 
 
-def _joined(parts: list[SpanSums]) -> SpanSums:
-    names = parts[0].sums
-    return SpanSums(np.concatenate([p.which for p in parts]), {name: np.concatenate([p.sums[name] for p in parts if p.sums]) for name in names})
+def token_table(rows: pa.RecordBatch, tokens: list[Tokens]) -> pa.Table:
+    """TOKENS of scored rows."""
+    lists = {name: pa.array([getattr(row, name) for row in tokens], TOKENS.field(name).type) for name in Tokens._fields}
+    columns = {"text": rows["token_text"], **lists}
+    return pa.table([columns[name] if name in columns else rows[name] for name in TOKENS.names], schema=TOKENS)
 
 
-def sum_by_turn(of_spans: SpanSums, owners: np.ndarray) -> list[dict[str, Any]]:
-    """The sums of each turn, in order; `owners` is the turn of each span of the row."""
-    turns, place = np.unique(owners[of_spans.which], return_inverse=True)
+def sum_by_turn(tokens: Tokens, spans: np.ndarray, owners: np.ndarray, r_max: int) -> list[dict[str, Any]]:
+    """The sums of each turn, in order; `owners` int [S] is the turn of each span."""
+    lengths = np.diff(spans.reshape(-1, 2))[:, 0]
+    of_spans = sum_by_row(tokens, lengths, r_max)
+    turns, place = np.unique(owners, return_inverse=True)
     out: list[dict[str, Any]] = [{"turn": int(turn)} for turn in turns]
-    for name, values in of_spans.sums.items():
+    for name, values in of_spans.items():
         total = np.zeros(len(turns), values.dtype)
         np.add.at(total, place, values)
         for turn, value in zip(out, total.tolist(), strict=True):
@@ -141,11 +219,10 @@ def sum_by_turn(of_spans: SpanSums, owners: np.ndarray) -> list[dict[str, Any]]:
 
 
 class Window(NamedTuple):
-    """A part of a row that goes through the student by itself."""
+    """Ids that go through the student by themselves, and what is scored of them."""
 
     ids: np.ndarray
     spans: np.ndarray
-    which: np.ndarray  # int [S]: the span of the row that each of `spans` is of
 
 
 def cut_windows(ids: np.ndarray, spans: np.ndarray, window: int | None) -> list[Window]:
@@ -153,18 +230,34 @@ def cut_windows(ids: np.ndarray, spans: np.ndarray, window: int | None) -> list[
 
     The first window scores all its tokens, every later one those behind its middle. Windows without scored tokens are left out.
     """
-    pairs = spans.reshape(-1, 2)
     if window is None or len(ids) <= window:
-        return [Window(ids, spans, np.arange(len(pairs)))]
+        return [Window(ids, spans)]
     half, out = window // 2, []
     for start in range(0, len(ids) - half, window - half):
         first, stop = (start + half if start else 0), start + window
-        inside = np.clip(pairs, first, stop) - start
-        which = np.flatnonzero(inside[:, 0] < inside[:, 1])
-        if len(which):
-            inside = inside[which]
-            out.append(Window(ids[start : start + int(inside[-1, 1])], inside.astype(np.int32).reshape(-1), which))
+        inside = np.clip(spans.reshape(-1, 2), first, stop) - start
+        inside = inside[inside[:, 0] < inside[:, 1]]
+        if len(inside):
+            out.append(Window(ids[start : start + int(inside[-1, 1])], inside.astype(np.int32).reshape(-1)))
     return out
+
+
+def step_contexts(ids: np.ndarray, spans: np.ndarray, steps: np.ndarray, step_window: float, limit: int | None) -> Iterator[Window]:
+    """Each step of a row behind all that is not scored before it (the prompt, headers, tool output) and the last steps only.
+
+    `step_window` is the number of steps, or, under 1, their share of those before it, rounded up. A context longer than
+    `limit` loses its front.
+    """
+    scored = np.zeros(len(ids), bool)
+    for start, stop in spans.reshape(-1, 2):
+        scored[start:stop] = True
+    pairs = steps.reshape(-1, 2)
+    for n, (start, stop) in enumerate(pairs):
+        back = math.ceil(step_window * n) if step_window < 1 else int(step_window)
+        keep = ~scored[:stop]
+        keep[pairs[max(0, n - back)][0] :] = True
+        context = ids[:stop][keep][-limit if limit else 0 :]
+        yield Window(context, np.array([max(1, len(context) - (stop - start)), len(context)], np.int32))
 
 
 @dataclass
@@ -178,31 +271,34 @@ class Work:
 
 
 def score_rows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], work: Work, r_max: int) -> dict[str, np.ndarray]:
-    """Sums of each row, in the order given, as `sum_by_row` defines them."""
-    return score_spans(student, ids, spans, work, r_max)[0]
+    """Sums of each row, in the order given, as `sum_by_row` defines them; 0 tokens, and sums that are no number, where a row does not fit."""
+    found = score_tokens(student, ids, spans, work)
+    fit = [i for i, row in enumerate(found) if row is not None]
+    sums = {name: np.zeros(len(ids), np.int64) for name in ("n_tokens", "rank_sum")}
+    sums |= {name: np.full(len(ids), np.nan) for name in ("surprisal_sum", "entropy_sum")}
+    if fit:
+        tokens = [row for row in found if row is not None]
+        for name, values in sum_by_row(Tokens.join(tokens), np.array([len(row.rank) for row in tokens]), r_max).items():
+            sums[name][fit] = values
+    return sums
 
 
-def score_spans(
-    student: Student, ids: list[np.ndarray], spans: list[np.ndarray], work: Work, r_max: int
-) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
-    """Sums of each row, in the order given, as `sum_by_row` defines them; and of each row the same of each of its spans.
+def score_tokens(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], work: Work) -> list[Tokens | None]:
+    """The scored tokens of each row, in the order given.
 
     `ids` int32 [T] and `spans` int32 [2S] a row, as `encode` gives them: every span starts at 1 or later. A batch that does
-    not fit into memory is split, and batches are smaller from then on; a row that does not fit alone has 0 tokens and sums
-    that are not a number.
+    not fit into memory is split, and batches are smaller from then on; a row that does not fit alone gives None.
     """
     import torch
 
     lengths = np.array([len(row) - 1 for row in ids], np.int64)
-    sums = {name: np.zeros(len(ids), np.int64) for name in ("n_tokens", "rank_sum")}
-    sums |= {name: np.full(len(ids), np.nan) for name in ("surprisal_sum", "entropy_sum")}
-    of_spans: list[dict[str, np.ndarray]] = [{} for _ in ids]
+    found: list[Tokens | None] = [None] * len(ids)
     left = batches(lengths, work.batch_tokens, packed=student.packed)
     while left:
         batch = left.pop(0)
         size = int(lengths[batch].sum()) if student.packed else len(batch) * int(lengths[batch].max())
         try:
-            part, pieces = _score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch], r_max)
+            tokens = _score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch])
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(batch) == 1:
@@ -214,16 +310,12 @@ def score_spans(
             continue
         work.padded += size
         work.positions += int(lengths[batch].sum())
-        for name, values in part.items():
-            sums[name][batch] = values
-        for i, piece in zip(batch, pieces, strict=True):
-            of_spans[i] = piece
-    return sums, of_spans
+        for i, row in zip(batch, tokens, strict=True):
+            found[i] = row
+    return found
 
 
-def _score_batch(
-    student: Student, ids: list[np.ndarray], spans: list[np.ndarray], r_max: int
-) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+def _score_batch(student: Student, ids: list[np.ndarray], spans: list[np.ndarray]) -> list[Tokens]:
     import torch
 
     rows = [row[:-1].astype(np.int64) for row in ids]  # the last token is only ever a target
@@ -244,12 +336,9 @@ def _score_batch(
     with torch.inference_mode():
         hidden_ND = student.hidden(ids_BT, position_BT).flatten(0, 1)[source_N]
         stats = sweep(hidden_ND, target_N, student.logits, student.vocab_size)
-        rank, surprisal, entropy = (values.cpu().numpy() for values in stats)
-    sums = sum_by_row(rank, surprisal, entropy, np.array([len(p) for p in scored], np.int64), r_max)
-    of_spans = sum_by_row(rank, surprisal, entropy, np.concatenate([np.diff(s.reshape(-1, 2))[:, 0] for s in spans]), r_max)
-    borders = np.cumsum([len(s) // 2 for s in spans[:-1]])
-    split = {name: np.split(values, borders) for name, values in of_spans.items()}
-    return sums, [dict(zip(split, piece, strict=True)) for piece in zip(*split.values(), strict=True)]
+        whole = Tokens(*(values.cpu().numpy() for values in stats))
+    borders = np.cumsum([len(p) for p in scored[:-1]])
+    return [Tokens(*columns) for columns in zip(*(np.split(values, borders) for values in whole), strict=True)]
 
 
 def _arrays(lists: pa.ListArray) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The store: plain Parquet under one folder or bucket prefix.
 
     scores/student=<name>/<fingerprint>/<digit>/<unit>.parquet   one row a trajectory, rejects included; one file a work unit
+    tokens/student=<name>/<fingerprint>/<digit>/<unit>.parquet   its tokens, where --token-scores asked for them
     teachers/student=<name>.parquet                              one row a teacher
     runs/<run_id>.json                                           settings, versions, the row equation, tokens, seconds
     nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 UNIT_NAME = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<version>[0-9a-f]{12})-(?P<start>\d{10})-(?P<stop>\d{10})(?P<last>-last)?\.parquet")
 UNITS_KEY = b"made_of_units"  # in the teachers file's metadata: hash of the names of the units it was made of
+R_MAX_KEY = b"r_max"  # in the metadata of tokens: the clip of the scores beside them
 READ_UNITS = 64  # units a task of the reduce reads
 STUDENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -123,13 +125,26 @@ class Store:
             }
         )
 
+    def write_tokens(self, unit: pa.Table, tokens: pa.Table, fingerprint: str, r_max: int) -> None:
+        """Write the TOKENS rows of a unit."""
+        (unit_facts,) = unit.drop_columns(["rows"]).to_pylist()
+        # Mantissas of floats compress badly as they stand, and well with the bytes of one place side by side.
+        floats = [name for name in ("surprisal", "entropy", "square") if tokens.num_rows]
+        split = {"use_byte_stream_split": [f"{name}.list.element" for name in floats], "use_dictionary": ["text.list.element", "teacher", "source"]}
+        data = _parquet(tokens.replace_schema_metadata({R_MAX_KEY: str(r_max)}), **split)
+        put(self.tokens_uri(fingerprint, unit_name(unit_facts)), data, self.endpoint)
+
     def unit_uri(self, fingerprint: str, name: str) -> str:
         return f"{self.scores_uri}/{fingerprint}/{name[0]}/{name}"
+
+    def tokens_uri(self, fingerprint: str, name: str) -> str:
+        return f"{self.uri}/tokens/student={self.student_name}/{fingerprint}/{name[0]}/{name}"
 
     def drop(self, fingerprint: str, names: list[str]) -> None:
         """Delete units."""
         for name in names:
             delete(self.unit_uri(fingerprint, name), self.endpoint)
+            delete(self.tokens_uri(fingerprint, name), self.endpoint)
 
     def find_rejects(self, reason: str | None) -> dict[tuple[str, str], list[dict[str, Any]]]:
         """Rejected rows, of one reason or any, by the (fingerprint, name) of the unit that holds them. Raises UserError."""
@@ -239,8 +254,8 @@ def stale_units(names: list[str], objects: list[InputObject]) -> list[str]:
     return [name for name, obj in outdated.items() if (state := done.get((obj.key, obj.version))) and state.whole]
 
 
-def _parquet(table: pa.Table) -> pa.Buffer:
+def _parquet(table: pa.Table, **how: Any) -> pa.Buffer:
     """The file's bytes in memory: what is then written is all there or nothing."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", **how)
     return sink.getvalue()

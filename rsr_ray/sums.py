@@ -1,25 +1,76 @@
 """Sums over tokens and over trajectories. The scorer emits sums; a ratio is taken once, at the end."""
 
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
 import numpy as np
+
+from rsr_ray.metrics import HARDEST, IMPROBABLE, LEAST_SURPRISAL
 
 FIXED_POINT_BITS = 32  # resolution 2.3e-10
 
 
-def sum_by_row(rank: np.ndarray, surprisal: np.ndarray, entropy: np.ndarray, lengths: np.ndarray, r_max: int) -> dict[str, np.ndarray]:
-    """Sums of the tokens of each row.
+class Tokens(NamedTuple):
+    """What the student says of scored tokens, each [N]."""
 
-    `rank` int64 [N], `surprisal` and `entropy` float32 nats [N] hold the scored tokens of all rows one after the
-    other, `lengths` int64 [R] how many each row has (all > 0, N in total). Returns int64 `n_tokens` and `rank_sum`
-    (ranks clipped at r_max) and float64 `surprisal_sum` and `entropy_sum`, each [R]. A row's sums depend on its own
-    tokens alone, added in their order.
+    rank: np.ndarray  # int64, from 1
+    surprisal: np.ndarray  # float32, nats
+    entropy: np.ndarray  # float32, nats
+    square: np.ndarray  # float32, the sum of the squared probabilities of the whole vocabulary
+
+    @classmethod
+    def join(cls, parts: Iterable["Tokens"]) -> "Tokens":
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def sum_by_row(tokens: Tokens, lengths: np.ndarray, r_max: int) -> dict[str, np.ndarray]:
+    """The four sums of each row that rsr and its neighbours are made of.
+
+    `tokens` holds the scored tokens of all rows one after the other, `lengths` int64 [R] how many each row has (all > 0, N
+    in total). Returns int64 `n_tokens` and `rank_sum` (ranks clipped at r_max) and float64 `surprisal_sum` and `entropy_sum`,
+    each [R]. A row's sums depend on its own tokens alone, added in their order.
     """
-    starts = np.cumsum(lengths) - lengths
+    add = _adder(lengths)
     return {
         "n_tokens": lengths.astype(np.int64),
-        "rank_sum": np.add.reduceat(np.minimum(rank, r_max).astype(np.int64), starts),
-        "surprisal_sum": np.add.reduceat(surprisal.astype(np.float64), starts),
-        "entropy_sum": np.add.reduceat(entropy.astype(np.float64), starts),
+        "rank_sum": add(np.minimum(tokens.rank, r_max)),
+        "surprisal_sum": add(tokens.surprisal.astype(np.float64)),
+        "entropy_sum": add(tokens.entropy.astype(np.float64)),
     }
+
+
+def metric_sums_by_row(tokens: Tokens, lengths: np.ndarray, r_max: int) -> dict[str, np.ndarray]:
+    """`sum_by_row`, and the sums and counts that the other metrics of the registry are made of, each [R].
+
+    The hardest tokens of a row are its ceil(share x length) most surprising ones, at least one; of equally surprising ones
+    those that come first.
+    """
+    add = _adder(lengths)
+    surprisal = tokens.surprisal.astype(np.float64)
+    ratio = np.minimum(tokens.rank, r_max) / np.maximum(surprisal, LEAST_SURPRISAL)
+    sums = sum_by_row(tokens, lengths, r_max)
+    sums |= {f"rank_sum_{clip}": add(np.minimum(tokens.rank, clip)) for clip in (50, 200, 500)}
+    sums["rank_sum_unclipped"] = add(tokens.rank)
+    sums["token_ratio_sum"] = add(ratio)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.empty(len(row), np.int64)  # 0 = the row's most surprising token
+    place[np.lexsort((-surprisal, row))] = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    for name, (share, whole) in HARDEST.items():
+        sums[f"n_{name}"] = -(-lengths.astype(np.int64) * share // whole)
+        hard = place < np.repeat(sums[f"n_{name}"], lengths)
+        if name == "top30":
+            sums["token_ratio_top30_sum"] = add(np.where(hard, ratio, 0.0))
+        else:
+            sums[f"surprisal_{name}_sum"] = add(np.where(hard, surprisal, 0.0))
+    probability = np.exp(-surprisal)
+    sums["brier_sum"] = add(1 - 2 * probability + tokens.square)
+    sums["n_improbable"] = add((probability < IMPROBABLE).astype(np.int64))
+    return sums
+
+
+def _adder(lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    starts = np.cumsum(lengths) - lengths
+    return lambda values: np.add.reduceat(values, starts)
 
 
 def to_fixed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from .conftest import DEMO_STUDENT
 OPTIONS = {
     "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "gpus_per_replica", "quantize",
     "batch_tokens", "unit_rows", "log", "columns", "system_prompt", "chat_template", "render", "max_rejects", "over_length", "per_turn",
+    "metrics", "steps", "step_window", "token_scores",
     "s3_endpoint", "ray_address", "new_generation", "trust_remote_code",
 }  # fmt: skip
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
@@ -75,6 +76,11 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
     other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99), fingerprint(quantize="4bit")]
     other.append(fingerprint(system_prompt="Be brief."))
     other += [fingerprint(render="verbatim"), fingerprint(over_length="window"), fingerprint(per_turn=True)]
+    other += [
+        fingerprint(token_scores=True),
+        fingerprint(metrics="rsr,local_naturalness"),
+        fingerprint(metrics="local_naturalness", steps="paragraph"),
+    ]
     other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
     assert len(set(same)) == 1
     assert len({*same, *other}) == 1 + len(other)

@@ -29,13 +29,14 @@ def test_equals_the_slow_definition(seed, n, v, scale):
     # float32 keeps 24 bits of a log-sum-exp of up to about 150: 1e-5 absolute
     torch.testing.assert_close(got.surprisal.double(), want[1], rtol=2e-6, atol=2e-5)
     torch.testing.assert_close(got.entropy.double(), want[2], rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(got.square.double(), want[3], rtol=2e-5, atol=1e-7)
 
 
 @settings(max_examples=60, deadline=None)
 @given(**shapes)
 def test_surprisal_is_at_least_log_rank(seed, n, v):
     logits, target = logits_of(seed, n, v)
-    rank, surprisal, entropy = token_stats(logits, target)
+    rank, surprisal, entropy, _ = token_stats(logits, target)
     assert (rank >= 1).all()
     assert (rank <= v).all()
     assert (surprisal >= rank.float().log() - 1e-5).all()
@@ -68,7 +69,7 @@ def test_target_at_the_argmax_and_at_the_bottom():
 
 def test_masked_vocabulary_gives_finite_numbers():
     logits = torch.tensor([[0.0, 0.0, -math.inf, -math.inf]])
-    rank, surprisal, entropy = token_stats(logits, torch.tensor([1]))
+    rank, surprisal, entropy, _ = token_stats(logits, torch.tensor([1]))
     assert rank.item() == 1
     assert surprisal.item() == pytest.approx(math.log(2))
     assert entropy.item() == pytest.approx(math.log(2))

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, Work, cut_windows, score_rows, sum_by_turn
+from rsr_ray.score import Score, Wanted, Work, cut_windows, score_rows, score_tokens, sum_by_turn
 from rsr_ray.student import Student
+from rsr_ray.sums import Tokens, sum_by_row
 
 from .conftest import DEMO_STUDENT
 
@@ -32,7 +33,7 @@ def slow_sums(model, ids, spans, r_max):
     for row, span in zip(ids, spans, strict=True):
         with torch.inference_mode():
             logits = model(input_ids=torch.from_numpy(row.astype(np.int64))[None]).logits[0, :-1]
-        rank, surprisal, entropy = token_stats_reference(logits, torch.from_numpy(row[1:].astype(np.int64)))
+        rank, surprisal, entropy, _ = token_stats_reference(logits, torch.from_numpy(row[1:].astype(np.int64)))
         at = np.concatenate([np.arange(a, b) for a, b in span.reshape(-1, 2)]) - 1
         out.append((len(at), int(rank[at].clamp_max(r_max).sum()), float(surprisal[at].sum()), float(entropy[at].sum())))
     return [np.array(column) for column in zip(*out, strict=True)]
@@ -93,10 +94,13 @@ def test_half_precision_stays_near(student, dtype):
 
 @pytest.fixture
 def score(student):
-    scorer = Score.__new__(Score)
-    scorer.student, scorer.r_max, scorer.work, scorer.fingerprint, scorer.window = student, 100, Work(1000), "f", None
-    scorer.per_turn = False
-    return scorer
+    return scorer(student)
+
+
+def scorer(student, **wanted):
+    made = Score.__new__(Score)
+    made.student, made.work, made.fingerprint, made.wanted = student, Work(1000), "f", Wanted(r_max=100, **wanted)
+    return made
 
 
 def encoded(**changes) -> dict:
@@ -104,7 +108,8 @@ def encoded(**changes) -> dict:
 
 
 def run(scorer, rows) -> list[dict]:
-    return scorer.score(pa.RecordBatch.from_struct_array(pa.array(rows, ENCODED_ROWS))).to_pylist()
+    scores, _ = scorer.score(pa.RecordBatch.from_struct_array(pa.array(rows, ENCODED_ROWS)))
+    return scores.to_pylist()
 
 
 def test_one_row_in_one_row_out(score):
@@ -221,8 +226,7 @@ def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(l
     spans = np.array(cuts[: len(cuts) // 2 * 2], np.int32)
     ids = np.arange(length, dtype=np.int32)
     scored = []
-    for row, inside, which in cut_windows(ids, spans, window):
-        assert len(which) == len(inside) // 2
+    for row, inside in cut_windows(ids, spans, window):
         assert len(row) <= max(window, 2)
         for p in (p for a, b in inside.reshape(-1, 2) for p in range(a, b)):
             scored.append(int(row[p]))
@@ -232,10 +236,9 @@ def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(l
 
 def test_long_rows_in_windows_equal_the_definition(student):
     """Every token of a later window scored alone, at the end of its window's part before it."""
-    scorer = Score.__new__(Score)
-    scorer.student, scorer.r_max, scorer.work, scorer.window = student, 100, Work(1000), 32
     ids, spans = random_rows(6, 600, 150)
-    got, of_spans = scorer.sum_windows(ids, spans)
+    tokens = scorer(student, window=32).score_windows(ids, spans)
+    got = sum_by_row(Tokens.join(tokens), np.array([len(row.rank) for row in tokens]), 100)
     model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
     for n, (row, span) in enumerate(zip(ids, spans, strict=True)):
         alone_ids, alone_spans = [], []
@@ -246,26 +249,22 @@ def test_long_rows_in_windows_equal_the_definition(student):
         want = slow_sums(model, alone_ids, alone_spans, 100)
         for (name, values), expected in zip(got.items(), want, strict=True):
             np.testing.assert_allclose(values[n], expected.sum(), rtol=1e-5, err_msg=name)
-            np.testing.assert_allclose(of_spans[n].sums[name].sum(), expected.sum(), rtol=1e-5, err_msg=name)
 
 
 def test_sums_of_turns_are_those_of_their_tokens_and_add_up(student):
     """Spans of turns 1, 1 and 3, whole and in windows."""
     ids = np.random.default_rng(5).integers(0, 600, 90).astype(np.int32)
     spans, owners = np.array([4, 20, 25, 40, 50, 90], np.int32), np.array([1, 1, 3], np.int32)
-    scorer = Score.__new__(Score)
-    scorer.student, scorer.r_max, scorer.work, scorer.window = student, 100, Work(1000), None
-    whole, (of_spans,) = scorer.sum_windows([ids], [spans])
-    first, second = sum_by_turn(of_spans, owners)
+    (tokens,) = score_tokens(student, [ids], [spans], Work(1000))
+    first, second = sum_by_turn(tokens, spans, owners, 100)
     assert (first["turn"], second["turn"]) == (1, 3)
     assert (first["n_tokens"], second["n_tokens"]) == (31, 40)
-    for name, (expected,) in whole.items():
+    for name, (expected,) in sum_by_row(tokens, np.array([71]), 100).items():
         assert first[name] + second[name] == pytest.approx(expected), name
     alone = score_rows(student, [ids[:40]], [spans[:4]], Work(1000), 100)
     assert first["rank_sum"] == alone["rank_sum"][0]
     assert first["surprisal_sum"] == pytest.approx(alone["surprisal_sum"][0], rel=1e-5)
-    scorer.window = 32
-    cut, (of_spans,) = scorer.sum_windows([ids], [spans])
-    turns = sum_by_turn(of_spans, owners)
+    (cut,) = scorer(student, window=32).score_windows([ids], [spans])
+    turns = sum_by_turn(cut, spans, owners, 100)
     assert [turn["n_tokens"] for turn in turns] == [31, 40]
-    assert sum(turn["rank_sum"] for turn in turns) == cut["rank_sum"][0]
+    assert sum(turn["rank_sum"] for turn in turns) == np.minimum(cut.rank, 100).sum()

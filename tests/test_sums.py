@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsr_ray.sums import from_fixed, sum_by_row, to_fixed
+from rsr_ray.sums import Tokens, from_fixed, sum_by_row, to_fixed
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8), r_max=st.integers(1, 200), seed=st.integers(0, 1000))
@@ -13,7 +13,7 @@ def test_sums_and_the_clip_bounds(lengths, r_max, seed):
     rng = np.random.default_rng(seed)
     n = sum(lengths)
     rank, surprisal, entropy = rng.integers(1, 5000, n), rng.random(n).astype(np.float32), rng.random(n).astype(np.float32)
-    sums = sum_by_row(rank, surprisal, entropy, np.array(lengths), r_max)
+    sums = sum_by_row(Tokens(rank, surprisal, entropy, entropy), np.array(lengths), r_max)
     start = 0
     for i, length in enumerate(lengths):
         of_row = slice(start, start := start + length)
@@ -25,7 +25,7 @@ def test_sums_and_the_clip_bounds(lengths, r_max, seed):
 
 
 def test_no_rows():
-    assert sum_by_row(*(np.empty(0),) * 3, np.empty(0, np.int64), 100)["rank_sum"].tolist() == []
+    assert sum_by_row(Tokens(*(np.empty(0),) * 4), np.empty(0, np.int64), 100)["rank_sum"].tolist() == []
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=50), st.randoms())
