@@ -128,10 +128,10 @@ def test_a_row_over_the_limit_is_rejected(tokenizer):
 
 
 def test_a_row_over_the_limit_is_cut_or_left_whole_where_asked(tokenizer):
-    ids, spans, cut, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate"))
+    ids, spans, cut, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate"))
     assert not cut
     for limit in (len(ids) - 1, int(spans[2]) + 1, int(spans[2]), int(spans[0]) + 1):
-        fewer, kept, cut, _ = encode(TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate"))
+        fewer, kept, cut, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate"))
         assert cut
         assert fewer.tolist() == ids[:limit].tolist()
         wanted = [p for a, b in spans.reshape(-1, 2) for p in range(a, b) if p < limit]
