@@ -50,6 +50,18 @@ def main(argv: list[str] | None = None) -> int:
     rejects.add_argument("--json", action="store_true", help="print JSON, one object a line and row")
     rejects.set_defaults(run=_rejects)
 
+    metrics = commands.add_parser("metrics", help="list the metrics: what each is, which way is better, where it comes from")
+    metrics.add_argument("--json", action="store_true", help="print JSON, one object a metric")
+    metrics.set_defaults(run=_metrics)
+
+    rescore = commands.add_parser("rescore", help="compute all metrics again from kept token scores, without the student")
+    _add_store(rescore)
+    rescore.add_argument("--r-max", type=int, metavar="N", help="ranks above this count as this; default: as they were scored")
+    rescore.add_argument("--out", metavar="STORE", help="store to write them to; default: only compare them with what is stored")
+    rescore.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster to use; default: RAY_ADDRESS, else a local one is started")
+    rescore.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    rescore.set_defaults(run=_rescore)
+
     demo = commands.add_parser("demo", help="a whole run on data it makes itself, on a local Ray, in under two minutes")
     demo.add_argument("--out", metavar="DIR", default="rsr-demo", help="folder for the corpus and the store; default: %(default)s")
     demo.set_defaults(run=_demo)
@@ -187,6 +199,47 @@ def _rejects(args: argparse.Namespace) -> int:
             print(json.dumps(row))
     else:
         print_rejects(rows, console())
+    return 0
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    from rsr_ray.metrics import REGISTRY
+    from rsr_ray.report import console, print_metrics
+
+    if args.json:
+        print(json.dumps([dataclasses.asdict(metric) for metric in REGISTRY.values()]))
+    else:
+        print_metrics(list(REGISTRY.values()), console())
+    return 0
+
+
+def _rescore(args: argparse.Namespace) -> int:
+    from rsr_ray.objects import absolute
+    from rsr_ray.report import console, print_teachers
+    from rsr_ray.rescore import rescore
+    from rsr_ray.store import Store
+
+    store = _open_store(args)
+    if args.r_max is not None and args.r_max < 1:
+        raise UserError(f"--r-max {args.r_max}: must be at least 1")
+    if args.out and absolute(args.out) == store.uri:
+        raise UserError(f"--out {args.out}: the store itself; its scores are what a run of the student gave")
+    if args.r_max and not args.out:
+        raise UserError("--r-max gives other scores: name a store for them with --out")
+    out = Store(args.out, args.student, store.endpoint) if args.out else None
+    result = rescore(store, args.r_max, out, args.ray_address)
+    if args.json:
+        teachers = result.pop("teachers")
+        print(json.dumps(result | {"teachers": teachers and teachers.to_pylist(maps_as_pydicts="strict")}))
+    elif out:
+        print_teachers(result["teachers"].to_pylist(), args.student, console())
+        print(f"{result['n_rows']:,} rows scored again from their tokens with r_max {result['r_max']}, in {out.uri}")
+    else:
+        print(f"{result['n_rows']:,} rows scored again from their tokens; largest relative difference {result['difference']:.3g} {result['column']}")
+    if not out and result["difference"] > 1e-12:
+        raise RunError(
+            f"store {store.uri}: unit {result['unit']} is not what its tokens say: {result['column']} differs by {result['difference']:.3g}"
+        )
     return 0
 
 

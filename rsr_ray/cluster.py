@@ -78,21 +78,21 @@ def one_block_a_row() -> Iterator[None]:
 
 
 @contextmanager
-def connect(config: ScoreConfig) -> Iterator[Resources]:
-    """The cluster of --ray-address or RAY_ADDRESS, or a local one for the time of the run.
+def connect(ray_address: str | None, log: str = "text") -> Iterator[None]:
+    """The cluster of `ray_address` or RAY_ADDRESS, or a local one for the time of the run.
 
     What fails on the cluster leaves here as UserError or RunError, in one line.
     """
-    address = config.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
     started_here = not ray.is_initialized()
     try:
         if started_here:
-            _init(address, config.log)
+            _init(address, log)
         _quiet()
         context = ray.data.DataContext.get_current()
         context.print_on_execution_start = False
         context.retried_map_errors, context.max_map_retries = RETRIED, 5
-        yield take(config)
+        yield
     except RayError as e:
         # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.
         cause = _cause(e)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from rsr_ray.cluster import Resources, connect, room_for
+from rsr_ray.cluster import Resources, connect, room_for, take
 from rsr_ray.config import ScoreConfig
 from rsr_ray.encode import How, find, tokenize
 from rsr_ray.errors import RunError, UserError
@@ -218,7 +218,8 @@ class Doctor:
     def cluster(self) -> Resources:
         import ray
 
-        with connect(self.config) as resources:
+        with connect(self.config.ray_address, self.config.log):
+            resources = take(self.config)
             have, room = ray.cluster_resources(), room_for(resources.gpus_per_replica)
         size = f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs"
         said = f"{size}; {resources.replicas} replicas of {resources.gpus_per_replica} GPUs in {resources.dtype}"

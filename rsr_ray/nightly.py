@@ -38,7 +38,7 @@ def run_night(config: NightlyConfig) -> dict[str, Any]:
     try:
         history = History(store, endpoint)
         night = history.read(config.night) or {"night": config.night, "students": {}}
-        with connect(config.students[0]):
+        with connect(config.students[0].ray_address, config.students[0].log):
             for student in config.students:
                 night["students"][student.student_name] = _score(student, config.night, history)
         history.write(night)

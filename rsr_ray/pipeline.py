@@ -6,7 +6,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_block_a_row
+from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_block_a_row, take
 from rsr_ray.config import ScoreConfig
 from rsr_ray.encode import Encode, How
 from rsr_ray.read import check_readable, list_corpus, read_units
@@ -29,7 +29,8 @@ def score_corpus(config: ScoreConfig) -> Run:
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable(run.run_id)
 
-    with connect(config) as resources:
+    with connect(config.ray_address, config.log):
+        resources = take(config)
         run.settle(student, resources, store)
         todo = run.plan(objects)
         if todo.num_rows:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
-from rsr_ray.objects import get
 from rsr_ray.store import Store, settle_units
 
 
@@ -71,16 +69,15 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
     `more` names further number columns of SCORES. A trajectory_id that a teacher has twice counts once, the first by source
     and row.
     """
-    fingerprints = set(store.read_teachers()["fingerprint"].to_pylist())
-    names = [name for fingerprint in fingerprints for name in store.units().get(fingerprint, [])]
+    fingerprint = store.generation()
+    names = store.units().get(fingerprint, [])
     _, repeated = settle_units(names)
     numbers = list(dict.fromkeys(["n_tokens", *(column for metric in metrics for column in metric.columns), *more]))
     columns = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "reject_reason", *numbers]
-    (fingerprint,) = fingerprints or {""}
 
     def read(name: str) -> pa.Table:
-        table = pq.read_table(pa.BufferReader(get(store.unit_uri(fingerprint, name), store.endpoint)), columns=columns)
-        return table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"]).replace_schema_metadata()
+        table = store.read_unit(fingerprint, name, columns)
+        return table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
 
     with ThreadPoolExecutor(8) as pool:
         tables = list(pool.map(read, sorted(set(names) - set(repeated))))

@@ -108,7 +108,7 @@ class Score:
             sums["n_prompt_tokens"] = np.array([spans[n][0] for n in good], np.int64)
             if self.wanted.per_turn:
                 owners = _arrays(some["span_turns"])
-                more["turns"] = [sum_by_turn(row, spans[n], owners[n], self.wanted.r_max) for n, row in zip(good, tokens, strict=True)]
+                more["turns"] = [sum_by_turn(row, *turn_lengths(spans[n], owners[n]), self.wanted.r_max) for n, row in zip(good, tokens, strict=True)]
             if self.wanted.step_window is not None:
                 steps = _arrays(some["steps"])
                 sums["n_steps"] = np.array([len(steps[n]) // 2 for n in good], np.int64)
@@ -204,18 +204,16 @@ def token_table(rows: pa.RecordBatch, tokens: list[Tokens]) -> pa.Table:
     return pa.table([columns[name] if name in columns else rows[name] for name in TOKENS.names], schema=TOKENS)
 
 
-def sum_by_turn(tokens: Tokens, spans: np.ndarray, owners: np.ndarray, r_max: int) -> list[dict[str, Any]]:
-    """The sums of each turn, in order; `owners` int [S] is the turn of each span."""
-    lengths = np.diff(spans.reshape(-1, 2))[:, 0]
-    of_spans = sum_by_row(tokens, lengths, r_max)
+def sum_by_turn(tokens: Tokens, turns: np.ndarray, lengths: np.ndarray, r_max: int) -> list[dict[str, Any]]:
+    """The sums of each of a row's turns, int [U], in order; `lengths` int64 [U] says how many of its tokens each has."""
+    sums = {name: values.tolist() for name, values in sum_by_row(tokens, lengths, r_max).items()}
+    return [{"turn": int(turn)} | {name: values[n] for name, values in sums.items()} for n, turn in enumerate(turns)]
+
+
+def turn_lengths(spans: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The turns that a row's spans belong to, `owners` int [S], and how many of its scored tokens each has."""
     turns, place = np.unique(owners, return_inverse=True)
-    out: list[dict[str, Any]] = [{"turn": int(turn)} for turn in turns]
-    for name, values in of_spans.items():
-        total = np.zeros(len(turns), values.dtype)
-        np.add.at(total, place, values)
-        for turn, value in zip(out, total.tolist(), strict=True):
-            turn[name] = value
-    return out
+    return turns, np.bincount(place, np.diff(spans.reshape(-1, 2))[:, 0]).astype(np.int64)
 
 
 class Window(NamedTuple):

@@ -102,13 +102,24 @@ class Store:
             )
         return units.get(fingerprint, [])
 
+    def generation(self) -> str:
+        """The fingerprint of the scores that the teachers table was made of. Raises UserError where there are none."""
+        fingerprints = sorted({*self.read_teachers()["fingerprint"].to_pylist()} or self.units())
+        if len(fingerprints) != 1:
+            raise UserError(f"store {self.uri}: scores of {len(fingerprints)} fingerprints of student {self.student_name}: run rsr-ray score again")
+        return fingerprints[0]
+
+    def write_scores(self, fingerprint: str, name: str, scores: pa.Table) -> None:
+        """Write the SCORES rows of a unit."""
+        put(self.unit_uri(fingerprint, name), _parquet(scores.cast(SCORES)), self.endpoint)
+
     def write_unit(self, unit: pa.Table, fingerprint: str) -> pa.Table:
         """Units of SCORES rows in, their file written, one line of bookkeeping out."""
         (unit_facts,) = unit.drop_columns(["rows"]).to_pylist()
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
         scores = pa.Table.from_batches([rows]).cast(SCORES)
         name = unit_name(unit_facts)
-        put(self.unit_uri(fingerprint, name), _parquet(scores), self.endpoint)
+        self.write_scores(fingerprint, name, scores)
         rejects: dict[str, dict[str, Any]] = {}
         for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
             example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
@@ -134,6 +145,15 @@ class Store:
         data = _parquet(tokens.replace_schema_metadata({R_MAX_KEY: str(r_max)}), **split)
         put(self.tokens_uri(fingerprint, unit_name(unit_facts)), data, self.endpoint)
 
+    def read_unit(self, fingerprint: str, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Columns, or all, of the SCORES rows of a unit."""
+        return _read(self.unit_uri(fingerprint, name), self.endpoint, columns).replace_schema_metadata()
+
+    def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, int]:
+        """The TOKENS rows of a unit, and the r_max of its scores. Raises FileNotFoundError where --token-scores did not ask for them."""
+        tokens = _read(self.tokens_uri(fingerprint, name), self.endpoint)
+        return tokens, int(tokens.schema.metadata[R_MAX_KEY])
+
     def unit_uri(self, fingerprint: str, name: str) -> str:
         return f"{self.scores_uri}/{fingerprint}/{name[0]}/{name}"
 
@@ -155,7 +175,7 @@ class Store:
         wanted = pc.field("reject_reason") == reason if reason else pc.field("reject_reason").is_valid()
 
         def read(unit: tuple[str, str]) -> list[dict[str, Any]]:
-            return pq.read_table(pa.BufferReader(get(self.unit_uri(*unit), self.endpoint)), columns=columns, filters=wanted).to_pylist()
+            return self.read_unit(*unit, columns).filter(wanted).to_pylist()
 
         with ThreadPoolExecutor(16) as pool:
             return {unit: rows for unit, rows in zip(units, pool.map(read, units), strict=True) if rows}
@@ -174,12 +194,8 @@ class Store:
     def read_units(self, names: pa.Table, fingerprint: str, columns: list[str]) -> pa.Table:
         """Ray Data UDF over names of units: their rows."""
 
-        def read(name: str) -> pa.Table:
-            file = pa.BufferReader(get(self.unit_uri(fingerprint, name), self.endpoint))
-            return pq.read_table(file, columns=columns).replace_schema_metadata()
-
         with ThreadPoolExecutor(8) as pool:
-            return pa.concat_tables(pool.map(read, names["name"].to_pylist()))
+            return pa.concat_tables(pool.map(lambda name: self.read_unit(fingerprint, name, columns), names["name"].to_pylist()))
 
     # --- what is made of them -----------------------------------------------------------------------------------------
 
@@ -199,7 +215,7 @@ class Store:
     def read_teachers(self) -> pa.Table:
         """The TEACHERS table. Raises UserError where the student has none."""
         try:
-            return pq.read_table(pa.BufferReader(get(self.teachers_uri, self.endpoint)))
+            return _read(self.teachers_uri, self.endpoint)
         except (FileNotFoundError, NotADirectoryError) as e:
             prefix, suffix = "student=", ".parquet"
             names = [n for n in list_files(f"{self.uri}/teachers", self.endpoint) if n.startswith(prefix) and n.endswith(suffix)]
@@ -208,6 +224,10 @@ class Store:
 
     def write_run(self, run: dict[str, Any]) -> None:
         put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
+
+
+def _read(uri: str, endpoint: str | None, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(pa.BufferReader(get(uri, endpoint)), columns=columns)
 
 
 def _digest(names: list[str]) -> bytes:

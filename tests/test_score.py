@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, Wanted, Work, cut_windows, score_rows, score_tokens, sum_by_turn
+from rsr_ray.score import Score, Wanted, Work, cut_windows, score_rows, score_tokens, sum_by_turn, turn_lengths
 from rsr_ray.student import Student
 from rsr_ray.sums import Tokens, sum_by_row
 
@@ -256,7 +256,7 @@ def test_sums_of_turns_are_those_of_their_tokens_and_add_up(student):
     ids = np.random.default_rng(5).integers(0, 600, 90).astype(np.int32)
     spans, owners = np.array([4, 20, 25, 40, 50, 90], np.int32), np.array([1, 1, 3], np.int32)
     (tokens,) = score_tokens(student, [ids], [spans], Work(1000))
-    first, second = sum_by_turn(tokens, spans, owners, 100)
+    first, second = sum_by_turn(tokens, *turn_lengths(spans, owners), 100)
     assert (first["turn"], second["turn"]) == (1, 3)
     assert (first["n_tokens"], second["n_tokens"]) == (31, 40)
     for name, (expected,) in sum_by_row(tokens, np.array([71]), 100).items():
@@ -265,6 +265,6 @@ def test_sums_of_turns_are_those_of_their_tokens_and_add_up(student):
     assert first["rank_sum"] == alone["rank_sum"][0]
     assert first["surprisal_sum"] == pytest.approx(alone["surprisal_sum"][0], rel=1e-5)
     (cut,) = scorer(student, window=32).score_windows([ids], [spans])
-    turns = sum_by_turn(cut, spans, owners, 100)
+    turns = sum_by_turn(cut, *turn_lengths(spans, owners), 100)
     assert [turn["n_tokens"] for turn in turns] == [31, 40]
     assert sum(turn["rank_sum"] for turn in turns) == np.minimum(cut.rank, 100).sum()

@@ -1,0 +1,101 @@
+"""rescore: kept token scores -> every one-pass metric again, without the student: under another r_max, or to check the store."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from rsr_ray.cluster import TASK_CPUS, connect
+from rsr_ray.errors import UserError
+from rsr_ray.reduce import reduce_scores
+from rsr_ray.schema import SCORES
+from rsr_ray.score import score_table, sum_by_turn
+from rsr_ray.store import Store
+from rsr_ray.sums import Tokens, metric_sums_by_row
+
+KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
+
+
+def rescore(store: Store, r_max: int | None, out: Store | None, ray_address: str | None) -> dict[str, Any]:
+    """Compute all scores of a store again from its token scores, and write them to `out`, or compare them with the store's.
+
+    Returns the number of rows, their largest relative difference from the store's and
+    its column, and the teachers' table where it was written. Raises UserError where the store holds no token scores.
+    """
+    fingerprint = store.generation()
+    names = store.units().get(fingerprint, [])
+    try:
+        _, was = store.read_tokens(fingerprint, names[0])
+    except FileNotFoundError as e:
+        raise UserError(f"store {store.uri}: no token scores of student {store.student_name}; score with --token-scores") from e
+    new = fingerprint if r_max in (None, was) else derived_fingerprint(fingerprint, r_max)
+    with connect(ray_address):
+        told, teachers = _rescore(store, fingerprint, names, r_max or was, out, new)
+    worst = max(told, key=lambda unit: unit["difference"])
+    result: dict[str, Any] = {"n_rows": sum(unit["n_rows"] for unit in told), "fingerprint": new, "r_max": r_max or was}
+    return result | {"difference": worst["difference"], "column": worst["column"], "unit": worst["name"], "teachers": teachers}
+
+
+def _rescore(
+    store: Store, fingerprint: str, names: list[str], r_max: int, out: Store | None, new: str
+) -> tuple[list[dict[str, Any]], pa.Table | None]:
+    tasks = ray.data.from_arrow([pa.table({"name": [name]}) for name in names]).map_batches(
+        rescore_unit, fn_args=(store, fingerprint, r_max, out, new), batch_size=1, batch_format="pyarrow", num_cpus=TASK_CPUS
+    )
+    told = list(tasks.iter_rows())
+    if out is None:
+        return told, None
+    teachers = reduce_scores(out, new, names, sum(unit["n_rows"] for unit in told))
+    out.write_teachers(teachers, names)
+    return told, teachers
+
+
+def derived_fingerprint(fingerprint: str, r_max: int) -> str:
+    """The fingerprint of scores of `fingerprint` taken again under another r_max."""
+    return hashlib.sha256(f"{fingerprint} r_max={r_max}".encode()).hexdigest()[:16]
+
+
+def rescore_unit(unit: pa.Table, store: Store, fingerprint: str, r_max: int, out: Store | None, new: str) -> pa.Table:
+    """Ray Data UDF over names of units: their scores again, written to `out` where there is one, and how far from the store's they are."""
+    (name,) = unit["name"].to_pylist()
+    scores = store.read_unit(fingerprint, name).combine_chunks()
+    tokens, _ = store.read_tokens(fingerprint, name)
+    again = scores_of_tokens(scores, tokens, r_max, new)
+    if out is not None:
+        out.write_scores(new, name, again)
+    worst, column = 0.0, ""
+    for field in SCORES:
+        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+            a, b = (pc.cast(table[field.name], pa.float64()).to_numpy() for table in (scores, again))
+            differs = np.abs(a - b) / np.maximum(np.abs(a), 1e-300) if (np.isnan(a) == np.isnan(b)).all() else np.array([np.inf])
+            if len(a) and np.nanmax(differs, initial=0.0) > worst:
+                worst, column = float(np.nanmax(differs)), field.name
+    return pa.table({"name": [name], "n_rows": [scores.num_rows], "difference": [worst], "column": [column]})
+
+
+def scores_of_tokens(scores: pa.Table, tokens: pa.Table, r_max: int, fingerprint: str) -> pa.Table:
+    """SCORES rows of a unit with all that follows from its TOKENS computed from them."""
+    rows = scores.to_batches()[0] if scores.num_rows else pa.RecordBatch.from_pylist([], scores.schema)
+    at = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
+    sums: dict[str, np.ndarray] = {}
+    more: dict[str, list[Any]] = {}
+    if len(at):
+        whole = Tokens(*(tokens[name].combine_chunks().flatten().to_numpy() for name in Tokens._fields))
+        lengths = pc.list_value_length(tokens["rank"]).to_numpy().astype(np.int64)
+        whole = whole._replace(rank=whole.rank.astype(np.int64))
+        sums = metric_sums_by_row(whole, lengths, r_max)
+        good = rows.take(pa.array(at))
+        sums |= {name: good[name].to_numpy(zero_copy_only=False) for name in KEPT if good[name].null_count == 0}
+        if good["turns"].null_count == 0:
+            borders = np.cumsum(lengths)[:-1]
+            parts = [Tokens(*columns) for columns in zip(*(np.split(values, borders) for values in whole), strict=True)]
+            turns = [(np.array([t["turn"] for t in row]), np.array([t["n_tokens"] for t in row])) for row in good["turns"].to_pylist()]
+            more["turns"] = [sum_by_turn(part, *turn, r_max) for part, turn in zip(parts, turns, strict=True)]
+    reason, detail = rows["reject_reason"].to_pylist(), rows["reject_detail"].to_pylist()
+    return pa.Table.from_batches([score_table(rows.select(CARRIED), at, sums, more, reason, detail, fingerprint)])
+
+
+CARRIED = ["trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "truncated"]

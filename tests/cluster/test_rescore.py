@@ -1,0 +1,83 @@
+"""Token scores kept beside the scores, and every metric computed from them again."""
+
+import json
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from .conftest import rsr_ray, score, stored, write_many
+
+WANTED = {"token_scores": True, "per_turn": True, "metrics": "rsr,local_naturalness", "unit_rows": 7}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, local_ray):
+    folder = tmp_path_factory.mktemp("kept")
+    write_many(folder / "corpus", 3, 10)
+    (folder / "corpus" / "teacher=bad").mkdir()
+    (folder / "corpus" / "teacher=bad" / "part-0.jsonl").write_text('{"messages": []}\n')
+    score(folder / "corpus", folder / "store", max_rejects=1.0, **WANTED)
+    return folder
+
+
+def test_the_tokens_are_those_of_the_scores(kept):
+    rows = {row["trajectory_id"]: row for row in stored(kept / "store")}
+    tokens = pq.read_table(kept / "store" / "tokens", partitioning=None).to_pylist()
+    assert len(tokens) == 30
+    for token in tokens:
+        row = rows[token["trajectory_id"]]
+        assert {len(token[name]) for name in ("text", "rank", "surprisal", "entropy", "square")} == {row["n_tokens"]}
+        assert sum(min(rank, 100) for rank in token["rank"]) == row["rank_sum"]
+        assert sum(token["surprisal"]) == pytest.approx(row["surprisal_sum"])
+        assert row["n_steps"] > 1
+        assert row["local_naturalness"] == pytest.approx(-row["step_surprisal_sum"] / row["n_steps"])
+    text = "".join(next(t["text"] for t in tokens if "methodical" in t["teacher"] or "<think>" in t["text"][0]))
+    assert "answer is" in text
+
+
+def test_plain_sql_reads_them(kept):
+    query = f"select avg(list_sum(surprisal) / len(surprisal)) from '{kept}/store/tokens/**/*.parquet'"
+    want = f"select avg(mean_surprisal) from '{kept}/store/scores/**/*.parquet'"
+    assert duckdb.sql(query).fetchall()[0] == pytest.approx(duckdb.sql(want).fetchall()[0])
+
+
+def test_rescore_equals_what_was_stored_and_what_another_run_gives(kept, tmp_path):
+    said = rsr_ray("rescore", "--store", kept / "store", "--student", "student", "--json")
+    assert said.returncode == 0, said.stderr
+    told = json.loads(said.stdout)
+    assert (told["n_rows"], told["difference"], told["r_max"]) == (31, 0.0, 100)
+
+    said = rsr_ray("rescore", "--store", kept / "store", "--student", "student", "--r-max", 20, "--out", tmp_path / "again")
+    assert said.returncode == 0, said.stderr
+    score(kept / "corpus", tmp_path / "direct", max_rejects=1.0, r_max=20, **WANTED)
+    again, direct = stored(tmp_path / "again"), stored(tmp_path / "direct")
+    assert [row.pop("fingerprint") for row in again] != [row.pop("fingerprint") for row in direct]
+    assert again == direct
+    old = {row["trajectory_id"]: row["rank_sum"] for row in stored(kept / "store")}
+    assert any(row["rank_sum"] != old[row["trajectory_id"]] for row in again)
+
+
+def test_a_store_that_its_tokens_do_not_bear_out(kept, tmp_path):
+    score(kept / "corpus", tmp_path / "store", max_rejects=1.0, **WANTED)
+    path = next(path for path in (tmp_path / "store" / "scores").rglob("*.parquet") if pq.read_table(path, columns=["rsr"])["rsr"].null_count == 0)
+    table = pq.ParquetFile(path).read()
+    at = table.schema.get_field_index("rank_sum_50")
+    pq.write_table(table.set_column(at, table.schema.field(at), [[n + 1 for n in table["rank_sum_50"].to_pylist()]]), path)
+    said = rsr_ray("rescore", "--store", tmp_path / "store", "--student", "student")
+    assert said.returncode == 1
+    assert "is not what its tokens say: rank_sum_50" in said.stderr
+
+
+def test_mistakes(kept, tmp_path):
+    score(kept / "corpus", tmp_path / "store", max_rejects=1.0)
+    store = ("rescore", "--student", "student", "--store")
+    for arguments, message in (
+        ((*store, tmp_path / "store"), "no token scores"),
+        ((*store, kept / "store", "--r-max", 50), "--out"),
+        ((*store, kept / "store", "--r-max", 50, "--out", kept / "store"), "the store itself"),
+        ((*store, tmp_path / "none"), "no teachers"),
+    ):
+        said = rsr_ray(*arguments)
+        assert (said.returncode, len(said.stderr.splitlines())) == (2, 1), said.stderr
+        assert message in said.stderr
