@@ -33,9 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     nightly.add_argument("--json", action="store_true", help="print the night's record as JSON")
     nightly.set_defaults(run=_nightly)
 
-    teachers = commands.add_parser("teachers", help="print the ranking of a store's teachers for a student")
+    teachers = commands.add_parser("teachers", help="rank a store's teachers for a student, and say how sure the ranking is")
     _add_store(teachers)
-    teachers.add_argument("--json", action="store_true", help="print JSON, one object a teacher")
+    teachers.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
+    teachers.add_argument("--teachers", nargs="+", metavar="NAME", help="compare only these, on the prompts that they share")
+    teachers.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
+    teachers.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    teachers.add_argument("--json", action="store_true", help="print JSON")
     teachers.set_defaults(run=_teachers)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
@@ -159,13 +163,22 @@ def _nightly(args: argparse.Namespace) -> int:
 
 
 def _teachers(args: argparse.Namespace) -> int:
-    from rsr_ray.report import console, print_teachers
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.rank import load_scored, rank_teachers
+    from rsr_ray.report import console, print_ranking
 
-    teachers = _open_store(args).read_teachers()
+    if not 0 < args.confidence < 1:
+        raise UserError(f"--confidence {args.confidence:g}: a probability, between 0 and 1")
+    metric, store = find_metric(args.by), _open_store(args)
+    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    scored = load_scored(store, [metric])
+    if args.teachers:
+        scored = scored.only(args.teachers)
+    ranking = rank_teachers(scored, metric, confidence=args.confidence, seed=args.seed)
     if args.json:
-        print(json.dumps(teachers.to_pylist(maps_as_pydicts="strict")))
+        print(json.dumps({"student": args.student, **ranking, "table": table}))
     else:
-        print_teachers(teachers.to_pylist(), args.student, console())
+        print_ranking(ranking, table, args.student, console())
     return 0
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsr_ray.errors import UserError
+
 RSR = "arXiv 2601.14249"  # the source of RSR, and of the published figures of all metrics it was compared with
 HARDEST = {"top30": (3, 10), "top20": (2, 10)}  # shares, as fractions, of a trajectory's most surprising tokens
 IMPROBABLE = 0.01  # probability under which Reverse Speculative Decoding refuses a teacher's token
@@ -119,3 +121,10 @@ REGISTRY: dict[str, Metric] = {
                numerator="n_tokens", denominator=None, published=0.53),
     )
 }  # fmt: skip
+
+
+def find_metric(name: str) -> Metric:
+    """A metric of the registry. Raises UserError."""
+    if name not in REGISTRY:
+        raise UserError(f"--by {name}: no such metric; there are {', '.join(REGISTRY)}")
+    return REGISTRY[name]

@@ -4,17 +4,28 @@ All of it is paired by prompt: teachers are compared on the same prompts, and wh
 trajectories, P prompts, T teachers, B bootstrap draws.
 """
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy import stats
 
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.store import Store, settle_units
+
+DRAWS = 2000  # of the bootstrap; a probability it gives has a standard error of at most 0.011
+BLOCKS = 10_000  # above so many prompts, random groups of them are resampled instead: as good, and the cost stays the same
+SIZES = (10, 25, 50, 100, 200)  # prompts, of the sample-size curve
+CURVE_DRAWS = 400
+SETTLED = 0.95  # share of draws
+LENGTH_BINS = 4
+TOO_MANY = 100  # times the prompts: more than that nobody will score to tell two teachers apart
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,10 @@ class Matrices:
         n = self.n[whole]
         return Matrices(self.x[whole] / n, self.y[whole] / n, np.ones_like(n))
 
+    def values(self) -> np.ndarray:
+        """The metric of each teacher, [T]; NaN for one without an answer."""
+        return _ratio(self.x.sum(0), self.y.sum(0))
+
 
 def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), more: Iterable[str] = ()) -> Scored:
     """The score rows that the store's teachers table was made of. Raises UserError where there are none.
@@ -77,6 +92,8 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
 
     def read(name: str) -> pa.Table:
         table = store.read_unit(fingerprint, name, columns)
+        if missing := set(columns) - set(table.column_names):
+            raise UserError(f"store {store.uri}: its scores lack {', '.join(sorted(missing))}: an earlier version wrote them; score again")
         return table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
 
     with ThreadPoolExecutor(8) as pool:
@@ -104,3 +121,278 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     place = np.empty(len(order), np.int64)
     place[order.to_numpy()] = np.arange(len(order))
     return place[encoded.indices.to_numpy()], encoded.dictionary.take(order)
+
+
+def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.divide(x, y, out=np.full(np.shape(x), np.nan), where=y != 0)
+
+
+def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
+    """The ranking of teachers by a metric on the prompts that all of them answered, with what is known of its certainty.
+
+    Where there are none, on all prompts (`matched` is False). JSON-able: NaN is None. Keys:
+
+    metric, better, confidence, draws, seed, matched, n_prompts, n_prompts_all, n_trajectories, sentence, notes
+    teachers: best first, each teacher, place, value, low, high (bootstrap over prompts), p_best, won (share of
+        prompts, a tie shared), all (value, low, high and n_prompts on all its prompts), and over its trajectories
+        n_trajectories, mean_tokens, mean, median, std, q25, q75
+    pairwise: [T][T], probability that the row's teacher is better than the column's, both in the order of `teachers`
+    gaps: of neighbours in the ranking: difference, probability of the order, more_prompts that would tell them apart
+    length: Spearman of metric and n_tokens over trajectories (of all, and the mean of those within teachers), and the
+        teachers' values in bins of length
+    curve: of nested random draws of n prompts the share with the same first, the same order, and the mean Kendall tau to all
+    settled: the n from which on the first, and the whole order, is the same in 95% of draws; None: not within these prompts
+
+    Raises UserError for a metric without a direction.
+    """
+    if metric.better == "-":
+        raise UserError(f"--by {metric.name}: it has no better way; rsr-ray metrics lists those that have")
+    rng = np.random.default_rng(seed)
+    every = scored.matrices(metric)
+    matched = every.matched()
+    is_matched = len(matched.x) > 0
+    compared = matched if is_matched else every
+    values = compared.values()
+    order = np.argsort(metric.order(values), kind="stable")
+    names = [scored.teachers[t] for t in order]
+    compared = Matrices(*(m[:, order] for m in (compared.x, compared.y, compared.n)))
+    draws = bootstrap(compared, rng)
+    better = metric.order(draws)
+    low, high = interval(draws, len(compared.x), confidence)
+    all_draws = draws if not is_matched else bootstrap(Matrices(*(m[:, order] for m in (every.x, every.y, every.n))), rng)
+    all_low, all_high = interval(all_draws, len(every.x), confidence)
+    all_values, of_trajectories = every.values()[order], metric.values(scored.columns, scored.prompt)
+    best, won = _share_first(better), _share_first(metric.order(_ratio(compared.x, compared.y)))
+    teachers = []
+    for place, t in enumerate(order):
+        mine = scored.teacher == t
+        own = of_trajectories[mine]
+        quarters = np.percentile(own, [25, 50, 75])
+        teachers.append(
+            {
+                "teacher": names[place],
+                "place": place + 1,
+                "value": values[t],
+                "low": low[place],
+                "high": high[place],
+                "p_best": best[place],
+                "won": won[place],
+                "all": {"value": all_values[place], "low": all_low[place], "high": all_high[place], "n_prompts": int((every.n[:, t] > 0).sum())},
+                "n_trajectories": int(mine.sum()),
+                "mean_tokens": scored.columns["n_tokens"][mine].mean(),
+                "mean": own.mean(),
+                "median": quarters[1],
+                "std": own.std(ddof=1) if len(own) > 1 else None,
+                "q25": quarters[0],
+                "q75": quarters[2],
+            }
+        )
+    pairwise = np.array([[np.mean(_before(better[:, i], better[:, j])) for j in range(len(names))] for i in range(len(names))])
+    curve, settled = sample_sizes(compared, metric, rng)
+    ranking: dict[str, Any] = {
+        "metric": metric.name,
+        "better": metric.better,
+        "confidence": confidence,
+        "draws": DRAWS,
+        "seed": seed,
+        "matched": is_matched,
+        "n_prompts": len(compared.x),
+        "n_prompts_all": len(scored.prompts),
+        "n_trajectories": len(scored.teacher),
+        "teachers": teachers,
+        "pairwise": pairwise.tolist(),
+        "gaps": [gap(compared, metric, i, pairwise[i][i + 1], confidence) for i in range(len(names) - 1)],
+        "length": length_control(scored, metric, of_trajectories, names),
+        "curve": curve,
+        "settled": settled,
+        "notes": notes(scored, metric, every, is_matched),
+    }
+    ranking["sentence"] = sentence(ranking)
+    return _jsonable(ranking)
+
+
+def bootstrap(matrices: Matrices, rng: np.random.Generator) -> np.ndarray:
+    """The teachers' values on prompts drawn with replacement, the same prompts for all of them, [B, T]."""
+    x, y = matrices.x, matrices.y
+    if len(x) > BLOCKS:
+        block = rng.permutation(len(x)) % BLOCKS
+        x, y = (np.stack([np.bincount(block, column, BLOCKS) for column in m.T], 1) for m in (x, y))
+    size, out = len(x), []
+    for start in range(0, DRAWS, 100):
+        n = min(100, DRAWS - start)
+        drawn = rng.integers(size, size=(n, size)) + size * np.arange(n)[:, None]
+        weights = np.bincount(drawn.reshape(-1), minlength=n * size).reshape(n, size).astype(np.float64)
+        out.append(_ratio(weights @ x, weights @ y))
+    return np.concatenate(out)
+
+
+def interval(draws: np.ndarray, n_prompts: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of each teacher, [T] each; NaN where the draws do not differ, as with one prompt.
+
+    The percentile interval, expanded as much as Student's t with n - 1 degrees is wider than the normal distribution
+    (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4): without it, it is too narrow for few prompts.
+    """
+    n = max(2, n_prompts)
+    tail = 100 * stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanpercentile(draws, [tail, 100 - tail], axis=0)
+    same = low == high
+    return np.where(same, np.nan, low), np.where(same, np.nan, high)
+
+
+def _share_first(values: np.ndarray) -> np.ndarray:
+    """Share of rows in which each column is the lowest, a tie shared evenly, [T]; NaN is never lowest."""
+    first = values == np.nanmin(values, axis=1, keepdims=True)
+    return (first / first.sum(1, keepdims=True)).mean(0)
+
+
+def _before(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 where a is lower than b, 0 where it is higher, 1/2 where they tie."""
+    return np.where(a == b, 0.5, a < b)
+
+
+def influence(matrices: Matrices) -> np.ndarray:
+    """What each prompt adds to each teacher's value: linearised ratio of means, [P, T], mean 0."""
+    values = matrices.values()
+    return (matrices.x - values * matrices.y) / matrices.y.mean(0)
+
+
+def gap(matrices: Matrices, metric: Metric, i: int, probability: float, confidence: float) -> dict[str, Any]:
+    """How far teacher i is from i + 1, and how many more prompts would make the interval of the difference leave out 0.
+
+    Of the paired difference of linearised ratios, with standard deviation s a prompt: n = (z s / difference)^2.
+    """
+    values, each = metric.order(matrices.values()), influence(matrices)
+    difference = values[i + 1] - values[i]
+    n, z = len(matrices.x), stats.norm.ppf(0.5 + confidence / 2)
+    spread = np.std(each[:, i + 1] - each[:, i], ddof=1) if n > 1 else math.nan
+    needed = (z * spread / difference) ** 2 if difference else math.inf
+    told_apart = bool(needed <= n)
+    more = None if math.isnan(needed) or told_apart or needed > TOO_MANY * n else math.ceil(needed - n)
+    return {"difference": difference, "probability": probability, "told_apart": told_apart, "more_prompts": more}
+
+
+def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
+    """When did the order settle: `curve` and `settled` of `rank_teachers`."""
+    n_prompts, n_teachers = matrices.x.shape
+    sizes = [n for n in SIZES if n < n_prompts]
+    places = np.arange(n_teachers)
+    found: dict[int, list[tuple[float, float, float]]] = {n: [] for n in sizes}
+    for _ in range(CURVE_DRAWS if sizes else 0):
+        drawn = rng.permutation(n_prompts)[: sizes[-1]] if n_prompts <= BLOCKS else rng.choice(n_prompts, sizes[-1], replace=False)
+        x, y = np.cumsum(matrices.x[drawn], 0), np.cumsum(matrices.y[drawn], 0)
+        for n in sizes:
+            values = metric.order(_ratio(x[n - 1], y[n - 1]))
+            tau = stats.kendalltau(places, values).statistic if n_teachers > 1 else 1.0
+            order = np.argsort(values, kind="stable")
+            found[n].append((order[0] == 0, bool((order == places).all()), tau))
+    curve: list[dict[str, Any]] = []
+    for n in sizes:
+        first, same, taus = (np.array(column) for column in zip(*found[n], strict=True))
+        known = taus[~np.isnan(taus)]
+        curve.append({"n": n, "same_first": first.mean(), "same_order": same.mean(), "kendall": known.mean() if len(known) else math.nan})
+    curve.append({"n": n_prompts, "same_first": 1.0, "same_order": 1.0, "kendall": 1.0})
+    settled: dict[str, int | None] = {}
+    for what in ("same_first", "same_order"):
+        unsettled = [point["n"] for point in curve[:-1] if point[what] < SETTLED]
+        settled[what] = next((point["n"] for point in curve[:-1] if not unsettled or point["n"] > unsettled[-1]), None)
+    return curve, settled
+
+
+def length_control(scored: Scored, metric: Metric, values: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """How the metric goes with the length of a trajectory, and the teachers' values among trajectories of like length."""
+    n_tokens = scored.columns["n_tokens"]
+    within = [_spearman(values[scored.teacher == t], n_tokens[scored.teacher == t]) for t in range(len(scored.teachers))]
+    edges = np.unique(np.quantile(n_tokens, np.linspace(0, 1, LENGTH_BINS + 1)))
+    place = np.clip(np.searchsorted(edges, n_tokens, side="right") - 1, 0, max(0, len(edges) - 2))
+    x, y = metric.terms(scored.columns, scored.prompt)
+    bins = []
+    for b in range(max(1, len(edges) - 1)):
+        cell = [(scored.teacher == scored.teachers.index(name)) & (place == b) for name in names]
+        bins.append(
+            {
+                "from": int(edges[b]),
+                "to": int(edges[min(b + 1, len(edges) - 1)]),
+                "values": [x[c].mean() / y[c].mean() if c.any() else None for c in cell],
+                "n": [int(c.sum()) for c in cell],
+            }
+        )
+    known = [r for r in within if not math.isnan(r)]
+    return {"spearman": _spearman(values, n_tokens), "within_teachers": float(np.mean(known)) if known else None, "bins": bins}
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """NaN where one of them does not vary."""
+    return float(stats.spearmanr(a, b).statistic) if len(a) > 2 and np.ptp(a) and np.ptp(b) else math.nan
+
+
+def notes(scored: Scored, metric: Metric, every: Matrices, matched: bool) -> list[str]:
+    """What a reader of the ranking has to know."""
+    said = []
+    if not matched:
+        said.append(
+            f"no prompt was answered by all {len(scored.teachers)} teachers: they are compared on different prompts. "
+            f"{_shared(scored, every)} Compare those that share prompts with --teachers."
+        )
+    elif (share := (every.n > 0).all(1).mean()) < 0.5:
+        fewest = scored.teachers[int((every.n > 0).sum(0).argmin())]
+        said.append(f"all teachers answered {share:.0%} of the prompts; {fewest} answered the fewest: without it (--teachers) there may be more")
+    if metric.name == "local_naturalness":
+        near = metric.values(scored.columns)
+        correlation = _spearman(near, -scored.columns["surprisal_sum"] / scored.columns["n_tokens"])
+        median = np.median(scored.columns["n_steps"])
+        said.append(f"rank correlation with global naturalness over trajectories {correlation:.3f}; median number of steps {median:g}")
+        if correlation > 0.95:
+            said.append("it has collapsed into global naturalness: with so few steps the window holds nearly all; a smaller --step-window may help")
+    return said
+
+
+def _shared(scored: Scored, every: Matrices) -> str:
+    """The largest set of teachers found by adding to each, one at a time, the one that keeps the most shared prompts."""
+    answered = every.n > 0
+    best: tuple[int, int, list[int]] = (0, 0, [])
+    for first in range(answered.shape[1]):
+        members, prompts = [first], answered[:, first]
+        while len(members) < answered.shape[1]:
+            counts = [(-1 if t in members else int((prompts & answered[:, t]).sum())) for t in range(answered.shape[1])]
+            if max(counts) * 2 < prompts.sum():
+                break
+            members.append(int(np.argmax(counts)))
+            prompts = prompts & answered[:, members[-1]]
+        best = max(best, (len(members), int(prompts.sum()), sorted(members)))
+    return f"{best[1]:,} prompts are shared by {', '.join(scored.teachers[t] for t in best[2])}."
+
+
+def sentence(ranking: dict[str, Any]) -> str:
+    """The answer in words: which teacher is first, how sure that is, and which neighbours cannot be told apart."""
+    teachers, gaps = ranking["teachers"], ranking["gaps"]
+    first = teachers[0]
+    if len(teachers) == 1:
+        return f"{first['teacher']} is the only teacher."
+    if ranking["n_prompts"] < 2:
+        return f"{first['teacher']} is first, on one prompt: nothing can be said of how sure that is."
+    said = f"{first['teacher']} is first with probability {_probability(first['p_best'])}"
+    unsure = [i for i, g in enumerate(gaps) if not g["told_apart"]]
+    if not unsure:
+        return said + "; every place is sure."
+    i = unsure[0]
+    more = gaps[i]["more_prompts"]
+    what = f"places {i + 1} and {i + 2} ({teachers[i]['teacher']}, {teachers[i + 1]['teacher']}) cannot be told apart"
+    how = f"about {more:,} more prompts would" if more is not None else f"not even {TOO_MANY} times the prompts would"
+    others = f"; nor can {len(unsure) - 1} other pair{'s' if len(unsure) > 2 else ''} of neighbours" if len(unsure) > 1 else ""
+    return f"{said}; {what}: {how}{others}."
+
+
+def _probability(p: float) -> str:
+    return "> 0.99" if p > 0.99 else f"{p:.2f}"
+
+
+def _jsonable(value: Any) -> Any:
+    """NumPy's scalars as Python's, NaN as None."""
+    if isinstance(value, dict):
+        return {name: _jsonable(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

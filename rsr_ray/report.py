@@ -50,6 +50,76 @@ def print_metrics(metrics: list[Metric], out: Console) -> None:
     out.print(Text("* mean over 5 students of abs. Spearman with post-training accuracy, 11 teachers (arXiv 2601.14249)"))
 
 
+def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_name: str, out: Console) -> None:
+    """`rank_teachers`' answer: the sentence, the teachers with their intervals, each pairwise order, lengths, the sample-size curve."""
+    metric, teachers = ranking["metric"], ranking["teachers"]
+    on = f"the {ranking['n_prompts']:,} prompts that all answered" if ranking["matched"] else f"all {ranking['n_prompts']:,} prompts"
+    out.print(Text(safe(ranking["sentence"]), style="bold"))
+    out.print(Text(f"Teachers for student {student_name} by {metric} ({ranking['better']} is better), on {on}", style="dim"))
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    shown.add_column("#", justify="right")
+    shown.add_column("teacher", overflow="fold", min_width=12)
+    shown.add_column(f"{metric}\n{ranking['better']}\n=better", justify="right", no_wrap=True)
+    shown.add_column(f"{ranking['confidence']:.0%}\ninterval", justify="right", no_wrap=True)
+    shown.add_column("", no_wrap=True)
+    for name in ("P(best)", "prom-\npts\nwon", "on all\nprom-\npts", "tokens\neach", "scored", "rejec-\nted"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    rejected = {t["teacher"]: t["n_rejected"] for t in table}
+    ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
+    for t in teachers:
+        between = f"{_number(t['low'])}-{_number(t['high'])}" if t["low"] is not None else "-"
+        bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends))
+        shares = (f"{t['p_best']:.2f}", f"{t['won']:.0%}", _number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
+        counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
+        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), _number(t["value"]), between, bar, *shares, *counts)
+    out.print(shown)
+    for note in ranking["notes"]:
+        out.print(Text(safe(f"note: {note}"), style="yellow"))
+    if 1 < len(teachers) <= 12:
+        matrix = Table(title="Probability that the row is better than the column", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        matrix.add_column("", justify="right")
+        for t in teachers[1:]:
+            matrix.add_column(f"#{t['place']}", justify="right")
+        for i, row in enumerate(ranking["pairwise"][:-1]):
+            matrix.add_row(f"#{i + 1}", *(f"{p:.2f}" if j > i else "" for j, p in enumerate(row) if j))
+        out.print(matrix)
+    length = ranking["length"]
+    if length["spearman"] is not None:
+        within = f", {length['within_teachers']:+.2f} within teachers" if length["within_teachers"] is not None else ""
+        firsts = "; ".join(f"{b['from']:,}-{b['to']:,} tokens {_first(b, ranking)}" for b in length["bins"])
+        said = f"length: Spearman of {metric} and n_tokens {length['spearman']:+.2f} over trajectories{within}; first by quarter of length: {firsts}"
+        out.print(Text(said))
+    if len(ranking["curve"]) > 1:
+        points = ", ".join(f"{p['n']:,}: {p['same_first']:.0%}" for p in ranking["curve"][:-1])
+        since = ranking["settled"]
+        order = f"the whole order from {since['same_order']:,} prompts on" if since["same_order"] else "the whole order not within these prompts"
+        out.print(Text(f"sample size: of random draws of n prompts these have the same first - {points}; settled: {order}"))
+
+
+def _first(length_bin: dict[str, Any], ranking: dict[str, Any]) -> str:
+    """The best teacher of a bin of lengths."""
+    known = [(v, t["teacher"]) for v, t in zip(length_bin["values"], ranking["teachers"], strict=True) if v is not None]
+    return safe((max if ranking["better"] == "higher" else min)(known)[1]) if known else "-"
+
+
+def _number(value: float | None) -> str:
+    """Four digits: more is noise."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if 0.1 <= abs(value) < 1000 else f"{value:.3g}"
+
+
+def _whisker(low: float | None, value: float, high: float | None, least: float, most: float, width: int = 16) -> Text:
+    """An interval and its point on a line of characters."""
+    if most <= least:
+        return Text("●")
+    at = [round((v - least) / (most - least) * (width - 1)) for v in (low if low is not None else value, value, high if high is not None else value)]
+    line = [" "] * width
+    line[at[0] : at[2] + 1] = "─" * (at[2] - at[0] + 1)
+    line[at[1]] = "●"
+    return Text("".join(line), style="cyan")
+
+
 def print_run(run: Run, store_uri: str, out: Console) -> None:
     """The row equation, the rejects by reason, and where the files are."""
     out.print(Text(run.equation))

@@ -20,7 +20,7 @@ def test_the_demo(tmp_path):
     assert "read 360 = scored 358 + rejected 2 + already scored 0" in done.stdout
     assert "Total Progress" in done.stderr
     shown = rsr_ray("teachers", "--store", tmp_path / "demo/store", "--student", "demo-student", "--json")
-    places = {t["teacher"]: t["place"] for t in json.loads(shown.stdout)}
+    places = {t["teacher"]: t["place"] for t in json.loads(shown.stdout)["teachers"]}
     assert len(places) == 6
     assert places["flowery-8b"] == 6
 

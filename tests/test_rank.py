@@ -1,0 +1,282 @@
+"""Rankings against brute force and scipy, and whether their intervals hold what they promise."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rsr_ray import rank
+from rsr_ray.errors import UserError
+from rsr_ray.metrics import REGISTRY
+from rsr_ray.rank import Matrices, Scored, bootstrap, gap, interval, load_scored, rank_teachers
+from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray.store import Store
+
+from .conftest import SHARED, needs_shared
+
+RSR = REGISTRY["rsr"]
+
+
+def scored_of(rows: pd.DataFrame) -> Scored:
+    """Rows with teacher, prompt, rank_sum, surprisal_sum, n_tokens."""
+    teachers, prompts = sorted(rows.teacher.unique()), sorted(rows.prompt.unique())
+    columns = {name: rows[name].to_numpy() for name in ("rank_sum", "surprisal_sum", "n_tokens")}
+    teacher, prompt = rows.teacher.map(teachers.index).to_numpy(), rows.prompt.map(prompts.index).to_numpy()
+    return Scored(teachers, pa.array(map(str, prompts)), teacher, prompt, columns)
+
+
+def rows_of(seed: int, n_prompts: int, ranks: dict[str, float], *, missing: float = 0.0, samples: int = 1) -> pd.DataFrame:
+    """Answers of teachers whose mean ranks are given, about 2 nats a token, to prompts of differing difficulty."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.lognormal(0, 0.2, n_prompts)
+    rows = []
+    for teacher, mean in ranks.items():
+        for prompt in range(n_prompts):
+            for _ in range(samples if rng.random() >= missing else 0):
+                n = int(rng.integers(50, 400))
+                rows.append((teacher, prompt, round(n * mean * difficulty[prompt] * rng.lognormal(0, 0.1)), 2.0 * n * rng.lognormal(0, 0.1), n))
+    return pd.DataFrame(rows, columns=["teacher", "prompt", "rank_sum", "surprisal_sum", "n_tokens"])
+
+
+FOUR = {"a": 5.0, "b": 6.0, "c": 6.05, "d": 9.0}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), missing=st.sampled_from([0.0, 0.3]), samples=st.integers(1, 3))
+def test_values_places_and_prompts_won_equal_a_table_of_pandas(seed, missing, samples):
+    rows = rows_of(seed, 12, FOUR, missing=missing, samples=samples)
+    got = rank_teachers(scored_of(rows), RSR)
+    rows["x"], rows["y"] = rows.rank_sum / rows.n_tokens, rows.surprisal_sum / rows.n_tokens
+    every = rows.groupby("teacher")[["x", "y"]].mean()
+    each = rows.groupby(["prompt", "teacher"])[["x", "y"]].mean().unstack()
+    matched = each.dropna()
+    assert got["matched"] == (len(matched) > 0)
+    if len(matched):
+        assert got["n_prompts"] == len(matched)
+        x, y = matched["x"], matched["y"]
+        value, won = x.mean() / y.mean(), (x / y).idxmin(axis=1).value_counts(normalize=True)
+    else:
+        value = every.x / every.y
+    assert [t["teacher"] for t in got["teachers"]] == value.sort_values().index.tolist()
+    for t in got["teachers"]:
+        name = t["teacher"]
+        own = rows[rows.teacher == name]
+        ratio = own.rank_sum / own.surprisal_sum
+        assert t["value"] == pytest.approx(value[name])
+        assert t["all"]["value"] == pytest.approx(every.x[name] / every.y[name])
+        assert (t["all"]["n_prompts"], t["n_trajectories"]) == (own.prompt.nunique(), len(own))
+        assert (t["mean"], t["median"], t["std"]) == pytest.approx((ratio.mean(), ratio.median(), ratio.std()))
+        assert (t["q25"], t["q75"]) == pytest.approx((ratio.quantile(0.25), ratio.quantile(0.75)))
+        if len(matched):
+            assert t["won"] == pytest.approx(won.get(name, 0.0))
+    json.dumps(got)
+
+
+def test_the_bootstrap_is_scipys():
+    rows = rows_of(1, 80, FOUR)
+    m = scored_of(rows).matrices(RSR).matched()
+    low, high = np.percentile(bootstrap(m, np.random.default_rng(0)), [2.5, 97.5], axis=0)
+    for t in range(4):
+        want = stats.bootstrap(
+            (m.x[:, t], m.y[:, t]), lambda x, y, axis: x.mean(axis) / y.mean(axis), paired=True, vectorized=True, n_resamples=4000,
+            method="percentile", rng=np.random.default_rng(1),
+        )  # fmt: skip
+        width = high[t] - low[t]
+        assert (low[t], high[t]) == pytest.approx(tuple(want.confidence_interval), abs=0.1 * width)
+
+
+def test_the_difference_of_two_teachers_is_paired():
+    """Difficulty that both share makes each interval wide and their order sure."""
+    rng = np.random.default_rng(3)
+    rows = rows_of(3, 60, {"a": 5.0, "b": 5.3})
+    rows["rank_sum"] = rows.rank_sum * rows.prompt.map(dict(enumerate(rng.lognormal(0, 1.0, 60)))) + 1
+    got = rank_teachers(scored_of(rows), RSR)
+    a, b = got["teachers"]
+    assert a["high"] > b["value"]
+    assert a["p_best"] == pytest.approx(got["pairwise"][0][1])
+    assert a["p_best"] > 0.9
+
+
+def test_two_that_cannot_be_told_apart_and_how_many_more_prompts_would():
+    got = rank_teachers(scored_of(rows_of(5, 200, FOUR)), RSR)
+    near = got["gaps"][1]
+    assert got["teachers"][0]["teacher"] == "a"
+    assert {t["teacher"] for t in got["teachers"][1:3]} == {"b", "c"}
+    assert not near["told_apart"]
+    assert "cannot be told apart" in got["sentence"]
+    assert got["sentence"].startswith("a is first with probability > 0.99; places 2 and 3")
+    assert got["pairwise"][0][3] == 1
+    for i in range(4):
+        for j in range(4):
+            assert got["pairwise"][i][j] + got["pairwise"][j][i] == pytest.approx(1)
+
+
+def test_so_many_more_prompts_do_tell_them_apart():
+    """Of fresh draws of the size that is named, half tell the two apart: that is what the estimate promises."""
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        x = np.stack([rng.normal(5.0, 1, n), rng.normal(5.12, 1, n)], 1)
+        return Matrices(x, np.ones_like(x) * 2, np.ones_like(x))
+
+    first = gap(draw(4000), RSR, 0, 0.5, 0.95)
+    s, d = 2**0.5 / 2, 0.06
+    assert first["told_apart"]
+    need = round((1.96 * s / d) ** 2)
+    hits = [gap(draw(need), RSR, 0, 0.5, 0.95)["told_apart"] for _ in range(400)]
+    assert np.mean(hits) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_curve_says_when_the_order_settled():
+    got = rank_teachers(scored_of(rows_of(8, 150, {"a": 5.0, "b": 5.4, "c": 9.0})), RSR)
+    assert [p["n"] for p in got["curve"]] == [10, 25, 50, 100, 150]
+    shares = [p["same_first"] for p in got["curve"]]
+    assert shares == sorted(shares)
+    assert got["curve"][-1] == {"n": 150, "same_first": 1.0, "same_order": 1.0, "kendall": 1.0}
+    settled = got["settled"]["same_first"]
+    assert settled in (10, 25, 50, 100)
+    assert next(p["same_first"] for p in got["curve"] if p["n"] == settled) >= 0.95
+
+
+def test_length_bins_show_a_ranking_that_is_only_length():
+    rng = np.random.default_rng(0)
+    n = rng.integers(50, 2000, 400)
+    teacher = np.where(n > 700, "long", "short")
+    rows = pd.DataFrame(
+        {
+            "teacher": teacher,
+            "prompt": np.arange(400) // 2,
+            "rank_sum": (n * (6 - n / 500)).clip(1).astype(int),
+            "surprisal_sum": n * 1.0,
+            "n_tokens": n,
+        }
+    )
+    length = rank_teachers(scored_of(rows), RSR)["length"]
+    assert length["spearman"] < -0.95
+    assert sum(sum(b["n"]) for b in length["bins"]) == 400
+    assert any(None in b["values"] for b in length["bins"])
+
+
+def test_more_prompts_than_are_resampled_one_by_one(monkeypatch):
+    m = scored_of(rows_of(2, 3000, {"a": 5.0, "b": 5.05})).matrices(RSR).matched()
+    each = bootstrap(m, np.random.default_rng(0)).std(0)
+    monkeypatch.setattr(rank, "BLOCKS", 500)
+    assert bootstrap(m, np.random.default_rng(0)).std(0) == pytest.approx(each, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "prompts", "said"),
+    [
+        ({"a": 5.0}, 20, "a is the only teacher."),
+        ({"a": 5.0, "b": 5.0}, 1, "on one prompt"),
+        ({"a": 5.0, "b": 9.0}, 30, "every place is sure."),
+    ],
+)
+def test_little_data(ranks, prompts, said):
+    got = rank_teachers(scored_of(rows_of(4, prompts, ranks)), RSR)
+    assert said in got["sentence"]
+    if prompts == 1:
+        assert [(t["low"], t["high"]) for t in got["teachers"]] == [(None, None)] * 2
+    json.dumps(got)
+
+
+def test_equal_teachers_share_everything():
+    rows = rows_of(4, 30, {"a": 5.0})
+    got = rank_teachers(scored_of(pd.concat([rows, rows.assign(teacher="b")])), RSR)
+    assert [(t["p_best"], t["won"]) for t in got["teachers"]] == [(0.5, 0.5)] * 2
+    assert got["pairwise"] == [[0.5, 0.5], [0.5, 0.5]]
+    assert "not even 100 times the prompts would" in got["sentence"]
+
+
+def test_teachers_without_a_prompt_in_common_are_told_so():
+    rows = rows_of(4, 30, {"a": 5.0, "b": 6.0, "c": 7.0})
+    rows.loc[rows.teacher == "c", "prompt"] += 100
+    got = rank_teachers(scored_of(rows), RSR)
+    assert not got["matched"]
+    assert "no prompt was answered by all 3 teachers" in got["notes"][0]
+    assert "30 prompts are shared by a, b." in got["notes"][0]
+    some = rank_teachers(scored_of(rows).only(["b", "a"]), RSR)
+    assert (some["matched"], some["n_prompts"]) == (True, 30)
+    with pytest.raises(UserError, match="not in the store"):
+        scored_of(rows).only(["a", "x"])
+    with pytest.raises(UserError, match="no better way"):
+        rank_teachers(scored_of(rows), REGISTRY["n_tokens"])
+
+
+def test_a_metric_whose_higher_values_are_better():
+    rows = rows_of(4, 30, {"a": 5.0, "b": 6.0})
+    scored = scored_of(rows)
+    scored.columns.update(n_steps=np.full(60, 5), step_surprisal_sum=np.where(scored.teacher == 0, 9.0, 5.0) + np.arange(60) % 7 / 10)
+    got = rank_teachers(scored, REGISTRY["local_naturalness"])
+    assert [t["teacher"] for t in got["teachers"]] == ["b", "a"]
+    assert got["teachers"][0]["value"] > got["teachers"][1]["value"]
+    assert got["teachers"][0]["won"] == got["teachers"][0]["p_best"] == 1
+    assert "rank correlation with global naturalness" in got["notes"][0]
+    scored.columns.update(step_surprisal_sum=5 * scored.columns["surprisal_sum"] / scored.columns["n_tokens"])
+    assert "collapsed into global naturalness" in rank_teachers(scored, REGISTRY["local_naturalness"])["notes"][1]
+
+
+def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
+    store = Store(str(tmp_path), "s", None)
+
+    def row(i, teacher="T", **changes):
+        number = {"n_tokens": 10, "rank_sum": 20 + i, "surprisal_sum": 10.0}
+        return (
+            {"trajectory_id": f"t{i}", "teacher": teacher, "prompt_id": f"p{i % 3}", "source": "s", "source_row": i, "fingerprint": "f"}
+            | number
+            | changes
+        )
+
+    units = [[row(0), row(1), row(2, reject_reason="not_text", n_tokens=None)], [row(3), row(1, source_row=9, rank_sum=99), row(4, teacher="U")]]
+    for n, rows in enumerate(units):
+        facts = {"key": ["0" * 16], "version": ["a" * 12], "start": [3 * n], "stop": [3 * n + 3], "last": [False]}
+        store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f")
+    with pytest.raises(UserError, match="no teachers"):
+        load_scored(store, [RSR])
+    store.write_teachers(pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), [])
+    scored = load_scored(store, [RSR])
+    assert (scored.teachers, scored.prompts.to_pylist()) == (["T", "U"], ["p0", "p1"])
+    assert scored.columns["rank_sum"].tolist() == [20, 21, 23, 24]
+    assert scored.teacher.tolist() == [0, 0, 0, 1]
+    with pytest.raises(UserError, match="score them with --metrics local_naturalness"):
+        load_scored(store, [REGISTRY["local_naturalness"]]).matrices(REGISTRY["local_naturalness"])
+
+
+def coverage(x: np.ndarray, y: np.ndarray, n: int, repetitions: int, rng) -> float:
+    """Share of intervals, from n prompts drawn with replacement, that hold the value of all."""
+    full = x.mean(0) / y.mean(0)
+    hits = []
+    for _ in range(repetitions):
+        drawn = rng.integers(len(x), size=n)
+        low, high = interval(bootstrap(Matrices(x[drawn], y[drawn], np.ones((n, x.shape[1]))), rng), n, 0.95)
+        hits.append((low <= full) & (full <= high))
+    return float(np.mean(hits))
+
+
+@needs_shared
+@pytest.mark.parametrize(("corpus", "n"), [("math", 25), ("math", 100), ("puzzles", 25)])
+def test_intervals_hold_the_value_as_often_as_they_say(corpus, n, monkeypatch, capsys):
+    """On the real traces, 400 repetitions x 6 teachers. `-s` prints the figures that the README states."""
+    monkeypatch.setattr(rank, "DRAWS", 600)
+    rows = pd.read_csv(SHARED / "golden" / "tiny-qwen3.trajectories.csv").query("corpus == @corpus")
+    prompts = prompt_ids()
+    rows["prompt"] = rows.sample_id.map(prompts)
+    x, y = (rows.pivot_table(index="prompt", columns="teacher", values=name).dropna().to_numpy() for name in ("avg_rank_clip", "avg_surprisal"))
+    share = coverage(x, y, n, 400, np.random.default_rng(n))
+    with capsys.disabled():
+        print(f"\n{corpus}: intervals of {n} of {len(x)} prompts hold the value of all in {share:.1%} of 400 x {x.shape[1]}")
+    assert 0.92 <= share <= 0.98
+
+
+def prompt_ids() -> dict[str, str]:
+    """prompt_id by id, of the real corpus."""
+    from rsr_ray.objects import InputObject
+    from rsr_ray.read import iter_rows
+
+    shards = (SHARED / "corpus").glob("*/teacher=*/*")
+    return {row["id"]: row["prompt_id"] for path in shards for row in iter_rows(InputObject(uri=str(path), version="", size=0), None, {})}
