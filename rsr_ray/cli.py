@@ -42,6 +42,18 @@ def main(argv: list[str] | None = None) -> int:
     teachers.add_argument("--json", action="store_true", help="print JSON")
     teachers.set_defaults(run=_teachers)
 
+    report = commands.add_parser("report", help="write the page that shows which teacher, how sure, and why; and the same as CSV, JSON and Markdown")
+    report.add_argument("--store", required=True, help="folder or URI the scores are kept in")
+    report.add_argument("--student", nargs="+", metavar="NAME", default=[], help="names of students in the store; default: all it has")
+    report.add_argument(
+        "--out", required=True, metavar="DIR", help="folder or URI to write index.html, teachers.csv, teachers.json and summary.md into"
+    )
+    report.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
+    report.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
+    report.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    report.set_defaults(run=_report)
+
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
     _add_options(doctor, ScoreConfig)
@@ -167,8 +179,7 @@ def _teachers(args: argparse.Namespace) -> int:
     from rsr_ray.rank import load_scored, rank_teachers
     from rsr_ray.report import console, print_ranking
 
-    if not 0 < args.confidence < 1:
-        raise UserError(f"--confidence {args.confidence:g}: a probability, between 0 and 1")
+    _check_confidence(args.confidence)
     metric, store = find_metric(args.by), _open_store(args)
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
     scored = load_scored(store, [metric])
@@ -180,6 +191,26 @@ def _teachers(args: argparse.Namespace) -> int:
     else:
         print_ranking(ranking, table, args.student, console())
     return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.objects import absolute, endpoint_of
+    from rsr_ray.page import make_report, students_of, write_report
+
+    _check_confidence(args.confidence)
+    endpoint = endpoint_of(args.s3_endpoint)
+    report = make_report(students_of(args.store, args.student, endpoint), find_metric(args.by), args.confidence, args.seed)
+    for student in report["students"]:
+        print(safe(f"{student['student']}: {student['ranking']['sentence'] if student['ranking'] else student['empty']}"))
+    for uri in write_report(report, absolute(args.out), endpoint):
+        print(uri)
+    return 0
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise UserError(f"--confidence {confidence:g}: a probability, between 0 and 1")
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -67,11 +67,11 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     rejected = {t["teacher"]: t["n_rejected"] for t in table}
     ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
     for t in teachers:
-        between = f"{_number(t['low'])}-{_number(t['high'])}" if t["low"] is not None else "-"
+        between = f"{number(t['low'])}-{number(t['high'])}" if t["low"] is not None else "-"
         bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends))
-        shares = (f"{t['p_best']:.2f}", f"{t['won']:.0%}", _number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
+        shares = (f"{t['p_best']:.2f}", f"{t['won']:.0%}", number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
         counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
-        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), _number(t["value"]), between, bar, *shares, *counts)
+        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), between, bar, *shares, *counts)
     out.print(shown)
     for note in ranking["notes"]:
         out.print(Text(safe(f"note: {note}"), style="yellow"))
@@ -102,7 +102,7 @@ def _first(length_bin: dict[str, Any], ranking: dict[str, Any]) -> str:
     return safe((max if ranking["better"] == "higher" else min)(known)[1]) if known else "-"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Four digits: more is noise."""
     if value is None:
         return "-"
@@ -179,7 +179,7 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
     for name, student in night["students"].items():
         if "teachers" in student:
             print_teachers(student["teachers"], name, out)
-            for line in _changes(student, night["night"]):
+            for line in changes_in_words(student, night["night"]):
                 out.print(Text(safe(line)), soft_wrap=True)
         if student["error"]:
             out.print(Text(safe(f"student {name}: {student['error']}"), style="bold red"), soft_wrap=True)
@@ -187,7 +187,7 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
     out.print(Text(f"night     {store_uri}/nightly/{night['night']}.json"), soft_wrap=True)
 
 
-def _changes(student: dict[str, Any], night: str) -> list[str]:
+def changes_in_words(student: dict[str, Any], night: str) -> list[str]:
     """What changed for a student, a line each."""
     equation, changes = student["equation"], student["changes"]
     rejected = sum(equation["rejected"].values())
