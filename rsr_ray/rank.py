@@ -390,7 +390,7 @@ def sentence(ranking: dict[str, Any]) -> str:
     i = unsure[0]
     more = gaps[i]["more_prompts"]
     what = f"places {i + 1} and {i + 2} ({teachers[i]['teacher']}, {teachers[i + 1]['teacher']}) cannot be told apart"
-    how = f"about {more:,} more prompts would" if more is not None else f"not even {TOO_MANY} times the prompts would"
+    how = f"about {more:,} more prompt{'s' if more > 1 else ''} would" if more is not None else f"not even {TOO_MANY} times the prompts would"
     others = f"; nor can {len(unsure) - 1} other pair{'s' if len(unsure) > 2 else ''} of neighbours" if len(unsure) > 1 else ""
     return f"{said}; {what}: {how}{others}."
 

@@ -100,7 +100,7 @@ def plane(points: list[dict[str, Any]], name: str, confidence: float) -> str:
                 angle = np.degrees(np.arctan2(turn[1, 0], turn[0, 0]))
                 ax.add_patch(Ellipse(point["mean"], width, height, angle=angle, facecolor=colour, edgecolor=colour, alpha=0.25))
             ax.plot(*point["mean"], "o", color=colour, markersize=6)
-            ax.annotate(label(point["teacher"], 22), point["mean"], xytext=(6, 4), textcoords="offset points", fontsize=9)
+            ax.annotate(f"#{n + 1}", point["mean"], xytext=(5, 3), textcoords="offset points", fontsize=9)
         ax.margins(0.15)
         (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
         left, bottom = max(left, 1e-9), max(bottom, 0)
@@ -150,8 +150,11 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
             if known:
                 ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], markersize=5, label=label(t["teacher"], 24))
         ax.set_xscale("log")
-        if len(values):
-            ax.set_ylim(np.percentile(values, 1) * 0.9, np.percentile(values, 99) * 1.1) if values.min() > 0 else None
+        ticks = [n * 10**p for p in range(9) for n in (1, 2, 5) if n_tokens.min() <= n * 10**p <= n_tokens.max()]
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        ax.minorticks_off()
+        if values.min() > 0:
+            ax.set_ylim(np.percentile(values, 1) * 0.9, np.percentile(values, 99) * 1.1)
         ax.set_xlabel("scored tokens of a trajectory")
         ax.set_ylabel(axis)
         ax.legend(fontsize=8, ncols=2)
