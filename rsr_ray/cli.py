@@ -14,6 +14,8 @@ from rsr_ray.schema import REJECT_REASONS
 if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
+RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -51,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
     report.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
     report.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    report.add_argument("--tokens-from", metavar="STUDENT", help="folder or hub id of the student: it scores the tokens of the shown trajectories, "
+                        "where the store has no token scores")  # fmt: skip
     report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     report.set_defaults(run=_report)
 
@@ -141,16 +145,23 @@ def _score_config(args: argparse.Namespace) -> ScoreConfig:
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
     """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
+    from rsr_ray.metrics import RSR
     from rsr_ray.pipeline import score_corpus
-    from rsr_ray.report import console, print_run, print_teachers
+    from rsr_ray.rank import load_scored, rank_teachers
+    from rsr_ray.report import console, print_ranking, print_run, print_teachers
+    from rsr_ray.store import Store
 
     run = score_corpus(config)
     assert run.teachers is not None
     if as_json:
         print(json.dumps({**run.record, "teachers": run.teachers.to_pylist(maps_as_pydicts="strict")}))
     else:
-        out = console()
-        print_teachers(run.teachers.to_pylist(), str(config.student_name), out)
+        out, store = console(), Store(config.store, str(config.student_name), config.s3_endpoint)
+        table = run.teachers.to_pylist(maps_as_pydicts="strict")
+        if any(t["n_trajectories"] for t in table) and run.n_read <= RANKED_ROWS:
+            print_ranking(rank_teachers(load_scored(store, [RSR]), RSR), table, str(config.student_name), out)
+        else:
+            print_teachers(table, str(config.student_name), out)
         print_run(run, config.store, out)
     if run.problem:
         raise RunError(run.problem)
@@ -200,7 +211,8 @@ def _report(args: argparse.Namespace) -> int:
 
     _check_confidence(args.confidence)
     endpoint = endpoint_of(args.s3_endpoint)
-    report = make_report(students_of(args.store, args.student, endpoint), find_metric(args.by), args.confidence, args.seed)
+    stores = students_of(args.store, args.student, endpoint)
+    report = make_report(stores, find_metric(args.by), confidence=args.confidence, seed=args.seed, tokens_from=args.tokens_from)
     for student in report["students"]:
         print(safe(f"{student['student']}: {student['ranking']['sentence'] if student['ranking'] else student['empty']}"))
     for uri in write_report(report, absolute(args.out), endpoint):
@@ -291,7 +303,13 @@ def _demo(args: argparse.Namespace) -> int:
     from rsr_ray.demo import prepare
 
     with prepare(args.out) as config:
-        return score(config)
+        code = score(config)
+    from rsr_ray.metrics import RSR
+    from rsr_ray.page import store_report
+    from rsr_ray.store import Store
+
+    print(f"report    {store_report([Store(config.store, str(config.student_name), None)], RSR)[0]}")
+    return code
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -73,6 +73,9 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
         shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), between, bar, *shares, *counts)
     out.print(shown)
+    for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
+        if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t[column]]:
+            out.print(Text(f"{what}: {', '.join(some)}"))
     for note in ranking["notes"]:
         out.print(Text(safe(f"note: {note}"), style="yellow"))
     if 1 < len(teachers) <= 12:
@@ -184,6 +187,8 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
         if student["error"]:
             out.print(Text(safe(f"student {name}: {student['error']}"), style="bold red"), soft_wrap=True)
         out.print()
+    if "report" in night:
+        out.print(Text(f"report    {night['report']}"), soft_wrap=True)
     out.print(Text(f"night     {store_uri}/nightly/{night['night']}.json"), soft_wrap=True)
 
 
