@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEYS = ("student", "teacher", "accuracy")
+ENDINGS = (".csv", ".parquet", ".json", ".jsonl")
 # |mean over 5 students of Spearman| that the paper prints, with 11 teachers each.
 PUBLISHED = {name: metric.published for name, metric in REGISTRY.items() if metric.published is not None}
 PUBLISHED |= {"g_norm": 0.55, "grace": 0.59, "influence": 0.11, "mean_tokens": 0.53}
@@ -167,20 +168,22 @@ def read_table(uri: str, endpoint: str | None) -> "pa.Table":
 
     from rsr_ray.objects import get
 
+    if not uri.endswith(ENDINGS):
+        raise UserError(f"{uri}: a table's name ends with {', '.join(ENDINGS)}")
     try:
         data = get(uri, endpoint)
-    except (FileNotFoundError, IsADirectoryError) as e:
+    except FileNotFoundError as e:
         raise UserError(f"{uri}: there is no such file") from e
+    file = pa.BufferReader(data)
     try:
         if uri.endswith(".parquet"):
-            table = pyarrow.parquet.read_table(pa.BufferReader(data))
-        elif uri.endswith((".json", ".jsonl")):
-            array = data.lstrip().startswith(b"[")
-            table = pa.Table.from_pylist(json.loads(data)) if array else pyarrow.json.read_json(pa.BufferReader(data))
+            table = pyarrow.parquet.read_table(file)
         elif uri.endswith(".csv"):
-            table = pyarrow.csv.read_csv(pa.BufferReader(data))
+            table = pyarrow.csv.read_csv(file)
+        elif data.lstrip().startswith(b"["):
+            table = pa.Table.from_pylist(json.loads(data))
         else:
-            raise UserError(f"{uri}: a table's name ends with .csv, .parquet, .json or .jsonl")
+            table = pyarrow.json.read_json(file)
     except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as e:
         raise UserError(f"{uri}: cannot be read as its name says: {' '.join(str(e).split())}") from e
     counts = Counter(table.column_names)

@@ -99,7 +99,7 @@ def reason(row: dict[str, Any], tried: list[Order]) -> str:
 
 def tell_apart(students: dict[str, Student], *, second_reading: bool) -> list[Order]:
     """Every possible order of tied accuracies; none where there are more than MOST_ORDERS."""
-    ties = []
+    ties: list[list[dict[str, Any]]] = []
     for name, student in students.items():
         for value in np.unique(student.accuracy):
             tied = [teacher for teacher, accuracy in zip(student.teachers, student.accuracy, strict=True) if accuracy == value]
