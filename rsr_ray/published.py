@@ -76,25 +76,25 @@ def compare(evidence: Evidence, metrics: list[dict[str, Any]]) -> dict[str, Any]
         row |= {"second_reading": abs(mean_spearman(again, metric)), "second_reading_of_student": spearman(again[name], metric)}
         row |= {"best_order": best.value(metric) if best else None, "printed": PUBLISHED.get(metric) if whole else None, "reason": None}
         if row["printed"] is not None:
-            row["reason"] = reason(row, tried)
+            row["reason"] = reason(row, best, tried)
         out["rows"].append(row)
     return out
 
 
-def reason(row: dict[str, Any], tried: list[Order]) -> str:
+def reason(row: dict[str, Any], best: Order | None, tried: list[Order]) -> str:
     """Why a printed value is not the recomputed one, as far as the table can tell."""
     printed, second = row["printed"], f"accuracy {TWICE[3]}"
     if agrees(row["here"], printed):
         return "agrees"
     if agrees(row["second_reading"], printed):
         return second
-    if not tried:
+    if best is None:
         return "not explained: too many ties to try their orders"
-    if agrees(row["best_order"], printed):
-        return f"{second}, ties in the order below"
+    if agrees(best.value(row["metric"]), printed):
+        return f"{second}, ties in the order below" if best.second_reading else "ties in the order below"
     if any(agrees(order.value(row["metric"]), printed) for order in tried):
         return "ties, in another order than the one below"
-    return f"not explained: off by {min(abs(order.value(row['metric']) - printed) for order in tried):.4f} in the best order"
+    return f"not explained: off by {min(abs(order.value(row['metric']) - printed) for order in tried):.4f} at the nearest"
 
 
 def tell_apart(students: dict[str, Student], *, second_reading: bool) -> list[Order]:

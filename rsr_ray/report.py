@@ -1,5 +1,6 @@
 """report: what a person reads of a run and of a store, in a terminal."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -163,10 +164,12 @@ def _correlation_notes(result: dict[str, Any]) -> list[str]:
     """What a reader has to know of the table, a line each."""
     least, most = (end(student["teachers"] for student in result["students"].values()) for end in (min, max))
     n = f"{least}" if least == most else f"{least} to {most}"
+    every = math.factorial(result["teachers"])
+    orders = f"all {every:,}" if every <= result["permutations"] else f"{result['permutations']:,}"
     methods = {metric["interval_method"] for metric in result["metrics"]} - {None}
     lines = [
         "mean: of the students' signed correlations, |mean| its absolute value, as published; Pearson and Kendall: such means as well",
-        f"p: of |mean|, from {result['permutations']:,} orders of the teachers, the same for every student",
+        f"p: of |mean|, from {orders} orders of the teachers, the same for every student",
         f"95% interval: of mean, from {result['draws']:,} draws of teachers, the same for every student ({', '.join(sorted(methods)) or 'none'}); "
         f"wide, because a student has n = {n} teachers",
     ]
@@ -197,7 +200,7 @@ def _print_paper(paper: dict[str, Any], out: Console) -> None:
     twice = f"accuracy {paper['accuracy']} in two tables of arXiv 2601.14249, {paper['second_reading']} in two others"
     out.print(Text(f"Student {paper['student']}, teacher {paper['teacher']}: {twice}", style="bold"), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for name in ("metric", "|mean|", second, *(["and ties\nas below", "printed", "why printed is not |mean|"] if order else [])):
+    for name in ("metric", "|mean|", second, *(["as told\nbelow", "printed", "why printed is not |mean|"] if order else [])):
         table.add_column(name, justify="left" if name in ("metric", "why printed is not |mean|") else "right", overflow="fold")
     for row in paper["rows"]:
         more = [_correlation(row["best_order"]), _correlation(row["printed"]), row["reason"] or "-"] if order else []
@@ -205,7 +208,7 @@ def _print_paper(paper: dict[str, Any], out: Console) -> None:
     out.print(table)
     if each := paper["rsr_of_students"]:
         out.print(Text(f"rsr of {', '.join(each)}:"), soft_wrap=True)
-        for key, what in (("printed", "printed"), ("here", "from the table"), ("best_order", f"{second} and ties as below")):
+        for key, what in (("printed", "printed"), ("here", "from the table"), ("best_order", "as told below")):
             out.print(Text(f"  {' '.join(_correlation(abs(of[key])) for of in each.values())}  {what}"))
     if order:
         which = second if order["second_reading"] else f"with {paper['accuracy']}"
