@@ -58,6 +58,19 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     report.set_defaults(run=_report)
 
+    correlate = commands.add_parser("correlate", help="how well each metric orders teachers as the accuracy after training on them does")
+    source = correlate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--table", metavar="FILE", help="CSV, Parquet or JSON with student, teacher, accuracy and a column a metric")
+    source.add_argument("--store", help="folder or URI the scores are kept in; the accuracies are then in --accuracies")
+    correlate.add_argument("--accuracies", metavar="FILE", help="CSV, Parquet or JSON with student (its name in the store), teacher, accuracy")
+    correlate.add_argument("--by", nargs="+", action="extend", metavar="METRIC", help="only these metrics")
+    correlate.add_argument("--without", nargs="+", action="extend", default=[], metavar="TEACHER", help="leave teachers out")
+    correlate.add_argument("--set", action="append", default=[], metavar="STUDENT/TEACHER/COLUMN=VALUE", help="read one cell of the table as VALUE")
+    correlate.add_argument("--permutations", type=int, default=10_000, metavar="N", help="for the p-values; default: %(default)s")
+    correlate.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    correlate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    correlate.set_defaults(run=_correlate)
+
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
     _add_options(doctor, ScoreConfig)
@@ -223,6 +236,29 @@ def _report(args: argparse.Namespace) -> int:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise UserError(f"--confidence {confidence:g}: a probability, between 0 and 1")
+
+
+def _correlate(args: argparse.Namespace) -> int:
+    if args.permutations < 1:
+        raise UserError(f"--permutations {args.permutations}: must be at least 1")
+    if (args.store is None) != (args.accuracies is None):
+        raise UserError("--store and --accuracies go together: the scores of the one with the accuracies of the other")
+    from rsr_ray.correlate import correlate, from_store, from_table, set_cells, without
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.published import compare
+
+    endpoint = endpoint_of(args.s3_endpoint)
+    evidence = from_table(args.table, endpoint) if args.table else from_store(args.store, args.accuracies, endpoint)
+    evidence = without(set_cells(evidence, args.set), args.without)
+    result = correlate(evidence, args.by, args.permutations)
+    result["paper"] = compare(evidence, result["metrics"])
+    if args.json:
+        print(json.dumps(result))
+    else:
+        from rsr_ray.report import console, print_correlations
+
+        print_correlations(result, console())
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
