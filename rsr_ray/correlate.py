@@ -118,44 +118,21 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
 
 
 def teacher_values(store_uri: str, student: str, endpoint: str | None) -> dict[str, dict[str, float]]:
-    """Every metric of the registry by teacher, from the student's score rows: mean(x) / mean(y) of `Metric.terms`.
+    """Every metric of the registry by teacher, on all its prompts. One that the store's rows do not all have is left out.
 
-    Rejected rows do not count and a trajectory_id that a teacher has twice counts once, as in `reduce`. A metric whose
-    columns are not filled is left out. {} without scores. Raises UserError where there are scores of several fingerprints.
+    {} for a student that the store does not have. Raises UserError.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    from rsr_ray.rank import load_scored
+    from rsr_ray.store import Store
 
-    from rsr_ray.store import Store, settle_units
-
-    store = Store(store_uri, student, endpoint)
-    units = store.units()
-    if len(units) > 1:
-        raise UserError(
-            f"store {store.uri} holds scores of student {student} under several settings (fingerprints {', '.join(units)}), "
-            "which cannot be compared: keep each in a store or under a student name of its own"
-        )
-    if not units:
+    if student not in Store.students(store_uri, endpoint):
         return {}
-    ((fingerprint, names),) = units.items()
-    sums = sorted({column for metric in REGISTRY.values() for column in metric.columns})
-    identity = ["teacher", "trajectory_id", "source", "source_row"]
-    columns = [*identity, "prompt_id", "reject_reason", *sums]
-    repeated = set(settle_units(names)[1])
-    rows = store.read_units(pa.table({"name": [name for name in names if name not in repeated]}), fingerprint, columns)
-    rows = rows.filter(pc.is_null(rows["reject_reason"])).sort_by([(name, "ascending") for name in identity])
-    first = rows.group_by(identity[:2], use_threads=False).aggregate([([], "count_all")])["count_all"].to_numpy()
-    rows = rows.take(np.cumsum(first) - first)
-    teachers = rows["teacher"].combine_chunks().dictionary_encode()
-    teacher, known = teachers.indices.to_numpy(), teachers.dictionary.to_pylist()
-    prompts = pc.fill_null(rows["prompt_id"], "").combine_chunks().dictionary_encode().indices.to_numpy()
-    filled = {name: rows[name].to_numpy() for name in sums if name in rows.column_names and not rows[name].null_count}
-    values: dict[str, dict[str, float]] = {name: {} for name in known}
+    scored = load_scored(Store(store_uri, student, endpoint))
+    values: dict[str, dict[str, float]] = {name: {} for name in scored.teachers}
     for name, metric in REGISTRY.items():
-        if rows.num_rows and set(metric.columns) <= set(filled):
-            x, y = metric.terms({column: filled[column] for column in metric.columns}, prompts)
-            for of_teacher, value in zip(known, np.bincount(teacher, x) / np.bincount(teacher, y), strict=True):
-                values[of_teacher][name] = float(value)
+        if scored.has(metric):
+            for teacher, value in zip(scored.teachers, scored.matrices(metric).values().tolist(), strict=True):
+                values[teacher][name] = value
     return values
 
 
