@@ -99,7 +99,7 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
     fingerprint = store.generation()
     names = store.units().get(fingerprint, [])
     _, repeated = settle_units(names)
-    numbers = list(dict.fromkeys(["n_tokens", *(column for metric in metrics for column in metric.columns), *more]))
+    numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *(column for metric in metrics for column in metric.columns), *more]))
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]
 
     def read(name: str) -> pa.Table:

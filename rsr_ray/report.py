@@ -60,7 +60,7 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     shown.add_column("#", justify="right")
     shown.add_column("teacher", overflow="fold", min_width=12)
-    shown.add_column(f"{metric}\n{ranking['better']}\n=better", justify="right", no_wrap=True)
+    shown.add_column(f"{_broken(metric)}\n{ranking['better']}\n=better", justify="right", no_wrap=True)
     shown.add_column(f"{ranking['confidence']:.0%}\ninterval", justify="right", no_wrap=True)
     shown.add_column("", no_wrap=True)
     for name in ("P(best)", "prom-\npts\nwon", "on all\nprom-\npts", "tokens\neach", "scored", "rejec-\nted"):
@@ -68,7 +68,7 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     rejected = {t["teacher"]: t["n_rejected"] for t in table}
     ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
     for t in teachers:
-        between = f"{number(t['low'])}-{number(t['high'])}" if t["low"] is not None else "-"
+        between = f"{number(t['low'])}..{number(t['high'])}" if t["low"] is not None else "-"
         bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends))
         shares = (f"{t['p_best']:.2f}", f"{t['won']:.0%}", number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
         counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
@@ -98,6 +98,11 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         since = ranking["settled"]
         order = f"the whole order from {since['same_order']:,} prompts on" if since["same_order"] else "the whole order not within these prompts"
         out.print(Text(f"sample size: of random draws of n prompts these have the same first - {points}; settled: {order}"))
+
+
+def _broken(name: str) -> str:
+    """A metric's name over several lines, for the head of a narrow column."""
+    return name.replace("_", "_\n")
 
 
 def _first(length_bin: dict[str, Any], ranking: dict[str, Any]) -> str:
