@@ -37,10 +37,21 @@ def main(argv: list[str] | None = None) -> int:
     _add_store(teachers)
     teachers.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
     teachers.add_argument("--teachers", nargs="+", metavar="NAME", help="compare only these, on the prompts that they share")
-    teachers.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
-    teachers.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    _add_certainty(teachers)
     teachers.add_argument("--json", action="store_true", help="print JSON")
     teachers.set_defaults(run=_teachers)
+
+    compare = commands.add_parser("compare", help="two stores, two students or two nights: what moved, and is it more than noise?")
+    for name in ("A", "B"):
+        compare.add_argument(
+            name.lower(), metavar=name, help="STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; a store's only student has no need of a name"
+        )
+    compare.add_argument("--by", default="rsr", metavar="METRIC", help="metric to compare by (rsr-ray metrics lists them); default: %(default)s")
+    compare.add_argument("--anyway", action="store_true", help="compare scores that were made under other settings all the same")
+    compare.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    _add_certainty(compare)
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_compare)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -110,6 +121,18 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
 
 
+def _add_certainty(parser: argparse.ArgumentParser) -> None:
+    """How sure is sure; `_confidence` checks it."""
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+
+
+def _confidence(args: argparse.Namespace) -> float:
+    if not 0 < args.confidence < 1:
+        raise UserError(f"--confidence {args.confidence:g}: a probability, between 0 and 1")
+    return args.confidence
+
+
 def _open_store(args: argparse.Namespace) -> "Store":
     from rsr_ray.objects import endpoint_of
     from rsr_ray.store import Store
@@ -167,18 +190,33 @@ def _teachers(args: argparse.Namespace) -> int:
     from rsr_ray.rank import load_scored, rank_teachers
     from rsr_ray.report import console, print_ranking
 
-    if not 0 < args.confidence < 1:
-        raise UserError(f"--confidence {args.confidence:g}: a probability, between 0 and 1")
+    confidence = _confidence(args)
     metric, store = find_metric(args.by), _open_store(args)
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
     scored = load_scored(store, [metric])
     if args.teachers:
         scored = scored.only(args.teachers)
-    ranking = rank_teachers(scored, metric, confidence=args.confidence, seed=args.seed)
+    ranking = rank_teachers(scored, metric, confidence=confidence, seed=args.seed)
     if args.json:
         print(json.dumps({"student": args.student, **ranking, "table": table}))
     else:
         print_ranking(ranking, table, args.student, console())
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from rsr_ray.compare import compare, open_side
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.report import console, print_comparison
+
+    confidence, metric = _confidence(args), find_metric(args.by)
+    a, b = (open_side(text, endpoint_of(args.s3_endpoint)) for text in (args.a, args.b))
+    compared = compare(a, b, metric, confidence=confidence, seed=args.seed, anyway=args.anyway)
+    if args.json:
+        print(json.dumps(compared))
+    else:
+        print_comparison(compared, console())
     return 0
 
 

@@ -37,6 +37,7 @@ class Scored:
     teacher: np.ndarray  # int [N]: index into teachers
     prompt: np.ndarray  # int [N]: index into prompts
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
+    ids: pa.Array | None = None  # string [N]: trajectory_id
 
     def matrices(self, metric: Metric) -> "Matrices":
         """The metric's terms by prompt and teacher. Raises UserError where the store does not have what it is made of."""
@@ -56,7 +57,9 @@ class Scored:
         keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
         prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
         _, teacher = np.unique(self.teacher[keep], return_inverse=True)
-        return Scored(wanted, self.prompts.take(pa.array(prompts)), teacher, prompt, {name: values[keep] for name, values in self.columns.items()})
+        columns = {name: values[keep] for name, values in self.columns.items()}
+        ids = None if self.ids is None else self.ids.filter(pa.array(keep))
+        return Scored(wanted, self.prompts.take(pa.array(prompts)), teacher, prompt, columns, ids)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,11 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
     and row.
     """
     fingerprint = store.generation()
-    names = store.units().get(fingerprint, [])
+    return load_units(store, fingerprint, store.units().get(fingerprint, []), metrics, more)
+
+
+def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric], more: Iterable[str] = ()) -> Scored:
+    """The score rows of these units, as `load_scored` has them. Raises UserError where there are none."""
     _, repeated = settle_units(names)
     numbers = list(dict.fromkeys(["n_tokens", *(column for metric in metrics for column in metric.columns), *more]))
     columns = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "reject_reason", *numbers]
@@ -102,14 +109,14 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
         raise UserError(f"store {store.uri}: nothing of student {store.student_name} was scored: every row was rejected")
     rows = pa.concat_tables(tables).combine_chunks()
     teacher, teachers = _codes(rows["teacher"])
-    trajectory, _ = _codes(rows["trajectory_id"])
+    trajectory, ids = _codes(rows["trajectory_id"])
     order = np.lexsort((rows["source_row"].to_numpy(), _codes(rows["source"])[0], trajectory, teacher))
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(teacher[order]) != 0) | (np.diff(trajectory[order]) != 0)
     order = order[first]
     prompt, prompts = _codes(rows["prompt_id"].take(pa.array(order)))
     values = {name: rows[name].to_numpy()[order] for name in numbers}
-    return Scored(teachers.to_pylist(), prompts, teacher[order], prompt, values)
+    return Scored(teachers.to_pylist(), prompts, teacher[order], prompt, values, ids.take(pa.array(trajectory[order])))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
