@@ -27,10 +27,6 @@ AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGH
 CLIPPED = {"rank_sum", "token_ratio_sum", "token_ratio_top30_sum"}  # columns that depend on r_max
 NAMED = 3  # names that a sentence lists before it only counts
 NOTHING = 1e-12  # of a value: what the order of additions can change
-LOST = (
-    "which rows night {night} had can no longer be told: the store was copied, or shards were replaced, since. No noise can be known from aggregates alone; "
-    "it is taken from the spread of rsr over trajectories, as if the sides had no row in common, which for nights that do says noise too often."
-)
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,18 @@ class Measured:
         least = NOTHING * np.abs(self.values).max(0)
         value, draws = self.values[1] - self.values[0], self.draws[1] - self.draws[0]
         return np.where(np.abs(value) <= least, 0.0, value), np.where(np.abs(draws) <= least, 0.0, draws)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What two sides have in common, measured."""
+
+    basis: str
+    teachers: list[str]  # [T]
+    own: Measured  # each teacher on its own prompts
+    ranked: Measured  # all on those that they have in common, where there are any: for places
+    unmatched: list[str]  # teachers of both sides that were left out
+    notes: list[str]
 
 
 def open_side(text: str, endpoint: str | None) -> Side:
@@ -127,7 +135,7 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
     same_student: whether both have the same weights; values of two students are on scales of their own
     basis: "matched prompts"; "all prompts" of two nights of one student; "aggregates" of nights whose rows cannot be told
     teachers: of both sides, in B's order, each teacher, a and b (value, place, n_trajectories), n_prompts (of
-        aggregates None), difference (b - a), low, high (of each alone), p_up (share of draws in which b is higher),
+        aggregates None), difference (b - a), low, high (of each alone), went (same, better or worse), p_up (share of draws in which b is higher),
         p_value (after Holm's correction over the teachers), more_than_noise (None: cannot be told, as with one prompt)
     swaps: pairs of teachers in another order: before_in_a, before_in_b, share of draws with both orders as they
         are, p_value (after Holm's correction over all pairs), more_than_noise
@@ -143,31 +151,18 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
     same_student, said = check_settings(a, b, metric, anyway)
     rng = np.random.default_rng(seed)
     scored = a.load(metric), b.load(metric)
-    rows = (scored[0], scored[1]) if scored[0] and scored[1] else None
+    rows = (scored[0], scored[1]) if scored[0] and scored[1] else None  # None: only aggregates are left
     names = [side.teachers for side in rows] if rows else [[t["teacher"] for t in side.table if t["n_trajectories"]] for side in (a, b)]
     teachers = sorted({*names[0]} & {*names[1]})
     if not teachers:
         raise UserError(f"no teacher is on both sides: A has {', '.join(names[0]) or 'none'}; B has {', '.join(names[1]) or 'none'}")
-    unmatched: list[str] = []
-    if not rows:
-        basis, own = "aggregates", on_aggregates(a, b, teachers, metric, rng)
-        ranked = own
+    if rows is None:
         lost = " and ".join(str(side.night) for side, of_side in zip((a, b), scored, strict=True) if of_side is None)
-        said.append(LOST.format(night=lost))
+        found = on_aggregates(a, b, teachers, metric, lost, rng)
     elif one_history(a, b):
-        basis, prompts = "all prompts", pa.chunked_array([rows[0].prompts, rows[1].prompts]).unique()
-        sides = [aligned(side, metric, teachers, prompts) for side in rows]
-        own = ranked = on_prompts(*sides, (sides[0].n > 0) | (sides[1].n > 0), rng)
+        found = on_all_prompts(*rows, teachers, metric, rng)
     else:
-        basis, prompts = "matched prompts", rows[0].prompts.filter(pc.is_in(rows[0].prompts, rows[1].prompts))
-        sides = [aligned(side, metric, teachers, prompts) for side in rows]
-        matched = (sides[0].n > 0) & (sides[1].n > 0)
-        some = matched.any(0)
-        teachers, unmatched = ([name for name, is_some in zip(teachers, some, strict=True) if is_some == wanted] for wanted in (True, False))
-        if not teachers:
-            raise UserError(f"no prompt has answers of one teacher on both sides; teachers on both: {', '.join(unmatched)}")
-        own, ranked, more = on_matched(*(mean_of_answers(side, matched, some) for side in sides), rng)
-        said += more
+        found = on_matched_prompts(*rows, teachers, metric, rng)
     compared: dict[str, Any] = {
         "a": a.facts(),
         "b": b.facts(),
@@ -177,21 +172,21 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
         "draws": DRAWS,
         "seed": seed,
         "same_student": same_student,
-        "basis": basis,
-        "teachers": moves(own, ranked, metric, teachers, confidence),
-        "swaps": swaps(ranked, metric, teachers, confidence),
-        "kendall": kendall_interval(ranked, confidence),
-        "n_prompts_ranked": None if basis == "aggregates" else int(ranked.n.min()),
-        "trajectories": trajectories(*rows, metric, same_student) if rows else None,
+        "basis": found.basis,
+        "teachers": moves(found, metric, confidence),
+        "swaps": swaps(found, metric, confidence),
+        "kendall": kendall_interval(found.ranked, confidence),
+        "n_prompts_ranked": None if rows is None else int(found.ranked.n.min()),
+        "trajectories": None if rows is None else trajectories(*rows, metric, same_student),
         "only_a": sorted({*names[0]} - {*names[1]}),
         "only_b": sorted({*names[1]} - {*names[0]}),
-        "unmatched": unmatched,
-        "notes": said,
+        "unmatched": found.unmatched,
+        "notes": said + found.notes,
     }
     for t in compared["teachers"]:
         for side, facts in enumerate((a, b)):
             t["ab"[side]]["n_trajectories"] = _n_trajectories(rows[side] if rows else facts.table, t["teacher"])
-        t["n_prompts"] = None if basis == "aggregates" else t["n_prompts"]
+        t["n_prompts"] = None if rows is None else t["n_prompts"]
     compared["sentence"] = sentence(compared)
     return _jsonable(compared)
 
@@ -278,19 +273,6 @@ def mean_of_answers(side: Matrices, matched: np.ndarray, teachers: np.ndarray) -
     return Matrices(*(np.where(matched, m / n, 0.0)[:, teachers] for m in (side.x, side.y, side.n)))
 
 
-def on_matched(a: Matrices, b: Matrices, rng: np.random.Generator) -> tuple[Measured, Measured, list[str]]:
-    """Each teacher on its own matched prompts; all on those they have in common, for their places; and what to say of it."""
-    matched = a.n > 0
-    own = on_prompts(a, b, matched, rng)
-    whole = matched.all(1)
-    if (whole == matched.any(1)).all():
-        return own, own, []
-    if not whole.any():
-        return own, own, ["no prompt has all these teachers on both sides: places compare values on different prompts, so read them with care"]
-    said = f"places and order stand on the {whole.sum():,} prompts that all these teachers have on both sides, values on each teacher's own"
-    return own, on_prompts(a, b, np.repeat(whole[:, None], matched.shape[1], 1), rng), [said]
-
-
 def on_prompts(a: Matrices, b: Matrices, answered: np.ndarray, rng: np.random.Generator) -> Measured:
     """Both sides on the prompts of each teacher, [P, T] bool; teachers of the same prompts are drawn together."""
     n_teachers = answered.shape[1]
@@ -306,15 +288,53 @@ def on_prompts(a: Matrices, b: Matrices, answered: np.ndarray, rng: np.random.Ge
     return Measured(values, draws, answered.sum(0))
 
 
-def on_aggregates(a: Side, b: Side, teachers: list[str], metric: Metric, rng: np.random.Generator) -> Measured:
-    """Sides of which only TEACHERS rows are known: their rsr, and draws with independent normal errors of rsr_std / sqrt(n_trajectories)."""
+def on_all_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric, rng: np.random.Generator) -> Found:
+    """All that each of two nights had, every trajectory the same weight, as in the nights' own tables."""
+    prompts = pa.chunked_array([a.prompts, b.prompts]).unique()
+    x, y = (aligned(side, metric, teachers, prompts) for side in (a, b))
+    measured = on_prompts(x, y, (x.n > 0) | (y.n > 0), rng)
+    return Found("all prompts", teachers, measured, measured, [], [])
+
+
+def on_matched_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric, rng: np.random.Generator) -> Found:
+    """What a teacher answered on both sides. Raises UserError where that is nothing."""
+    prompts = a.prompts.filter(pc.is_in(a.prompts, b.prompts))
+    x, y = (aligned(side, metric, teachers, prompts) for side in (a, b))
+    matched = np.logical_and(x.n > 0, y.n > 0)
+    some = np.asarray(matched.any(axis=0))
+    unmatched = [name for name, is_some in zip(teachers, some, strict=True) if not is_some]
+    if not some.any():
+        raise UserError(f"no prompt has answers of one teacher on both sides; teachers on both: {', '.join(unmatched)}")
+    x, y = (mean_of_answers(side, matched, some) for side in (x, y))
+    matched = matched[:, some]
+    own = on_prompts(x, y, matched, rng)
+    whole = np.asarray(matched.all(axis=1))
+    ranked, notes = own, []
+    if not whole.any():
+        notes = ["no prompt has all these teachers on both sides: places compare values on different prompts, so read them with care"]
+    elif (whole != matched.any(axis=1)).any():
+        ranked = on_prompts(x, y, np.repeat(whole[:, None], matched.shape[1], 1), rng)
+        notes = [f"places and order stand on the {whole.sum():,} prompts that all these teachers have on both sides, values on each teacher's own"]
+    return Found("matched prompts", [name for name in teachers if name not in unmatched], own, ranked, unmatched, notes)
+
+
+def on_aggregates(a: Side, b: Side, teachers: list[str], metric: Metric, lost: str, rng: np.random.Generator) -> Found:
+    """Sides of which only TEACHERS rows are known: their rsr, and draws with independent normal errors of rsr_std / sqrt(n_trajectories).
+
+    Raises UserError for another metric than rsr. `lost` names the nights whose rows are gone.
+    """
     if metric.name != "rsr":
-        raise UserError(f"--by {metric.name}: the rows of a night cannot be told any more, and its record holds the spread of rsr only")
+        raise UserError(f"--by {metric.name}: the rows of night {lost} cannot be told any more, and its record holds the spread of rsr only")
     tables = [{row["teacher"]: row for row in side.table} for side in (a, b)]
     columns = ([[table[name][column] or 0.0 for name in teachers] for table in tables] for column in ("rsr", "rsr_std", "n_trajectories"))
     values, spread, n = (np.array(column, np.float64) for column in columns)
     draws = values[:, None] + (spread / np.sqrt(n))[:, None] * rng.standard_normal((2, DRAWS, len(teachers)))
-    return Measured(values, draws, n.min(0).astype(int))
+    measured = Measured(values, draws, n.min(0).astype(int))
+    note = (
+        f"which rows night {lost} had can no longer be told: the store was copied, or shards were replaced, since. Aggregates alone tell no noise: "
+        "it is taken from the spread of rsr over trajectories, as if the sides had no row in common. For nights that do that is too much noise"
+    )
+    return Found("aggregates", teachers, measured, measured, [], [note])
 
 
 # --- what moved -------------------------------------------------------------------------------------------------------
@@ -340,18 +360,19 @@ def holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def moves(own: Measured, ranked: Measured, metric: Metric, teachers: list[str], confidence: float) -> list[dict[str, Any]]:
+def moves(found: Found, metric: Metric, confidence: float) -> list[dict[str, Any]]:
     """`teachers` of `compare`, but for their trajectories."""
+    own = found.own
     difference, draws = own.difference()
     p = holm(p_values(difference, draws, own.n))
-    places = [stats.rankdata(metric.order(values), method="ordinal") for values in ranked.values]
+    places = [stats.rankdata(metric.order(values), method="ordinal") for values in found.ranked.values]
     rows = []
     for t in np.argsort(places[1]):
         low, high = (float(end[0]) for end in interval(draws[:, [t]], int(own.n[t]), confidence))
         beyond = math.isnan(low) or low > 0 or high < 0
         rows.append(
             {
-                "teacher": teachers[t],
+                "teacher": found.teachers[t],
                 "a": {"value": own.values[0, t], "place": int(places[0][t])},
                 "b": {"value": own.values[1, t], "place": int(places[1][t])},
                 "n_prompts": int(own.n[t]),
@@ -361,13 +382,15 @@ def moves(own: Measured, ranked: Measured, metric: Metric, teachers: list[str], 
                 "p_up": np.nanmean((draws[:, t] > 0) + 0.5 * (draws[:, t] == 0)) if own.n[t] > 1 else None,
                 "p_value": p[t],
                 "more_than_noise": None if math.isnan(p[t]) else bool(p[t] < 1 - confidence and beyond),
+                "went": "same" if not difference[t] else "better" if metric.order(difference[t]) < 0 else "worse",
             }
         )
     return rows
 
 
-def swaps(ranked: Measured, metric: Metric, teachers: list[str], confidence: float) -> list[dict[str, Any]]:
+def swaps(found: Found, metric: Metric, confidence: float) -> list[dict[str, Any]]:
     """`swaps` of `compare`: both orders have to be sure, so a pair's p is the larger of its two."""
+    ranked, teachers = found.ranked, found.teachers
     i, j = np.triu_indices(len(teachers), 1)
     values, draws = metric.order(ranked.values), metric.order(ranked.draws)
     difference, drawn = values[:, i] - values[:, j], draws[:, :, i] - draws[:, :, j]
@@ -437,7 +460,7 @@ def sentence(compared: dict[str, Any]) -> str:
     said = []
     if compared["same_student"]:
         moved = [t for t in teachers if t["more_than_noise"]]
-        names = [f"{t['teacher']} ({'higher' if t['difference'] > 0 else 'lower'}: {is_better(t, compared['better'])})" for t in moved]
+        names = [f"{t['teacher']} ({'higher' if t['difference'] > 0 else 'lower'}: {t['went']})" for t in moved]
         whole = f"{len(moved)} of {len(teachers)} teachers moved by more than noise: {_listed(names)}"
         said.append(whole if moved else f"none of {len(teachers)} teachers moved by more than noise")
     if len(teachers) > 1:
@@ -450,13 +473,6 @@ def sentence(compared: dict[str, Any]) -> str:
         said = [f"the only teacher on both sides is {teachers[0]['teacher']}, and two students' values are on scales of their own"]
     text = "; ".join(said)
     return text[0].upper() + text[1:] + "."
-
-
-def is_better(t: dict[str, Any], better: str) -> str:
-    """The way a teacher went: better, worse or same."""
-    if not t["difference"]:
-        return "same"
-    return "better" if (t["difference"] > 0) == (better == "higher") else "worse"
 
 
 def _listed(names: list[str]) -> str:

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rsr_ray.compare import is_better
 from rsr_ray.errors import safe
 from rsr_ray.metrics import Metric
 from rsr_ray.run import Run
@@ -162,7 +161,7 @@ def _verdict(t: dict[str, Any], compared: dict[str, Any]) -> str:
         return "-"
     if not t["more_than_noise"]:
         return "no" if t["difference"] else "same"
-    return f"yes, {is_better(t, compared['better'])}" if compared["same_student"] else "yes"
+    return f"yes, {t['went']}" if compared["same_student"] else "yes"
 
 
 def _changed(rows: dict[str, Any]) -> str:
