@@ -107,7 +107,7 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
         night = f", night {facts['night']}" if facts["night"] else ""
         out.print(Text(safe(f"{side.upper()}: {facts['store']}, student {facts['student']}{night}"), style="dim"), soft_wrap=True)
     out.print(Text(f"Teachers by {metric} ({better} is better), on {compared['basis']}", style="dim"))
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
     shown.add_column("teacher", overflow="fold", min_width=12)
     for name in (
         "place\nA > B",
@@ -134,25 +134,23 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
     for pair in pairs[:SWAPS]:
         sure = "cannot be told" if pair["more_than_noise"] is None else "more than noise" if pair["more_than_noise"] else "may be noise"
         share = f", both orders in {pair['share']:.0%} of draws" if pair["share"] is not None else ""
-        out.print(
-            Text(safe(f"changed order: A has {pair['before_in_a']} before {pair['before_in_b']}, B the reverse{share}: {sure}")), soft_wrap=True
-        )
+        out.print(Text(safe(f"changed order: A has {pair['before_in_a']} before {pair['before_in_b']}, B the reverse{share}: {sure}")))
     if len(pairs) > SWAPS:
         out.print(Text(f"changed order: {len(pairs) - SWAPS:,} other pairs; --json lists them"))
     if tau := compared["kendall"]:
         between = f" ({_number(tau['low'])} to {_number(tau['high'])})" if tau["low"] is not None else ""
-        on = f" on {compared['n_prompts_ranked']:,} prompts" if compared["n_prompts_ranked"] is not None else ""
+        on = f", prompts: {compared['n_prompts_ranked']:,}" if compared["n_prompts_ranked"] is not None else ""
         out.print(Text(f"order: Kendall tau of the two rankings {_number(tau['value'])}{between}{on}"))
     if rows := compared["trajectories"]:
         alone = f"{rows['only_a']:,} only in A, {rows['only_b']:,} only in B"
-        out.print(Text(safe(f"trajectories: {rows['both']:,} in both{_changed(rows)}; {alone}")), soft_wrap=True)
+        out.print(Text(safe(f"trajectories: {rows['both']:,} in both{_changed(rows)}; {alone}")))
     for what, names in (("only in A", "only_a"), ("only in B", "only_b"), ("in both, without a prompt in common", "unmatched")):
         if compared[names]:
-            out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")), soft_wrap=True)
+            out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")))
     many = len(compared["teachers"])
     said = f"of the {many} teachers, and of all pairs of them, corrected for being so many (Holm)" if many > 1 else "of the one teacher"
     for note in [*compared["notes"], f"more than noise: at {compared['confidence']:.0%}, {said}; an interval is of one teacher alone"]:
-        out.print(Text(safe(f"note: {note}"), style="yellow"), soft_wrap=True)
+        out.print(Text(safe(f"note: {note}"), style="yellow"))
 
 
 def _verdict(t: dict[str, Any], compared: dict[str, Any]) -> str:
