@@ -21,7 +21,7 @@ from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.objects import absolute, get, list_files
 from rsr_ray.rank import DRAWS, Matrices, Scored, _jsonable, bootstrap, interval, load_units
-from rsr_ray.store import STUDENT_NAME, Store, students_of
+from rsr_ray.store import STUDENT_NAME, Store
 
 AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
 CLIPPED = {"rank_sum", "token_ratio_sum", "token_ratio_top30_sum"}  # columns that depend on r_max
@@ -111,7 +111,7 @@ def open_side(text: str, endpoint: str | None) -> Side:
 
 
 def _only_student(uri: str, endpoint: str | None) -> str:
-    students = students_of(uri, endpoint)
+    students = Store.students(uri, endpoint)
     if len(students) != 1:
         known = ", ".join(students)
         raise UserError(f"store {uri}: name one of its students as {uri}#STUDENT: {known}" if known else f"store {uri}: no teachers of any student")
@@ -430,7 +430,7 @@ def kendall_interval(ranked: Measured, confidence: float) -> dict[str, float] | 
 
 def trajectories(a: Scored, b: Scored, metric: Metric, same_student: bool) -> dict[str, Any]:
     """`trajectories` of `compare`."""
-    keys = [pc.binary_join_element_wise(pa.array(s.teachers, pa.string()).take(pa.array(s.teacher)), s.ids, "\0") for s in (a, b)]
+    keys = [pc.binary_join_element_wise(pa.array(s.teachers, pa.string()).take(pa.array(s.teacher)), s.rows["trajectory_id"], "\0") for s in (a, b)]
     at = pc.index_in(keys[0], keys[1]).fill_null(-1).to_numpy()
     here = np.flatnonzero(at >= 0)
     both = {"both": len(here), "only_a": len(keys[0]) - len(here), "only_b": len(keys[1]) - len(here)}

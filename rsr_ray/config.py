@@ -49,7 +49,7 @@ class ScoreConfig:
     metrics: str = option("local_naturalness, with commas between several, adds what needs passes of its own; all others are always there", "rsr")
     steps: str = option("what a step of local naturalness is: sentence or paragraph", "sentence")
     step_window: float = option("steps before it that a step is scored with; under 1: this share of all before it", 4.0)
-    token_scores: bool = option("keep rank, surprisal and entropy of each token as well, about 10 bytes a token, in the folder tokens", False)
+    token_scores: bool = option("keep rank, surprisal and entropy of each token as well, about 13 bytes a token, in the folder tokens", False)
     r_max: int = option("ranks above this count as this", 100)
     dtype: str = option(f"dtype of the student: {', '.join(DTYPES)}, or auto: bfloat16 on GPUs, float32 on CPUs", "auto")
     max_length: int | None = option("rows with more tokens than this are over length; default: the student's context length", None)

@@ -25,6 +25,7 @@ SIZES = (10, 25, 50, 100, 200)  # prompts, of the sample-size curve
 CURVE_DRAWS = 400
 SETTLED = 0.95  # share of draws
 LENGTH_BINS = 4
+ROW = ["trajectory_id", "sample", "source", "source_row"]
 TOO_MANY = 100  # times the prompts: more than that nobody will score to tell two teachers apart
 
 
@@ -37,13 +38,16 @@ class Scored:
     teacher: np.ndarray  # int [N]: index into teachers
     prompt: np.ndarray  # int [N]: index into prompts
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
-    ids: pa.Array | None = None  # string [N]: trajectory_id
+    rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
+
+    def has(self, metric: Metric) -> bool:
+        """Whether all rows have what the metric is made of."""
+        return not any(np.isnan(self.columns[name]).any() for name in metric.columns)
 
     def matrices(self, metric: Metric) -> "Matrices":
-        """The metric's terms by prompt and teacher. Raises UserError where the store does not have what it is made of."""
-        missing = [name for name in metric.columns if np.isnan(self.columns[name]).any()]
-        if missing:
-            raise UserError(f"{metric.name}: not all rows of the store have {', '.join(missing)}; score them with --metrics {metric.name}")
+        """The metric's terms by prompt and teacher. Raises UserError where not all rows have what it is made of."""
+        if not self.has(metric):
+            raise UserError(f"{metric.name}: not all rows of the store have {', '.join(metric.columns)}; score them with --metrics {metric.name}")
         cell = self.prompt * len(self.teachers) + self.teacher
         shape, size = (len(self.prompts), len(self.teachers)), len(self.prompts) * len(self.teachers)
         x, y = metric.terms(self.columns, self.prompt)
@@ -57,9 +61,14 @@ class Scored:
         keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
         prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
         _, teacher = np.unique(self.teacher[keep], return_inverse=True)
-        columns = {name: values[keep] for name, values in self.columns.items()}
-        ids = None if self.ids is None else self.ids.filter(pa.array(keep))
-        return Scored(wanted, self.prompts.take(pa.array(prompts)), teacher, prompt, columns, ids)
+        return Scored(
+            wanted,
+            self.prompts.take(pa.array(prompts)),
+            teacher,
+            prompt,
+            {name: values[keep] for name, values in self.columns.items()},
+            self.rows.filter(pa.array(keep)),
+        )
 
 
 @dataclass(frozen=True)
@@ -94,34 +103,37 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
 def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric], more: Iterable[str] = ()) -> Scored:
     """The score rows of these units, as `load_scored` has them. Raises UserError where there are none."""
     _, repeated = settle_units(names)
-    numbers = list(dict.fromkeys(["n_tokens", *(column for metric in metrics for column in metric.columns), *more]))
-    columns = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "reject_reason", *numbers]
+    numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *(column for metric in metrics for column in metric.columns), *more]))
+    columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]
 
     def read(name: str) -> pa.Table:
         table = store.read_unit(fingerprint, name, columns)
         if missing := set(columns) - set(table.column_names):
             raise UserError(f"store {store.uri}: its scores lack {', '.join(sorted(missing))}: an earlier version wrote them; score again")
-        return table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
+        table = table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
+        for column in ("teacher", "source"):
+            table = table.set_column(table.schema.get_field_index(column), column, table[column].dictionary_encode())
+        return table.append_column("unit", pa.repeat(name, table.num_rows).dictionary_encode())
 
     with ThreadPoolExecutor(8) as pool:
         tables = list(pool.map(read, sorted(set(names) - set(repeated))))
     if not sum(table.num_rows for table in tables):
         raise UserError(f"store {store.uri}: nothing of student {store.student_name} was scored: every row was rejected")
-    rows = pa.concat_tables(tables).combine_chunks()
+    rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     teacher, teachers = _codes(rows["teacher"])
-    trajectory, ids = _codes(rows["trajectory_id"])
+    trajectory, _ = _codes(rows["trajectory_id"])
     order = np.lexsort((rows["source_row"].to_numpy(), _codes(rows["source"])[0], trajectory, teacher))
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(teacher[order]) != 0) | (np.diff(trajectory[order]) != 0)
     order = order[first]
     prompt, prompts = _codes(rows["prompt_id"].take(pa.array(order)))
     values = {name: rows[name].to_numpy()[order] for name in numbers}
-    return Scored(teachers.to_pylist(), prompts, teacher[order], prompt, values, ids.take(pa.array(trajectory[order])))
+    return Scored(teachers.to_pylist(), prompts, teacher[order], prompt, values, rows.select([*ROW, "unit"]).take(pa.array(order)))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """A column as int64 [N] indices into its sorted distinct values, and these."""
-    encoded = pc.dictionary_encode(column).combine_chunks()
+    encoded = (column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)).combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.chunk(0)
     order = pc.sort_indices(encoded.dictionary)
@@ -385,7 +397,7 @@ def sentence(ranking: dict[str, Any]) -> str:
     i = unsure[0]
     more = gaps[i]["more_prompts"]
     what = f"places {i + 1} and {i + 2} ({teachers[i]['teacher']}, {teachers[i + 1]['teacher']}) cannot be told apart"
-    how = f"about {more:,} more prompts would" if more is not None else f"not even {TOO_MANY} times the prompts would"
+    how = f"about {more:,} more prompt{'s' if more > 1 else ''} would" if more is not None else f"not even {TOO_MANY} times the prompts would"
     others = f"; nor can {len(unsure) - 1} other pair{'s' if len(unsure) > 2 else ''} of neighbours" if len(unsure) > 1 else ""
     return f"{said}; {what}: {how}{others}."
 

@@ -224,8 +224,22 @@ class Store:
         try:
             return _read(self.teachers_uri, self.endpoint)
         except (FileNotFoundError, NotADirectoryError) as e:
-            known = ", ".join(students_of(self.uri, self.endpoint)) or "none yet: run rsr-ray score"
+            known = ", ".join(self.students(self.uri, self.endpoint)) or "none yet: run rsr-ray score"
             raise UserError(f"store {self.uri}: no teachers of student {self.student_name}; students there: {known}") from e
+
+    @staticmethod
+    def students(uri: str, endpoint: str | None) -> list[str]:
+        """Names of the students that a store has a teachers table of, sorted."""
+        prefix, suffix = "student=", ".parquet"
+        names = [n for n in list_files(f"{absolute(uri)}/teachers", endpoint) if n.startswith(prefix) and n.endswith(suffix)]
+        return sorted(n.removeprefix(prefix).removesuffix(suffix) for n in names)
+
+    def read_runs(self, most: int = 20) -> list[dict[str, Any]]:
+        """The records of the student's last runs under its present fingerprint, the newest first; of many runs the last `most` are looked at."""
+        fingerprint = self.generation()
+        names = sorted((n for n in list_files(f"{self.uri}/runs", self.endpoint) if n.endswith(".json")), reverse=True)[:most]
+        runs = [json.loads(get(f"{self.uri}/runs/{name}", self.endpoint)) for name in names]
+        return [run for run in runs if run["fingerprint"] == fingerprint and run["config"]["student_name"] == self.student_name]
 
     def write_run(self, run: dict[str, Any]) -> None:
         put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
@@ -238,13 +252,6 @@ class Store:
             if run["fingerprint"] == fingerprint:
                 return run
         return None
-
-
-def students_of(uri: str, endpoint: str | None) -> list[str]:
-    """Names of the students that a store has teachers of, sorted."""
-    prefix, suffix = "student=", ".parquet"
-    names = [n for n in list_files(f"{uri}/teachers", endpoint) if n.startswith(prefix) and n.endswith(suffix)]
-    return sorted(n.removeprefix(prefix).removesuffix(suffix) for n in names)
 
 
 def _read(uri: str, endpoint: str | None, columns: list[str] | None = None) -> pa.Table:

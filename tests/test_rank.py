@@ -27,7 +27,7 @@ def scored_of(rows: pd.DataFrame) -> Scored:
     teachers, prompts = sorted(rows.teacher.unique()), sorted(rows.prompt.unique())
     columns = {name: rows[name].to_numpy() for name in ("rank_sum", "surprisal_sum", "n_tokens")}
     teacher, prompt = rows.teacher.map(teachers.index).to_numpy(), rows.prompt.map(prompts.index).to_numpy()
-    return Scored(teachers, pa.array(map(str, prompts)), teacher, prompt, columns)
+    return Scored(teachers, pa.array(map(str, prompts)), teacher, prompt, columns, pa.table({"trajectory_id": range(len(rows))}))
 
 
 def rows_of(seed: int, n_prompts: int, ranks: dict[str, float], *, missing: float = 0.0, samples: int = 1) -> pd.DataFrame:

@@ -69,6 +69,13 @@ def test_a_store_that_its_tokens_do_not_bear_out(kept, tmp_path):
     assert "is not what its tokens say: rank_sum_50" in said.stderr
 
 
+def test_teachers_by_local_naturalness(kept):
+    said = rsr_ray("teachers", "--store", kept / "store", "--student", "student", "--by", "local_naturalness")
+    assert said.returncode == 0, said.stderr
+    assert "higher" in said.stdout
+    assert "rank correlation with global naturalness over trajectories" in " ".join(said.stdout.split())
+
+
 def test_mistakes(kept, tmp_path):
     score(kept / "corpus", tmp_path / "store", max_rejects=1.0)
     store = ("rescore", "--student", "student", "--store")
