@@ -39,10 +39,21 @@ def main(argv: list[str] | None = None) -> int:
     _add_store(teachers)
     teachers.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
     teachers.add_argument("--teachers", nargs="+", metavar="NAME", help="compare only these, on the prompts that they share")
-    teachers.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
-    teachers.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    _add_certainty(teachers)
     teachers.add_argument("--json", action="store_true", help="print JSON")
     teachers.set_defaults(run=_teachers)
+
+    compare = commands.add_parser("compare", help="two stores, two students or two nights: what moved, and is it more than noise?")
+    for name in ("A", "B"):
+        compare.add_argument(
+            name.lower(), metavar=name, help="STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; a store's only student has no need of a name"
+        )
+    compare.add_argument("--by", default="rsr", metavar="METRIC", help="metric to compare by (rsr-ray metrics lists them); default: %(default)s")
+    compare.add_argument("--anyway", action="store_true", help="compare scores that were made under other settings all the same")
+    compare.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    _add_certainty(compare)
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="write the page that shows which teacher, how sure, and why; and the same as CSV, JSON and Markdown")
     report.add_argument("--store", required=True, help="folder or URI the scores are kept in")
@@ -51,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", required=True, metavar="DIR", help="folder or URI to write index.html, teachers.csv, teachers.json and summary.md into"
     )
     report.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
-    report.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
-    report.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    _add_certainty(report)
     report.add_argument("--tokens-from", metavar="STUDENT", help="folder or hub id of the student: it scores the tokens of the shown trajectories, "
                         "where the store has no token scores")  # fmt: skip
     report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
@@ -139,6 +149,12 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
 
 
+def _add_certainty(parser: argparse.ArgumentParser) -> None:
+    """How sure is sure; `_check_confidence` checks it."""
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+
+
 def _open_store(args: argparse.Namespace) -> "Store":
     from rsr_ray.objects import endpoint_of
     from rsr_ray.store import Store
@@ -214,6 +230,23 @@ def _teachers(args: argparse.Namespace) -> int:
         print(json.dumps({"student": args.student, **ranking, "table": table}))
     else:
         print_ranking(ranking, table, args.student, console())
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from rsr_ray.compare import compare, open_side
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.report import console, print_comparison
+
+    _check_confidence(args.confidence)
+    metric = find_metric(args.by)
+    a, b = (open_side(text, endpoint_of(args.s3_endpoint)) for text in (args.a, args.b))
+    compared = compare(a, b, metric, confidence=args.confidence, seed=args.seed, anyway=args.anyway)
+    if args.json:
+        print(json.dumps(compared))
+    else:
+        print_comparison(compared, console())
     return 0
 
 

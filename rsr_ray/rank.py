@@ -97,7 +97,11 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
     and row.
     """
     fingerprint = store.generation()
-    names = store.units().get(fingerprint, [])
+    return load_units(store, fingerprint, store.units().get(fingerprint, []), metrics, more)
+
+
+def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric], more: Iterable[str] = ()) -> Scored:
+    """The score rows of these units, as `load_scored` has them. Raises UserError where there are none."""
     _, repeated = settle_units(names)
     numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *(column for metric in metrics for column in metric.columns), *more]))
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]

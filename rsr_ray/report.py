@@ -16,6 +16,8 @@ from rsr_ray.schema import REJECT_REASONS
 if TYPE_CHECKING:
     from rsr_ray.doctor import Doctor
 
+SWAPS = 10  # pairs that changed order that are listed
+
 
 def console() -> Console:
     """A console as wide as the terminal, and wide enough for the table where the output is piped."""
@@ -98,6 +100,78 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         since = ranking["settled"]
         order = f"the whole order from {since['same_order']:,} prompts on" if since["same_order"] else "the whole order not within these prompts"
         out.print(Text(f"sample size: of random draws of n prompts these have the same first - {points}; settled: {order}"))
+
+
+def print_comparison(compared: dict[str, Any], out: Console) -> None:
+    """`compare`'s answer: the sentence, the sides, each teacher's values and places, what changed order, notes."""
+    metric, better = compared["metric"], compared["better"]
+    out.print(Text(safe(compared["sentence"]), style="bold"))
+    for side in ("a", "b"):
+        facts = compared[side]
+        night = f", night {facts['night']}" if facts["night"] else ""
+        out.print(Text(safe(f"{side.upper()}: {facts['store']}, student {facts['student']}{night}"), style="dim"), soft_wrap=True)
+    out.print(Text(f"Teachers by {metric} ({better} is better), on {compared['basis']}", style="dim"))
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
+    shown.add_column("teacher", overflow="fold", min_width=12)
+    for name in (
+        "place\nA > B",
+        "A",
+        "B",
+        "B - A",
+        f"{compared['confidence']:.0%} interval\nof B - A",
+        "P(B\nhigher)",
+        "prompts",
+        "scored\nA",
+        "scored\nB",
+    ):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("more than\nnoise", no_wrap=True)
+    for t in compared["teachers"]:
+        places = f"{t['a']['place']} > {t['b']['place']}"
+        between = f"{number(t['low'])} to {number(t['high'])}" if t["low"] is not None else "-"
+        numbers = (number(t["a"]["value"]), number(t["b"]["value"]), number(t["difference"]), between)
+        share = f"{t['p_up']:.2f}" if t["p_up"] is not None else "-"
+        counts = [f"{n:,}" if n is not None else "-" for n in (t["n_prompts"], t["a"]["n_trajectories"], t["b"]["n_trajectories"])]
+        shown.add_row(Text(safe(t["teacher"])), places, *numbers, share, *counts, _verdict(t, compared))
+    out.print(shown)
+    pairs = compared["swaps"]
+    for pair in pairs[:SWAPS]:
+        sure = "cannot be told" if pair["more_than_noise"] is None else "more than noise" if pair["more_than_noise"] else "may be noise"
+        share = f", both orders in {pair['share']:.0%} of draws" if pair["share"] is not None else ""
+        out.print(Text(safe(f"changed order: A has {pair['before_in_a']} before {pair['before_in_b']}, B the reverse{share}: {sure}")))
+    if len(pairs) > SWAPS:
+        out.print(Text(f"changed order: {len(pairs) - SWAPS:,} other pairs; --json lists them"))
+    if tau := compared["kendall"]:
+        between = f" ({number(tau['low'])} to {number(tau['high'])})" if tau["low"] is not None else ""
+        on = f", prompts: {compared['n_prompts_ranked']:,}" if compared["n_prompts_ranked"] is not None else ""
+        out.print(Text(f"order: Kendall tau of the two rankings {number(tau['value'])}{between}{on}"))
+    if rows := compared["trajectories"]:
+        alone = f"{rows['only_a']:,} only in A, {rows['only_b']:,} only in B"
+        out.print(Text(safe(f"trajectories: {rows['both']:,} in both{_changed(rows)}; {alone}")))
+    for what, names in (("only in A", "only_a"), ("only in B", "only_b"), ("in both, without a prompt in common", "unmatched")):
+        if compared[names]:
+            out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")))
+    many = len(compared["teachers"])
+    said = f"of the {many} teachers, and of all pairs of them, corrected for being so many (Holm)" if many > 1 else "of the one teacher"
+    for note in [*compared["notes"], f"more than noise: at {compared['confidence']:.0%}, {said}; an interval is of one teacher alone"]:
+        out.print(Text(safe(f"note: {note}"), style="yellow"))
+
+
+def _verdict(t: dict[str, Any], compared: dict[str, Any]) -> str:
+    """Whether a teacher moved, and which way where that means something."""
+    if t["more_than_noise"] is None:
+        return "-"
+    if not t["more_than_noise"]:
+        return "no" if t["difference"] else "same"
+    return f"yes, {t['went']}" if compared["same_student"] else "yes"
+
+
+def _changed(rows: dict[str, Any]) -> str:
+    if rows["differ"] is None or not rows["both"]:
+        return ""
+    if not rows["differ"]:
+        return ", the same bit for bit"
+    return f", {rows['differ']:,} of them differ: by {rows['largest']:.2g} at most, {rows['column']} of {rows['where']}"
 
 
 def _broken(name: str) -> str:

@@ -73,6 +73,16 @@ def test_three_nights_on_a_growing_corpus(s3, tmp_path):
     assert len(rows) == 220
     assert len({row["trajectory_id"] for row in rows}) == 210
 
+    moved = json.loads(rsr_ray("compare", "s3://rsr/grown#one@2026-01-01", "s3://rsr/grown#one@2026-01-02", "--json").stdout)
+    assert moved["basis"] == "all prompts"
+    assert {t["teacher"]: (t["a"]["n_trajectories"], t["b"]["n_trajectories"]) for t in moved["teachers"]} == {"A": (60, 90), "B": (50, 50)}
+    for side, night_before in (("a", first), ("b", second)):
+        values = {t["teacher"]: t["rsr"] for t in night_before["one"]["teachers"]}
+        assert {t["teacher"]: t[side]["value"] for t in moved["teachers"]} == pytest.approx(values)
+    assert (moved["trajectories"]["both"], moved["trajectories"]["only_b"], moved["trajectories"]["differ"]) == (110, 30, 0)
+    refused = rsr_ray("compare", "s3://rsr/grown#one", "s3://rsr/grown#two")
+    assert (refused.returncode, "r_max 100 / 5" in refused.stderr) == (2, True)
+
     shown = rsr_ray("nightly", "--config", path, "--night", "2026-01-03")  # the same night again says the same
     place = next(t["place"] for t in third["one"]["teachers"] if t["teacher"] == "C")
     assert f"new teacher C takes place {place} of 3 (rsr " in shown.stdout
