@@ -20,7 +20,7 @@ from rsr_ray.config import NIGHT
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.objects import absolute, get, list_files
-from rsr_ray.rank import DRAWS, Matrices, Scored, _jsonable, bootstrap, interval, load_units
+from rsr_ray.rank import DRAWS, Matrices, Scored, jsonable, bootstrap, interval, load_units
 from rsr_ray.store import STUDENT_NAME, Store
 
 AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
@@ -188,7 +188,7 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
             t["ab"[side]]["n_trajectories"] = _n_trajectories(rows[side] if rows else facts.table, t["teacher"])
         t["n_prompts"] = None if rows is None else t["n_prompts"]
     compared["sentence"] = sentence(compared)
-    return _jsonable(compared)
+    return jsonable(compared)
 
 
 def one_history(a: Side, b: Side) -> bool:

@@ -227,7 +227,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
         "notes": notes(scored, metric, every, is_matched),
     }
     ranking["sentence"] = sentence(ranking)
-    return _jsonable(ranking)
+    return jsonable(ranking)
 
 
 def bootstrap(matrices: Matrices, rng: np.random.Generator) -> np.ndarray:
@@ -406,12 +406,12 @@ def _probability(p: float) -> str:
     return "> 0.99" if p > 0.99 else f"{p:.2f}"
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """NumPy's scalars as Python's, NaN as None."""
     if isinstance(value, dict):
-        return {name: _jsonable(v) for name, v in value.items()}
+        return {name: jsonable(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_jsonable(v) for v in value]
+        return [jsonable(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
