@@ -20,7 +20,7 @@ from rsr_ray.config import NIGHT
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.objects import absolute, get, list_files
-from rsr_ray.rank import DRAWS, Matrices, Scored, jsonable, bootstrap, interval, load_units
+from rsr_ray.rank import DRAWS, Matrices, Scored, bootstrap, interval, jsonable, load_units
 from rsr_ray.store import STUDENT_NAME, Store
 
 AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
