@@ -122,16 +122,11 @@ class Elimination:
         near = others & ~lost & (reach - behind <= self.margin * abs(value[best]))
         over = bool((lost | near)[others].all())
         name = self.alive[best]
-        why = np.where(lost, f"worse than {name}", f"better than {name} by less than the margin, if at all")
+        why = np.where(lost, f"worse than {name}", f"within the margin of {name}, or worse")
         self._leave(lost | (near & over), why)
         if over:
-            self.reason = (
-                "every prompt is scored"
-                if share == 1
-                else "no other teacher can still win"
-                if lost.sum() == others.sum()
-                else ("no other teacher can still win by more than the margin")
-            )
+            surely = "no other teacher can win any more"
+            self.reason = "every prompt is scored" if share == 1 else f"{surely} by more than the margin" if near.any() else surely
 
     def _leave(self, out: np.ndarray, why: str | np.ndarray) -> None:
         """`out` bool [A]; `why` one text or [A] of them."""

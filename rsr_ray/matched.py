@@ -93,12 +93,12 @@ class Matched:
         place = pa.array(np.arange(rows.num_rows))
         first = rows.append_column("place", place).group_by(["teacher", "trajectory_id"]).aggregate([("place", "min")])
         rows = rows.take(pa.array(np.sort(first["place_min"].to_numpy())))
-        prompts = pc.unique(rows["prompt_id"]).combine_chunks()
+        prompts = pc.unique(rows["prompt_id"])
         t = pc.index_in(rows["teacher"], pa.array(teachers)).to_numpy()
         p = pc.index_in(rows["prompt_id"], prompts).to_numpy()
         there = np.zeros((len(prompts), len(teachers)), bool)
         there[p, t] = True
-        matched = there.all(1)
+        matched: np.ndarray = np.all(there, axis=1)
         if not matched.any():
             raise UserError(_unmatched(teachers, there))
         names = prompts.to_pylist()

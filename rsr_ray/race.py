@@ -159,9 +159,10 @@ class Course:
     def record(self) -> dict[str, Any]:
         """What is stored as race.json."""
         state, standings = self.state, self.state.standings
-        alive = sorted(state.alive, key=lambda name: standings[name].value if name in standings else math.inf)
-        places = [*alive, *reversed(state.left)]
         left = {name: entry["round"] for entry in self.rounds for name in entry["left"]}
+        value = {name: standing.value for name, standing in standings.items()}
+        places = sorted(self.matched.teachers, key=lambda name: (-left.get(name, math.inf), value.get(name, math.inf)))
+        alive = [name for name in places if name in state.alive]
         decided = state.finished and len(alive) == 1
         return {
             "race_id": self.name,

@@ -120,10 +120,10 @@ def race_answer(record: dict[str, Any]) -> str:
         more = record["next_cost_share"]
         go_on = f"; the next round takes the cost to {more:.1%}: give --budget {math.ceil(more * 100) / 100:g} or more to go on" if more else ""
         return f"Not decided: {record['reason']}. {len(record['alive'])} teachers could still win: {', '.join(record['alive'])}{go_on}"
-    if record["spent"]["trajectories"] == record["full"]["trajectories"] or record["rounds"][-1]["prompts"] == record["matched_prompts"]:
-        return f"{record['winner']} is best: those that were left were compared on every prompt"
-    within = f", or within {record['margin']:.2g} of it in share" if record["margin"] else ""
-    return f"{record['winner']} is best{within}, with confidence {record['confidence']:g}"
+    if record["rounds"][-1]["prompts"] == record["matched_prompts"]:
+        return f"{record['winner']} is best: {record['reason']}"
+    within = f", or within {record['margin']:.2%} of the best" if record["margin"] else ""
+    return f"{record['winner']} is best{within}, with confidence {record['confidence']:g}: {record['reason']}"
 
 
 def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:
