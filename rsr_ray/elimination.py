@@ -99,6 +99,9 @@ class Elimination:
         if share == 1 or len(x) >= MIN_PROMPTS:
             self._leave(~some, "nothing of it could be scored")
             x, y, scored = x[:, some], y[:, some], scored[:, some]
+        if not self.alive:
+            self.reason = "nothing could be scored"
+            return
         whole = scored.all(1)
         x, y, n = x[whole], y[whole], int(whole.sum())
         if n >= 2 or (n == 1 and share == 1):
