@@ -96,9 +96,8 @@ class Elimination:
         share = len(x) / self.n_prompts
         scored = np.isfinite(x)
         some = scored.any(0)
-        if share == 1 or len(x) >= MIN_PROMPTS:
-            self._leave(~some, "nothing of it could be scored")
-            x, y, scored = x[:, some], y[:, some], scored[:, some]
+        self._leave(~some, "nothing of it could be scored")
+        x, y, scored = x[:, some], y[:, some], scored[:, some]
         if not self.alive:
             self.reason = "nothing could be scored"
             return

@@ -48,8 +48,10 @@ def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str,
     with connect(config) as resources:
         fingerprint = config.fingerprint(student, resources.dtype, config.length_limit(student))
         store.units_under(fingerprint, new_generation=config.new_generation)
+        name = race_id(config, objects, fingerprint)
+        store.check_writable(name)
         matched = Matched.of(build_index(config, objects), config.teachers, config.seed)
-        course = Course(config, objects, matched, store, resources, race_id(config, objects, fingerprint))
+        course = Course(config, objects, matched, store, resources, name)
         while not course.state.finished and course.affordable:
             say(course.run_round())
     record = course.record() | {"fingerprint": fingerprint}

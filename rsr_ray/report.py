@@ -119,7 +119,8 @@ def race_answer(record: dict[str, Any]) -> str:
     if not record["decided"]:
         more = record["next_cost_share"]
         go_on = f"; the next round takes the cost to {more:.1%}: give --budget {math.ceil(more * 100) / 100:g} or more to go on" if more else ""
-        return f"Not decided: {record['reason']}. {len(record['alive'])} teachers could still win: {', '.join(record['alive'])}{go_on}"
+        left = f"{len(record['alive'])} teachers could still win: {', '.join(record['alive'])}" if record["alive"] else "No teacher is left"
+        return f"Not decided: {record['reason']}. {left}{go_on}"
     if record["rounds"][-1]["prompts"] == record["matched_prompts"]:
         return f"{record['winner']} is best: {record['reason']}"
     within = f", or within {record['margin']:.2%} of the best" if record["margin"] else ""

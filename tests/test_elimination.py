@@ -225,7 +225,7 @@ def test_near_ties_are_wrong_no_more_often_than_allowed():
 def real(group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean rank, mean surprisal and characters of the real corpus under its student, [P, T]: what the reference scored.
 
-    It left out answers of over 20,000 characters: a teacher that lost a fifth of its answers by that is left out here.
+    It left out answers of over 20,000 characters: a teacher that lost a quarter of its answers by that is left out here.
     """
     read = {
         (teacher_of_path(obj.uri), row["id"]): (row["prompt_id"], sum(len(turn["content"]) for turn in row["messages"]))
