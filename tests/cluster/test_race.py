@@ -22,7 +22,7 @@ from rsr_ray.read import SHARDS, canonical, iter_trajectories
 from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import descendants, kill, rsr_ray, score, stored
 
-TEACHERS = ("formal-72b", "methodical-32b", "flowery-8b")  # the first two a hair apart, the third far off
+TEACHERS = {"near": "doubtful-32b-think", "twin": "doubtful-32b-think", "far": "flowery-8b"}  # by what they write like: two are a hair apart
 N_PROMPTS = 40
 MARGIN = 0.0  # so that the race takes several rounds
 
@@ -34,11 +34,11 @@ def corpus(tmp_path_factory):
     problems = [make_problem(rng) for _ in range(N_PROMPTS)]
     shards: list[list[dict]] = [[], [], []]
     for n, problem in enumerate(problems):
-        for teacher in TEACHERS[: 2 if n % 10 == 9 else 3]:
-            for sample in range(2 if teacher == "methodical-32b" else 1):
-                row = {"prompt_id": f"p{n}", "teacher": teacher, "sample": sample, "messages": conversation(teacher, problem, rng)}
+        for teacher, style in TEACHERS.items():
+            for sample in range({"near": 1, "twin": 2, "far": n % 10 != 9}[teacher]):
+                row = {"prompt_id": f"p{n}", "teacher": teacher, "sample": sample, "messages": conversation(style, problem, rng)}
                 shards[rng.randrange(3)].append(row)
-    shards[0] += [{"prompt_id": "p0", "teacher": "formal-72b", "messages": "none"}]
+    shards[0] += [{"prompt_id": "p0", "teacher": "near", "messages": "none"}]
     shards[1] += [{**shards[1][0]}]  # the same once more
     for n, rows in enumerate(shards[:2]):
         (folder / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -99,7 +99,7 @@ def test_the_winner_is_the_full_runs(undisturbed, full):
     assert record["unreadable_rows"] == 1
     assert json.loads((store / f"races/{record['race_id']}/race.json").read_text()) == json.loads(json.dumps(record))
     ends = [entry["prompts"] for entry in rounds]
-    out = next(t for t in record["teachers"] if t["teacher"] == "flowery-8b")
+    out = next(t for t in record["teachers"] if t["teacher"] == "far")
     assert (out["left_after_round"], out["n_prompts"]) == (1, ends[0])
     # Every answer of a teacher to the prompts it was in for, and nothing else; the repeated row counts once.
     assert record["full"]["trajectories"] == (N_PROMPTS - N_PROMPTS // 10) * 4
@@ -114,7 +114,7 @@ def test_where_every_prompt_was_scored_the_values_are_the_full_runs(undisturbed,
         pytest.skip("decided before")
     truth = values(full[1])
     for t in record["teachers"]:
-        if t["teacher"] != "flowery-8b":
+        if t["teacher"] != "far":
             assert t["value"] == pytest.approx(truth[t["teacher"]], rel=1e-6)
             assert t["low"] == t["high"] == t["value"]
 
@@ -122,13 +122,12 @@ def test_where_every_prompt_was_scored_the_values_are_the_full_runs(undisturbed,
 def test_a_rounds_shards_hold_what_the_corpus_holds(undisturbed, corpus):
     record, _, store = undisturbed
 
-    def rows(folder):
-        found = [
-            canonical(row, obj, n, None) for obj in list_objects(str(folder), None, SHARDS) for n, row in enumerate(iter_trajectories(obj, None, {}))
-        ]
+    def rows(*folders):
+        objects = [obj for folder in folders for obj in list_objects(str(folder), None, SHARDS)]
+        found = [canonical(row, obj, n, None) for obj in objects for n, row in enumerate(iter_trajectories(obj, None, {}))]
         return {row["trajectory_id"]: {name: row[name] for name in ("teacher", "prompt_id", "sample", "messages", "tools")} for row in found}
 
-    given, written = rows(corpus), rows(store / "races" / record["race_id"] / "round-*")
+    given, written = rows(corpus), rows(*(store / "races" / record["race_id"]).glob("round-*"))
     assert len(written) == record["spent"]["trajectories"]
     for name, row in written.items():
         assert row == given[name]
@@ -174,7 +173,7 @@ def test_a_budget_ends_a_race_and_more_of_it_goes_on_with_the_same(undisturbed, 
     stopped = race(config(corpus, store, budget=(first + second) / 2), lambda _: None)
     assert (stopped["race_id"], stopped["decided"], stopped["winner"]) == (record["race_id"], False, None)
     assert answer(stopped)["rounds"] == answer(record)["rounds"][:1]
-    assert sorted(stopped["alive"]) == ["formal-72b", "methodical-32b"]
+    assert sorted(stopped["alive"]) == ["near", "twin"]
     assert stopped["next_cost_share"] == second
     with pytest.raises(UserError, match="--budget 0.01: the first round alone costs"):
         race(config(corpus, store, budget=0.01), lambda _: None)
@@ -182,13 +181,18 @@ def test_a_budget_ends_a_race_and_more_of_it_goes_on_with_the_same(undisturbed, 
     assert units(store) == before, "all of it was there"
 
 
-def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, tmp_path, capsys):
-    """With a length limit that no answer of one teacher keeps and some of another do not."""
-    options = ["--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path), "--replicas", "2", "--margin", "0.05"]
-    assert main(["race", *options, "--max-length", "170", "--first-round", "30", "--json"]) == 1
+def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path, capsys):
+    """With a length limit that a part of one teacher's answers breaks."""
+    lengths = sorted(row["n_prompt_tokens"] + row["n_tokens"] for row in full[1] if row["teacher"] == "twin")
+    limit = lengths[int(0.85 * len(lengths))]
+    options = ["--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path), "--replicas", "2", "--first-round", "36"]
+    assert main(["race", *options, "--max-length", str(limit), "--json"]) == 1
     shown = capsys.readouterr()
     record = json.loads(shown.out)
     assert "more than --max-rejects 0.05: over_length" in shown.err
-    assert record["rejected"]["over_length"] > 0
-    assert any(entry["prompts_compared"] < entry["prompts"] for entry in record["rounds"])
-    assert list((tmp_path / "scores").rglob("*.parquet"))
+    rejected = [row for row in stored(tmp_path) if row["reject_reason"]]
+    assert record["rejected"] == {"over_length": len(rejected)}
+    truth = values(stored(tmp_path))
+    (entry,) = record["rounds"]
+    assert entry["prompts_compared"] < entry["prompts"] == record["matched_prompts"]
+    assert {t["teacher"]: t["value"] for t in record["teachers"]} == pytest.approx(truth, rel=1e-6)
