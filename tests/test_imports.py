@@ -13,6 +13,7 @@ ALLOWED = {
     "rsr_ray.lm_head_reference": set(),
     "rsr_ray.sums": set(),
     "rsr_ray.batching": set(),
+    "rsr_ray.elimination": set(),
     "rsr_ray.student": set(),
     "rsr_ray.read": {"pyarrow"},
     "rsr_ray.store": {"pyarrow"},
