@@ -7,11 +7,11 @@ is kept of them is narrow, and fits on the driver.
 import dataclasses
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -131,7 +131,7 @@ def write_rows(config: RaceConfig, objects: list[InputObject], matched: Matched,
     chosen = matched.rows.filter(pa.array(rows)).sort_by([(name, "ascending") for name in ("t", "p", "object", "source_row")])
     t = chosen["t"].to_numpy()
     nth = np.arange(len(t)) - np.searchsorted(t, t)  # of its teacher
-    folders = [f"teacher={quote(name, safe=' ')[:FOLDER_LENGTH]}" for name in matched.teachers]
+    folders = ["teacher=" + re.sub("[^A-Za-z0-9._-]+", "_", name)[:FOLDER_LENGTH] for name in matched.teachers]
     names = [f"{folders[a]}/part-{a:03d}{b:05d}.jsonl" for a, b in zip(t.tolist(), (nth // PART_ROWS).tolist(), strict=True)]
     chosen = chosen.select(["trajectory_id", "object", "source_row"]).append_column("part", pa.array(names, pa.string()))
     there = list_files(folder, config.s3_endpoint)

@@ -143,7 +143,7 @@ class Course:
         columns = dict.fromkeys(["teacher", "prompt_id", "trajectory_id", "reject_reason", "n_prompt_tokens", "n_tokens", *self.metric.columns])
         rows = self.store.read_units(pa.table({"name": names}), run.fingerprint, list(columns))
         self.rejected.update(pc.drop_null(rows["reject_reason"]).to_pylist())
-        rows = rows.filter(pc.is_null(rows["reject_reason"]))
+        rows = rows.filter(pc.is_null(rows["reject_reason"])).sort_by([("teacher", "ascending"), ("trajectory_id", "ascending")])  # sums alike
         self.n_tokens += pc.sum(rows["n_tokens"]).as_py() or 0
         self.n_prompt_tokens += pc.sum(rows["n_prompt_tokens"]).as_py() or 0
         t = pc.index_in(rows["teacher"], pa.array(self.matched.teachers)).to_numpy()

@@ -196,3 +196,23 @@ def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path,
     (entry,) = record["rounds"]
     assert entry["prompts_compared"] < entry["prompts"] == record["matched_prompts"]
     assert {t["teacher"]: t["value"] for t in record["teachers"]} == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
+def test_a_store_on_s3_and_names_that_are_hard_on_paths(s3, tmp_path):
+    _, endpoint = s3
+    names, rng = ["org/näme 7B", "..", "[x]*?&%41", "名前" * 80], random.Random(0)
+    problems = [make_problem(rng) for _ in range(6)]
+    for n, name in enumerate(names):
+        rows = [{"prompt_id": f"p{i}", "teacher": name, "messages": conversation("flowery-8b", p, rng)} for i, p in enumerate(problems)]
+        (tmp_path / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--corpus", tmp_path, "--student", DEMO_STUDENT, "--store", "s3://rsr/race", "--replicas", "1", "--ray-address", "local", "--json"]
+    done = rsr_ray("race", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads(done.stdout)
+    assert record["decided"]
+    assert {t["teacher"] for t in record["teachers"]} == set(names)
+    assert all(t["n_prompts"] == 6 for t in record["teachers"])
+    assert len(stored("s3://rsr/race", endpoint=endpoint)) == 24
+    assert answer(json.loads(rsr_ray("race", *options).stdout)) == answer(record)
+    assert len(stored("s3://rsr/race", endpoint=endpoint)) == 24
