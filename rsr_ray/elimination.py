@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GROWTH = 1.5  # of the prompts from look to look: 2 costs a tenth more tokens on the real corpus, 1.3 hardly fewer
+GROWTH = 1.5  # of the prompts from look to look: 2 costs a tenth more, 1.3 hardly less (CHANGELOG.md)
 MIN_PROMPTS = 20  # before anything is decided: means of fewer are not normal enough
 FIRST_SHARE = 0.02  # of all prompts, in the first round of a large corpus: costs little, and rare answers show
 
