@@ -7,7 +7,7 @@ import sys
 import typing
 from typing import Any
 
-from rsr_ray.config import ScoreConfig, load_config, load_nightly
+from rsr_ray.config import RaceConfig, ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
 
@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
 RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
+LISTS = {"corpus": "URI", "columns": "NAME=COLUMN", "teachers": "NAME"}  # options that take several values, and what these are
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +81,10 @@ def main(argv: list[str] | None = None) -> int:
     correlate.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     correlate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     correlate.set_defaults(run=_correlate)
+    race = commands.add_parser("race", help="find the best teacher, scoring only as many prompts as that takes")
+    race.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(race, RaceConfig)
+    race.set_defaults(run=_race)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -135,7 +140,7 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif kind == tuple[str, ...]:
-            parser.add_argument(flag, nargs="+", action="extend", metavar="URI" if field.name == "corpus" else "NAME=COLUMN", **common)
+            parser.add_argument(flag, nargs="+", action="extend", metavar=LISTS[field.name], **common)
         else:
             number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
             parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
@@ -163,13 +168,13 @@ def _open_store(args: argparse.Namespace) -> "Store":
 
 
 def _score(args: argparse.Namespace) -> int:
-    return score(_score_config(args), as_json=args.json)
+    return score(_config(ScoreConfig, args), as_json=args.json)
 
 
-def _score_config(args: argparse.Namespace) -> ScoreConfig:
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(ScoreConfig) if hasattr(args, f.name)}
-    given |= {name: tuple(given[name]) for name in ("corpus", "columns") if name in given}
-    return load_config(ScoreConfig, args.config, given)
+def _config(cls: type, args: argparse.Namespace) -> Any:
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
+    given |= {name: tuple(given[name]) for name in LISTS if name in given}
+    return load_config(cls, args.config, given)
 
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
@@ -294,8 +299,29 @@ def _correlate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _race(args: argparse.Namespace) -> int:
+    config = _config(RaceConfig, args)
+    from rsr_ray.race import race
+    from rsr_ray.report import console, print_race, race_line
+
+    def say(record: dict[str, Any]) -> None:
+        if config.log == "text":
+            print(race_line(record), file=sys.stderr, flush=True)
+
+    record = race(config, say)
+    if args.json:
+        print(json.dumps(record))
+    else:
+        print_race(record, config.store, console())
+    n, rejected = record["spent"]["trajectories"], sum(record["rejected"].values())
+    if rejected > config.max_rejects * n:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["rejected"].items())
+        raise RunError(f"{rejected:,} of the {n:,} rows of the race were rejected, more than --max-rejects {config.max_rejects:g}: {reasons}")
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
-    config = _score_config(args)
+    config = _config(ScoreConfig, args)
     from rsr_ray.doctor import Doctor
     from rsr_ray.report import console, print_doctor
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from rsr_ray.elimination import MIN_PROMPTS
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.objects import absolute, endpoint_of
@@ -144,6 +145,36 @@ class ScoreConfig:
             facts |= {"steps": self.steps, "step_window": self.step_window}
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceConfig(ScoreConfig):
+    """What `rsr-ray race` does: the settings it scores with, and its own."""
+
+    teachers: tuple[str, ...] = option("the teachers that race; default: all of the corpus", ())
+    by: str = option("metric the best teacher is best by: any of one pass that has a direction and looks at no other answer", "rsr")
+    confidence: float = option("of the answer: that no other teacher is better by more than the margin", 0.95)
+    margin: float = option("teachers this share of the best one's value apart are as good as each other", 0.01)
+    budget: float = option("share of the cost of scoring every matched prompt; a round that would go beyond is not begun", 1.0)
+    first_round: int | None = option(f"prompts in the first round; default: 2% of them, at least {MIN_PROMPTS}", None)
+    seed: int = option("decides the order in which prompts are scored", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        metric = REGISTRY.get(self.by)
+        if metric is None or metric.better == "-" or metric.within_prompt or self.by == "local_naturalness":
+            known = [m.name for m in REGISTRY.values() if m.better != "-" and not m.within_prompt and m.name != "local_naturalness"]
+            raise UserError(f"--by {self.by}: teachers race by {', '.join(known)}")
+        if len(self.teachers) == 1:
+            raise UserError(f"--teachers {self.teachers[0]}: a race needs at least two")
+        if not 0.5 < self.confidence < 1:
+            raise UserError(f"--confidence {self.confidence:g}: must lie between 0.5 and 1")
+        if not 0 <= self.margin < 1:
+            raise UserError(f"--margin {self.margin:g}: must be a share, from 0 and under 1")
+        if not 0 < self.budget <= 1:
+            raise UserError(f"--budget {self.budget:g}: must be a share, above 0 and up to 1")
+        if self.first_round is not None and self.first_round < MIN_PROMPTS:
+            raise UserError(f"--first-round {self.first_round}: must be at least {MIN_PROMPTS}: fewer prompts decide nothing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -241,6 +241,58 @@ def _middle_out(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:38]} … {text[-38:]}"
 
 
+def race_line(record: dict[str, Any]) -> str:
+    """A round of a race in one line."""
+    leader, n = record["leader"], len(record["alive"])
+    first = f"{leader['teacher']} leads, {record['by']} {_interval(leader)}" if leader else "nobody leads yet"
+    left = f"; out: {', '.join(record['left'])}" if record["left"] else ""
+    so_far = f"{record['prompts']:,} of {record['of_prompts']:,} prompts, {record['cost_share']:.1%} of the full cost"
+    return safe(f"round {record['round']}: {so_far}; {first}{left}; {n} teacher{'s'[: n != 1]} in")
+
+
+def _interval(standing: dict[str, Any]) -> str:
+    return f"{standing['value']:.3f} ({standing['low']:.3f} to {standing['high']:.3f})"
+
+
+def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
+    """The teachers of a race, best first, who is the winner and how sure that is, and what it cost."""
+    by, better, share = record["by"], record["better"], f"{record['confidence']:g}"
+    title = Text(f"Race of teachers for student {record['student']}, by {by} ({better} is better)")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for name in (f"{by}\n{better}=better", f"interval\nat {share}", "prompts", "out after\nround"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for t in record["teachers"]:
+        numbers = [f"{t['value']:.3f}", f"{t['low']:.3f} - {t['high']:.3f}", f"{t['n_prompts']:,}"] if "value" in t else ["-"] * 3
+        why = t["why"] or ("winner" if t["teacher"] == record["winner"] else "could still win")
+        table.add_row(Text(safe(t["teacher"])), *numbers, str(t["left_after_round"] or "-"), Text(safe(why)))
+    out.print(table)
+    out.print(Text(safe(race_answer(record)), style="bold"), soft_wrap=True)
+    spent, full = record["spent"], record["full"]
+    tokens = f"{spent['scored_tokens']:,} tokens scored, {spent['prompt_tokens']:,} of prompts"
+    trajectories = f"{spent['trajectories']:,} of {full['trajectories']:,} trajectories"
+    out.print(Text(f"cost      {spent['cost_share']:.1%} of scoring all {record['matched_prompts']:,} matched prompts: {trajectories}; {tokens}"))
+    for reason, n in record["rejected"].items():
+        out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]} Their prompts are not compared."), soft_wrap=True)
+    if record["unreadable_rows"]:
+        out.print(Text(f"  {record['unreadable_rows']:,} rows of the corpus hold no conversation that could be read and did not race"))
+    out.print(Text(f"race      {store_uri}/races/{record['race_id']}/race.json"), soft_wrap=True)
+
+
+def race_answer(record: dict[str, Any]) -> str:
+    """What a race found out, in a sentence."""
+    if not record["decided"]:
+        more = record["next_cost_share"]
+        go_on = f"; the next round takes the cost to {more:.1%}: give --budget {math.ceil(more * 100) / 100:g} or more to go on" if more else ""
+        left = f"{len(record['alive'])} teachers could still win: {', '.join(record['alive'])}" if record["alive"] else "No teacher is left"
+        return f"Not decided: {record['reason']}. {left}{go_on}"
+    if record["rounds"][-1]["prompts"] == record["matched_prompts"]:
+        return f"{record['winner']} is best: {record['reason']}"
+    within = f", or within {record['margin']:.2%} of the best" if record["margin"] else ""
+    return f"{record['winner']} is best{within}, with confidence {record['confidence']:g}: {record['reason']}"
+
+
 def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:
     """A row a line, by reason."""
     for reason in dict.fromkeys(sorted(row["reject_reason"] for row in rows)):
