@@ -7,12 +7,14 @@ import sys
 import typing
 from typing import Any
 
-from rsr_ray.config import ScoreConfig, load_config, load_nightly
+from rsr_ray.config import ChooseConfig, ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
 
 if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
+
+METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     _add_store(teachers)
     teachers.add_argument("--json", action="store_true", help="print JSON, one object a teacher")
     teachers.set_defaults(run=_teachers)
+
+    choose = commands.add_parser("choose", help="write the best trajectories of each prompt as training data, by any metric or a control")
+    choose.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(choose, ChooseConfig)
+    choose.set_defaults(run=_choose)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -80,7 +87,7 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif kind == tuple[str, ...]:
-            parser.add_argument(flag, nargs="+", action="extend", metavar="URI" if field.name == "corpus" else "NAME=COLUMN", **common)
+            parser.add_argument(flag, nargs="+", action="extend", metavar=METAVARS.get(field.name, "NAME"), **common)
         else:
             number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
             parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
@@ -106,9 +113,13 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _score_config(args: argparse.Namespace) -> ScoreConfig:
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(ScoreConfig) if hasattr(args, f.name)}
-    given |= {name: tuple(given[name]) for name in ("corpus", "columns") if name in given}
-    return load_config(ScoreConfig, args.config, given)
+    return _config(ScoreConfig, args)
+
+
+def _config(cls: type, args: argparse.Namespace) -> Any:
+    """The options of `_add_options` and of the file that --config names."""
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
+    return load_config(cls, args.config, {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
@@ -154,6 +165,19 @@ def _teachers(args: argparse.Namespace) -> int:
         print(json.dumps(teachers.to_pylist(maps_as_pydicts="strict")))
     else:
         print_teachers(teachers.to_pylist(), args.student, console())
+    return 0
+
+
+def _choose(args: argparse.Namespace) -> int:
+    config = _config(ChooseConfig, args)
+    from rsr_ray.choose import choose
+    from rsr_ray.report import console, print_choice
+
+    manifest = choose(config)
+    if args.json:
+        print(json.dumps(manifest))
+    else:
+        print_choice(manifest, console())
     return 0
 
 

@@ -79,23 +79,30 @@ def one_block_a_row() -> Iterator[None]:
 
 @contextmanager
 def connect(config: ScoreConfig) -> Iterator[Resources]:
-    """The cluster of --ray-address or RAY_ADDRESS, or a local one for the time of the run.
+    """`connected` for the time of a run, and the run's share of the cluster."""
+    with connected(config.ray_address, config.log, "Finished units are kept: run the same command again to go on."):
+        yield take(config)
 
-    What fails on the cluster leaves here as UserError or RunError, in one line.
+
+@contextmanager
+def connected(ray_address: str | None, log: str, after_failure: str) -> Iterator[None]:
+    """The cluster of --ray-address or RAY_ADDRESS, or a local one for the time of the command.
+
+    What fails on the cluster leaves here as UserError or RunError, in one line; a RunError's ends with `after_failure`.
     """
-    address = config.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
     started_here = not ray.is_initialized()
     try:
         if started_here:
-            _init(address, config.log)
+            _init(address, log)
         _quiet()
         context = ray.data.DataContext.get_current()
         context.print_on_execution_start = False
         context.retried_map_errors, context.max_map_retries = RETRIED, 5
-        yield take(config)
+        yield
     except RayError as e:
         # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.
-        cause = _cause(e)
+        cause = _cause(e, after_failure)
         del e
         gc.collect()
         raise cause from None
@@ -118,13 +125,13 @@ def _init(address: str, log: str) -> None:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(e).split())[:200]}") from e
 
 
-def _cause(e: BaseException) -> Exception:
+def _cause(e: BaseException, after_failure: str) -> Exception:
     """The error a user can act on, behind Ray's wrappers. What a task raised is kept by Ray as text only."""
     raised = re.findall(r"^(?:\w+\.)*(\w+): (.*)$", str(e).split("\nThe above exception was the direct cause")[0], re.MULTILINE)
     kind, message = raised[-1] if raised and isinstance(e, RayTaskError) else (type(e).__name__, " ".join(str(e).split())[:500])
     if kind == "UserError":
         return UserError(message)
-    return RunError(f"{kind}: {message}. Finished units are kept: run the same command again to go on.")
+    return RunError(f"{kind}: {message}. {after_failure}")
 
 
 def _quiet() -> None:

@@ -64,6 +64,16 @@ class Metric:
         return -values if self.better == "higher" else values
 
 
+# What a choice by a metric is compared with: name -> formula, which is better.
+CONTROLS: dict[str, tuple[str, str]] = {
+    "random": ("the first 53 bits of sha256(seed, prompt_id, teacher, trajectory_id), as a number in [0, 1)", "lower"),
+    "longest": ("T", "higher"),
+    "shortest": ("T", "lower"),
+    "rule_quality": ("0.30 z(T) + 0.20 z(check, verify) + 0.25 z(perhaps, might) + 0.25 z(therefore, since), a word's times of all words; "
+                     "z among the prompt's candidates (arXiv 2502.03387)", "higher"),
+}  # fmt: skip
+
+
 def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """LARK's score of each trajectory among the candidates of its prompt, float64 [N] (arXiv 2605.30651).
 
