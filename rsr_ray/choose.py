@@ -37,9 +37,9 @@ PARTITION_ROWS = 50_000
 TIES = "equal values: by teacher, then sample (none comes last), then trajectory_id, in the order of their UTF-8 bytes"
 CAP = (
     "While a teacher has more than floor(max_share x chosen) of the chosen rows, that of the rows of all such teachers whose value loses least gives "
-    "its place to the best candidate of its prompt whose teacher has room for one more. Where none of these rows has such a candidate, the row of the "
-    "worst value of the teacher furthest above (the first by name) is left out. Equal losses: first prompt_id first, and in it the better row; equal "
-    "worst values: the last of these."
+    "its place to the best candidate of its prompt whose teacher has room for one more. Where none of these rows has such a candidate, the row of "
+    "the worst value of the teacher furthest above (the first by name) is left out. Equal losses: first prompt_id first, and in it the better row; "
+    "equal worst values: the last of these."
 )
 # rule_quality, after LIMO (arXiv 2502.03387): weight and words of each kind; length weighs 0.30.
 KEYWORDS = {"checking": (0.20, ("check", "verify")), "exploring": (0.25, ("perhaps", "might")), "connecting": (0.25, ("therefore", "since"))}
@@ -112,8 +112,9 @@ def _choose_rows(config: ChooseConfig, store: Store, fingerprint: str, names: li
         .map_batches(choose_prompts, batch_size=None, batch_format="pyarrow", fn_args=(config,))
         .materialize()
     )
-    parts = chosen.map_batches(_summaries, batch_size=None, batch_format="pyarrow").take_all()
-    return chosen, merge([json.loads(part["summary"]) for part in parts])
+    # The rows come by a block at a time: another stage would start workers for a few lines of text.
+    blocks = chosen.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    return chosen, merge([json.loads(part) for block in blocks for part in block["summary"].drop_null().to_pylist()])
 
 
 def _batches(names: list[str], size: int) -> Iterator[pa.Table]:
@@ -443,11 +444,6 @@ def cap_shares(
 
 
 # --- what was counted -------------------------------------------------------------------------------------------------
-
-
-def _summaries(rows: pa.Table) -> pa.Table:
-    """Ray Data UDF: the partitions' summaries alone."""
-    return rows.filter(pc.is_valid(rows["summary"])).select(["summary"])
 
 
 def _counted(column: pa.ChunkedArray) -> dict[str, int]:

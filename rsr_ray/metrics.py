@@ -56,8 +56,11 @@ class Metric:
 
     def values(self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None) -> np.ndarray:
         """The metric of each trajectory, float64 [N]."""
-        x, y = self.terms(columns, prompts)
-        return x / y
+        if self.within_prompt:
+            return self.terms(columns, prompts)[0]
+        # One division, as the columns of SCORES are made: x / y has two more, and would part values that are equal.
+        above = self.sign * columns[self.numerator]
+        return above / columns[self.denominator] if self.denominator else above.astype(np.float64)
 
     def order(self, values: np.ndarray) -> np.ndarray:
         """Values turned so that lower is better."""
