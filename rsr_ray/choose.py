@@ -513,7 +513,7 @@ def make_manifest(config: ChooseConfig, fingerprint: str, found: dict[str, Any])
         "student": config.student,
         "fingerprint": fingerprint,
         "by": {"name": config.by, "formula": formula, "better": better},
-        "config": dataclasses.asdict(config),
+        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()},
         "rows": found["rows"],
         "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
         "candidates": n_candidates,

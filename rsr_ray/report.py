@@ -54,7 +54,8 @@ def print_choice(manifest: dict[str, Any], out: Console) -> None:
     """What was chosen: from which teachers, beside all candidates and a random choice, and what was left out."""
     by, chosen, prompts, config = manifest["by"], manifest["chosen"], manifest["prompts"], manifest["config"]
     title = f"{chosen:,} trajectories for student {manifest['student']}, up to {config['k']:,} a prompt, by {by['name']} ({by['better']} is better)"
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    out.print(Text(safe(title), style="bold"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("teacher", overflow="fold", min_width=12)
     for name in ("chosen", "share", "candidates", "tokens each"):
         table.add_column(name, justify="right", no_wrap=True)
