@@ -1,6 +1,7 @@
 """sft: chosen trajectories -> files that trainers load, one an input object, all with the same columns and types.
 
     <out>/train-<object>.parquet, or .jsonl   the rows as they came, `messages` where they had none, and the struct `rsr_ray`
+    <out>/README.md                           beside JSON Lines the columns' types, as a data set card
     <out>/manifest.json                       what the choice is made of; written last
 
 A row's own columns keep values and, from Parquet, types. Of a row that holds a list of answers the chosen one stands in
@@ -12,13 +13,14 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from rsr_ray.config import ChooseConfig
 from rsr_ray.errors import RunError, UserError
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 OURS = re.compile(r"manifest\.json|train-[0-9a-f]{16}\.(parquet|jsonl)")
+CARD = "README.md"
+CARD_BEGINS = "---\n# Written by rsr-ray choose: the types of the columns, which null values alone do not tell.\n"
+DTYPES = {"double": "float64", "float": "float32", "halffloat": "float16"}  # Arrow's names -> those of a card
 SCORE_COLUMNS = ("trajectory_id", "prompt_id", "teacher", "sample", "by", "value", "place", "n_tokens", "mean_rank", "mean_surprisal", "rsr")
 CHOSEN = pa.schema(
     [
@@ -50,8 +55,8 @@ WRITTEN = pa.schema([("name", pa.string()), ("rows", pa.int64()), ("sha256", pa.
 
 def refuse_foreign(config: ChooseConfig) -> None:
     """Raise UserError unless --out is empty, or holds an earlier choice and nothing else and --overwrite is given."""
-    names = list(list_files(config.out, config.s3_endpoint))
-    foreign = [name for name in names if not OURS.fullmatch(name)]
+    names = sorted(list_files(config.out, config.s3_endpoint))
+    foreign = [name for name in names if not _is_ours(name, config)]
     if foreign:
         raise UserError(f"--out {config.out}: holds {foreign[0]}, which no choice wrote: name a new or empty folder")
     if names and not config.overwrite:
@@ -60,9 +65,15 @@ def refuse_foreign(config: ChooseConfig) -> None:
 
 def clear(config: ChooseConfig) -> None:
     """Delete an earlier choice, its manifest first."""
-    names = [name for name in list_files(config.out, config.s3_endpoint) if OURS.fullmatch(name)]
+    names = [name for name in list_files(config.out, config.s3_endpoint) if _is_ours(name, config)]
     for name in sorted(names, key=lambda name: name != MANIFEST):
         delete(f"{config.out}/{name}", config.s3_endpoint)
+
+
+def _is_ours(name: str, config: ChooseConfig) -> bool:
+    if name == CARD:  # somebody else may well have written one
+        return get(f"{config.out}/{name}", config.s3_endpoint).startswith(CARD_BEGINS.encode())
+    return OURS.fullmatch(name) is not None
 
 
 def write_files(chosen: "ray.data.Dataset", n_chosen: int, config: ChooseConfig) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -85,6 +96,8 @@ def write_files(chosen: "ray.data.Dataset", n_chosen: int, config: ChooseConfig)
         again = ray.data.from_arrow([pa.table({"name": [name]}) for name in sorted(different)])
         serialized = schema.serialize().to_pybytes()
         files |= {file["name"]: file for file in again.map_batches(rewrite, fn_args=(config, serialized), **task).take_all()}
+    if config.format == "jsonl":
+        put(f"{config.out}/{CARD}", card(schema).encode(), config.s3_endpoint)
     listed = [{key: files[name][key] for key in ("name", "rows", "sha256")} for name in sorted(files)]
     return listed, {field.name: str(field.type) for field in schema}
 
@@ -255,6 +268,24 @@ def common_schema(examples: dict[bytes, str], config: ChooseConfig) -> pa.Schema
             types = " and ".join(sorted({str(kind.field(0).type) for kind in kinds}))
             raise UserError(f"column {name} is {types[:300]} in different shards, which go into no one table. {_way_out(name)}") from e
     return pa.schema(fields)
+
+
+def card(schema: pa.Schema) -> str:
+    """A data set card with the columns' types, by which `datasets` loads JSON Lines whose first values are null."""
+    return CARD_BEGINS + yaml.safe_dump({"dataset_info": {"features": _features(schema)}}, sort_keys=False) + "---\n"
+
+
+def _features(fields: Iterable[pa.Field]) -> list[dict[str, Any]]:
+    return [{"name": field.name, **_feature(field.type)} for field in fields]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_struct(kind):
+        return {"struct": _features(kind)}
+    if not hasattr(kind, "value_type"):
+        return {"dtype": DTYPES.get(str(kind), str(kind))}
+    inner = _feature(kind.value_type)
+    return {"list": inner if "list" in inner else next(iter(inner.values()))}
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -15,7 +15,7 @@ from rsr_ray.config import ChooseConfig
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.schema import DROPPED, SCORES
-from rsr_ray.sft import refuse_foreign
+from rsr_ray.sft import CARD_BEGINS, card, refuse_foreign
 from rsr_ray.store import Store
 
 TIE = ["teacher", "sample", "trajectory_id"]
@@ -342,6 +342,18 @@ def test_a_folder_with_anything_else_in_it_is_not_written_to(tmp_path):
     (tmp_path / "thesis.docx").touch()
     with pytest.raises(UserError, match="holds thesis.docx, which no choice wrote"):
         refuse_foreign(config(out=str(tmp_path), overwrite=True))
+
+
+def test_the_card_says_what_datasets_would_say():
+    import datasets
+    import yaml
+
+    many = pa.list_(pa.struct([("a", pa.list_(pa.list_(pa.int64()))), ("b", pa.list_(pa.string())), ("c", pa.null())]))
+    schema = pa.schema([("x", pa.float64()), ("y", pa.float32()), ("m", many), ("s", pa.struct([("q", pa.bool_())])), ("h", pa.large_string())])
+    text = card(schema)
+    assert text.startswith(CARD_BEGINS)
+    said = yaml.safe_load(text.strip().strip("-"))["dataset_info"]["features"]
+    assert datasets.Features._from_yaml_list(said) == datasets.Features.from_arrow_schema(schema)
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(True, True), (0, False), ("Yes", True), ("wrong", False), (None, None), (1.0, True)])

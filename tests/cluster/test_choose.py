@@ -208,6 +208,18 @@ def test_every_shape_becomes_messages_and_one_schema(mixed, tmp_path):
     assert len(loaded) == len(rows)
 
 
+def test_json_lines_that_begin_with_nulls_load_by_their_card(mixed, tmp_path):
+    import datasets
+
+    _, store, run = mixed
+    manifest = pick(store, tmp_path / "out", k=10, keep=("lang", "meta"), format="jsonl", **COLUMNS)
+    files = [raw(str(path)) for path in sorted((tmp_path / "out").glob("*.jsonl"))]
+    assert any(all(row["lang"] is None for row in rows) for rows in files), "else the card is not needed"
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert loaded.to_list() == written(tmp_path / "out")
+    assert len(loaded) == manifest["chosen"] == run.n_scored
+
+
 def test_columns_that_go_into_no_one_table_are_named_and_can_be_left_out(mixed, tmp_path):
     _, store, _ = mixed
     with pytest.raises(UserError, match=r"column correct is .* in different shards.*--keep") as e:
@@ -284,7 +296,9 @@ def test_the_command_line(demo_store, tmp_path):
     assert "--overwrite" in again.stderr
     replaced = rsr_ray(*command, "--overwrite", "--format", "jsonl", "--json", "--k", "1")
     assert json.loads(replaced.stdout)["chosen"] == 60
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".jsonl", ".json"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".jsonl", ".json", ".md"}
+    (tmp_path / "out/README.md").write_text("# My own notes\n")
+    assert "holds README.md, which no choice wrote" in rsr_ray(*command, "--overwrite").stderr
 
 
 @pytest.mark.parametrize(
