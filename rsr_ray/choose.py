@@ -73,7 +73,7 @@ def choose(config: ChooseConfig) -> dict[str, Any]:
         manifest = make_manifest(config, fingerprint, found)
         clear(config)
         try:
-            manifest["files"], manifest["columns"] = write_files(chosen, manifest["chosen"], config)
+            manifest["files"], manifest["columns"] = write_files(chosen, manifest["chosen"], len({name[:16] for name in names}), config)
             put(f"{config.out}/manifest.json", json.dumps(manifest, indent=1).encode(), config.s3_endpoint)
         except BaseException:
             clear(config)
@@ -423,8 +423,9 @@ def cap_shares(
 
     for row in np.flatnonzero(chosen).tolist():
         add(row)
-    while above := [t for t, own in enumerate(have) if own > int(share * n)]:
-        best = min((move for t in above if (move := least_loss(t, int(share * n)))), default=None)
+    most = int(share * n)
+    while above := [t for t, own in enumerate(have) if own > most]:
+        best = min((move for t in above if (move := least_loss(t, most))), default=None)
         if best:
             _, row, new = best
             chosen[new] = True
@@ -437,6 +438,7 @@ def cap_shares(
             while not chosen[row := -heapq.heappop(worst[furthest])[1]]:
                 pass
             n -= 1
+            most = int(share * n)
             count(furthest, "left_out")
         chosen[row] = False
         have[teacher[row]] -= 1

@@ -76,8 +76,8 @@ def _is_ours(name: str, config: ChooseConfig) -> bool:
     return OURS.fullmatch(name) is not None
 
 
-def write_files(chosen: "ray.data.Dataset", n_chosen: int, config: ChooseConfig) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Write the files of CHOSEN rows; returns name, rows and sha256 of each, and the type of each column.
+def write_files(chosen: "ray.data.Dataset", n_chosen: int, n_objects: int, config: ChooseConfig) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Write the files of CHOSEN rows, of at most n_objects sources; returns name, rows and sha256 of each, and the type of each column.
 
     A file is written with the columns its shard has. Once all are known, those that differ are written again with the
     columns of all. Raises UserError where two shards have types in a column that go into no common one.
@@ -85,7 +85,7 @@ def write_files(chosen: "ray.data.Dataset", n_chosen: int, config: ChooseConfig)
     import ray.data
 
     task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-    partitions = int(np.clip(chosen.count() // 64, 1, 200))
+    partitions = int(np.clip(n_chosen // 64, 1, min(n_objects, 200)))
     rows = chosen.map_batches(_without_summary, **task).repartition(partitions, keys=["source"])
     files = {file["name"]: file for file in rows.map_batches(write_chosen, fn_args=(config,), **task).take_all()}
     if (written := sum(file["rows"] for file in files.values())) != n_chosen:
