@@ -33,14 +33,14 @@ def made_up(n_prompts: int = 40, n_teachers: int = 5, seed: int = 0, coarse: int
         for t in range(n_teachers):
             for sample in range(rng.choice((0, 1, 1, 3))):
                 rejected = rng.random() < 0.15
-                n = rng.randint(1, coarse) * 10
+                n = rng.randint(1, coarse) * 7 + 1
                 row = dict.fromkeys(CANDIDATES.names)
                 row |= {"dropped": "rejected/over_length" if rejected else None}
                 row |= {"prompt_id": f"p{p}", "teacher": f"t{t}", "trajectory_id": f"p{p}-t{t}-{sample}", "sample": rng.choice((None, sample)),
                         "source": f"s{t % 2}", "source_row": len(rows), "version": "v"}  # fmt: skip
                 if not rejected:
-                    row |= {"n_tokens": n, **{f"rank_sum{x}": n * rng.randint(1, coarse) for x in ("", "_50", "_200", "_500", "_unclipped")}}
-                    row |= {"surprisal_sum": n * rng.randint(1, coarse) / 2, "entropy_sum": n * 1.0, "token_ratio_sum": n * 2.0, "n_top30": n // 3}
+                    row |= {"n_tokens": n, **{f"rank_sum{x}": 30 * rng.randint(1, coarse) for x in ("", "_50", "_200", "_500", "_unclipped")}}
+                    row |= {"surprisal_sum": 10 * rng.randint(1, coarse) / 2, "entropy_sum": n * 1.0, "token_ratio_sum": n * 2.0, "n_top30": n // 3}
                     row |= {"token_ratio_top30_sum": float(n), "n_top20": n // 5, "surprisal_top20_sum": float(n), "n_improbable": rng.randint(0, n)}
                     row |= {
                         "brier_sum": n * rng.randint(1, coarse) / 4,
