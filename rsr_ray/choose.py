@@ -292,6 +292,7 @@ def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
 
     summary = {
         "rows": rows.num_rows,
+        "seen": _counted(rows["teacher"]),
         "dropped": _counted(dropped),
         **_prompts_without(rows, candidate),
         "short_prompts": int((np.bincount(prompt) < config.k).sum()) if len(prompt) else 0,
@@ -500,7 +501,10 @@ def merge(parts: Iterable[Any]) -> Any:
 
 def make_manifest(config: ChooseConfig, fingerprint: str, found: dict[str, Any]) -> dict[str, Any]:
     """What is said of the choice, but for its files. Raises UserError where nothing was chosen."""
-    found = found or {"rows": 0, "dropped": {}}
+    found = found or {"rows": 0, "dropped": {}, "seen": {}}
+    for option, names in (("--teachers", config.teachers), ("--exclude-teachers", config.exclude_teachers)):
+        if unknown := sorted({*names} - {*found["seen"]}):
+            raise UserError(f"{option} {unknown[0]}: the store has no such teacher; there: {', '.join(sorted(found['seen']))}")
     dropped = found["dropped"]
     chosen = found["sets"]["chosen"]["n"] if "sets" in found else 0
     if not chosen:

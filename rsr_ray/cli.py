@@ -14,7 +14,7 @@ from rsr_ray.schema import REJECT_REASONS
 if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
-METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN"}
+METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN", "verified": "COLUMN"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +90,9 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
             parser.add_argument(flag, nargs="+", action="extend", metavar=METAVARS.get(field.name, "NAME"), **common)
         else:
             number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
-            parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
+            parser.add_argument(
+                flag, type=number or str, metavar="N" if number else METAVARS.get(field.name, field.name.split("_")[-1].upper()), **common
+            )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

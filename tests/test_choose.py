@@ -296,6 +296,13 @@ def test_no_value_of_the_metric_says_what_to_score():
         make_manifest(config(by="local_naturalness"), "f", merge([summary]))
 
 
+@pytest.mark.parametrize(("name", "option"), [("teachers", "--teachers"), ("exclude_teachers", "--exclude-teachers")])
+def test_a_teacher_that_is_not_there_is_named(name, option):
+    _, summary = chosen_of(as_table(made_up()))
+    with pytest.raises(UserError, match=f"{option} t9: the store has no such teacher; there: t0, t1, t2, t3, t4"):
+        make_manifest(config(**{name: ("t1", "t9")}), "f", merge([summary]))
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
