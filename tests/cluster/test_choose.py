@@ -305,7 +305,8 @@ def test_the_command_line(demo_store, tmp_path):
     ("options", "says"),
     [
         (["--by", "rsrr"], "--by rsrr: no such metric"), (["--student", "nobody"], "no scores of student nobody"),
-        (["--by", "local_naturalness"], "score with --metrics local_naturalness"), (["--teachers", "nobody"], "--teachers nobody: the store has no such teacher; there: doubtful-32b-think, "),
+        (["--by", "local_naturalness"], "score with --metrics local_naturalness"),
+        (["--teachers", "nobody"], "--teachers nobody: the store has no such teacher; there: "),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(demo_store, tmp_path, options, says):
