@@ -7,7 +7,7 @@ import sys
 import typing
 from typing import Any
 
-from rsr_ray.config import RaceConfig, ScoreConfig, load_config, load_nightly
+from rsr_ray.config import ChooseConfig, RaceConfig, ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
 
@@ -15,7 +15,7 @@ if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
 RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
-LISTS = {"corpus": "URI", "columns": "NAME=COLUMN", "teachers": "NAME"}  # options that take several values, and what these are
+METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN", "verified": "COLUMN"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,10 +81,16 @@ def main(argv: list[str] | None = None) -> int:
     correlate.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     correlate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     correlate.set_defaults(run=_correlate)
+
     race = commands.add_parser("race", help="find the best teacher, scoring only as many prompts as that takes")
     race.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
     _add_options(race, RaceConfig)
     race.set_defaults(run=_race)
+
+    choose = commands.add_parser("choose", help="write the best trajectories of each prompt as training data, by any metric or a control")
+    choose.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(choose, ChooseConfig)
+    choose.set_defaults(run=_choose)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -140,10 +146,12 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif kind == tuple[str, ...]:
-            parser.add_argument(flag, nargs="+", action="extend", metavar=LISTS[field.name], **common)
+            parser.add_argument(flag, nargs="+", action="extend", metavar=METAVARS.get(field.name, "NAME"), **common)
         else:
             number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
-            parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
+            parser.add_argument(
+                flag, type=number or str, metavar="N" if number else METAVARS.get(field.name, field.name.split("_")[-1].upper()), **common
+            )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -172,9 +180,9 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _config(cls: type, args: argparse.Namespace) -> Any:
+    """The options of `_add_options` and of the file that --config names."""
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
-    given |= {name: tuple(given[name]) for name in LISTS if name in given}
-    return load_config(cls, args.config, given)
+    return load_config(cls, args.config, {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
@@ -317,6 +325,19 @@ def _race(args: argparse.Namespace) -> int:
     if rejected > config.max_rejects * n:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["rejected"].items())
         raise RunError(f"{rejected:,} of the {n:,} rows of the race were rejected, more than --max-rejects {config.max_rejects:g}: {reasons}")
+    return 0
+
+
+def _choose(args: argparse.Namespace) -> int:
+    config = _config(ChooseConfig, args)
+    from rsr_ray.choose import choose
+    from rsr_ray.report import console, print_choice
+
+    manifest = choose(config)
+    if args.json:
+        print(json.dumps(manifest))
+    else:
+        print_choice(manifest, console())
     return 0
 
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import safe
-from rsr_ray.metrics import Metric
+from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.run import Run
-from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.schema import DROPPED, REJECT_REASONS
 
 if TYPE_CHECKING:
     from rsr_ray.doctor import Doctor
@@ -214,6 +214,47 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
     out.print(Text(f"scores    {store_uri}/scores/student={run.config.student_name}/"), soft_wrap=True)
     out.print(Text(f"teachers  {store_uri}/teachers/student={run.config.student_name}.parquet"), soft_wrap=True)
     out.print(Text(f"run       {store_uri}/runs/{run.run_id}.json"), soft_wrap=True)
+
+
+def print_choice(manifest: dict[str, Any], out: Console) -> None:
+    """What was chosen: from which teachers, beside all candidates and a random choice, and what was left out."""
+    by, chosen, prompts, config = manifest["by"], manifest["chosen"], manifest["prompts"], manifest["config"]
+    title = f"{chosen:,} trajectories for student {manifest['student']}, up to {config['k']:,} a prompt, by {by['name']} ({by['better']} is better)"
+    out.print(Text(safe(title), style="bold"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for name in ("chosen", "share", "candidates", "tokens each"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in manifest["teachers"]:
+        length = f"{t['mean_tokens']:,.0f}" if t["mean_tokens"] is not None else "-"
+        table.add_row(Text(safe(t["teacher"])), f"{t['chosen']:,}", f"{t['share']:.1%}", f"{t['candidates']:,}", length)
+    out.print(table)
+    sets = ("chosen", "candidates", "random")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("mean of the set")
+    for name in ("better", *sets):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in manifest["means"]["chosen"]:
+        better = REGISTRY[name].better
+        table.add_row(name, better, *(f"{manifest['means'][some][name]:,.4g}" for some in sets), style="bold" if name == by["name"] else "")
+    out.print(table)
+    out.print(Text(f"random: as many of each prompt, drawn with seed {config['seed']}", style="dim"))
+    out.print(Text(f"{manifest['rows']:,} scored rows = {manifest['candidates']:,} candidates + {sum(manifest['dropped'].values()):,} left out"))
+    for why, n in manifest["dropped"].items():
+        out.print(Text(f"  {n:,} {why}: {_why_dropped(why)}"))
+    line = f"{prompts['all']:,} prompts, {prompts['without_candidates']:,} of them without a candidate"
+    out.print(Text(line + (f", {prompts['with_fewer_than_k']:,} with fewer than {config['k']:,}" if config["k"] > 1 else "")))
+    if n := manifest["ties"]["prompts"]:
+        out.print(Text(f"{n:,} prompts were cut between {manifest['ties']['rule']}"), soft_wrap=True)
+    if cap := manifest["cap"]:
+        moved = f"{cap['moved']:,} places went to another teacher, {cap['left_out']:,} were left out"
+        out.print(Text(f"--max-share {cap['max_share']:g}: no teacher has more than {cap['most']:,}; {moved}"))
+    out.print(Text(f"files     {config['out']}/train-*.{config['format']}, {len(manifest['files']):,} of them"), soft_wrap=True)
+    out.print(Text(f"manifest  {config['out']}/manifest.json"), soft_wrap=True)
+
+
+def _why_dropped(why: str) -> str:
+    return REJECT_REASONS[why.removeprefix("rejected/")] if why.startswith("rejected/") else DROPPED[why]
 
 
 def print_doctor(doctor: "Doctor", out: Console) -> None:
