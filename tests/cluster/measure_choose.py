@@ -28,10 +28,11 @@ from .conftest import descendants
 TEACHERS, SHARDS, UNIT_ROWS = 10, 10, 256
 
 
-def write(folder: Path, n_prompts: int) -> None:
+def write(folder: Path, n_prompts: int, n_teachers: int = TEACHERS) -> None:
+    """A corpus and the store with its scores, under `folder`."""
     rng = np.random.default_rng(0)
     store = Store(str(folder / "store"), "s", None)
-    for teacher in range(TEACHERS):
+    for teacher in range(n_teachers):
         shards = folder / f"corpus/teacher=t{teacher}"
         shards.mkdir(parents=True)
         for part, prompts in enumerate(np.array_split(np.arange(n_prompts), SHARDS)):
