@@ -321,7 +321,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(demo_store, tmp_path, options, sa
 def test_from_and_to_s3(s3, demo_corpus, demo_store, tmp_path):
     fs, endpoint = s3
     upload(fs, demo_corpus, "rsr/corpus")
-    done = rsr_ray("score", "--corpus", "s3://rsr/corpus", "--student", DEMO_STUDENT, "--store", "s3://rsr/store", "--ray-address", "local")
+    done = rsr_ray(
+        "score", "--corpus", "s3://rsr/corpus", "--student", DEMO_STUDENT, "--store", "s3://rsr/store", "--unit-rows", "16", "--ray-address", "local"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     command = ["choose", "--store", "s3://rsr/store", "--student", "student", "--out", "s3://rsr/out", "--ray-address", "local", "--json"]
     done = rsr_ray(*command)
