@@ -14,6 +14,8 @@ from rsr_ray.schema import REJECT_REASONS
 if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
+RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -51,8 +53,23 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
     report.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
     report.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    report.add_argument("--tokens-from", metavar="STUDENT", help="folder or hub id of the student: it scores the tokens of the shown trajectories, "
+                        "where the store has no token scores")  # fmt: skip
     report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     report.set_defaults(run=_report)
+
+    correlate = commands.add_parser("correlate", help="how well each metric orders teachers as the accuracy after training on them does")
+    source = correlate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--table", metavar="FILE", help="CSV, Parquet or JSON with student, teacher, accuracy and a column a metric")
+    source.add_argument("--store", help="folder or URI the scores are kept in; the accuracies are then in --accuracies")
+    correlate.add_argument("--accuracies", metavar="FILE", help="CSV, Parquet or JSON with student (its name in the store), teacher, accuracy")
+    correlate.add_argument("--by", nargs="+", action="extend", metavar="METRIC", help="only these metrics")
+    correlate.add_argument("--without", nargs="+", action="extend", default=[], metavar="TEACHER", help="leave teachers out")
+    correlate.add_argument("--set", action="append", default=[], metavar="STUDENT/TEACHER/COLUMN=VALUE", help="read one cell of the table as VALUE")
+    correlate.add_argument("--permutations", type=int, default=10_000, metavar="N", help="for the p-values; default: %(default)s")
+    correlate.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    correlate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    correlate.set_defaults(run=_correlate)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -141,16 +158,23 @@ def _score_config(args: argparse.Namespace) -> ScoreConfig:
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
     """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
+    from rsr_ray.metrics import RSR
     from rsr_ray.pipeline import score_corpus
-    from rsr_ray.report import console, print_run, print_teachers
+    from rsr_ray.rank import load_scored, rank_teachers
+    from rsr_ray.report import console, print_ranking, print_run, print_teachers
+    from rsr_ray.store import Store
 
     run = score_corpus(config)
     assert run.teachers is not None
     if as_json:
         print(json.dumps({**run.record, "teachers": run.teachers.to_pylist(maps_as_pydicts="strict")}))
     else:
-        out = console()
-        print_teachers(run.teachers.to_pylist(), str(config.student_name), out)
+        out, store = console(), Store(config.store, str(config.student_name), config.s3_endpoint)
+        table = run.teachers.to_pylist(maps_as_pydicts="strict")
+        if any(t["n_trajectories"] for t in table) and run.n_read <= RANKED_ROWS:
+            print_ranking(rank_teachers(load_scored(store, [RSR]), RSR), table, str(config.student_name), out)
+        else:
+            print_teachers(table, str(config.student_name), out)
         print_run(run, config.store, out)
     if run.problem:
         raise RunError(run.problem)
@@ -200,7 +224,8 @@ def _report(args: argparse.Namespace) -> int:
 
     _check_confidence(args.confidence)
     endpoint = endpoint_of(args.s3_endpoint)
-    report = make_report(students_of(args.store, args.student, endpoint), find_metric(args.by), args.confidence, args.seed)
+    stores = students_of(args.store, args.student, endpoint)
+    report = make_report(stores, find_metric(args.by), confidence=args.confidence, seed=args.seed, tokens_from=args.tokens_from)
     for student in report["students"]:
         print(safe(f"{student['student']}: {student['ranking']['sentence'] if student['ranking'] else student['empty']}"))
     for uri in write_report(report, absolute(args.out), endpoint):
@@ -211,6 +236,29 @@ def _report(args: argparse.Namespace) -> int:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise UserError(f"--confidence {confidence:g}: a probability, between 0 and 1")
+
+
+def _correlate(args: argparse.Namespace) -> int:
+    if args.permutations < 1:
+        raise UserError(f"--permutations {args.permutations}: must be at least 1")
+    if (args.store is None) != (args.accuracies is None):
+        raise UserError("--store and --accuracies go together: the scores of the one with the accuracies of the other")
+    from rsr_ray.correlate import correlate, from_store, from_table, set_cells, without
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.published import compare
+
+    endpoint = endpoint_of(args.s3_endpoint)
+    evidence = from_table(args.table, endpoint) if args.table else from_store(args.store, args.accuracies, endpoint)
+    evidence = without(set_cells(evidence, args.set), args.without)
+    result = correlate(evidence, args.by, args.permutations)
+    result["paper"] = compare(evidence, result["metrics"])
+    if args.json:
+        print(json.dumps(result))
+    else:
+        from rsr_ray.report import console, print_correlations
+
+        print_correlations(result, console())
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -291,7 +339,13 @@ def _demo(args: argparse.Namespace) -> int:
     from rsr_ray.demo import prepare
 
     with prepare(args.out) as config:
-        return score(config)
+        code = score(config)
+    from rsr_ray.metrics import RSR
+    from rsr_ray.page import store_report
+    from rsr_ray.store import Store
+
+    print(f"report    {store_report([Store(config.store, str(config.student_name), None)], RSR)[0]}")
+    return code
 
 
 def _bench(args: argparse.Namespace) -> int:

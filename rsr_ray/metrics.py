@@ -15,7 +15,7 @@ import numpy as np
 
 from rsr_ray.errors import UserError
 
-RSR = "arXiv 2601.14249"  # the source of RSR, and of the published figures of all metrics it was compared with
+PAPER = "arXiv 2601.14249"  # the source of RSR, and of the published figures of all metrics it was compared with
 HARDEST = {"top30": (3, 10), "top20": (2, 10)}  # shares, as fractions, of a trajectory's most surprising tokens
 IMPROBABLE = 0.01  # probability under which Reverse Speculative Decoding refuses a teacher's token
 LEAST_SURPRISAL = 2.0**-24  # nats: float32 cannot tell a probability closer to 1 from 1
@@ -81,7 +81,7 @@ def _rsr(suffix: str, clip: str, published: float | None) -> Metric:
     formula = f"sum {clip} / sum l"
     column = f"rank_sum{suffix}"
     return Metric(
-        name=f"rsr{suffix}", formula=formula, unit="ranks a nat", source=RSR, numerator=column, denominator="surprisal_sum", ratio_of_means=True,
+        name=f"rsr{suffix}", formula=formula, unit="ranks a nat", source=PAPER, numerator=column, denominator="surprisal_sum", ratio_of_means=True,
         published=published,
     )  # fmt: skip
 
@@ -94,19 +94,19 @@ REGISTRY: dict[str, Metric] = {
         _rsr("_200", "min(r, 200)", None),
         _rsr("_500", "min(r, 500)", 0.822),
         _rsr("_unclipped", "r", 0.700),
-        Metric(name="rsr_mean", formula="mean over trajectories of rsr", unit="ranks a nat", source=RSR, numerator="rank_sum",
+        Metric(name="rsr_mean", formula="mean over trajectories of rsr", unit="ranks a nat", source=PAPER, numerator="rank_sum",
                denominator="surprisal_sum", published=0.838),
         Metric(name="rsr_token_mean", formula="mean min(r, r_max) / l; grows without bound as l nears 0, and was found to have no use",
-               unit="ranks a nat", source=RSR, better="-", numerator="token_ratio_sum", published=0.391),
-        Metric(name="rsr_token_mean_top30", formula="mean min(r, r_max) / l over the 30% of tokens of highest l", unit="ranks a nat", source=RSR,
+               unit="ranks a nat", source=PAPER, better="-", numerator="token_ratio_sum", published=0.391),
+        Metric(name="rsr_token_mean_top30", formula="mean min(r, r_max) / l over the 30% of tokens of highest l", unit="ranks a nat", source=PAPER,
                numerator="token_ratio_top30_sum", denominator="n_top30", published=0.793),
-        Metric(name="rank_entropy_ratio", formula="sum min(r, r_max) / sum H", unit="ranks a nat", source=RSR, numerator="rank_sum",
+        Metric(name="rank_entropy_ratio", formula="sum min(r, r_max) / sum H", unit="ranks a nat", source=PAPER, numerator="rank_sum",
                denominator="entropy_sum", ratio_of_means=True, published=0.764),
-        Metric(name="mean_rank", formula="mean min(r, r_max)", unit="ranks a token", source=RSR, numerator="rank_sum", published=0.552),
-        Metric(name="mean_rank_unclipped", formula="mean r", unit="ranks a token", source=RSR, numerator="rank_sum_unclipped", published=0.59),
+        Metric(name="mean_rank", formula="mean min(r, r_max)", unit="ranks a token", source=PAPER, numerator="rank_sum", published=0.552),
+        Metric(name="mean_rank_unclipped", formula="mean r", unit="ranks a token", source=PAPER, numerator="rank_sum_unclipped", published=0.59),
         Metric(name="mean_surprisal", formula="mean l; minus it is global naturalness, what GRAPE chooses by", unit="nats a token",
                source="arXiv 2502.04194", numerator="surprisal_sum", published=0.49),
-        Metric(name="mean_entropy", formula="mean H", unit="nats a token", source=RSR, numerator="entropy_sum", published=0.495),
+        Metric(name="mean_entropy", formula="mean H", unit="nats a token", source=PAPER, numerator="entropy_sum", published=0.495),
         Metric(name="local_naturalness", formula="mean over steps of mean -l, given only the prompt and the last steps (--steps, --step-window)",
                unit="nats a token", source="arXiv 2510.03988", better="higher", numerator="step_surprisal_sum", denominator="n_steps", sign=-1,
                published=0.51),
@@ -117,10 +117,12 @@ REGISTRY: dict[str, Metric] = {
                source="arXiv 2509.22230", numerator="n_improbable"),
         Metric(name="lark", formula="(L / sum L) (2 rho - sum rho L / sum L), L = mean l, rho = brier / L, sums over the prompt's answers", unit="1",
                source="arXiv 2605.30651", better="higher", numerator="brier_sum", within_prompt=True),
-        Metric(name="n_tokens", formula="T, the length: the control to show beside every metric", unit="tokens", source=RSR, better="-",
+        Metric(name="n_tokens", formula="T, the length: the control to show beside every metric", unit="tokens", source=PAPER, better="-",
                numerator="n_tokens", denominator=None, published=0.53),
     )
 }  # fmt: skip
+
+RSR = REGISTRY["rsr"]
 
 
 def find_metric(name: str) -> Metric:

@@ -14,9 +14,11 @@ from rsr_ray.cluster import connect
 from rsr_ray.config import NightlyConfig, ScoreConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.lease import Lease
+from rsr_ray.metrics import RSR
 from rsr_ray.objects import get, list_files, put
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.run import Run
+from rsr_ray.store import Store
 from rsr_ray.watch import log
 
 PATIENCE = 5.0  # seconds between looks at somebody else's lease
@@ -41,6 +43,7 @@ def run_night(config: NightlyConfig) -> dict[str, Any]:
         with connect(config.students[0].ray_address, config.students[0].log):
             for student in config.students:
                 night["students"][student.student_name] = _score(student, config.night, history)
+        _report(config, night, history)
         history.write(night)
         return night
     finally:
@@ -53,6 +56,19 @@ def _wait_for(lease: Lease, seconds: float) -> dict[str, Any] | None:
     while (held := lease.take()) and (left := until - time.monotonic()) > 0:
         time.sleep(min(PATIENCE, left))
     return held
+
+
+def _report(config: NightlyConfig, night: dict[str, Any], history: "History") -> None:
+    """Write the store's report, unless no student has anything new; `report` in the night's record is its page, or the error."""
+    equations = [entry["equation"] for entry in night["students"].values() if "equation" in entry]
+    if not any(e["scored"] or e["rejected"] for e in equations) and history.nights:
+        return
+    stores = [Store(s.store, str(s.student_name), s.s3_endpoint) for s in config.students if "teachers" in night["students"][s.student_name]]
+    if stores:
+        from rsr_ray.page import store_report  # which reads the history
+
+        history.write(night)  # the page tells of this night as well
+        night["report"] = store_report(stores, RSR)[0]
 
 
 def _score(student: ScoreConfig, night: str, history: "History") -> dict[str, Any]:

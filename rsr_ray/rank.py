@@ -40,11 +40,14 @@ class Scored:
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
     rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
 
+    def has(self, metric: Metric) -> bool:
+        """Whether all rows have what the metric is made of."""
+        return not any(np.isnan(self.columns[name]).any() for name in metric.columns)
+
     def matrices(self, metric: Metric) -> "Matrices":
-        """The metric's terms by prompt and teacher. Raises UserError where the store does not have what it is made of."""
-        missing = [name for name in metric.columns if np.isnan(self.columns[name]).any()]
-        if missing:
-            raise UserError(f"{metric.name}: not all rows of the store have {', '.join(missing)}; score them with --metrics {metric.name}")
+        """The metric's terms by prompt and teacher. Raises UserError where not all rows have what it is made of."""
+        if not self.has(metric):
+            raise UserError(f"{metric.name}: not all rows of the store have {', '.join(metric.columns)}; score them with --metrics {metric.name}")
         cell = self.prompt * len(self.teachers) + self.teacher
         shape, size = (len(self.prompts), len(self.teachers)), len(self.prompts) * len(self.teachers)
         x, y = metric.terms(self.columns, self.prompt)

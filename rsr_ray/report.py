@@ -1,5 +1,6 @@
 """report: what a person reads of a run and of a store, in a terminal."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -73,6 +74,9 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
         shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), between, bar, *shares, *counts)
     out.print(shown)
+    for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
+        if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t[column]]:
+            out.print(Text(f"{what}: {', '.join(some)}"))
     for note in ranking["notes"]:
         out.print(Text(safe(f"note: {note}"), style="yellow"))
     if 1 < len(teachers) <= 12:
@@ -184,6 +188,8 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
         if student["error"]:
             out.print(Text(safe(f"student {name}: {student['error']}"), style="bold red"), soft_wrap=True)
         out.print()
+    if "report" in night:
+        out.print(Text(f"report    {night['report']}"), soft_wrap=True)
     out.print(Text(f"night     {store_uri}/nightly/{night['night']}.json"), soft_wrap=True)
 
 
@@ -206,3 +212,102 @@ def changes_in_words(student: dict[str, Any], night: str) -> list[str]:
         lines.append(f"  {sum(grown.values()):+,} trajectories: " + ", ".join(f"{name} {n:+,}" for name, n in grown.items()))
     lines += [f"  {n:+,} rejected as {reason}: {REJECT_REASONS[reason]}" for reason, n in changes["new_rejects"].items()]
     return lines if len(lines) > 1 else [*lines, "  nothing changed"]
+
+
+MOST_STUDENTS = 5  # that have a column each: more do not fit
+
+
+def print_correlations(result: dict[str, Any], out: Console) -> None:
+    """What `correlate` found, best first, how it was taken, and what differs from the paper where the table is the paper's."""
+    students = list(result["students"])
+    counts = f"{len(students):,} student{'s' * (len(students) > 1)}, {result['teachers']:,} teachers"
+    title = Text(f"Spearman correlation of metrics with accuracy after training: {counts}")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
+    table.add_column("metric", overflow="fold", min_width=20)
+    table.add_column("bet-\nter")
+    shown = students if len(students) <= MOST_STUDENTS else []
+    for name in shown:
+        table.add_column(Text("-\n".join(safe(name).split("-"))), justify="right", overflow="fold", min_width=5)
+    for name in ("mean", "|mean|", "95%\ninterval", "p", "Pear-\nson", "Ken-\ndall", "paper"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric in result["metrics"]:
+        each = [_correlation(metric["students"][name]["spearman"]) for name in shown]
+        interval = " ".join(_correlation(end, 2) for end in metric["interval"] or [None])
+        p = _correlation(metric["p"], 4) if (metric["p"] or 1) > 0.00005 else f"{metric['p']:.0e}"
+        values = [_correlation(metric[name]) for name in ("spearman", "abs_of_mean")]
+        others = [_correlation(metric[name]) for name in ("pearson", "kendall", "published")]
+        table.add_row(Text(safe(metric["metric"])), metric["better"], *each, *values, interval, p, *others)
+    out.print(table)
+    for line in _correlation_notes(result):
+        out.print(Text(safe(line)), soft_wrap=True)
+    if result["paper"]:
+        _print_paper(result["paper"], out)
+
+
+def _correlation(value: float | None, digits: int = 3) -> str:
+    """As papers write it, without the zero before the point."""
+    return "-" if value is None else f"{value:.{digits}f}".replace("0.", ".", 1)
+
+
+def _correlation_notes(result: dict[str, Any]) -> list[str]:
+    """What a reader has to know of the table, a line each."""
+    least, most = (end(student["teachers"] for student in result["students"].values()) for end in (min, max))
+    n = f"{least}" if least == most else f"{least} to {most}"
+    every = math.factorial(result["teachers"])
+    orders = f"all {every:,}" if every <= result["permutations"] else f"{result['permutations']:,}"
+    methods = {metric["interval_method"] for metric in result["metrics"]} - {None}
+    lines = [
+        "mean: of the students' signed correlations, |mean| its absolute value, as published; Pearson and Kendall: such means as well",
+        f"p: of |mean|, from {orders} orders of the teachers, the same for every student",
+        f"95% interval: of mean, from {result['draws']:,} draws of teachers, the same for every student ({', '.join(sorted(methods)) or 'none'}); "
+        f"wide, because a student has n = {n} teachers",
+    ]
+    if any(metric["published"] for metric in result["metrics"]):
+        lines.append("paper: |mean| as arXiv 2601.14249 prints it for its own 5 students and 11 teachers")
+    if len(result["students"]) > MOST_STUDENTS:
+        lines.append("each student's correlations are in --json")
+    tied = [f"{of['tied_accuracies']} accuracies of {name}" for name, of in result["students"].items() if of["tied_accuracies"]]
+    tied += [f"{of['tied']} of {metric['metric']} of {name}" for metric in result["metrics"] for name, of in metric["students"].items() if of["tied"]]
+    shown = ", ".join(tied[:8]) + (f" and {len(tied) - 8} more, see --json" if len(tied) > 8 else "")
+    lines.append(f"tied values: {shown or 'none'}" + ("; they share their average rank, Kendall is tau-b" if tied else ""))
+    sign = {"lower": 1, "higher": -1}
+    wrong = [(m["metric"], m["better"]) for m in result["metrics"] if m["spearman"] is not None and m["spearman"] * sign.get(m["better"], 0) > 0]
+    lines += [f"wrong sign: {name} should be {better} for better teachers, and here it is not" for name, better in wrong]
+    nulls: dict[tuple[str, str], list[str]] = {}
+    for metric in result["metrics"]:
+        for name, of in metric["students"].items():
+            if of["why_null"]:
+                nulls.setdefault((metric["metric"], of["why_null"]), []).append(name)
+    lines += [f"no correlation of {metric} under {', '.join(names)}: {why}" for (metric, why), names in nulls.items()]
+    return lines + [f"left out: {what}" for what in result["left_out"]]
+
+
+def _print_paper(paper: dict[str, Any], out: Console) -> None:
+    """What the paper's second reading of a cell changes, and what explains the values it prints."""
+    order, second = paper["order"], f"with {paper['second_reading']}"
+    out.print()
+    twice = f"accuracy {paper['accuracy']} in two tables of arXiv 2601.14249, {paper['second_reading']} in two others"
+    out.print(Text(f"Student {paper['student']}, teacher {paper['teacher']}: {twice}", style="bold"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for name in ("metric", "|mean|", second, *(["as told\nbelow", "printed", "why printed is not |mean|"] if order else [])):
+        table.add_column(name, justify="left" if name in ("metric", "why printed is not |mean|") else "right", overflow="fold")
+    for row in paper["rows"]:
+        more = [_correlation(row["best_order"]), _correlation(row["printed"]), row["reason"] or "-"] if order else []
+        table.add_row(Text(safe(row["metric"])), _correlation(row["here"]), _correlation(row["second_reading"]), *more)
+    out.print(table)
+    if each := paper["rsr_of_students"]:
+        out.print(Text(f"rsr of {', '.join(each)}:"), soft_wrap=True)
+        for key, what in (("printed", "printed"), ("here", "from the table"), ("best_order", "as told below")):
+            out.print(Text(f"  {' '.join(_correlation(abs(of[key])) for of in each.values())}  {what}"))
+    if order:
+        which = second if order["second_reading"] else f"with {paper['accuracy']}"
+        also = f"{order['as_good']} others do as well" if order["as_good"] else "no other does as well"
+        out.print(
+            Text(
+                f"Of {order['tried']} readings and orders of tied accuracies one, {which}, gives {order['reproduces']} of the {order['of']} values "
+                f"that the paper prints (each metric's mean, and rsr's of each student); {also}:"
+            ),
+            soft_wrap=True,
+        )
+        for tie in order["ties"]:
+            out.print(Text(safe(f"  {tie['student']}, {tie['accuracy']}: {' above '.join(tie['order'])}")), soft_wrap=True)

@@ -87,7 +87,7 @@ class Score:
         scorable = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
         some = rows.take(pa.array(scorable))
         ids, spans = _arrays(some["input_ids"]), _arrays(some["spans"])
-        found = self.score_windows(ids, spans)
+        found = score_windows(self.student, ids, spans, self.work, self.wanted.window)
 
         reason, detail = rows["reject_reason"].to_pylist(), rows["reject_detail"].to_pylist()
         good, tokens = [], []
@@ -118,14 +118,6 @@ class Score:
         if self.wanted.token_scores:
             kept = token_table(some.take(pa.array(good, pa.int64())), tokens)
         return scores, kept
-
-    def score_windows(self, ids: list[np.ndarray], spans: list[np.ndarray]) -> list[Tokens | None]:
-        """`score_tokens`, with rows longer than the window scored in several."""
-        windows = [cut_windows(row, span, self.wanted.window) for row, span in zip(ids, spans, strict=True)]
-        flat = list(itertools.chain.from_iterable(windows))
-        tokens = iter(score_tokens(self.student, [w.ids for w in flat], [w.spans for w in flat], self.work))
-        found = [list(itertools.islice(tokens, len(row))) for row in windows]
-        return [None if any(part is None for part in parts) else Tokens.join([part for part in parts if part]) for parts in found]
 
     def score_steps(self, rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
         """For (ids, spans, steps) of each row the sum over its steps of their mean surprisal in the short context, float64 [R].
@@ -256,6 +248,15 @@ def step_contexts(ids: np.ndarray, spans: np.ndarray, steps: np.ndarray, step_wi
         keep[pairs[max(0, n - back)][0] :] = True
         context = ids[:stop][keep][-limit if limit else 0 :]
         yield Window(context, np.array([max(1, len(context) - (stop - start)), len(context)], np.int32))
+
+
+def score_windows(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], work: "Work", window: int | None) -> list[Tokens | None]:
+    """`score_tokens`, with rows longer than the window scored in several."""
+    windows = [cut_windows(row, span, window) for row, span in zip(ids, spans, strict=True)]
+    flat = list(itertools.chain.from_iterable(windows))
+    tokens = iter(score_tokens(student, [w.ids for w in flat], [w.spans for w in flat], work))
+    found = [list(itertools.islice(tokens, len(row))) for row in windows]
+    return [None if any(part is None for part in parts) else Tokens.join([part for part in parts if part]) for parts in found]
 
 
 @dataclass

@@ -13,6 +13,8 @@ ALLOWED = {
     "rsr_ray.lm_head_reference": set(),
     "rsr_ray.sums": set(),
     "rsr_ray.batching": set(),
+    "rsr_ray.correlate": set(),
+    "rsr_ray.published": set(),
     "rsr_ray.student": set(),
     "rsr_ray.read": {"pyarrow"},
     "rsr_ray.store": {"pyarrow"},

@@ -1,7 +1,7 @@
 """What changed between two nights."""
 
 from rsr_ray.nightly import History, compare
-from rsr_ray.report import _changes
+from rsr_ray.report import changes_in_words
 
 
 def night(*teachers: tuple[str, int, int], fingerprint: str = "f", **rejects: int) -> dict:
@@ -15,7 +15,7 @@ def night(*teachers: tuple[str, int, int], fingerprint: str = "f", **rejects: in
 
 
 def said(last, now) -> str:
-    return "\n".join(_changes({**now, "changes": compare(last, now), "since": last and "1"}, "2"))
+    return "\n".join(changes_in_words({**now, "changes": compare(last, now), "since": last and "1"}, "2"))
 
 
 def test_who_only_makes_room_for_a_newcomer_has_not_moved():

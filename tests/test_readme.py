@@ -28,7 +28,7 @@ def test_every_command_parses(monkeypatch):
     commands = [line.split("  #")[0].split() for line in README.replace("\\\n", " ").splitlines() if line.startswith("rsr-ray ")]
     assert len(commands) >= 4
     ran = []
-    for name in ("_score", "_nightly", "_doctor", "_rejects", "_teachers", "_demo", "_bench"):
+    for name in ("_score", "_nightly", "_doctor", "_rejects", "_teachers", "_demo", "_bench", "_correlate"):
         monkeypatch.setattr(f"rsr_ray.cli.{name}", lambda args: ran.append(args) or 0)
     for command in commands:
         assert main(command[1:]) == 0, command

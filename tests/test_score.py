@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, Wanted, Work, cut_windows, score_rows, score_tokens, sum_by_turn, turn_lengths
+from rsr_ray.score import Score, Wanted, Work, cut_windows, score_rows, score_tokens, score_windows, sum_by_turn, turn_lengths
 from rsr_ray.student import Student
 from rsr_ray.sums import Tokens, sum_by_row
 
@@ -237,7 +237,7 @@ def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(l
 def test_long_rows_in_windows_equal_the_definition(student):
     """Every token of a later window scored alone, at the end of its window's part before it."""
     ids, spans = random_rows(6, 600, 150)
-    tokens = scorer(student, window=32).score_windows(ids, spans)
+    tokens = score_windows(student, ids, spans, Work(1000), 32)
     got = sum_by_row(Tokens.join(tokens), np.array([len(row.rank) for row in tokens]), 100)
     model = AutoModelForCausalLM.from_pretrained(DEMO_STUDENT, dtype=torch.float32)
     for n, (row, span) in enumerate(zip(ids, spans, strict=True)):
@@ -264,7 +264,7 @@ def test_sums_of_turns_are_those_of_their_tokens_and_add_up(student):
     alone = score_rows(student, [ids[:40]], [spans[:4]], Work(1000), 100)
     assert first["rank_sum"] == alone["rank_sum"][0]
     assert first["surprisal_sum"] == pytest.approx(alone["surprisal_sum"][0], rel=1e-5)
-    (cut,) = scorer(student, window=32).score_windows([ids], [spans])
+    (cut,) = score_windows(student, [ids], [spans], Work(1000), 32)
     turns = sum_by_turn(cut, *turn_lengths(spans, owners), 100)
     assert [turn["n_tokens"] for turn in turns] == [31, 40]
     assert sum(turn["rank_sum"] for turn in turns) == np.minimum(cut.rank, 100).sum()

@@ -28,13 +28,18 @@ POINTS = 1_200  # trajectories in the chart of lengths
 NIGHTS = 60
 
 
-def make_report(stores: list[Store], metric: Metric, confidence: float, seed: int) -> dict[str, Any]:
-    """Everything the report says, of each student: JSON-able but for `charts`, which are SVG."""
+def make_report(stores: list[Store], metric: Metric, *, confidence: float = 0.95, seed: int = 0, tokens_from: str | None = None) -> dict[str, Any]:
+    """Everything the report says, of each student: JSON-able but for `charts`, which are SVG.
+
+    Where the store has no token scores, those of the shown trajectories come from the student `tokens_from`, if it is given.
+    Raises UserError.
+    """
     share = TOKENS_SHOWN // max(1, len(stores))
-    return {"metric": metric.name, "better": metric.better, "students": [_student(store, metric, confidence, seed, share) for store in stores]}
+    students = [_student(store, metric, confidence, seed, share, tokens_from) for store in stores]
+    return {"metric": metric.name, "better": metric.better, "students": students}
 
 
-def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_shown: int) -> dict[str, Any]:
+def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_shown: int, tokens_from: str | None) -> dict[str, Any]:
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
     runs = store.read_runs()
     nights = _nights(store)
@@ -56,7 +61,14 @@ def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_
     axis = f"{metric.name} ({metric.better} is better)"
     values = metric.values(scored.columns, scored.prompt)
     codes = [scored.teachers.index(t["teacher"]) for t in ranking["teachers"]]
-    said["ranking"], said["trajectories"] = ranking, _shown(store, scored, values, metric, codes, tokens_shown)
+    rows = _shown(scored, values, metric, codes)
+    most = min(TOKENS_EACH, tokens_shown // max(1, len(rows)))
+    if not _add_tokens(store, rows, most) and tokens_from and runs:
+        from rsr_ray.page.tokens import score_again
+
+        for row, found in score_again(rows, runs[0], tokens_from):
+            row["tokens"] = tokens_of(found, most)
+    said["ranking"], said["trajectories"] = ranking, rows
     name = f"s-{store.student_name}".replace(".", "-")
     drawn = {
         "whiskers": charts.whiskers(ranking, f"{name}-whiskers", axis),
@@ -123,8 +135,8 @@ def _sample(scored: Scored, values: np.ndarray, codes: list[int], seed: int) -> 
     return scored.columns["n_tokens"][some], values[some], place[scored.teacher[some]]
 
 
-def _shown(store: Store, scored: Scored, values: np.ndarray, metric: Metric, codes: list[int], tokens_shown: int) -> list[dict[str, Any]]:
-    """The best and the worst trajectories of each teacher, with their tokens where the store has them."""
+def _shown(scored: Scored, values: np.ndarray, metric: Metric, codes: list[int]) -> list[dict[str, Any]]:
+    """The best and the worst trajectories of each teacher."""
     turned, chosen = metric.order(values), []
     for code in codes[:SHOWN_TEACHERS]:
         mine = np.flatnonzero(scored.teacher == code)
@@ -138,12 +150,11 @@ def _shown(store: Store, scored: Scored, values: np.ndarray, metric: Metric, cod
         means = {"mean_rank": scored.columns["rank_sum"][i] / n, "mean_surprisal": scored.columns["surprisal_sum"][i] / n}
         who = {"teacher": scored.teachers[scored.teacher[i]], "prompt_id": scored.prompts[int(scored.prompt[i])].as_py(), "side": side}
         rows.append(row | who | {"value": float(values[i]), "n_tokens": int(n)} | {name: float(v) for name, v in means.items()})
-    _add_tokens(store, rows, min(TOKENS_EACH, tokens_shown // max(1, len(rows))))
     return rows
 
 
-def _add_tokens(store: Store, rows: list[dict[str, Any]], most: int) -> None:
-    """The first tokens of rows that the store has token scores of, as `tokens`."""
+def _add_tokens(store: Store, rows: list[dict[str, Any]], most: int) -> bool:
+    """Give rows their first tokens, as `tokens`; whether the store has token scores."""
     fingerprint = store.generation()
     by_unit: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -152,11 +163,12 @@ def _add_tokens(store: Store, rows: list[dict[str, Any]], most: int) -> None:
         try:
             tokens, _ = store.read_tokens(fingerprint, unit)
         except FileNotFoundError:
-            return
+            return False
         at = {key: n for n, key in enumerate(zip(tokens["source"].to_pylist(), tokens["source_row"].to_pylist(), strict=True))}
         for row in some:
             found = tokens.slice(at[row["source"], row["source_row"]], 1).to_pylist()[0]
             row["tokens"] = tokens_of(found, most)
+    return True
 
 
 def tokens_of(found: dict[str, Any], most: int) -> dict[str, list[Any]]:
@@ -258,6 +270,11 @@ def as_markdown(report: dict[str, Any]) -> str:
 def _md(text: str) -> str:
     """Text that Markdown takes as it stands."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~" else c for c in safe(text))
+
+
+def store_report(stores: list[Store], metric: Metric) -> list[str]:
+    """Make and write the report of a store into its own folder `report`; returns the URIs."""
+    return write_report(make_report(stores, metric), f"{stores[0].uri}/report", stores[0].endpoint)
 
 
 def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[Store]:

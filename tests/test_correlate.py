@@ -1,0 +1,369 @@
+"""Correlations with accuracy: against the published table, against brute force, and from a store."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rsr_ray.cli import main
+from rsr_ray.correlate import (
+    Pair,
+    bootstrap_interval,
+    correlate,
+    from_table,
+    permutation_p,
+    set_cells,
+    spearman_in_any_order,
+    teacher_values,
+    without,
+)
+from rsr_ray.errors import UserError
+from rsr_ray.published import TWICE, compare
+from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray.store import Store
+
+from .conftest import SHARED
+
+PUBLISHED_TABLES = SHARED.parent / "reference" / "published_tables.csv"
+needs_tables = pytest.mark.skipif(not PUBLISHED_TABLES.is_file(), reason="the published tables are not beside this checkout")
+BAD = ["GPT-OSS-120B(high)", "GPT-OSS-20B(high)", "Phi-4-Reasoning-Plus"]
+FEW = {"n_permutations": 200, "n_draws": 200}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return from_table(str(PUBLISHED_TABLES), None)
+
+
+def write(path, rows: list[dict]) -> str:
+    lines = [",".join(rows[0])] + [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def rows_of(n: int = 5, students=("s",), **columns) -> list[dict]:
+    """n teachers of each student, whose accuracies fall as rsr rises."""
+    return [
+        {"student": s, "teacher": f"t{i}", "accuracy": 50 - i, "rsr": 2 + i / 10} | {k: v[i] for k, v in columns.items()}
+        for s in students
+        for i in range(n)
+    ]
+
+
+def by_name(result: dict) -> dict[str, dict]:
+    return {metric["metric"]: metric for metric in result["metrics"]}
+
+
+# --- the published table ----------------------------------------------------------------------------------------------
+
+
+@needs_tables
+def test_the_published_table_gives_what_is_known_of_it(paper):
+    found = by_name(correlate(paper, **FEW))
+    assert [round(of["spearman"], 3) for of in found["rsr"]["students"].values()] == [-0.855, -0.845, -0.888, -0.829, -0.815]
+    assert round(found["rsr"]["abs_of_mean"], 3) == 0.847
+    assert found["rsr_token_mean"]["spearman"] > 0
+    # the signs differ between students: the mean of absolute values would be another number than the published .11
+    assert (round(found["influence"]["abs_of_mean"], 2), round(found["influence"]["mean_of_abs"], 2)) == (0.11, 0.42)
+    for name in paper.metrics:
+        each = [stats.spearmanr(s.metrics[name], s.accuracy).statistic for s in paper.students.values()]
+        assert found[name]["spearman"] == pytest.approx(np.mean(each))
+        low, high = found[name]["any_order_of_ties"]
+        assert low - 1e-12 <= found[name]["spearman"] <= high + 1e-12
+
+
+@needs_tables
+def test_the_second_reading_of_a_cell_and_the_order_of_ties_explain_what_is_printed(paper):
+    student, teacher, _, second = TWICE
+    found = compare(paper, correlate(paper, **FEW)["metrics"])
+    rows = {row["metric"]: row for row in found["rows"]}
+    assert round(rows["rsr"]["second_reading"], 3) == 0.852
+    assert round(rows["rsr"]["second_reading_of_student"], 3) == -0.916
+    assert round(rows["rsr"]["best_order"], 3) == 0.856
+    assert (found["order"]["reproduces"], found["order"]["of"], found["order"]["tried"], found["order"]["as_good"]) == (14, 15, 16, 0)
+    assert found["order"]["second_reading"]
+    assert {name for name, row in rows.items() if row["reason"] and "not explained" in row["reason"]} == {"mean_rank"}
+    assert rows["influence"]["reason"] == rows["mean_tokens"]["reason"] == "agrees"
+    assert rows["grace"]["reason"] == "accuracy 47.8"
+    # the same by hand
+    cells = [f"{student}/{teacher}/accuracy={second}"]
+    cells += [f"{t['student']}/{name}/accuracy={t['accuracy'] - i * 0.01}" for t in found["order"]["ties"] for i, name in enumerate(t["order"])]
+    by_hand = correlate(set_cells(paper, cells), ["rsr"], **FEW)["metrics"][0]
+    assert [round(-of["spearman"], 3) for of in by_hand["students"].values()] == [0.855, 0.845, 0.918, 0.818, 0.845]
+    assert compare(set_cells(paper, cells[:1]), []) is None  # the cell is no longer the one with two readings
+    # and without the three bad teachers the .74 that is known
+    left = by_name(correlate(without(set_cells(paper, cells), BAD), **FEW))
+    assert round(left["rsr"]["abs_of_mean"], 2) == 0.74
+
+
+@needs_tables
+def test_without_the_three_bad_teachers(paper):
+    found = by_name(correlate(without(paper, BAD), **FEW))
+    assert round(found["rsr"]["abs_of_mean"], 3) == 0.712
+    others = [m["mean_of_abs"] for name, m in found.items() if m["published"] and name not in ("rsr", "rsr_token_mean_top30")]
+    assert max(others) < 0.41
+    assert found["rsr_token_mean_top30"]["abs_of_mean"] > 0.5
+    assert found["rsr"]["students"]["Qwen-3-14B"]["n"] == 8
+
+
+@needs_tables
+def test_the_command_on_the_published_table(capsys):
+    options = ["correlate", "--table", str(PUBLISHED_TABLES), "--permutations", "200"]
+    assert main(options) == 0
+    shown = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    (rsr,) = [line for line in lines if line.startswith("rsr lower")]
+    assert rsr.startswith("rsr lower -.855 -.845 -.888 -.829 -.815 -.847 .847 ")
+    assert "rsr .847 .852 .856 .856 accuracy 47.8, ties in the order below" in lines
+    assert "n = 11 teachers" in shown
+    assert "4 of grace of Qwen-3-14B" in shown
+    assert "wrong sign" not in shown
+    assert "\x1b" not in shown
+    table = [line for line in shown.splitlines() if line.startswith(" rsr") or "\u2500" in line]
+    assert max(map(len, table)) <= 120
+    assert main([*options, "--json", "--by", "rsr", "grace"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [m["metric"] for m in told["metrics"]] == ["rsr", "grace"]
+    assert told["paper"]["rsr_of_students"]["Qwen-3-4B"]["printed"] == 0.818
+
+
+# --- against brute force ----------------------------------------------------------------------------------------------
+
+few_values = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=3, max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(few_values)
+def test_the_range_over_orders_of_ties(pairs):
+    x, y = np.array(pairs, float).T
+
+    def orders(values):
+        return [np.array(p) for p in itertools.permutations(range(len(values))) if all(values[a] <= values[b] for a, b in itertools.pairwise(p))]
+
+    every = [np.corrcoef(np.argsort(a), np.argsort(b))[0, 1] for a in orders(x) for b in orders(y)]
+    assert spearman_in_any_order(x, y) == pytest.approx((min(every), max(every)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(few_values, st.lists(st.integers(0, 4), min_size=5, max_size=5))
+def test_the_spearman_of_a_draw_is_that_of_the_drawn_teachers(pairs, drawn):
+    x, y = np.array(pairs, float).T
+    drawn = np.array(drawn) % len(x)
+    counts = np.bincount(drawn, minlength=len(x))[None]
+    (found,) = Pair(x, y, np.arange(len(x))).spearman_of_draws(counts)
+    if len({*x[drawn]}) == 1 or len({*y[drawn]}) == 1:
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(stats.spearmanr(x[drawn], y[drawn]).statistic)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=5))
+def test_few_teachers_have_the_exact_p(rows):
+    x, y, u, v = np.array(rows, float).T
+    assume(all(len({*values}) > 1 for values in (x, y, u, v)))
+    pairs = [Pair(x, y, np.arange(len(x))), Pair(u, v, np.arange(len(x)))]
+
+    def statistic(order):
+        return abs(np.mean([stats.spearmanr(a, b[list(order)]).statistic for a, b in ((x, y), (u, v))]))
+
+    every = [statistic(order) for order in itertools.permutations(range(len(x)))]
+    assert permutation_p(pairs, len(x), 10_000) == pytest.approx(np.mean([value >= statistic(range(len(x))) - 1e-9 for value in every]))
+
+
+def test_many_teachers_have_a_p_of_at_least_what_the_orders_can_show():
+    x = np.arange(12.0)
+    assert permutation_p([Pair(x, x, np.arange(12))], 12, 99) == pytest.approx(0.01)
+
+
+def test_a_students_own_p_is_scipys():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 7))
+    test = stats.permutation_test(
+        (x,), lambda a: abs(stats.spearmanr(a, y).statistic), permutation_type="pairings", n_resamples=10**5, alternative="greater"
+    )
+    assert permutation_p([Pair(x, y, np.arange(7))], 7, 10_000) == pytest.approx(test.pvalue)
+
+
+def test_the_interval_covers_what_it_should():
+    """Samples of 30 teachers from a population: of 95% intervals of a known correlation, most hold it."""
+    rng, held = np.random.default_rng(0), 0
+    x = rng.normal(size=(60, 30))
+    y = 0.7 * x + math.sqrt(1 - 0.49) * rng.normal(size=x.shape)
+    truth = 6 / math.pi * math.asin(0.7 / 2)  # Spearman of a bivariate normal
+    for a, b in zip(x, y, strict=True):
+        found = bootstrap_interval([Pair(a, b, np.arange(30))], 30, 500)
+        assert found["interval_method"] == "BCa"
+        held += found["interval"][0] <= truth <= found["interval"][1]
+    assert held >= 60 * 0.95 - 4 * math.sqrt(60 * 0.95 * 0.05)
+
+
+def test_a_correlation_that_never_varies_has_an_interval_all_the_same():
+    x = np.arange(5.0)
+    assert bootstrap_interval([Pair(x, x, np.arange(5))], 5, 100) == {"interval": [1.0, 1.0], "interval_method": "percentile"}
+
+
+def test_students_with_other_teachers_are_correlated_over_their_own(tmp_path):
+    rows = rows_of(5, ("a",)) + [row | {"student": "b"} for row in rows_of(8)[3:]]
+    (rsr,) = correlate(from_table(write(tmp_path / "t.csv", rows), None), **FEW)["metrics"]
+    assert [of["n"] for of in rsr["students"].values()] == [5, 5]
+    assert rsr["spearman"] == pytest.approx(-1)
+
+
+# --- tables, whole and broken -----------------------------------------------------------------------------------------
+
+
+def test_every_format_is_the_same_table(tmp_path):
+    rows = rows_of(5, ("a", "b/c"), mine=[3.5, 1, 4, 1, 5], note=["x"] * 5)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(tmp_path / "t.csv", rows)
+    results = [correlate(from_table(str(tmp_path / f"t.{ending}"), None), **FEW) for ending in ("parquet", "json", "jsonl", "csv")]
+    assert results.count(results[0]) == 4
+    assert [(m["metric"], m["better"]) for m in results[0]["metrics"]] == [("rsr", "lower"), ("mine", "-")]
+    assert results[0]["left_out"] == ["column note: not numbers"]
+
+
+def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path):
+    rows = rows_of(6, ("a", "b"), same=[1] * 6, some=[1, 2, None, None, None, None]) + rows_of(2, ("few",), same=[1] * 6, some=[1] * 6)
+    rows[0]["accuracy"] = None
+    result = correlate(from_table(write(tmp_path / "t.csv", rows), None), **FEW)
+    assert list(result["students"]) == ["a", "b"]
+    assert "student few: 2 teachers with an accuracy, 3 are needed" in result["left_out"]
+    assert "student a, teacher t0: no accuracy" in result["left_out"]
+    found = by_name(result)
+    assert found["rsr"]["students"]["a"]["n"] == 5
+    for name, why in (("same", "every teacher has the same value"), ("some", "2 values, 3 are needed")):
+        assert found[name]["students"]["b"]["why_null"] == why
+        assert found[name]["spearman"] is found[name]["p"] is found[name]["interval"] is None
+    assert main(["correlate", "--table", str(tmp_path / "t.csv")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"accuracy": "high"}, "column accuracy: 'high' in row 1 is not a number"),
+        ({"rsr": "n.a."}, "column rsr: 'n.a.' in row 1 is not a number"),
+        ({"teacher": "t1"}, "student s and teacher t1 are there twice"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path, capsys, change, says):
+    rows = rows_of()
+    rows[0] |= change
+    assert main(["correlate", "--table", write(tmp_path / "t.csv", rows)]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--by", "rsr", "nothing"], "--by nothing: there is no such metric; metrics: rsr"),
+        (["--without", "t9"], "--without t9: there is no such teacher; teachers: t0, t1"),
+        (["--set", "s/t0=1"], "--set s/t0=1: there is no such student, teacher and column"),
+        (["--set", "s/t0/rsr"], "STUDENT/TEACHER/COLUMN=VALUE"),
+        (["--without", "t0", "t1", "t2"], "no student to correlate: student s: 2 teachers"),
+        (["--permutations", "0"], "--permutations 0"),
+        (["--accuracies", "x.csv"], "--store and --accuracies go together"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path, capsys, options, says):
+    assert main(["correlate", "--table", write(tmp_path / "t.csv", rows_of()), *options]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("t.csv", "student,teacher,rsr\na,b,1\n", "no column accuracy"),
+        ("t.csv", "student,teacher,accuracy\na,b,1\n", "no column of a metric"),
+        ("t.csv", "student,teacher,accuracy,rsr,rsr\na,b,1,2,3\n", "column rsr is there twice"),
+        ("t.csv", "student,teacher,accuracy,rsr\n", "no rows"),
+        ("t.csv", "", "cannot be read"),
+        ("t.csv", "student,teacher,accuracy\na,b\n", "cannot be read"),
+        ("t.json", "[1, 2]", "cannot be read"),
+        ("t.json", "[{]", "cannot be read"),
+        ("t.jsonl", "{]", "cannot be read"),
+        ("t.parquet", "no", "cannot be read"),
+        ("t.txt", "no", "ends with .csv"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        from_table(str(tmp_path / name), None)
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    assert main(["correlate", "--table", str(tmp_path / "no.csv")]) == 2
+    assert "no.csv: there is no such file" in capsys.readouterr().err
+
+
+def test_a_cell_is_read_differently_where_names_hold_slashes(tmp_path):
+    rows = rows_of(5, ("org/s",))
+    evidence = set_cells(from_table(write(tmp_path / "t.csv", rows), None), ["org/s/t4/accuracy=99", "org/s/t0/rsr=7"])
+    student = evidence.students["org/s"]
+    assert (student.accuracy[4], student.metrics["rsr"][0], student.metrics["rsr"][1]) == (99, 7, 2.1)
+
+
+# --- from a store -----------------------------------------------------------------------------------------------------
+
+
+def score_row(teacher: str, n: int, rank_sum: int, surprisal_sum: float, n_tokens: int = 10, **more) -> dict:
+    row = {"trajectory_id": f"t{n}", "prompt_id": f"p{n}", "teacher": teacher, "source": "s", "source_row": n, "fingerprint": "f"}
+    return row | {"n_tokens": n_tokens, "rank_sum": rank_sum, "surprisal_sum": surprisal_sum} | more
+
+
+def write_scores(store: Store, rows: list[dict], fingerprint: str = "f") -> None:
+    facts = {"key": ["0" * 16], "version": ["a" * 12], "start": [0], "stop": [len(rows)], "last": [True], "seconds": [0.5]}
+    store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), fingerprint)
+    store.write_teachers(pa.Table.from_pylist([{"teacher": "A", "fingerprint": fingerprint}], schema=TEACHERS), [])
+
+
+def test_a_metric_that_goes_the_wrong_way_is_told(tmp_path, capsys):
+    rows = [{"student": "s", "teacher": t, "accuracy": a, "rsr": a / 10, "lark": a / 10} for t, a in zip("ABCD", (40, 50, 45, 20), strict=True)]
+    assert main(["correlate", "--table", write(tmp_path / "t.csv", rows), "--permutations", "50"]) == 0
+    shown = capsys.readouterr().out
+    assert "wrong sign: rsr should be lower for better teachers, and here it is not" in shown
+    assert "wrong sign: lark" not in shown
+
+
+def test_a_stores_scores_with_accuracies(tmp_path, capsys):
+    store = Store(str(tmp_path), "s", None)
+    rows = [
+        score_row("A", 0, 20, 10.0),
+        score_row("A", 1, 30, 5.0, n_tokens=5),
+        score_row("A", 1, 9999, 1.0, source="z"),  # the same trajectory again
+        score_row("A", 2, 9999, 1.0) | {"reject_reason": "not_text"},
+        *(score_row(teacher, 0, rank_sum, 10.0) for teacher, rank_sum in (("B", 40), ("C", 60), ("D", 90))),
+    ]
+    write_scores(store, rows)
+    values = teacher_values(store.uri, "s", None)
+    assert values["A"]["rsr"] == pytest.approx(((20 / 10 + 30 / 5) / 2) / ((10 / 10 + 5 / 5) / 2))
+    assert values["A"]["rsr_mean"] == pytest.approx((20 / 10 + 30 / 5) / 2)
+    assert values["A"]["n_tokens"] == 7.5
+    assert "brier" not in values["A"]  # its column is not filled
+    assert teacher_values(store.uri, "other", None) == {}
+
+    accuracies = [{"student": "s", "teacher": t, "accuracy": a} for t, a in zip("ABCDE", (40, 50, 45, 20, 10), strict=True)]
+    accuracies += [{"student": "other", "teacher": "A", "accuracy": 1}]
+    options = ["correlate", "--store", store.uri, "--accuracies", write(tmp_path / "a.csv", accuracies), "--permutations", "100"]
+    assert main([*options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["left_out"] == ["student s: the store has no scores of teacher E", "student other: the store has no scores of it"]
+    rsr = by_name(told)["rsr"]["students"]["s"]
+    x = [values[teacher]["rsr"] for teacher in "ABCD"]
+    assert (rsr["n"], rsr["spearman"]) == (4, pytest.approx(stats.spearmanr(x, [40, 50, 45, 20]).statistic))
+    assert main(options) == 0
+
+    assert main([*options[:2], str(tmp_path / "empty"), *options[3:]]) == 2
+    assert "no scores of any student" in capsys.readouterr().err
+    assert main(["correlate", "--store", store.uri]) == 2
