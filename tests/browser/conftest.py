@@ -5,6 +5,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rsr_ray.metrics import REGISTRY
@@ -82,26 +83,29 @@ def open_page(browser):
         context.close()
 
 
+def report(folder: Path, write) -> Path:
+    """The report of the store that `write(folder)` makes."""
+    write(folder / "store")
+    made = make_report(students_of(str(folder / "store"), [], None), REGISTRY["rsr"])
+    write_report(made, str(folder / "report"), None)
+    return folder / "report"
+
+
 @pytest.fixture(scope="package")
 def report_of(tmp_path_factory):
-    """report_of(name, write): the folder of the report of the store that `write(folder)` makes; made once a name."""
+    """The same by name, made once a name."""
     made = {}
 
-    def report(name: str, write) -> Path:
+    def named(name: str, write) -> Path:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            write(folder / "store")
-            stores = students_of(str(folder / "store"), [], None)
-            write_report(make_report(stores, REGISTRY["rsr"], 0.95, 0), str(folder / "report"), None)
-            made[name] = folder / "report"
+            made[name] = report(tmp_path_factory.mktemp(name), write)
         return made[name]
 
-    return report
+    return named
 
 
 def write_plain(folder: Path) -> None:
     """Five teachers, one of them with nothing scored beside, rejects, token scores, two nights."""
-    import pandas as pd
 
     rows = [rows_of(PLAIN), rejects_of("beta-72b", 3), rejects_of("zeta-broken", 2), rejects_of(None, 1, "no column", "no_teacher")]
     write_store(folder, pd.concat(rows), words=["So", " the", " answer", " is", "\n", "", " 42", "."], n_nights=3)
