@@ -269,7 +269,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def _md(text: str) -> str:
     """Text that Markdown takes as it stands."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~" else c for c in safe(text))
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~&" else c for c in safe(text))
 
 
 def store_report(stores: list[Store], metric: Metric) -> list[str]:

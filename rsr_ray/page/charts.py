@@ -20,7 +20,7 @@ INK, FAINT, GRID = "#010203", "#010204", "#010205"
 SERIES = [f"#0102{n:02x}" for n in range(16, 24)]
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid"} | {colour: f"--series-{n}" for n, colour in enumerate(SERIES)}
 STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "rsr_ray", "text.parse_math": False, "font.family": "sans-serif", "font.size": 10,
+    "svg.fonttype": "none", "path.simplify": False, "svg.hashsalt": "rsr_ray", "text.parse_math": False, "font.family": "sans-serif", "font.size": 10,
     "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID,
     "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none",
     "figure.facecolor": "none", "legend.frameon": False, "legend.labelcolor": INK,
@@ -65,7 +65,8 @@ def _inline(svg: str, kind: str, name: str, alt: str) -> str:
     used = {name for tag in re.findall(r"<[^>]*>", svg) for name in re.findall(r'(?:href="#|url\(#)([^")]+)', tag)}
 
     def change(found: re.Match[str]) -> str:
-        tag = re.sub(r' xmlns(:\w+)?="[^"]*"', "", found[0]).replace("xlink:href", "href")
+        tag = re.sub(r' xmlns(:\w+)?="[^"]*"|font-family: [^;"]*;? ?', "", found[0]).replace("xlink:href", "href")
+        tag = re.sub(r"(\.\d\d)\d+", r"\1", tag)  # of a point: no screen shows more
         tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
         tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", tag)
         return re.sub("#0102[0-9a-f]{2}", lambda m: f"var({VARIABLES[m[0]]})", tag)
@@ -209,7 +210,9 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
         lines, names = [], []
         for n, t in enumerate(teachers):
             mine = owner == n
-            ax.plot(n_tokens[mine], values[mine], ".", color=SERIES[n], markersize=3, alpha=0.35)
+            # Segments of no length with round ends: one path, where a mark a point would make half of the page.
+            dots = (np.stack([v, v, np.full(len(v), np.nan)], 1).reshape(-1) for v in (n_tokens[mine].astype(float), values[mine]))
+            ax.plot(*dots, color=SERIES[n], linewidth=2.5, solid_capstyle="round", alpha=0.45)
             known = [((b["from"] * b["to"]) ** 0.5, b["values"][n]) for b in bins if b["values"][n] is not None]
             lines += ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], markersize=5)
             names.append(label(t["teacher"], size.letters))
@@ -261,7 +264,7 @@ def places(nights: list[dict[str, Any]], name: str) -> str:
         step = -(-len(nights) // size.ticks)
         ax.set_xticks(range(0, len(nights), step), [label(night["night"], 12) for night in nights[::step]])
         ax.set_xlim(-0.3, len(nights) - 0.7)
-        ax.set_yticks(range(1, max(place for night in nights for place in night["places"].values() if place) + 1))
+        ax.set_yticks(range(1, max(night["places"].get(t) or 1 for night in nights for t in teachers) + 1))
         ax.invert_yaxis()
         ax.set_ylabel("place (1 is best)")
 
