@@ -210,9 +210,10 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
         lines, names = [], []
         for n, t in enumerate(teachers):
             mine = owner == n
-            # Segments of no length with round ends: one path, where a mark a point would make half of the page.
-            dots = (np.stack([v, v, np.full(len(v), np.nan)], 1).reshape(-1) for v in (n_tokens[mine].astype(float), values[mine]))
-            ax.plot(*dots, color=SERIES[n], linewidth=2.5, solid_capstyle="round", alpha=0.45)
+            # Segments of next to no length with round ends: one path, where a mark a point would make half of the page.
+            x, y = n_tokens[mine].astype(float), values[mine]
+            dots = (np.stack(ends, 1).reshape(-1) for ends in ((x, x * 1.0001, np.full(len(x), np.nan)), (y, y, y)))
+            ax.plot(*dots, color=SERIES[n], linewidth=3, solid_capstyle="round", alpha=0.45)
             known = [((b["from"] * b["to"]) ** 0.5, b["values"][n]) for b in bins if b["values"][n] is not None]
             lines += ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], markersize=5)
             names.append(label(t["teacher"], size.letters))
