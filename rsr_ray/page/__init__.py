@@ -55,7 +55,7 @@ def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_
         "charts": {},
     }
     if not any(t["n_trajectories"] for t in table):
-        return said | {"empty": "no trajectory was scored" + (": every row was rejected" if table else ": the store is empty")}
+        return said | {"empty": "no trajectory was scored" + (": every row was rejected" if said["rejects"] else ": the store is empty")}
     scored = load_scored(store, [metric], ["rank_sum"])
     ranking = rank_teachers(scored, metric, confidence=confidence, seed=seed)
     axis = f"{metric.name} ({metric.better} is better)"
@@ -69,17 +69,17 @@ def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_
         for row, found in score_again(rows, runs[0], tokens_from):
             row["tokens"] = tokens_of(found, most)
     said["ranking"], said["trajectories"] = ranking, rows
-    name = f"s-{store.student_name}".replace(".", "-")
+    name = f"student:{store.student_name}"  # no student's name has a colon
     drawn = {
-        "whiskers": charts.whiskers(ranking, f"{name}-whiskers", axis),
-        "plane": charts.plane(_points(scored, codes), f"{name}-plane", confidence),
-        "boxes": charts.boxes(_spreads(scored, values, codes), f"{name}-boxes", axis),
-        "lengths": charts.lengths(ranking, _sample(scored, values, codes, seed), f"{name}-lengths", axis),
+        "whiskers": charts.whiskers(ranking, f"{name}:whiskers", axis),
+        "plane": charts.plane(_points(scored, codes), f"{name}:plane", confidence),
+        "boxes": charts.boxes(_spreads(scored, values, codes), f"{name}:boxes", axis),
+        "lengths": charts.lengths(ranking, _sample(scored, values, codes, seed), f"{name}:lengths", axis),
     }
     if len(ranking["curve"]) > 1:
-        drawn["curve"] = charts.curve(ranking, f"{name}-curve")
+        drawn["curve"] = charts.curve(ranking, f"{name}:curve")
     if len(nights) > 1:
-        drawn["places"] = charts.places(nights, f"{name}-places")
+        drawn["places"] = charts.places(nights, f"{name}:places")
     return said | {"charts": drawn}
 
 
@@ -269,7 +269,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def _md(text: str) -> str:
     """Text that Markdown takes as it stands."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~" else c for c in safe(text))
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~&" else c for c in safe(text))
 
 
 def store_report(stores: list[Store], metric: Metric) -> list[str]:

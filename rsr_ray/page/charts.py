@@ -2,7 +2,9 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,35 +20,59 @@ INK, FAINT, GRID = "#010203", "#010204", "#010205"
 SERIES = [f"#0102{n:02x}" for n in range(16, 24)]
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid"} | {colour: f"--series-{n}" for n, colour in enumerate(SERIES)}
 STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "rsr_ray", "text.parse_math": False, "font.family": "sans-serif", "font.size": 10,
+    "svg.fonttype": "none", "path.simplify": False, "svg.hashsalt": "rsr_ray", "text.parse_math": False, "font.family": "sans-serif", "font.size": 10,
     "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID,
     "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none",
     "figure.facecolor": "none", "legend.frameon": False, "legend.labelcolor": INK,
 }  # fmt: skip
-WIDTH = 7.2  # inches, of 72 points each
 MOST = 40  # teachers in one chart
 DIRECT = len(SERIES)  # lines that are told apart by colour
 
 
-def _draw(height: float, draw: Callable[["Axes"], None], name: str, alt: str) -> str:
+@dataclass(frozen=True)
+class Size:
+    """A chart is drawn twice, because letters that shrink with it cannot be read on a phone; page.css shows one of the two."""
+
+    name: str
+    width: float  # inches, of 72 points each
+    letters: int  # of a name
+    ticks: int
+
+
+SIZES = (Size("wide", 7.2, 30, 7), Size("narrow", 4.4, 20, 3))
+
+
+def _draw(height: float, draw: Callable[["Axes", Size], None], name: str, alt: str) -> str:
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    drawn = []
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has fonts of its own
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure.subplots())
-        sink = io.StringIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    svg = sink.getvalue()
+        for size in SIZES:
+            figure = Figure(figsize=(size.width, height), layout="constrained")
+            draw(figure.subplots(), size)
+            sink = io.StringIO()
+            figure.savefig(sink, format="svg", metadata={"Date": None})
+            drawn.append(_inline(sink.getvalue(), size.name, f"{name}:{size.name}", alt))
+    return "".join(drawn)
+
+
+def _inline(svg: str, kind: str, name: str, alt: str) -> str:
+    """An SVG document as an element of a page: ids and colours are the page's, and it has a text alternative. Texts stay as they are."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-labelledby="{name}-title"', svg, count=1)
+    used = {name for tag in re.findall(r"<[^>]*>", svg) for name in re.findall(r'(?:href="#|url\(#)([^")]+)', tag)}
+
+    def change(found: re.Match[str]) -> str:
+        tag = re.sub(r' xmlns(:\w+)?="[^"]*"|font-family: [^;"]*;? ?', "", found[0]).replace("xlink:href", "href")
+        tag = re.sub(r"(\.\d\d)\d+", r"\1", tag)  # of a point: no screen shows more
+        tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
+        tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", tag)
+        return re.sub("#0102[0-9a-f]{2}", lambda m: f"var({VARIABLES[m[0]]})", tag)
+
+    svg = re.sub(r"<[^>]*>", change, svg)
+    svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg class="{kind}" role="img" aria-labelledby="{name}-title"', svg, count=1)
     return svg.replace(">", f'><title id="{name}-title">{_escaped(alt)}</title>', 1)
 
 
@@ -54,28 +80,33 @@ def _escaped(text: str) -> str:
     return safe(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def label(name: str, length: int = 30) -> str:
+def label(name: str, length: int) -> str:
     """A name that fits into a chart."""
     name = safe(name)
     return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length // 2 - 1) :]}"
 
 
-def _names_beside(ax: "Axes", teachers: list[dict[str, Any]]) -> None:
-    ax.set_yticks(range(len(teachers)), [label(t["teacher"]) for t in teachers])
+def _names_beside(ax: "Axes", teachers: list[dict[str, Any]], size: Size) -> None:
+    ax.set_yticks(range(len(teachers)), [label(t["teacher"], size.letters) for t in teachers])
     ax.set_ylim(len(teachers) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
+
+
+def _lines_named(ax: "Axes", lines: list[Any], names: list[str]) -> None:
+    """A legend above the chart, where it hides nothing; matplotlib leaves names that begin with _ out of its own."""
+    ax.get_figure().legend(lines, names, loc="outside upper left", fontsize=8, ncols=2)  # type: ignore[union-attr]
 
 
 def whiskers(ranking: dict[str, Any], name: str, axis: str) -> str:
     """Each teacher's value and interval, best first."""
     teachers = ranking["teachers"][:MOST]
 
-    def draw(ax: "Axes") -> None:
+    def draw(ax: "Axes", size: Size) -> None:
         for row, t in enumerate(teachers):
             if t["low"] is not None:
                 ax.plot([t["low"], t["high"]], [row, row], color=INK, linewidth=2)
             ax.plot(t["value"], row, "o", color=SERIES[0], markersize=6)
-        _names_beside(ax, teachers)
+        _names_beside(ax, teachers, size)
         ax.set_xlabel(axis)
 
     return _draw(0.8 + 0.26 * len(teachers), draw, name, f"Teachers with their {ranking['confidence']:.0%} intervals. {ranking['sentence']}")
@@ -89,41 +120,74 @@ def plane(points: list[dict[str, Any]], name: str, confidence: float) -> str:
     points = points[:MOST]
     radius = np.sqrt(stats.chi2.ppf(confidence, 2))
 
-    def draw(ax: "Axes") -> None:
+    def draw(ax: "Axes", size: Size) -> None:
         from matplotlib.patches import Ellipse
 
         for n, point in enumerate(points):
             colour = SERIES[n % len(SERIES)]
             if point["n"] > 2:
-                size, turn = np.linalg.eigh(np.array(point["covariance"]) / point["n"])
-                width, height = 2 * radius * np.sqrt(size.clip(0))
+                spread, turn = np.linalg.eigh(np.array(point["covariance"]) / point["n"])
+                width, height = 2 * radius * np.sqrt(spread.clip(0))
                 angle = np.degrees(np.arctan2(turn[1, 0], turn[0, 0]))
                 ax.add_patch(Ellipse(point["mean"], width, height, angle=angle, facecolor=colour, edgecolor=colour, alpha=0.25))
             ax.plot(*point["mean"], "o", color=colour, markersize=6)
-            ax.annotate(f"#{n + 1}", point["mean"], xytext=(5, 3), textcoords="offset points", fontsize=9)
         ax.margins(0.15)
         (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
         left, bottom = max(left, 1e-9), max(bottom, 0)
         ratios = np.array([point["mean"][1] / point["mean"][0] for point in points])
         for ratio in np.unique(np.round(np.linspace(ratios.min() * 0.9, ratios.max() * 1.1, 6), 1)):
             ax.axline((0, 0), slope=ratio, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-            x, y = (right, ratio * right) if ratio * right < top else (top / ratio, top)
+            beside = ratio * right < top
+            x, y = (right, ratio * right) if beside else (top / ratio, top)
             if x >= left and y >= bottom:
-                ax.annotate(f"rsr {ratio:.1f}", (x, y), xytext=(-2, -8), textcoords="offset points", ha="right", fontsize=8, color=INK)
+                away: dict[str, Any] = {"xytext": (4, 0), "va": "center"} if beside else {"xytext": (0, 2), "ha": "center"}
+                ax.annotate(f"rsr {ratio:.1f}", (x, y), textcoords="offset points", fontsize=8, annotation_clip=False, **away)
         ax.set_xlim(left, right)
         ax.set_ylim(bottom, top)
         ax.set_xlabel("mean surprisal, nats a token")
         ax.set_ylabel("mean rank, clipped at r_max")
+        _number(ax, [point["mean"] for point in points])
 
     alt = "Mean surprisal against mean rank of each teacher; dashed lines have equal rsr, lower to the right and below."
     return _draw(4.8, draw, name, alt)
+
+
+def _number(ax: "Axes", points: list[list[float]]) -> None:
+    """Each point's number beside it, the nearest place where it is on no point and no other number."""
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.draw_without_rendering()  # type: ignore[union-attr]
+    at = ax.transData.transform(points) * 72 / figure.dpi
+    taken = [(x, y, 4.0, 4.0) for x, y in at]  # centres and half sizes, in points
+    turns = np.radians([20, -20, 160, 200, 70, -70, 110, 250])
+    for n, (x, y) in enumerate(at, 1):
+        half = (3 + 3 * len(str(n)), 5.0)
+        steps = [(far * np.cos(turn), far * np.sin(turn)) for far in range(12, 80, 8) for turn in turns]
+        free = (step for step in steps if all(_apart((x + step[0], y + step[1], *half), other) for other in taken))
+        dx, dy = next(free, steps[0])
+        taken.append((x + dx, y + dy, *half))
+        line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3} if np.hypot(dx, dy) > 13 else None
+        ax.annotate(
+            f"#{n}",
+            (points[n - 1][0], points[n - 1][1]),
+            xytext=(dx, dy),
+            textcoords="offset points",
+            fontsize=9,
+            ha="center",
+            va="center",
+            arrowprops=line,
+        )
+
+
+def _apart(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return abs(a[0] - b[0]) > a[2] + b[2] or abs(a[1] - b[1]) > a[3] + b[3]
 
 
 def boxes(spreads: list[dict[str, Any]], name: str, axis: str) -> str:
     """Of each teacher's trajectories the 5th, 25th, 50th, 75th and 95th percentile."""
     spreads = spreads[:MOST]
 
-    def draw(ax: "Axes") -> None:
+    def draw(ax: "Axes", size: Size) -> None:
         kinds = zip(("whislo", "q1", "med", "q3", "whishi"), range(5), strict=True)
         places = list(kinds)
         drawn = [{kind: spread["percentiles"][i] for kind, i in places} | {"fliers": []} for spread in spreads]
@@ -131,7 +195,7 @@ def boxes(spreads: list[dict[str, Any]], name: str, axis: str) -> str:
         ax.bxp(drawn, positions=range(len(drawn)), orientation="horizontal", showfliers=False, patch_artist=True,
                boxprops={"facecolor": SERIES[0], "edgecolor": INK, "alpha": 0.5}, medianprops={"color": INK, "linewidth": 2},
                whiskerprops=line, capprops=line)  # fmt: skip
-        _names_beside(ax, spreads)
+        _names_beside(ax, spreads, size)
         ax.set_xlabel(axis)
 
     return _draw(0.8 + 0.26 * len(spreads), draw, name, "Distribution over trajectories of each teacher: 5, 25, 50, 75 and 95 percent.")
@@ -142,22 +206,29 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
     teachers, bins = ranking["teachers"][:DIRECT], ranking["length"]["bins"]
     n_tokens, values, owner = sample
 
-    def draw(ax: "Axes") -> None:
+    def draw(ax: "Axes", size: Size) -> None:
+        lines, names = [], []
         for n, t in enumerate(teachers):
             mine = owner == n
-            ax.plot(n_tokens[mine], values[mine], ".", color=SERIES[n], markersize=3, alpha=0.35)
+            # Segments of next to no length with round ends: one path, where a mark a point would make half of the page.
+            x, y = n_tokens[mine].astype(float), values[mine]
+            dots = (np.stack(ends, 1).reshape(-1) for ends in ((x, x * 1.0001, np.full(len(x), np.nan)), (y, y, y)))
+            ax.plot(*dots, color=SERIES[n], linewidth=3, solid_capstyle="round", alpha=0.45)
             known = [((b["from"] * b["to"]) ** 0.5, b["values"][n]) for b in bins if b["values"][n] is not None]
-            if known:
-                ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], markersize=5, label=label(t["teacher"], 24))
+            lines += ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], markersize=5)
+            names.append(label(t["teacher"], size.letters))
         ax.set_xscale("log")
-        ticks = [n * 10**p for p in range(9) for n in (1, 2, 5) if n_tokens.min() <= n * 10**p <= n_tokens.max()]
+        least, most = int(n_tokens.min()), int(n_tokens.max())
+        ticks = [n * 10**p for p in range(9) for n in (1, 2, 5) if least <= n * 10**p <= most]
+        if len(ticks) < 3:
+            ticks = np.unique(np.geomspace(least, most, 4).round().astype(int)).tolist()
         ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
         ax.minorticks_off()
         if values.min() > 0:
             ax.set_ylim(np.percentile(values, 1) * 0.9, np.percentile(values, 99) * 1.1)
         ax.set_xlabel("scored tokens of a trajectory")
         ax.set_ylabel(axis)
-        ax.legend(fontsize=8, ncols=2)
+        _lines_named(ax, lines, names)
 
     return _draw(4.2, draw, name, "Length of trajectories against the metric; lines join each teacher's value in quarters of length.")
 
@@ -165,10 +236,11 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
 def curve(ranking: dict[str, Any], name: str) -> str:
     """The share of random draws of n prompts with the same first, and the same order, as all prompts."""
 
-    def draw(ax: "Axes") -> None:
+    def draw(ax: "Axes", size: Size) -> None:
         sizes = [point["n"] for point in ranking["curve"]]
-        for n, (key, text) in enumerate((("same_first", "same first"), ("same_order", "same whole order"))):
-            ax.plot(sizes, [point[key] for point in ranking["curve"]], "-o", color=SERIES[n], label=text)
+        lines = []
+        for n, key in enumerate(("same_first", "same_order")):
+            lines += ax.plot(sizes, [point[key] for point in ranking["curve"]], "-o", color=SERIES[n])
         ax.axhline(0.95, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
         ax.set_xscale("log")
         ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
@@ -176,7 +248,7 @@ def curve(ranking: dict[str, Any], name: str) -> str:
         ax.set_ylim(0, 1.05)
         ax.set_xlabel("prompts")
         ax.set_ylabel("share of draws")
-        ax.legend()
+        _lines_named(ax, lines, ["same first", "same whole order"])
 
     return _draw(3.2, draw, name, "How often a smaller sample of prompts gives the same first teacher and the same order.")
 
@@ -185,15 +257,15 @@ def places(nights: list[dict[str, Any]], name: str) -> str:
     """The place of each teacher over nights; `nights` have night and places {teacher: place or None}."""
     teachers = [t for t, place in sorted(nights[-1]["places"].items(), key=lambda item: (item[1] is None, item[1])) if place][:DIRECT]
 
-    def draw(ax: "Axes") -> None:
+    def draw(ax: "Axes", size: Size) -> None:
         for n, teacher in enumerate(teachers):
             known = [(i, night["places"][teacher]) for i, night in enumerate(nights) if night["places"].get(teacher)]
-            ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], label=label(teacher, 24))
-            ax.annotate(label(teacher, 22), known[-1], xytext=(8, -3), textcoords="offset points", fontsize=9)
-        step = max(1, len(nights) // 6)
+            ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n])
+            ax.annotate(label(teacher, size.letters), known[-1], xytext=(8, -3), textcoords="offset points", fontsize=9, annotation_clip=False)
+        step = -(-len(nights) // size.ticks)
         ax.set_xticks(range(0, len(nights), step), [label(night["night"], 12) for night in nights[::step]])
-        ax.set_xlim(-0.3, (len(nights) - 1) * 1.35 + 0.3)
-        ax.set_yticks(range(1, max(place for night in nights for place in night["places"].values() if place) + 1))
+        ax.set_xlim(-0.3, len(nights) - 0.7)
+        ax.set_yticks(range(1, max(night["places"].get(t) or 1 for night in nights for t in teachers) + 1))
         ax.invert_yaxis()
         ax.set_ylabel("place (1 is best)")
 

@@ -1,6 +1,6 @@
 "use strict";
 for (const table of document.querySelectorAll("table.trajectories")) {
-  const id = table.id.replace(/-table$/, "");
+  const id = table.id.replace(/:table$/, "");
   const body = table.tBodies[0];
   const search = document.querySelector(`[data-filter="${id}"]`);
   const side = document.querySelector(`select[data-side="${id}"]`);
@@ -42,6 +42,8 @@ const all = JSON.parse(document.getElementById("tokens").textContent);
 let tokens = null;
 let at = -1;
 
+// Line breaks, marks of direction and the like would otherwise be invisible or turn the line around.
+const spelt = (token) => JSON.stringify(token).replace(/\p{C}/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 const level = (value, limits) => limits.filter((limit) => value >= limit).length;
 const walk = (to) => {
   if (!tokens || !tokens.text.length) return;
@@ -50,11 +52,11 @@ const walk = (to) => {
   const span = text.children[at];
   span.classList.add("at");
   span.scrollIntoView({ block: "nearest" });
-  status.textContent = `token ${at + 1} of ${tokens.text.length}: ${JSON.stringify(tokens.text[at])}, rank ${tokens.rank[at]}, ` +
+  status.textContent = `token ${at + 1} of ${tokens.text.length}: ${spelt(tokens.text[at])}, rank ${tokens.rank[at]}, ` +
     `surprisal ${tokens.surprisal[at]} nats, entropy ${tokens.entropy[at]} nats`;
 };
 text.addEventListener("keydown", (event) => {
-  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[event.key];
   if (step === undefined) return;
   event.preventDefault();
   walk(at + step);

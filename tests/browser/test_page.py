@@ -1,0 +1,412 @@
+"""The page in Chromium: it works at every size, by mouse and by keyboard, whatever the names; and its numbers are the store's."""
+
+import csv
+import io
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+
+from rsr_ray.errors import safe
+
+from .conftest import HARMLESS, HOSTILE, PLAIN, report
+from .stores import rejects_of, rows_of, write_store
+
+WIDTHS = {"phone": 360, "tablet": 820, "desktop": 1400}
+MOST_BYTES = 3_000_000
+SHOWN_ROWS = "table.trajectories tbody tr:not([hidden])"
+FOCUSABLE = "a[href], button, input, select, [tabindex='0']"
+LAYOUT_SHIFT = """() => new Promise((done) => {
+  let sum = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((e) => (sum += e.value))).observe({type: "layout-shift", buffered: true});
+  setTimeout(() => done(sum), 200);
+})"""
+REACHABLE = f"""[...document.querySelectorAll("{FOCUSABLE}")].filter((e) => e.checkVisibility())"""
+
+
+def at_every_size(test):
+    test = pytest.mark.parametrize("scheme", ["light", "dark"])(test)
+    return pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)(test)
+
+
+def violations(page, context: str | None = None) -> list[tuple[str, str, str]]:
+    """What axe-core finds, of any impact."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, context, {"resultTypes": ["violations"]}).response["violations"]
+    return [(v["id"], v["impact"], v["nodes"][0]["html"]) for v in found]
+
+
+def column(page, n: int) -> list[str]:
+    """Texts of a column of the trajectories that are shown."""
+    return [text.strip() for text in page.locator(f"{SHOWN_ROWS} > :nth-child({n})").all_inner_texts()]
+
+
+def table(page, heading: str) -> pd.DataFrame:
+    """The table below a heading, as text, its first line as column names."""
+    rows = page.locator(f"section:has(h3:text('{heading}')) tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.innerText.trim()))")
+    return pd.DataFrame(rows[1:], columns=rows[0])
+
+
+def digits(value: float) -> str:
+    """A number as the page shows it."""
+    return f"{value:.3f}" if 0.1 <= abs(value) < 1000 else f"{value:.3g}"
+
+
+# --- sizes and schemes ------------------------------------------------------------------------------------------------
+
+
+@at_every_size
+def test_opens_from_disk_without_faults_shifts_or_overflow(plain, open_page, width, scheme):
+    page = open_page(plain / "index.html", width=width, scheme=scheme)
+    assert page.evaluate(LAYOUT_SHIFT) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert violations(page) == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    kind = "narrow" if width == 360 else "wide"
+    for chart in page.locator("figure").all():
+        assert chart.locator("svg:visible").get_attribute("class") == kind
+        letters = chart.locator(f"svg.{kind} text").evaluate_all("texts => texts.map(t => t.getBoundingClientRect().height)")
+        assert min(letters) > 7.5, "letters too small to read"
+    page.locator("button.open").first.click()
+    assert violations(page, "dialog") == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@at_every_size
+def test_sorts_filters_and_opens_by_mouse(plain, open_page, width, scheme):
+    page = open_page(plain / "index.html", width=width, scheme=scheme)
+    assert page.locator("[data-count]").inner_text() == "30 of 30 trajectories"
+    as_made = column(page, 8)
+    for _ in range(2):
+        page.get_by_role("button", name="tokens").click()
+        turn = page.locator("th[aria-sort]").get_attribute("aria-sort")
+        lengths = [int(n) for n in column(page, 6)]
+        assert lengths == sorted(lengths, reverse=turn == "descending")
+        assert len({*lengths}) > 5
+    page.get_by_role("button", name="trajectory").click()
+    assert column(page, 8) == sorted(as_made, key=lambda text: text.casefold())
+    page.get_by_label("Filter").fill("GAMMA")
+    assert {*column(page, 1)} == {"gamma-2b-it"}
+    page.get_by_label("Show").select_option("worst")
+    assert {*column(page, 2)} == {"worst"}
+    assert page.locator("[data-count]").inner_text() == "3 of 30 trajectories"
+    button = page.locator(f"{SHOWN_ROWS} button.open").first
+    button.click()
+    assert page.get_by_role("dialog").is_visible()
+    tokens = page.locator("#viewer-text span")
+    assert tokens.count() == int(column(page, 6)[0])
+    assert page.locator("#viewer-text").inner_text().startswith("So the answer is")
+    tokens.nth(2).click()
+    said = f'token 3 of {tokens.count()}: " answer", rank 5, surprisal 2 nats, entropy 1.5 nats'
+    assert page.locator("#viewer-status").inner_text() == said
+    page.get_by_role("button", name="Close").click()
+    assert not page.get_by_role("dialog").is_visible()
+
+
+@at_every_size
+def test_sorts_filters_and_opens_by_keyboard_alone(plain, open_page, width, scheme):
+    page = open_page(plain / "index.html", width=width, scheme=scheme)
+    n = page.evaluate(f"{REACHABLE}.length")
+    press = page.keyboard.press
+
+    def tab_to(locator):
+        for _ in range(n):
+            press("Tab")
+            if locator.evaluate("e => e === document.activeElement"):
+                return
+        pytest.fail(f"Tab does not get to {locator}")
+
+    tab_to(page.get_by_label("Filter"))
+    page.keyboard.type("beta")
+    assert {*column(page, 1)} == {"beta-72b"}
+    tab_to(page.get_by_label("Show"))
+    press("ArrowDown")
+    assert {*column(page, 2)} == {"best"}
+    tab_to(page.get_by_role("button", name="mean rank"))
+    for key, turn in (("Enter", "ascending"), ("Space", "descending")):
+        press(key)
+        assert page.locator("th[aria-sort]").get_attribute("aria-sort") == turn
+        ranks = [float(text) for text in column(page, 4)]
+        assert ranks == sorted(ranks, reverse=turn == "descending")
+    button = page.locator(f"{SHOWN_ROWS} button.open").nth(1)
+    tab_to(button)
+    press("Enter")
+    assert page.evaluate("document.activeElement.id") == "viewer-text"
+    status = page.locator("#viewer-status")
+    for key, at in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowDown", 12), ("ArrowLeft", 11), ("ArrowUp", 1), ("End", None), ("Home", 1)):
+        press(key)
+        assert status.inner_text().startswith(f"token {at or page.locator('#viewer-text span').count()} of ")
+    press("Escape")
+    assert not page.get_by_role("dialog").is_visible()
+    assert button.evaluate("e => e === document.activeElement"), "focus comes back to where it was"
+
+
+def test_tab_reaches_everything_in_order_and_only_once(plain, open_page):
+    page = open_page(plain / "index.html")
+    n = page.evaluate(f"{REACHABLE}.length")
+    order = []
+    for _ in range(n):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate(f"{REACHABLE}.indexOf(document.activeElement)"))
+    assert order == [*range(n)]
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "the focus can be seen"
+
+
+def test_a_static_server_sends_it_in_one_request(server, open_page):
+    page = open_page(f"{server}/index.html")
+    page.locator("button.open").first.click()
+    assert page.get_by_role("dialog").is_visible()
+
+
+def test_headings_charts_and_tables_are_what_they_say(plain, open_page):
+    page = open_page(plain / "index.html")
+    levels = [int(tag[1]) for tag in page.locator("h1, main h2, h3, h4").evaluate_all("all => all.map(e => e.tagName)")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    charts = page.get_by_role("img").all()
+    assert len(charts) == 6
+    for chart in charts:
+        title = chart.get_attribute("aria-labelledby")
+        assert len(page.locator(f'[id="{title}"]').text_content()) > 30
+    for found in page.locator("table").all():
+        assert found.locator("thead th[scope=col]").count() == found.locator("tbody tr").first.locator("> *").count()
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len({*ids})
+    named = page.evaluate("[...document.querySelectorAll('[aria-labelledby]')].map(e => e.getAttribute('aria-labelledby'))")
+    assert {*named} <= {*ids}
+    assert "Nothing was scored of zeta-broken" in page.locator("main").inner_text()
+
+
+def test_on_paper_nothing_is_cut_off(plain, open_page):
+    page = open_page(plain / "index.html", width=718, scheme="dark")  # A4 at 96 dots an inch, with margins
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    for region in page.locator(".scroll").all():
+        assert region.evaluate("e => getComputedStyle(e).overflowX === 'visible' && e.scrollWidth <= e.clientWidth")
+    assert page.locator("figure svg.wide:visible").count() == page.locator("figure").count() == 6
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert len(page.pdf()) > 20_000
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def write_named(names: list[str]):
+    def write(folder):
+        rows = rows_of(names, n_prompts=8)
+        words = rows.prompt_id.str[1:].astype(int)
+        rows["prompt_id"] = [names[n] for n in words]
+        rows["trajectory_id"] = [f"{names[n]}{teacher}" for n, teacher in zip(words, rows.teacher, strict=True)]
+        rejects = [rejects_of(names[0], 2, names[0]), *(rejects_of(names[1], 1, name, reason) for name, reason in zip(names, REASONS, strict=False))]
+        write_store(folder, pd.concat([rows, *rejects]), words=names, n_nights=2)
+
+    return write
+
+
+REASONS = ["template_error", "over_length", "not_text", "tokenizer_error", "tool_calls", "empty_response"]
+OUTSIDE_CHARTS = "[...document.querySelectorAll('*')].filter((e) => !e.closest('svg')).map((e) => e.tagName)"
+IN_CHARTS = "[...new Set([...document.querySelectorAll('svg *')].map((e) => e.tagName))].sort()"
+
+
+@pytest.fixture(scope="module")
+def named(report_of):
+    return {kind: report_of(kind, write_named(names)) for kind, names in (("harmless", HARMLESS), ("hostile", HOSTILE))}
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_hostile_names_are_only_names(named, open_page, width):
+    pages = {kind: open_page(folder / "index.html", width=width) for kind, folder in named.items()}
+    for what in (OUTSIDE_CHARTS, IN_CHARTS):
+        assert pages["hostile"].evaluate(what) == pages["harmless"].evaluate(what)
+    page = pages["hostile"]
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    shown = page.locator(".ranking tbody .name").all_inner_texts()
+    assert {*shown} == {safe(name) for name in HOSTILE}
+    chart = page.locator("figure svg:visible").first
+    for name in HOSTILE:
+        short = safe(name)[:9]
+        assert any(short in text for text in chart.locator("text").all_text_contents()), name
+    page.locator("button.open").first.click()
+    tokens = page.locator("#viewer-text span").all_text_contents()
+    assert tokens == [HOSTILE[n % len(HOSTILE)] for n in range(len(tokens))]
+    for _ in range(len(HOSTILE)):
+        page.keyboard.press("ArrowRight")
+        assert safe(status := page.locator("#viewer-status").text_content()) == status
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_hostile_names_in_the_files_beside_it(named):
+    text = (named["hostile"] / "teachers.csv").read_bytes().decode()
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {row["teacher"].removeprefix("'") for row in rows} == {*HOSTILE}
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = parser.parse((named["hostile"] / "summary.md").read_text())
+    allowed = {"text", "strong_open", "strong_close", "softbreak"}
+    inline = [child for token in tokens for child in token.children or []]
+    assert {child.type for child in inline} <= allowed | {"text_special"}
+    texts = ["".join(child.content for child in token.children) for token in tokens if token.children]
+    for name in HOSTILE:
+        assert safe(name) in texts, name
+    assert [t.type for t in tokens].count("tr_open") == len(HOSTILE) + 1
+    plain = parser.parse((named["harmless"] / "summary.md").read_text())
+    assert [t.type for t in tokens] == [t.type for t in plain]
+
+
+@pytest.mark.parametrize("student", ["main", "tokens", "viewer", "a.b", "0"])
+def test_a_student_may_have_the_name_of_a_part_of_the_page(tmp_path, open_page, student):
+    folder = report(tmp_path, lambda store: write_store(store, rows_of(PLAIN[:2], 4), student=student, words=["a"]))
+    page = open_page(folder / "index.html")
+    page.locator("button.open").first.click()
+    assert page.get_by_role("dialog").is_visible()
+    assert page.locator("#viewer-text span").count()
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len({*ids})
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scores(plain):
+    rows = pd.read_parquet(plain.parent / "store" / "scores")
+    return rows[rows.reject_reason.isna()].assign(x=lambda r: r.rank_sum / r.n_tokens, y=lambda r: r.surprisal_sum / r.n_tokens)
+
+
+def resampled(scores: pd.DataFrame, draws: int = 4000) -> pd.DataFrame:
+    """rsr of each teacher on prompts drawn with replacement."""
+    x, y = (scores.pivot_table(index="prompt_id", columns="teacher", values=name) for name in "xy")
+    drawn = np.random.default_rng(1).integers(len(x), size=(draws, len(x)))
+    return pd.DataFrame(x.to_numpy()[drawn].mean(1) / y.to_numpy()[drawn].mean(1), columns=x.columns)
+
+
+def test_the_ranking_is_the_stores(plain, open_page, scores):
+    page = open_page(plain / "index.html")
+    shown = table(page, "Ranking").set_index("teacher")
+    means = scores.groupby("teacher")[["x", "y"]].mean()
+    value = (means.x / means.y).sort_values()
+    ratio = scores.rsr.groupby(scores.teacher)
+    quarters = ratio.quantile(0.75) - ratio.quantile(0.25)
+    won = scores.pivot_table(index="prompt_id", columns="teacher", values="rsr").idxmin(axis=1).value_counts(normalize=True)
+    draws = resampled(scores)
+    best = draws.idxmin(axis=1).value_counts(normalize=True)
+    assert shown.index.tolist() == value.index.tolist()
+    for place, (name, row) in enumerate(shown.iterrows(), 1):
+        assert row["#"] == str(place)
+        assert row["rsr (lower is better)"] == row["on all prompts"] == digits(value[name])
+        assert (row["median"], row["IQR"], row["std"]) == (digits(ratio.median()[name]), digits(quarters[name]), digits(ratio.std()[name]))
+        assert row["tokens each"] == f"{scores[scores.teacher == name].n_tokens.mean():,.0f}"
+        assert (row["scored"], row["rejected"]) == ("30", "3" if name == "beta-72b" else "0")
+        assert row["prompts won"] == f"{won.get(name, 0):.0%}"
+        low, high = np.percentile(draws[name], [2.5, 97.5])
+        assert [float(text) for text in row["interval"].split(" – ")] == pytest.approx([low, high], abs=0.15 * (high - low))
+        assert float(row["P(best)"]) == pytest.approx(best.get(name, 0), abs=0.04)
+    pairs = table(page, "Which of two")
+    for i, a in enumerate(value.index):
+        assert pairs.iloc[i, 0] == f"#{i + 1} {a}"
+        for j, b in enumerate(value.index):
+            shown_p = pairs.iloc[i, j + 1]
+            assert shown_p == "·" if i == j else float(shown_p) == pytest.approx((draws[a] < draws[b]).mean(), abs=0.04)
+
+
+def test_lengths_rejects_and_trajectories_are_the_stores(plain, open_page, scores):
+    page = open_page(plain / "index.html")
+    said = page.locator("section:has(h3:text('Is it only length?')) p").inner_text()
+    within = scores.groupby("teacher")[["rsr", "n_tokens"]].apply(lambda g: g.corr(method="spearman").iloc[0, 1]).mean()
+    over_all = scores[["rsr", "n_tokens"]].corr(method="spearman").iloc[0, 1]
+    assert re.findall(r"[+-]\d\.\d\d", said) == [f"{round(r, 2) + 0:+.2f}" for r in (over_all, within)]
+    bins = table(page, "Is it only length?").set_index("teacher")
+    edges = np.quantile(scores.n_tokens, [0, 0.25, 0.5, 0.75, 1])
+    place = np.clip(np.searchsorted(edges, scores.n_tokens, side="right") - 1, 0, 3)
+    means = scores.groupby(["teacher", place])[["x", "y"]].mean()
+    for n, name in enumerate(bins):
+        assert [int(text) for text in re.findall(r"\d+", name)] == [int(edges[n]), int(edges[n + 1])]
+        for teacher, text in bins[name].items():
+            known = (teacher, n) in means.index
+            assert text == (digits(means.x[teacher, n] / means.y[teacher, n]) if known else "-")
+    rejects = table(page, "Rejected rows").set_index("reason")
+    assert rejects["rows"].to_dict() == {"unknown_role": "5", "no_teacher": "1"}
+    assert "turn 2 has role 'critic'" in rejects["for example"]["unknown_role"]
+    run = page.locator("section:has(h3:text('The run')) dd").first.inner_text()
+    assert run == "read 156 = scored 150 + rejected 6 + already scored 0"
+    rows = scores.set_index("trajectory_id")
+    best, worst = (
+        {t for _, g in scores.sort_values("rsr", ascending=up).groupby("teacher") for t in g.trajectory_id[:3]} for up in (True, False)
+    )  # fmt: skip
+    shown = [[text.strip() for text in row.locator("td").all_inner_texts()] for row in page.locator(SHOWN_ROWS).all()]
+    assert {row[7] for row in shown if row[1] == "best"} == best
+    assert {row[7] for row in shown if row[1] == "worst"} == worst
+    for teacher, _, *numbers, prompt, trajectory in shown:
+        own = rows.loc[trajectory]
+        assert (teacher, prompt) == (own.teacher, own.prompt_id)
+        assert numbers == [digits(own.rsr), digits(own.x), digits(own.y), f"{own.n_tokens:,.0f}"]
+
+
+# --- unusual stores ---------------------------------------------------------------------------------------------------
+
+
+def equal_teachers() -> pd.DataFrame:
+    rows = rows_of(PLAIN[:1], 12)
+    return pd.concat([rows.assign(teacher=name, trajectory_id=name + rows.trajectory_id) for name in PLAIN[:3]])
+
+
+UNUSUAL = {
+    "one-teacher": (lambda: rows_of(PLAIN[:1]), "alpha-7b is the only teacher."),
+    "no-teacher": (lambda: rejects_of(None, 4, "no column", "no_teacher"), "No trajectory was scored: every row was rejected."),
+    "all-rejected": (lambda: rejects_of("alpha-7b", 4), "No trajectory was scored: every row was rejected."),
+    "one-each": (lambda: rows_of(PLAIN, 1), "alpha-7b is first, on one prompt: nothing can be said of how sure that is."),
+    "equal": (equal_teachers, "cannot be told apart"),
+    "no-shared-prompt": (lambda: rows_of(PLAIN[:2]).assign(prompt_id=lambda r: r.trajectory_id), "no prompt was answered by all 2 teachers"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_stores_have_a_page_that_says_so(kind, tmp_path, open_page):
+    rows, says = UNUSUAL[kind]
+    page = open_page(report(tmp_path, lambda folder: write_store(folder, rows())) / "index.html")
+    said = page.locator("main").inner_text()
+    assert says in said
+    assert not re.search(r"\b(nan|None|inf|undefined)\b", said)
+    assert violations(page) == []
+    for width in WIDTHS.values():
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_two_students_side_by_side(tmp_path, open_page):
+    def write(folder):
+        write_store(folder, rows_of(PLAIN), student="small-student", words=["a", " b"])
+        write_store(folder, rows_of(PLAIN[::-1], seed=1), student="large.student-32b")
+
+    page = open_page(report(tmp_path, write) / "index.html")
+    shown = page.locator("section:has(h2:text('side by side')) tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.innerText))")
+    assert [row[:2] for row in shown] == [["large.student-32b", "epsilon-13b"], ["small-student", "alpha-7b"]]
+    page.get_by_role("link", name="small-student").click()
+    assert page.locator("h2", has_text="Student small-student").evaluate("e => Math.abs(e.getBoundingClientRect().top) < 40")
+    second = page.locator("article").nth(1)
+    second.get_by_label("Filter").fill("gamma")
+    assert page.locator("[data-count]").all_inner_texts() == ["30 of 30 trajectories", "6 of 30 trajectories"]
+    second.locator("tr:not([hidden]) button.open").first.click()
+    assert page.locator("#viewer-title").inner_text().startswith("gamma-2b-it: ")
+
+
+def test_many_trajectories_stay_under_three_megabytes(tmp_path, open_page):
+    """40 teachers with 240 trajectories, all shown, all with token scores, two students."""
+    words = ["Ġtoken", " 名前", '"quoted"', " <b>", "\n", " of", " some", " length"]
+    for student in ("one", "two"):
+        rows = rows_of([f"teacher-{n:02d}-of-some-length" for n in range(40)], 6, n_tokens=(130, 160))
+        write_store(tmp_path / "store", rows, student=student, words=words)
+    folder = report(tmp_path, lambda _: None)
+    size = (folder / "index.html").stat().st_size
+    print(f"\n{size / 1e6:.2f} MB")
+    assert size < MOST_BYTES
+    page = open_page(folder / "index.html")
+    page.locator("button.open").first.click()
+    assert page.locator("#viewer-text span").count() > 50
