@@ -7,7 +7,7 @@ import sys
 import typing
 from typing import Any
 
-from rsr_ray.config import ScoreConfig, load_config, load_nightly
+from rsr_ray.config import ChooseConfig, RaceConfig, ScoreConfig, load_config, load_nightly
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
 
@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
 RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
+METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN", "verified": "COLUMN"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,10 +40,21 @@ def main(argv: list[str] | None = None) -> int:
     _add_store(teachers)
     teachers.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
     teachers.add_argument("--teachers", nargs="+", metavar="NAME", help="compare only these, on the prompts that they share")
-    teachers.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
-    teachers.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    _add_certainty(teachers)
     teachers.add_argument("--json", action="store_true", help="print JSON")
     teachers.set_defaults(run=_teachers)
+
+    compare = commands.add_parser("compare", help="two stores, two students or two nights: what moved, and is it more than noise?")
+    for name in ("A", "B"):
+        compare.add_argument(
+            name.lower(), metavar=name, help="STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; a store's only student has no need of a name"
+        )
+    compare.add_argument("--by", default="rsr", metavar="METRIC", help="metric to compare by (rsr-ray metrics lists them); default: %(default)s")
+    compare.add_argument("--anyway", action="store_true", help="compare scores that were made under other settings all the same")
+    compare.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    _add_certainty(compare)
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="write the page that shows which teacher, how sure, and why; and the same as CSV, JSON and Markdown")
     report.add_argument("--store", required=True, help="folder or URI the scores are kept in")
@@ -51,8 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", required=True, metavar="DIR", help="folder or URI to write index.html, teachers.csv, teachers.json and summary.md into"
     )
     report.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
-    report.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
-    report.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    _add_certainty(report)
     report.add_argument("--tokens-from", metavar="STUDENT", help="folder or hub id of the student: it scores the tokens of the shown trajectories, "
                         "where the store has no token scores")  # fmt: skip
     report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
@@ -70,6 +81,16 @@ def main(argv: list[str] | None = None) -> int:
     correlate.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
     correlate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     correlate.set_defaults(run=_correlate)
+
+    race = commands.add_parser("race", help="find the best teacher, scoring only as many prompts as that takes")
+    race.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(race, RaceConfig)
+    race.set_defaults(run=_race)
+
+    choose = commands.add_parser("choose", help="write the best trajectories of each prompt as training data, by any metric or a control")
+    choose.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(choose, ChooseConfig)
+    choose.set_defaults(run=_choose)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -125,10 +146,12 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif kind == tuple[str, ...]:
-            parser.add_argument(flag, nargs="+", action="extend", metavar="URI" if field.name == "corpus" else "NAME=COLUMN", **common)
+            parser.add_argument(flag, nargs="+", action="extend", metavar=METAVARS.get(field.name, "NAME"), **common)
         else:
             number = next((t for t in (int, float) if kind is t or t in typing.get_args(kind)), None)
-            parser.add_argument(flag, type=number or str, metavar="N" if number else field.name.split("_")[-1].upper(), **common)
+            parser.add_argument(
+                flag, type=number or str, metavar="N" if number else METAVARS.get(field.name, field.name.split("_")[-1].upper()), **common
+            )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -139,6 +162,12 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
 
 
+def _add_certainty(parser: argparse.ArgumentParser) -> None:
+    """How sure is sure; `_check_confidence` checks it."""
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+
+
 def _open_store(args: argparse.Namespace) -> "Store":
     from rsr_ray.objects import endpoint_of
     from rsr_ray.store import Store
@@ -147,13 +176,13 @@ def _open_store(args: argparse.Namespace) -> "Store":
 
 
 def _score(args: argparse.Namespace) -> int:
-    return score(_score_config(args), as_json=args.json)
+    return score(_config(ScoreConfig, args), as_json=args.json)
 
 
-def _score_config(args: argparse.Namespace) -> ScoreConfig:
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(ScoreConfig) if hasattr(args, f.name)}
-    given |= {name: tuple(given[name]) for name in ("corpus", "columns") if name in given}
-    return load_config(ScoreConfig, args.config, given)
+def _config(cls: type, args: argparse.Namespace) -> Any:
+    """The options of `_add_options` and of the file that --config names."""
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
+    return load_config(cls, args.config, {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def score(config: ScoreConfig, *, as_json: bool = False) -> int:
@@ -217,6 +246,23 @@ def _teachers(args: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from rsr_ray.compare import compare, open_side
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.report import console, print_comparison
+
+    _check_confidence(args.confidence)
+    metric = find_metric(args.by)
+    a, b = (open_side(text, endpoint_of(args.s3_endpoint)) for text in (args.a, args.b))
+    compared = compare(a, b, metric, confidence=args.confidence, seed=args.seed, anyway=args.anyway)
+    if args.json:
+        print(json.dumps(compared))
+    else:
+        print_comparison(compared, console())
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     from rsr_ray.metrics import find_metric
     from rsr_ray.objects import absolute, endpoint_of
@@ -261,8 +307,42 @@ def _correlate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _race(args: argparse.Namespace) -> int:
+    config = _config(RaceConfig, args)
+    from rsr_ray.race import race
+    from rsr_ray.report import console, print_race, race_line
+
+    def say(record: dict[str, Any]) -> None:
+        if config.log == "text":
+            print(race_line(record), file=sys.stderr, flush=True)
+
+    record = race(config, say)
+    if args.json:
+        print(json.dumps(record))
+    else:
+        print_race(record, config.store, console())
+    n, rejected = record["spent"]["trajectories"], sum(record["rejected"].values())
+    if rejected > config.max_rejects * n:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["rejected"].items())
+        raise RunError(f"{rejected:,} of the {n:,} rows of the race were rejected, more than --max-rejects {config.max_rejects:g}: {reasons}")
+    return 0
+
+
+def _choose(args: argparse.Namespace) -> int:
+    config = _config(ChooseConfig, args)
+    from rsr_ray.choose import choose
+    from rsr_ray.report import console, print_choice
+
+    manifest = choose(config)
+    if args.json:
+        print(json.dumps(manifest))
+    else:
+        print_choice(manifest, console())
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
-    config = _score_config(args)
+    config = _config(ScoreConfig, args)
     from rsr_ray.doctor import Doctor
     from rsr_ray.report import console, print_doctor
 

@@ -22,6 +22,7 @@ REPLICA_CPUS = 0.5
 TASK_CPUS = 0.5
 # What a store under load answers; pyarrow and botocore have tried ten times themselves before it gets here.
 RETRIED = [r"AWS Error (INTERNAL_FAILURE|NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT)", r"HTTP status 5\d\d", "Connection reset"]
+KEPT = "Finished units are kept: run the same command again to go on."
 BATCH_TOKENS = {"cuda": 32768, "cpu": 4096}
 
 
@@ -78,10 +79,10 @@ def one_block_a_row() -> Iterator[None]:
 
 
 @contextmanager
-def connect(ray_address: str | None, log: str = "text") -> Iterator[None]:
-    """The cluster of `ray_address` or RAY_ADDRESS, or a local one for the time of the run.
+def connect(ray_address: str | None, log: str = "text", after_failure: str = KEPT) -> Iterator[None]:
+    """The cluster of `ray_address` or RAY_ADDRESS, or a local one for the time of the command.
 
-    What fails on the cluster leaves here as UserError or RunError, in one line.
+    What fails on the cluster leaves here as UserError or RunError, in one line; a RunError's ends with `after_failure`.
     """
     address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
     started_here = not ray.is_initialized()
@@ -95,7 +96,7 @@ def connect(ray_address: str | None, log: str = "text") -> Iterator[None]:
         yield
     except RayError as e:
         # The traceback keeps the execution, and with it the replicas and their GPUs, alive until it is collected.
-        cause = _cause(e)
+        cause = _cause(e, after_failure)
         del e
         gc.collect()
         raise cause from None
@@ -118,13 +119,13 @@ def _init(address: str, log: str) -> None:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(e).split())[:200]}") from e
 
 
-def _cause(e: BaseException) -> Exception:
+def _cause(e: BaseException, after_failure: str) -> Exception:
     """The error a user can act on, behind Ray's wrappers. What a task raised is kept by Ray as text only."""
     raised = re.findall(r"^(?:\w+\.)*(\w+): (.*)$", str(e).split("\nThe above exception was the direct cause")[0], re.MULTILINE)
     kind, message = raised[-1] if raised and isinstance(e, RayTaskError) else (type(e).__name__, " ".join(str(e).split())[:500])
     if kind == "UserError":
         return UserError(message)
-    return RunError(f"{kind}: {message}. Finished units are kept: run the same command again to go on.")
+    return RunError(f"{kind}: {message}. {after_failure}")
 
 
 def _quiet() -> None:

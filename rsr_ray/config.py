@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from rsr_ray.elimination import MIN_PROMPTS
 from rsr_ray.errors import UserError
-from rsr_ray.metrics import REGISTRY
+from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.objects import absolute, endpoint_of
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
@@ -49,7 +50,7 @@ class ScoreConfig:
     metrics: str = option("local_naturalness, with commas between several, adds what needs passes of its own; all others are always there", "rsr")
     steps: str = option("what a step of local naturalness is: sentence or paragraph", "sentence")
     step_window: float = option("steps before it that a step is scored with; under 1: this share of all before it", 4.0)
-    token_scores: bool = option("keep rank, surprisal and entropy of each token as well, about 10 bytes a token, in the folder tokens", False)
+    token_scores: bool = option("keep rank, surprisal and entropy of each token as well, about 13 bytes a token, in the folder tokens", False)
     r_max: int = option("ranks above this count as this", 100)
     dtype: str = option(f"dtype of the student: {', '.join(DTYPES)}, or auto: bfloat16 on GPUs, float32 on CPUs", "auto")
     max_length: int | None = option("rows with more tokens than this are over length; default: the student's context length", None)
@@ -68,17 +69,12 @@ class ScoreConfig:
     trust_remote_code: bool = option("run Python code that comes with the student", False)
 
     def __post_init__(self) -> None:
-        for uri in (*self.corpus, self.store, self.s3_endpoint or ""):
-            if re.search(r"://[^/]*:[^/]*@", uri):  # it would be kept in every row and run file
-                raise UserError("a URL with a password in it is refused: give credentials by the AWS variables, a role, or fsspec's configuration")
+        _refuse_passwords(*self.corpus, self.store, self.s3_endpoint or "")
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
         object.__setattr__(self, "store", absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1].split("@")[0])
-        for pair in self.columns:
-            name, _, column = pair.partition("=")
-            if name not in NAMES or not column:
-                raise UserError(f"--columns {pair}: give NAME=COLUMN; the names are {', '.join(NAMES)}")
+        _check_columns(self.columns)
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
@@ -116,7 +112,7 @@ class ScoreConfig:
     @property
     def column_names(self) -> dict[str, str]:
         """`columns` as a mapping."""
-        return {name: column for name, _, column in (pair.partition("=") for pair in self.columns)}
+        return _as_mapping(self.columns)
 
     def length_limit(self, student: StudentFacts) -> int:
         """Tokens above which a row is over length: never more than the student's context."""
@@ -144,6 +140,112 @@ class ScoreConfig:
             facts |= {"steps": self.steps, "step_window": self.step_window}
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceConfig(ScoreConfig):
+    """What `rsr-ray race` does: the settings it scores with, and its own."""
+
+    teachers: tuple[str, ...] = option("the teachers that race; default: all of the corpus", ())
+    by: str = option("metric the best teacher is best by: any of one pass that has a direction and looks at no other answer", "rsr")
+    confidence: float = option("of the answer: that no other teacher is better by more than the margin", 0.95)
+    margin: float = option("teachers this share of the best one's value apart are as good as each other", 0.01)
+    budget: float = option("share of the cost of scoring every matched prompt; a round that would go beyond is not begun", 1.0)
+    first_round: int | None = option(f"prompts in the first round; default: 2% of them, at least {MIN_PROMPTS}", None)
+    seed: int = option("decides the order in which prompts are scored", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        metric = REGISTRY.get(self.by)
+        if metric is None or metric.better == "-" or metric.within_prompt or self.by == "local_naturalness":
+            known = [m.name for m in REGISTRY.values() if m.better != "-" and not m.within_prompt and m.name != "local_naturalness"]
+            raise UserError(f"--by {self.by}: teachers race by {', '.join(known)}")
+        if len(self.teachers) == 1:
+            raise UserError(f"--teachers {self.teachers[0]}: a race needs at least two")
+        if not 0.5 < self.confidence < 1:
+            raise UserError(f"--confidence {self.confidence:g}: must lie between 0.5 and 1")
+        if not 0 <= self.margin < 1:
+            raise UserError(f"--margin {self.margin:g}: must be a share, from 0 and under 1")
+        if not 0 < self.budget <= 1:
+            raise UserError(f"--budget {self.budget:g}: must be a share, above 0 and up to 1")
+        if self.first_round is not None and self.first_round < MIN_PROMPTS:
+            raise UserError(f"--first-round {self.first_round}: must be at least {MIN_PROMPTS}: fewer prompts decide nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseConfig:
+    """What `rsr-ray choose` does."""
+
+    store: str = option("folder or URI the scores are kept in")
+    student: str = option("name of the student in the store")
+    out: str = option("folder or URI the chosen set is written to; it must be new or empty")
+    by: str = option(f"metric the best are chosen by (rsr-ray metrics lists them), or a control: {', '.join(CONTROLS)}", "rsr")
+    k: int = option("trajectories a prompt, over all its teachers and samples", 1)
+    max_share: float | None = option("no teacher gives more than this share of the chosen set", None)
+    teachers: tuple[str, ...] = option("choose from these teachers only", ())
+    exclude_teachers: tuple[str, ...] = option("choose from all but these teachers", ())
+    min_tokens: int | None = option("leave out trajectories of fewer scored tokens", None)
+    max_tokens: int | None = option("leave out trajectories of more scored tokens", None)
+    complete_only: bool = option("leave out what was cut to the length limit, and what --complete-column calls incomplete", False)
+    complete_column: str = option("column of the corpus that says whether an answer is complete; rows without it are", "complete")
+    verified: str | None = option("column of the corpus that says whether an answer is correct; only rows where it does are chosen from", None)
+    seed: int = option("seed of --by random and of the random choice every choice is compared with", 0)
+    format: str = option("parquet or jsonl", "parquet")
+    keep: tuple[str, ...] = option("columns of the corpus to keep, or none; default: all", ())
+    columns: tuple[str, ...] = option("columns of the corpus that go by another name, as they were scored with: NAME=COLUMN", ())
+    fingerprint: str | None = option("fingerprint of the scores, where the store holds several of the student", None)
+    skip_missing: bool = option("leave out trajectories whose shard is gone, or was replaced since it was scored", False)
+    overwrite: bool = option("replace the earlier choice in --out", False)
+    s3_endpoint: str | None = option("URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", None)
+    ray_address: str | None = option("Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None)
+
+    def __post_init__(self) -> None:
+        _refuse_passwords(self.store, self.out, self.s3_endpoint or "")
+        for name in ("store", "out"):
+            object.__setattr__(self, name, absolute(getattr(self, name)))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+        _check_columns(self.columns)
+        if self.by not in CONTROLS and self.by not in REGISTRY:
+            raise UserError(f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}")
+        if self.better == "-":
+            raise UserError(f"--by {self.by}: it has no direction; choose longest or shortest")
+        if self.k < 1:
+            raise UserError(f"--k {self.k}: must be at least 1")
+        if self.max_share is not None and not 0 < self.max_share <= 1:
+            raise UserError(f"--max-share {self.max_share:g}: must be a share, above 0 and at most 1")
+        if self.format not in ("parquet", "jsonl"):
+            raise UserError(f"--format {self.format}: choose parquet or jsonl")
+        if both := sorted({*self.teachers} & {*self.exclude_teachers}):
+            raise UserError(f"--exclude-teachers {both[0]}: --teachers names it as well")
+        if (self.min_tokens or 0) > (self.max_tokens if self.max_tokens is not None else self.min_tokens or 0):
+            raise UserError(f"--min-tokens {self.min_tokens} is above --max-tokens {self.max_tokens}: no trajectory is both")
+
+    @property
+    def better(self) -> str:
+        """Which values of `by` are better: lower, or higher."""
+        return CONTROLS[self.by][1] if self.by in CONTROLS else REGISTRY[self.by].better
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """`columns` as a mapping."""
+        return _as_mapping(self.columns)
+
+
+def _refuse_passwords(*uris: str) -> None:
+    for uri in uris:
+        if re.search(r"://[^/]*:[^/]*@", uri):  # it would be kept in every row and run file
+            raise UserError("a URL with a password in it is refused: give credentials by the AWS variables, a role, or fsspec's configuration")
+
+
+def _check_columns(pairs: tuple[str, ...]) -> None:
+    for pair in pairs:
+        name, _, column = pair.partition("=")
+        if name not in NAMES or not column:
+            raise UserError(f"--columns {pair}: give NAME=COLUMN; the names are {', '.join(NAMES)}")
+
+
+def _as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    return {name: column for name, _, column in (pair.partition("=") for pair in pairs)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +321,7 @@ def _checked(name: str, value: Any, kind: Any, path: str | None) -> Any:
         wanted: tuple[type, ...] = (tuple,)
     else:
         wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if kind is float and type(value) is int:
+    if float in wanted and int not in wanted and type(value) is int:
         value = float(value)
     if type(value) not in wanted:
         raise UserError(f"--config {path}: {name}: {value!r} is not {' or '.join(t.__name__ for t in wanted)}")

@@ -58,12 +58,25 @@ class Metric:
 
     def values(self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None) -> np.ndarray:
         """The metric of each trajectory, float64 [N]."""
-        x, y = self.terms(columns, prompts)
-        return x / y
+        if self.within_prompt:
+            return self.terms(columns, prompts)[0]
+        # One division, as the columns of SCORES are made: x / y has two more, and would part values that are equal.
+        above = self.sign * columns[self.numerator]
+        return above / columns[self.denominator] if self.denominator else above.astype(np.float64)
 
     def order(self, values: np.ndarray) -> np.ndarray:
         """Values turned so that lower is better."""
         return -values if self.better == "higher" else values
+
+
+# What a choice by a metric is compared with: name -> formula, which is better.
+CONTROLS: dict[str, tuple[str, str]] = {
+    "random": ("the first 53 bits of sha256(seed, prompt_id, teacher, trajectory_id), as a number in [0, 1)", "lower"),
+    "longest": ("T", "higher"),
+    "shortest": ("T", "lower"),
+    "rule_quality": ("0.30 z(T) + 0.20 z(check, verify) + 0.25 z(perhaps, might) + 0.25 z(therefore, since), a word's times of all words; "
+                     "z among the prompt's candidates (arXiv 2502.03387)", "higher"),
+}  # fmt: skip
 
 
 def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray:

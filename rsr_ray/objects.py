@@ -133,6 +133,14 @@ def list_objects(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> li
     return objects
 
 
+def version_of(uri: str, endpoint: str | None) -> str | None:
+    """The version of an object as it is now, as `list_objects` says it; None where it is gone."""
+    try:
+        return _version(_fsspec(protocol_of(uri), endpoint).info(uri))
+    except FileNotFoundError:
+        return None
+
+
 def list_files(uri: str, endpoint: str | None) -> dict[str, datetime.datetime | None]:
     """Every file under a folder by its path relative to it, and when the store says it was written; {} without the folder.
 

@@ -97,9 +97,13 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
     and row.
     """
     fingerprint = store.generation()
-    names = store.units().get(fingerprint, [])
+    return load_units(store, fingerprint, store.units().get(fingerprint, []), metrics, more)
+
+
+def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric], more: Iterable[str] = ()) -> Scored:
+    """The score rows of these units, as `load_scored` has them. Raises UserError where there are none."""
     _, repeated = settle_units(names)
-    numbers = list(dict.fromkeys(["n_tokens", *(column for metric in metrics for column in metric.columns), *more]))
+    numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *(column for metric in metrics for column in metric.columns), *more]))
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]
 
     def read(name: str) -> pa.Table:
@@ -223,7 +227,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
         "notes": notes(scored, metric, every, is_matched),
     }
     ranking["sentence"] = sentence(ranking)
-    return _jsonable(ranking)
+    return jsonable(ranking)
 
 
 def bootstrap(matrices: Matrices, rng: np.random.Generator) -> np.ndarray:
@@ -402,12 +406,12 @@ def _probability(p: float) -> str:
     return "> 0.99" if p > 0.99 else f"{p:.2f}"
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """NumPy's scalars as Python's, NaN as None."""
     if isinstance(value, dict):
-        return {name: _jsonable(v) for name, v in value.items()}
+        return {name: jsonable(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_jsonable(v) for v in value]
+        return [jsonable(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

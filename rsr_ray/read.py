@@ -29,6 +29,7 @@ JSON_LINES = tuple(f".jsonl{c}" for c in ("", ".gz", ".zst", ".bz2"))
 JSON = tuple(f".json{c}" for c in ("", ".gz", ".zst", ".bz2"))
 SHARDS = PARQUET + JSON_LINES + JSON
 
+KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
 READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
 UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError)  # what a broken shard makes the readers raise
 
@@ -65,28 +66,40 @@ def check_readable(objects: list[InputObject], endpoint: str | None, columns: di
 # --- rows of one object -----------------------------------------------------------------------------------------------
 
 
-def iter_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any] | Unreadable]:
+def iter_rows(
+    obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None = KNOWN
+) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object in order. A broken object ends with one `Unreadable(shard=True)` after its readable rows.
 
-    Whether the object or the way to it is broken shows from a copy on this machine's disk, on which reading goes on.
+    Of a Parquet shard the columns `only` and those of `columns` are read, or all where `only` is None. Whether the object
+    or the way to it is broken shows from a copy on this machine's disk, on which reading goes on.
     Raises OSError where the store does not give the object, so that the task is tried again.
     """
     n = 0
     try:
-        for row in _rows(obj, endpoint, columns):
+        for row in _rows(obj, endpoint, columns, only):
             yield row
             n += 1
     except UNREADABLE:
         with tempfile.TemporaryDirectory(prefix="rsr_ray-") as folder:
             here = _copy(obj, folder, endpoint)
             try:
-                yield from itertools.islice(_rows(here, None, columns), n, None)
+                yield from itertools.islice(_rows(here, None, columns, only), n, None)
             except UNREADABLE as e:
                 yield Unreadable(f"unreadable from here on: {_one_line(e)}", shard=True)
 
 
-def _rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any] | Unreadable]:
-    return _parquet_rows(obj, endpoint, columns) if obj.uri.lower().endswith(PARQUET) else _json_rows(obj, endpoint)
+def _rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any] | Unreadable]:
+    return _parquet_rows(obj, endpoint, columns, only) if obj.uri.lower().endswith(PARQUET) else _json_rows(obj, endpoint)
+
+
+def parquet_schema(obj: InputObject, endpoint: str | None) -> pa.Schema | None:
+    """The columns of a Parquet shard with their types; None for a shard of another format, whose values have JSON's."""
+    if not obj.uri.lower().endswith(PARQUET):
+        return None
+    fs, path = open_filesystem(obj.uri, endpoint)
+    with fs.open_input_file(path) as file:
+        return pq.read_schema(file)
 
 
 def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
@@ -97,12 +110,13 @@ def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     return InputObject(uri=name, version=obj.version, size=obj.size)
 
 
-def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any]]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = pq.ParquetFile(file)
-        wanted = [name for name in shard.schema_arrow.names if name in COLUMNS or name in columns.values()]
-        for batch in shard.iter_batches(batch_size=64, columns=wanted or shard.schema_arrow.names):
+        there = shard.schema_arrow.names
+        wanted = [name for name in there if only is None or name in only or name in columns.values()]
+        for batch in shard.iter_batches(batch_size=64, columns=wanted if wanted or only != KNOWN else there):
             yield from batch.to_pylist()
 
 
@@ -218,9 +232,11 @@ def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, teacher:
         yield from iter_units(InputObject(**row), endpoint, unit_rows, done, teacher, columns)
 
 
-def iter_trajectories(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[dict[str, Any] | Unreadable]:
+def iter_trajectories(
+    obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None = KNOWN
+) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object under the names they are mapped to; a row that holds several answers is several."""
-    for row in iter_rows(obj, endpoint, columns):
+    for row in iter_rows(obj, endpoint, columns, only):
         if isinstance(row, Unreadable):
             yield row
         else:

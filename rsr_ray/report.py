@@ -9,12 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import safe
-from rsr_ray.metrics import Metric
+from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.run import Run
-from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.schema import DROPPED, REJECT_REASONS
 
 if TYPE_CHECKING:
     from rsr_ray.doctor import Doctor
+
+SWAPS = 10  # pairs that changed order that are listed
 
 
 def console() -> Console:
@@ -60,7 +62,7 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     shown.add_column("#", justify="right")
     shown.add_column("teacher", overflow="fold", min_width=12)
-    shown.add_column(f"{metric}\n{ranking['better']}\n=better", justify="right", no_wrap=True)
+    shown.add_column(f"{_broken(metric)}\n{ranking['better']}\n=better", justify="right", no_wrap=True)
     shown.add_column(f"{ranking['confidence']:.0%}\ninterval", justify="right", no_wrap=True)
     shown.add_column("", no_wrap=True)
     for name in ("P(best)", "prom-\npts\nwon", "on all\nprom-\npts", "tokens\neach", "scored", "rejec-\nted"):
@@ -68,7 +70,7 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     rejected = {t["teacher"]: t["n_rejected"] for t in table}
     ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
     for t in teachers:
-        between = f"{number(t['low'])}-{number(t['high'])}" if t["low"] is not None else "-"
+        between = f"{number(t['low'])}..{number(t['high'])}" if t["low"] is not None else "-"
         bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends))
         shares = (f"{t['p_best']:.2f}", f"{t['won']:.0%}", number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
         counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
@@ -98,6 +100,83 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         since = ranking["settled"]
         order = f"the whole order from {since['same_order']:,} prompts on" if since["same_order"] else "the whole order not within these prompts"
         out.print(Text(f"sample size: of random draws of n prompts these have the same first - {points}; settled: {order}"))
+
+
+def print_comparison(compared: dict[str, Any], out: Console) -> None:
+    """`compare`'s answer: the sentence, the sides, each teacher's values and places, what changed order, notes."""
+    metric, better = compared["metric"], compared["better"]
+    out.print(Text(safe(compared["sentence"]), style="bold"))
+    for side in ("a", "b"):
+        facts = compared[side]
+        night = f", night {facts['night']}" if facts["night"] else ""
+        out.print(Text(safe(f"{side.upper()}: {facts['store']}, student {facts['student']}{night}"), style="dim"), soft_wrap=True)
+    out.print(Text(f"Teachers by {metric} ({better} is better), on {compared['basis']}", style="dim"))
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
+    shown.add_column("teacher", overflow="fold", min_width=12)
+    for name in (
+        "place\nA > B",
+        "A",
+        "B",
+        "B - A",
+        f"{compared['confidence']:.0%} interval\nof B - A",
+        "P(B\nhigher)",
+        "prompts",
+        "scored\nA",
+        "scored\nB",
+    ):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("more than\nnoise", no_wrap=True)
+    for t in compared["teachers"]:
+        places = f"{t['a']['place']} > {t['b']['place']}"
+        between = f"{number(t['low'])} to {number(t['high'])}" if t["low"] is not None else "-"
+        numbers = (number(t["a"]["value"]), number(t["b"]["value"]), number(t["difference"]), between)
+        share = f"{t['p_up']:.2f}" if t["p_up"] is not None else "-"
+        counts = [f"{n:,}" if n is not None else "-" for n in (t["n_prompts"], t["a"]["n_trajectories"], t["b"]["n_trajectories"])]
+        shown.add_row(Text(safe(t["teacher"])), places, *numbers, share, *counts, _verdict(t, compared))
+    out.print(shown)
+    pairs = compared["swaps"]
+    for pair in pairs[:SWAPS]:
+        sure = "cannot be told" if pair["more_than_noise"] is None else "more than noise" if pair["more_than_noise"] else "may be noise"
+        share = f", both orders in {pair['share']:.0%} of draws" if pair["share"] is not None else ""
+        out.print(Text(safe(f"changed order: A has {pair['before_in_a']} before {pair['before_in_b']}, B the reverse{share}: {sure}")))
+    if len(pairs) > SWAPS:
+        out.print(Text(f"changed order: {len(pairs) - SWAPS:,} other pairs; --json lists them"))
+    if tau := compared["kendall"]:
+        between = f" ({number(tau['low'])} to {number(tau['high'])})" if tau["low"] is not None else ""
+        on = f", prompts: {compared['n_prompts_ranked']:,}" if compared["n_prompts_ranked"] is not None else ""
+        out.print(Text(f"order: Kendall tau of the two rankings {number(tau['value'])}{between}{on}"))
+    if rows := compared["trajectories"]:
+        alone = f"{rows['only_a']:,} only in A, {rows['only_b']:,} only in B"
+        out.print(Text(safe(f"trajectories: {rows['both']:,} in both{_changed(rows)}; {alone}")))
+    for what, names in (("only in A", "only_a"), ("only in B", "only_b"), ("in both, without a prompt in common", "unmatched")):
+        if compared[names]:
+            out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")))
+    many = len(compared["teachers"])
+    said = f"of the {many} teachers, and of all pairs of them, corrected for being so many (Holm)" if many > 1 else "of the one teacher"
+    for note in [*compared["notes"], f"more than noise: at {compared['confidence']:.0%}, {said}; an interval is of one teacher alone"]:
+        out.print(Text(safe(f"note: {note}"), style="yellow"))
+
+
+def _verdict(t: dict[str, Any], compared: dict[str, Any]) -> str:
+    """Whether a teacher moved, and which way where that means something."""
+    if t["more_than_noise"] is None:
+        return "-"
+    if not t["more_than_noise"]:
+        return "no" if t["difference"] else "same"
+    return f"yes, {t['went']}" if compared["same_student"] else "yes"
+
+
+def _changed(rows: dict[str, Any]) -> str:
+    if rows["differ"] is None or not rows["both"]:
+        return ""
+    if not rows["differ"]:
+        return ", the same bit for bit"
+    return f", {rows['differ']:,} of them differ: by {rows['largest']:.2g} at most, {rows['column']} of {rows['where']}"
+
+
+def _broken(name: str) -> str:
+    """A metric's name over several lines, for the head of a narrow column."""
+    return name.replace("_", "_\n")
 
 
 def _first(length_bin: dict[str, Any], ranking: dict[str, Any]) -> str:
@@ -137,6 +216,47 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
     out.print(Text(f"run       {store_uri}/runs/{run.run_id}.json"), soft_wrap=True)
 
 
+def print_choice(manifest: dict[str, Any], out: Console) -> None:
+    """What was chosen: from which teachers, beside all candidates and a random choice, and what was left out."""
+    by, chosen, prompts, config = manifest["by"], manifest["chosen"], manifest["prompts"], manifest["config"]
+    title = f"{chosen:,} trajectories for student {manifest['student']}, up to {config['k']:,} a prompt, by {by['name']} ({by['better']} is better)"
+    out.print(Text(safe(title), style="bold"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for name in ("chosen", "share", "candidates", "tokens each"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in manifest["teachers"]:
+        length = f"{t['mean_tokens']:,.0f}" if t["mean_tokens"] is not None else "-"
+        table.add_row(Text(safe(t["teacher"])), f"{t['chosen']:,}", f"{t['share']:.1%}", f"{t['candidates']:,}", length)
+    out.print(table)
+    sets = ("chosen", "candidates", "random")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("mean of the set")
+    for name in ("better", *sets):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in manifest["means"]["chosen"]:
+        better = REGISTRY[name].better
+        table.add_row(name, better, *(f"{manifest['means'][some][name]:,.4g}" for some in sets), style="bold" if name == by["name"] else "")
+    out.print(table)
+    out.print(Text(f"random: as many of each prompt, drawn with seed {config['seed']}", style="dim"))
+    out.print(Text(f"{manifest['rows']:,} scored rows = {manifest['candidates']:,} candidates + {sum(manifest['dropped'].values()):,} left out"))
+    for why, n in manifest["dropped"].items():
+        out.print(Text(f"  {n:,} {why}: {_why_dropped(why)}"))
+    line = f"{prompts['all']:,} prompts, {prompts['without_candidates']:,} of them without a candidate"
+    out.print(Text(line + (f", {prompts['with_fewer_than_k']:,} with fewer than {config['k']:,}" if config["k"] > 1 else "")))
+    if n := manifest["ties"]["prompts"]:
+        out.print(Text(f"{n:,} prompts were cut between {manifest['ties']['rule']}"), soft_wrap=True)
+    if cap := manifest["cap"]:
+        moved = f"{cap['moved']:,} places went to another teacher, {cap['left_out']:,} were left out"
+        out.print(Text(f"--max-share {cap['max_share']:g}: no teacher has more than {cap['most']:,}; {moved}"))
+    out.print(Text(f"files     {config['out']}/train-*.{config['format']}, {len(manifest['files']):,} of them"), soft_wrap=True)
+    out.print(Text(f"manifest  {config['out']}/manifest.json"), soft_wrap=True)
+
+
+def _why_dropped(why: str) -> str:
+    return REJECT_REASONS[why.removeprefix("rejected/")] if why.startswith("rejected/") else DROPPED[why]
+
+
 def print_doctor(doctor: "Doctor", out: Console) -> None:
     """The sample with what is scored marked, then a line a finding."""
     for shown in doctor.shown:
@@ -160,6 +280,58 @@ def _middle_out(text: str) -> str:
     """A text in one line, its middle left out where it is long."""
     text = safe(" ".join(text.replace("\n", "⏎ ").split()))
     return text if len(text) <= 80 else f"{text[:38]} … {text[-38:]}"
+
+
+def race_line(record: dict[str, Any]) -> str:
+    """A round of a race in one line."""
+    leader, n = record["leader"], len(record["alive"])
+    first = f"{leader['teacher']} leads, {record['by']} {_interval(leader)}" if leader else "nobody leads yet"
+    left = f"; out: {', '.join(record['left'])}" if record["left"] else ""
+    so_far = f"{record['prompts']:,} of {record['of_prompts']:,} prompts, {record['cost_share']:.1%} of the full cost"
+    return safe(f"round {record['round']}: {so_far}; {first}{left}; {n} teacher{'s'[: n != 1]} in")
+
+
+def _interval(standing: dict[str, Any]) -> str:
+    return f"{standing['value']:.3f} ({standing['low']:.3f} to {standing['high']:.3f})"
+
+
+def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
+    """The teachers of a race, best first, who is the winner and how sure that is, and what it cost."""
+    by, better, share = record["by"], record["better"], f"{record['confidence']:g}"
+    title = Text(f"Race of teachers for student {record['student']}, by {by} ({better} is better)")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for name in (f"{by}\n{better}=better", f"interval\nat {share}", "prompts", "out after\nround"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for t in record["teachers"]:
+        numbers = [f"{t['value']:.3f}", f"{t['low']:.3f} - {t['high']:.3f}", f"{t['n_prompts']:,}"] if "value" in t else ["-"] * 3
+        why = t["why"] or ("winner" if t["teacher"] == record["winner"] else "could still win")
+        table.add_row(Text(safe(t["teacher"])), *numbers, str(t["left_after_round"] or "-"), Text(safe(why)))
+    out.print(table)
+    out.print(Text(safe(race_answer(record)), style="bold"), soft_wrap=True)
+    spent, full = record["spent"], record["full"]
+    tokens = f"{spent['scored_tokens']:,} tokens scored, {spent['prompt_tokens']:,} of prompts"
+    trajectories = f"{spent['trajectories']:,} of {full['trajectories']:,} trajectories"
+    out.print(Text(f"cost      {spent['cost_share']:.1%} of scoring all {record['matched_prompts']:,} matched prompts: {trajectories}; {tokens}"))
+    for reason, n in record["rejected"].items():
+        out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]} Their prompts are not compared."), soft_wrap=True)
+    if record["unreadable_rows"]:
+        out.print(Text(f"  {record['unreadable_rows']:,} rows of the corpus hold no conversation that could be read and did not race"))
+    out.print(Text(f"race      {store_uri}/races/{record['race_id']}/race.json"), soft_wrap=True)
+
+
+def race_answer(record: dict[str, Any]) -> str:
+    """What a race found out, in a sentence."""
+    if not record["decided"]:
+        more = record["next_cost_share"]
+        go_on = f"; the next round takes the cost to {more:.1%}: give --budget {math.ceil(more * 100) / 100:g} or more to go on" if more else ""
+        left = f"{len(record['alive'])} teachers could still win: {', '.join(record['alive'])}" if record["alive"] else "No teacher is left"
+        return f"Not decided: {record['reason']}. {left}{go_on}"
+    if record["rounds"][-1]["prompts"] == record["matched_prompts"]:
+        return f"{record['winner']} is best: {record['reason']}"
+    within = f", or within {record['margin']:.2%} of the best" if record["margin"] else ""
+    return f"{record['winner']} is best{within}, with confidence {record['confidence']:g}: {record['reason']}"
 
 
 def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:

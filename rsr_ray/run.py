@@ -15,7 +15,7 @@ import pyarrow as pa
 
 import rsr_ray
 from rsr_ray.cluster import Resources
-from rsr_ray.config import ScoreConfig
+from rsr_ray.config import SCORES_VERSION, ScoreConfig
 from rsr_ray.errors import RunError
 from rsr_ray.objects import InputObject
 from rsr_ray.read import teacher_of_path
@@ -148,6 +148,7 @@ class Run:
         self.record = {
             "run_id": self.run_id,
             "fingerprint": self.fingerprint,
+            "scores_version": SCORES_VERSION,
             "config": dataclasses.asdict(self.config),
             "max_length": self.max_length,
             "shape": self.shape,

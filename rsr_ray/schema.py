@@ -23,6 +23,21 @@ REJECT_REASONS: dict[str, str] = {
     "non_finite_score": "The student's logits gave a surprisal or entropy that is not a finite number.",
 }
 
+# Why `choose` leaves a scored row out; a rejected one is rejected/<reason>.
+DROPPED: dict[str, str] = {
+    "duplicate": "The same trajectory_id again for this prompt and teacher.",
+    "teachers": "Its teacher is not among --teachers.",
+    "exclude_teachers": "Its teacher is among --exclude-teachers.",
+    "truncated": "It was cut to the length limit before it was scored (--complete-only).",
+    "incomplete": "The corpus says that the answer is not complete (--complete-only).",
+    "min_tokens": "It has fewer scored tokens than --min-tokens.",
+    "max_tokens": "It has more scored tokens than --max-tokens.",
+    "not_verified": "The corpus says that the answer is not correct (--verified).",
+    "no_verdict": "The corpus does not say whether the answer is correct (--verified).",
+    "no_value": "It has no value of the metric.",
+    "missing": "Its shard is gone, or was replaced since it was scored (--skip-missing).",
+}
+
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": meaning})

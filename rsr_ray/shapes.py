@@ -70,6 +70,12 @@ def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield one
 
 
+def as_it_came(row: dict[str, Any], one: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    """One of the `samples` of the mapped `row` with the columns, and under the names, that the row came with."""
+    names = {column: name for name, column in columns.items() if row.get(column) is not None}
+    return {column: one[names.get(column, column)] for column in row}
+
+
 def conversation(row: dict[str, Any]) -> list[Turn]:
     """The turns of a row of any shape. Raises BadRow."""
     if row.get("messages") is not None:

@@ -5,12 +5,14 @@
     teachers/student=<name>.parquet                              one row a teacher
     runs/<run_id>.json                                           settings, versions, the row equation, tokens, seconds
     nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
+    races/<race id>/round-<nn>/..., races/<race id>/race.json    what a race had scored, as shards of its own, and its answer
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice overwrites itself, and
 a unit whose file is there is done. A file is there whole or not at all. <digit> is the name's first: sixteen folders are
 listed sixteen times as fast as one.
 """
 
+import datetime
 import hashlib
 import json
 import re
@@ -89,6 +91,12 @@ class Store:
             if UNIT_NAME.fullmatch(name):
                 found[fingerprint].append(name)
         return dict(found)
+
+    def units_until(self, fingerprint: str, moment: datetime.datetime) -> list[str]:
+        """File names of the units of a fingerprint that were last written no later than that, by the store's clock, sorted."""
+        files = list_files(f"{self.scores_uri}/{fingerprint}", self.endpoint)
+        written = {path.rpartition("/")[2]: when for path, when in files.items()}
+        return sorted(name for name, when in written.items() if UNIT_NAME.fullmatch(name) and when is not None and when <= moment)
 
     def units_under(self, fingerprint: str, *, new_generation: bool) -> list[str]:
         """File names of the units under a fingerprint. Raises UserError where there are scores under others, unless that is meant."""
@@ -236,6 +244,15 @@ class Store:
 
     def write_run(self, run: dict[str, Any]) -> None:
         put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
+
+    def find_run(self, fingerprint: str) -> dict[str, Any] | None:
+        """The record of the last run under a fingerprint; None where the store has none."""
+        runs = sorted((name for name in list_files(f"{self.uri}/runs", self.endpoint) if name.endswith(".json")), reverse=True)
+        for name in runs:
+            run = json.loads(get(f"{self.uri}/runs/{name}", self.endpoint))
+            if run["fingerprint"] == fingerprint:
+                return run
+        return None
 
 
 def _read(uri: str, endpoint: str | None, columns: list[str] | None = None) -> pa.Table:

@@ -74,7 +74,7 @@ def _adder(lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def to_fixed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [N], 0 <= value < 2**31, as whole and 2**-32 parts, int64 [N] each.
+    """float64 [N], |value| < 2**31, as whole and 2**-32 parts, int64 [N] each.
 
     Integer sums of the two are the same in whatever order they are taken, and fit int64 for 2**31 values.
     """

@@ -15,6 +15,7 @@ ALLOWED = {
     "rsr_ray.batching": set(),
     "rsr_ray.correlate": set(),
     "rsr_ray.published": set(),
+    "rsr_ray.elimination": set(),
     "rsr_ray.student": set(),
     "rsr_ray.read": {"pyarrow"},
     "rsr_ray.store": {"pyarrow"},

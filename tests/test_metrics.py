@@ -62,7 +62,7 @@ def test_every_metric_equals_its_formula(seed, n, v, r_max):
     want = brute(logits.numpy(), target.numpy(), r_max)
     assert want.keys() == REGISTRY.keys()
     for name, metric in REGISTRY.items():
-        assert metric.values(sums, np.zeros(1, int))[0] == pytest.approx(want[name], rel=3e-5, abs=1e-7), name
+        assert metric.values(sums, np.zeros(1, int))[0] == pytest.approx(want[name], rel=3e-5, abs=2e-5), name
 
 
 def test_rows_of_one_batch_do_not_mix():

@@ -56,7 +56,7 @@ def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_
     }
     if not any(t["n_trajectories"] for t in table):
         return said | {"empty": "no trajectory was scored" + (": every row was rejected" if said["rejects"] else ": the store is empty")}
-    scored = load_scored(store, [metric], ["rank_sum", "surprisal_sum"])
+    scored = load_scored(store, [metric], ["rank_sum"])
     ranking = rank_teachers(scored, metric, confidence=confidence, seed=seed)
     axis = f"{metric.name} ({metric.better} is better)"
     values = metric.values(scored.columns, scored.prompt)

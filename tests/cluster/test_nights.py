@@ -73,16 +73,32 @@ def test_three_nights_on_a_growing_corpus(s3, tmp_path):
     assert len(rows) == 220
     assert len({row["trajectory_id"] for row in rows}) == 210
 
+    moved = json.loads(rsr_ray("compare", "s3://rsr/grown#one@2026-01-01", "s3://rsr/grown#one@2026-01-02", "--json").stdout)
+    assert moved["basis"] == "all prompts"
+    assert {t["teacher"]: (t["a"]["n_trajectories"], t["b"]["n_trajectories"]) for t in moved["teachers"]} == {"A": (60, 90), "B": (50, 50)}
+    for side, night_before in (("a", first), ("b", second)):
+        values = {t["teacher"]: t["rsr"] for t in night_before["one"]["teachers"]}
+        assert {t["teacher"]: t[side]["value"] for t in moved["teachers"]} == pytest.approx(values)
+    assert (moved["trajectories"]["both"], moved["trajectories"]["only_b"], moved["trajectories"]["differ"]) == (110, 30, 0)
+    refused = rsr_ray("compare", "s3://rsr/grown#one", "s3://rsr/grown#two")
+    assert (refused.returncode, "r_max 100 / 5" in refused.stderr) == (2, True)
+
     shown = rsr_ray("nightly", "--config", path, "--night", "2026-01-03")  # the same night again says the same
     place = next(t["place"] for t in third["one"]["teachers"] if t["teacher"] == "C")
     assert f"new teacher C takes place {place} of 3 (rsr " in shown.stdout
     assert "+70 trajectories: C +70" in shown.stdout
+    page = get("s3://rsr/grown/report/index.html", s3[1]).decode()
+    for said in ("Student one", "Student two", f"new teacher C takes place {place} of 3", "Place of each teacher over the last nights"):
+        assert said in page
+    assert "s3://rsr/grown/report/index.html" in shown.stdout
 
 
 def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ray, tmp_path, monkeypatch):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store")
     before = run_night(load_nightly(str(path), {"night": "1"}))
+    page = tmp_path / "store" / "report" / "index.html"
+    written = page.stat().st_mtime_ns
     for stage in ("build_scores", "reduce_scores"):
         monkeypatch.setattr(f"rsr_ray.pipeline.{stage}", lambda *_: pytest.fail("a night with nothing new did work"))
     again = run_night(load_nightly(str(path), {"night": "2"}))
@@ -91,6 +107,7 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ra
         assert (student["equation"]["scored"], student["equation"]["already_scored"]) == (0, 20)
         assert student["teachers"] == before["students"][name]["teachers"]
         assert not any(student["changes"].values())
+    assert page.stat().st_mtime_ns == written
 
 
 def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(tmp_path):

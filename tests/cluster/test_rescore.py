@@ -1,11 +1,18 @@
 """Token scores kept beside the scores, and every metric computed from them again."""
 
 import json
+import shutil
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from rsr_ray.errors import UserError
+from rsr_ray.metrics import RSR
+from rsr_ray.page import make_report
+from rsr_ray.store import Store
+
+from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, stored, write_many
 
 WANTED = {"token_scores": True, "per_turn": True, "metrics": "rsr,local_naturalness", "unit_rows": 7}
@@ -67,6 +74,33 @@ def test_a_store_that_its_tokens_do_not_bear_out(kept, tmp_path):
     said = rsr_ray("rescore", "--store", tmp_path / "store", "--student", "student")
     assert said.returncode == 1
     assert "is not what its tokens say: rank_sum_50" in said.stderr
+
+
+def test_the_report_has_the_student_score_the_tokens_it_shows(kept, tmp_path):
+    score(kept / "corpus", tmp_path / "store", max_rejects=1.0)
+    with_tokens, without, asked = (
+        make_report([Store(str(store), "student", None)], RSR, tokens_from=student)["students"][0]["trajectories"]
+        for store, student in ((kept / "store", None), (tmp_path / "store", None), (tmp_path / "store", str(DEMO_STUDENT)))
+    )
+    assert len(with_tokens) == 18  # three best and three worst of three teachers
+    assert not any("tokens" in row for row in without)
+    for row, again in zip(with_tokens, asked, strict=True):
+        assert row["trajectory_id"] == again["trajectory_id"]
+        assert row["tokens"]["text"] == again["tokens"]["text"]
+        assert row["tokens"]["rank"] == again["tokens"]["rank"]
+        assert row["tokens"]["surprisal"] == pytest.approx(again["tokens"]["surprisal"], abs=0.011)  # two digits are shown
+        assert len(row["tokens"]["rank"]) == row["n_tokens"]
+    other = shutil.copytree(DEMO_STUDENT, tmp_path / "other")
+    (other / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text() + " ")
+    with pytest.raises(UserError, match="not the student that gave the stored scores"):
+        make_report([Store(str(tmp_path / "store"), "student", None)], RSR, tokens_from=str(other))
+
+
+def test_teachers_by_local_naturalness(kept):
+    said = rsr_ray("teachers", "--store", kept / "store", "--student", "student", "--by", "local_naturalness")
+    assert said.returncode == 0, said.stderr
+    assert "higher" in said.stdout
+    assert "rank correlation with global naturalness over trajectories" in " ".join(said.stdout.split())
 
 
 def test_mistakes(kept, tmp_path):

@@ -1,0 +1,181 @@
+"""What races: the matched prompts of a corpus; and what a person reads of a race."""
+
+import dataclasses
+import io
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from rsr_ray.config import RaceConfig, ScoreConfig, load_config
+from rsr_ray.errors import UserError, safe
+from rsr_ray.matched import INDEX, Matched
+from rsr_ray.objects import InputObject
+from rsr_ray.race import race_id
+from rsr_ray.report import print_race, race_answer, race_line
+
+from .test_report import HOSTILE
+
+GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
+OPTIONS = {"teachers", "by", "confidence", "margin", "budget", "first_round", "seed"}
+
+
+def index(*rows: tuple) -> pa.Table:
+    """INDEX rows of (teacher, prompt, id, reject reason)."""
+    names = ("teacher", "prompt_id", "trajectory_id", "reject_reason")
+    given = [dict(zip(names, row, strict=False)) | {"object": 0, "source_row": n, "n_chars": 10} for n, row in enumerate(rows)]
+    return pa.Table.from_pylist(given, schema=INDEX)
+
+
+def test_prompts_that_every_teacher_answered():
+    rows = index(
+        ("A", "p", "1"), ("B", "p", "1"), ("A", "q", "2"), ("A", "r", "3"), ("B", "r", "3"), ("B", "r", "4"),
+        ("B", "r", "4"), ("B", "q", "5", "not_text"), (None, "q", "6", "no_teacher"), ("A", "p", "3"),
+    )  # fmt: skip
+    matched = Matched.of(rows, (), seed=0)
+    assert matched.teachers == ["A", "B"]
+    assert sorted(matched.prompts) == ["p", "r"]
+    # q has no answer of B that can be read; the second (B, 4) and the second (A, 3) repeat an id.
+    kept = {(row["teacher"], row["prompt_id"], row["trajectory_id"]) for row in matched.rows.to_pylist()}
+    assert kept == {("A", "p", "1"), ("B", "p", "1"), ("A", "r", "3"), ("B", "r", "3"), ("B", "r", "4")}
+    assert matched.rows.num_rows == len(kept)
+    assert matched.n_unreadable == 2
+    for row in matched.rows.to_pylist():
+        assert matched.prompts[row["p"]] == row["prompt_id"]
+        assert matched.teachers[row["t"]] == row["teacher"]
+
+
+def test_the_order_of_prompts_is_the_seeds_alone():
+    rows = [(teacher, f"p{n}", f"{n}") for n in range(50) for teacher in "AB"]
+    orders = [tuple(Matched.of(index(*some), (), seed).prompts) for some, seed in ((rows, 0), (rows[::-1], 0), (rows, 1))]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+    fewer = Matched.of(index(*rows[:60]), (), 0).prompts
+    assert fewer == [name for name in orders[0] if name in fewer], "another corpus changes no prompt's place among the others"
+
+
+def test_teachers_that_share_no_prompt_are_told_which_do():
+    rows = index(("A", "p", "1"), ("B", "p", "2"), ("C", "q", "3"), ("D", "q", "4"), ("D", "r", "5"), ("C", "r", "6"), ("E", "s", "7"))
+    with pytest.raises(UserError, match=r"each of the 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"):
+        Matched.of(rows, (), 0)
+    assert Matched.of(rows, ("C", "D"), 0).teachers == ["C", "D"]
+    with pytest.raises(UserError, match="no two of them share any"):
+        Matched.of(rows, ("A", "C"), 0)
+    with pytest.raises(UserError, match="--teachers X: not in the corpus; it has A, B, C, D, E"):
+        Matched.of(rows, ("A", "X"), 0)
+    with pytest.raises(UserError, match="at least two teachers; the corpus has A"):
+        Matched.of(index(("A", "p", "1")), (), 0)
+
+
+def test_a_race_is_known_by_what_decides_its_course():
+    objects = [InputObject(uri="c/a.jsonl", version="1", size=1)]
+    config = RaceConfig(**GIVEN)
+
+    def name(objects=objects, fingerprint="f", **changes):
+        return race_id(dataclasses.replace(config, **changes), objects, fingerprint)
+
+    same = {name(), name(budget=0.3), name(replicas=5), name(unit_rows=3), name(store="elsewhere")}
+    assert name(teachers=("a", "b")) == name(teachers=("b", "a"))
+    other = [name(margin=0.02), name(seed=1), name(by="mean_rank"), name(confidence=0.9), name(first_round=50), name(teachers=("a", "b"))]
+    other += [name(fingerprint="g"), name(objects=[dataclasses.replace(objects[0], version="2")])]
+    assert len(same) == 1
+    assert len({*same, *other}) == 1 + len(other)
+
+
+def test_the_options(tmp_path):
+    assert {f.name for f in dataclasses.fields(RaceConfig)} - {f.name for f in dataclasses.fields(ScoreConfig)} == OPTIONS
+    (tmp_path / "race.yaml").write_text("teachers: [a, b]\nbudget: 1\nmargin: 0.02\n")
+    config = load_config(RaceConfig, str(tmp_path / "race.yaml"), GIVEN | {"margin": 0.0})
+    assert (config.teachers, config.budget, config.margin, config.student_name) == (("a", "b"), 1.0, 0.0, "student-1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"by": "lark"}, "--by lark: teachers race by rsr, "),
+        ({"by": "local_naturalness"}, "--by local_naturalness"),
+        ({"by": "n_tokens"}, "--by n_tokens"),
+        ({"by": "speed"}, "--by speed"),
+        ({"confidence": 1.0}, "--confidence 1"),
+        ({"margin": -0.1}, "--margin -0.1"),
+        ({"budget": 0.0}, "--budget 0"),
+        ({"budget": 1.5}, "--budget 1.5"),
+        ({"first_round": 5}, "--first-round 5: must be at least 20"),
+        ({"teachers": ("a",)}, "--teachers a: a race needs at least two"),
+        ({"dtype": "int8"}, "--dtype int8"),
+    ],
+)
+def test_wrong_values_are_named(changes, says):
+    with pytest.raises(UserError, match=says):
+        RaceConfig(**(GIVEN | changes))
+
+
+def record(**changes) -> dict:
+    standing = {"value": 2.5, "low": 2.4, "high": 2.6, "n_prompts": 20, "round": 1}
+    a_round = {
+        "round": 1,
+        "prompts": 20,
+        "of_prompts": 60,
+        "by": "rsr",
+        "leader": {"teacher": "A", **standing},
+        "alive": ["A"],
+        "left": {"B": "worse than A"},
+    }
+    return {
+        "race_id": "0", "student": "s", "by": "rsr", "better": "lower", "decided": True, "winner": "A", "alive": ["A"],
+        "reason": "no other teacher can win any more", "confidence": 0.95, "margin": 0.01, "next_cost_share": None,
+        "rounds": [{**a_round, "cost_share": 0.333}], "matched_prompts": 60, "unreadable_rows": 0, "rejected": {},
+        "full": {"trajectories": 120}, "spent": {"trajectories": 40, "cost_share": 0.333, "scored_tokens": 4000, "prompt_tokens": 100},
+        "teachers": [
+            {"teacher": "A", **standing, "left_after_round": None, "why": None},
+            {"teacher": "B", **standing, "left_after_round": 1, "why": "worse than A"},
+        ],
+    } | changes  # fmt: skip
+
+
+def said(record: dict) -> str:
+    out = io.StringIO()
+    print_race(record, "/store", Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_the_answer_in_words():
+    assert race_answer(record()).startswith("A is best, or within 1.00% of the best, with confidence 0.95")
+    assert race_answer(record(margin=0.0)).startswith("A is best, with confidence 0.95")
+    undecided = record(decided=False, winner=None, alive=["A", "B"], reason="the next round is not within the budget", next_cost_share=0.4567)
+    assert race_answer(undecided) == (
+        "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "
+        "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
+    )
+    whole = record(rounds=[{"prompts": 60}], reason="every prompt is scored")
+    assert race_answer(whole) == "A is best: every prompt is scored"
+    text = said(record(rejected={"over_length": 3}, unreadable_rows=2))
+    for part in (
+        "lower is better",
+        "33.3% of scoring all 60 matched prompts",
+        "40 of 120",
+        "worse than A",
+        "rejected 3 over_length",
+        "2 rows of the corpus",
+    ):
+        assert part in text
+    assert race_line(record()["rounds"][0]) == (
+        "round 1: 20 of 60 prompts, 33.3% of the full cost; A leads, rsr 2.500 (2.400 to 2.600); out: B; 1 teacher in"
+    )
+
+
+def test_nothing_could_be_scored():
+    nobody = [{"teacher": name, "left_after_round": 1, "why": "nothing of it could be scored"} for name in "AB"]
+    text = said(record(decided=False, winner=None, alive=[], reason="nothing could be scored", teachers=nobody))
+    assert "Not decided: nothing could be scored. No teacher is left" in text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_cannot_steer_the_terminal(name):
+    one = record()
+    teacher = one["teachers"][0] | {"teacher": name}
+    text = said(record(teachers=[teacher], winner=name))
+    line = race_line(one["rounds"][0] | {"leader": one["rounds"][0]["leader"] | {"teacher": name}, "left": {name: ""}})
+    assert "\x1b" not in text + line
+    assert "\n" not in line
+    assert text.count(safe(name)) == 2
