@@ -94,7 +94,7 @@ def _names_beside(ax: "Axes", teachers: list[dict[str, Any]], size: Size) -> Non
 
 def _lines_named(ax: "Axes", lines: list[Any], names: list[str]) -> None:
     """A legend above the chart, where it hides nothing; matplotlib leaves names that begin with _ out of its own."""
-    ax.get_figure().legend(lines, names, loc="outside upper left", fontsize=8, ncols=2)  # type: ignore[union-attr]
+    ax.get_figure().legend(lines, names, loc="outside upper left", fontsize=9, ncols=2)  # type: ignore[union-attr]
 
 
 def whiskers(ranking: dict[str, Any], name: str, axis: str) -> str:
