@@ -26,7 +26,9 @@ SIZES = (10, 25, 50, 100, 200)  # prompts, of the sample-size curve
 CURVE_DRAWS = 400
 SETTLED = 0.95  # share of draws
 LENGTH_BINS = 4
+PAIRED = 100  # teachers of which the probability of each pairwise order is told
 ROW = ["trajectory_id", "sample", "source", "source_row"]
+GROUPS_TRIED = 12  # teachers from which a group that shares prompts is sought
 TOO_MANY = 100  # times the prompts: more than that nobody will score to tell two teachers apart
 
 
@@ -156,7 +158,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
     teachers: best first, each teacher, place, value, low, high (bootstrap over prompts), p_best, won (share of
         prompts, a tie shared), all (value, low, high and n_prompts on all its prompts), and over its trajectories
         n_trajectories, mean_tokens, mean, median, std, q25, q75
-    pairwise: [T][T], probability that the row's teacher is better than the column's, both in the order of `teachers`
+    pairwise: probability that the row's teacher is better than the column's, both in the order of `teachers`, of the first PAIRED
     gaps: of neighbours in the ranking: difference, probability of the order, more_prompts that would tell them apart
     length: Spearman of metric and n_tokens over trajectories (of all, and the mean of those within teachers), and the
         teachers' values in bins of length
@@ -207,7 +209,9 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
                 "q75": quarters[2],
             }
         )
-    pairwise = np.array([[np.mean(_before(better[:, i], better[:, j])) for j in range(len(names))] for i in range(len(names))])
+    few = range(min(len(names), PAIRED))
+    pairwise = [[np.mean(_before(better[:, i], better[:, j])) for j in few] for i in few]
+    neighbours = [np.mean(_before(better[:, i], better[:, i + 1])) for i in range(len(names) - 1)]
     curve, settled = sample_sizes(compared, metric, rng)
     ranking: dict[str, Any] = {
         "metric": metric.name,
@@ -220,8 +224,8 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
         "n_prompts_all": len(scored.prompts),
         "n_trajectories": len(scored.teacher),
         "teachers": teachers,
-        "pairwise": pairwise.tolist(),
-        "gaps": [gap(compared, metric, i, pairwise[i][i + 1], confidence) for i in range(len(names) - 1)],
+        "pairwise": pairwise,
+        "gaps": gaps(compared, metric, neighbours, confidence),
         "length": length_control(scored, metric, of_trajectories, names),
         "curve": curve,
         "settled": settled,
@@ -271,20 +275,23 @@ def _before(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(a == b, 0.5, a < b)
 
 
-def gap(matrices: Matrices, metric: Metric, i: int, probability: float, confidence: float) -> dict[str, Any]:
-    """How far teacher i is from i + 1, and how many more prompts would make the interval of the difference leave out 0.
+def gaps(matrices: Matrices, metric: Metric, probabilities: list[float], confidence: float) -> list[dict[str, Any]]:
+    """How far each teacher is from the next, and how many more prompts would make the interval of the difference leave out 0.
 
     Of the paired difference of linearised ratios, with standard deviation s a prompt: n = (z s / difference)^2.
     """
     values, each = influence(matrices.x, matrices.y)
     values = metric.order(values)
-    difference = values[i + 1] - values[i]
     n, z = len(matrices.x), stats.norm.ppf(0.5 + confidence / 2)
-    spread = np.std(each[:, i + 1] - each[:, i], ddof=1) if n > 1 else math.nan
-    needed = (z * spread / difference) ** 2 if difference else math.inf
-    told_apart = bool(needed <= n)
-    more = None if math.isnan(needed) or told_apart or needed > TOO_MANY * n else math.ceil(needed - n)
-    return {"difference": difference, "probability": probability, "told_apart": told_apart, "more_prompts": more}
+    found = []
+    for i, probability in enumerate(probabilities):
+        difference = values[i + 1] - values[i]
+        spread = np.std(each[:, i + 1] - each[:, i], ddof=1) if n > 1 else math.nan
+        needed = (z * spread / difference) ** 2 if difference else math.inf
+        told_apart = bool(needed <= n)
+        more = None if math.isnan(needed) or told_apart or needed > TOO_MANY * n else math.ceil(needed - n)
+        found.append({"difference": difference, "probability": probability, "told_apart": told_apart, "more_prompts": more})
+    return found
 
 
 def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
@@ -320,18 +327,17 @@ def length_control(scored: Scored, metric: Metric, values: np.ndarray, names: li
     within = [_spearman(values[scored.teacher == t], n_tokens[scored.teacher == t]) for t in range(len(scored.teachers))]
     edges = np.unique(np.quantile(n_tokens, np.linspace(0, 1, LENGTH_BINS + 1)))
     place = np.clip(np.searchsorted(edges, n_tokens, side="right") - 1, 0, max(0, len(edges) - 2))
-    x, y = metric.terms(scored.columns, scored.prompt)
-    bins = []
-    for b in range(max(1, len(edges) - 1)):
-        cell = [(scored.teacher == scored.teachers.index(name)) & (place == b) for name in names]
-        bins.append(
-            {
-                "from": int(edges[b]),
-                "to": int(edges[min(b + 1, len(edges) - 1)]),
-                "values": [x[c].mean() / y[c].mean() if c.any() else None for c in cell],
-                "n": [int(c.sum()) for c in cell],
-            }
-        )
+    shape = (max(1, len(edges) - 1), len(names))
+    cell = place * shape[1] + scored.teacher
+    order = [scored.teachers.index(name) for name in names]
+    terms = (*metric.terms(scored.columns, scored.prompt), None)
+    x, y, n = (np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)[:, order] for weights in terms)
+    values_of = _ratio(x, y)
+    bins = [
+        {"from": int(inside.min()), "to": int(inside.max()), "values": values_of[b].tolist(), "n": n[b].astype(int).tolist()}
+        for b in range(shape[0])
+        if len(inside := n_tokens[place == b])
+    ]
     known = [r for r in within if not math.isnan(r)]
     return {"spearman": _spearman(values, n_tokens), "within_teachers": float(np.mean(known)) if known else None, "bins": bins}
 
@@ -363,14 +369,15 @@ def notes(scored: Scored, metric: Metric, every: Matrices, matched: bool) -> lis
 
 
 def _shared(scored: Scored, every: Matrices) -> str:
-    """The largest set of teachers found by adding to each, one at a time, the one that keeps the most shared prompts."""
+    """The largest set of teachers found by adding, one at a time, the one that keeps the most shared prompts."""
     answered = every.n > 0
     best: tuple[int, int, list[int]] = (0, 0, [])
-    for first in range(answered.shape[1]):
+    for first in np.argsort(-answered.sum(0), kind="stable")[:GROUPS_TRIED].tolist():
         members, prompts = [first], answered[:, first]
         while len(members) < answered.shape[1]:
-            counts = [(-1 if t in members else int((prompts & answered[:, t]).sum())) for t in range(answered.shape[1])]
-            if max(counts) * 2 < prompts.sum():
+            counts = answered[prompts].sum(0)
+            counts[members] = -1
+            if counts.max() * 2 < prompts.sum():
                 break
             members.append(int(np.argmax(counts)))
             prompts = prompts & answered[:, members[-1]]

@@ -13,7 +13,7 @@ from scipy import stats
 from rsr_ray import rank
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.rank import Matrices, Scored, bootstrap, gap, interval, load_scored, rank_teachers
+from rsr_ray.rank import Matrices, Scored, bootstrap, gaps, interval, load_scored, rank_teachers
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store import Store
 
@@ -124,11 +124,11 @@ def test_so_many_more_prompts_do_tell_them_apart():
         x = np.stack([rng.normal(5.0, 1, n), rng.normal(5.12, 1, n)], 1)
         return Matrices(x, np.ones_like(x) * 2, np.ones_like(x))
 
-    first = gap(draw(4000), RSR, 0, 0.5, 0.95)
+    first = gaps(draw(4000), RSR, [0.5], 0.95)[0]
     s, d = 2**0.5 / 2, 0.06
     assert first["told_apart"]
     need = round((1.96 * s / d) ** 2)
-    hits = [gap(draw(need), RSR, 0, 0.5, 0.95)["told_apart"] for _ in range(400)]
+    hits = [gaps(draw(need), RSR, [0.5], 0.95)[0]["told_apart"] for _ in range(400)]
     assert np.mean(hits) == pytest.approx(0.5, abs=0.1)
 
 
@@ -160,6 +160,13 @@ def test_length_bins_show_a_ranking_that_is_only_length():
     assert length["spearman"] < -0.95
     assert sum(sum(b["n"]) for b in length["bins"]) == 400
     assert any(None in b["values"] for b in length["bins"])
+    for b in length["bins"]:
+        inside = rows[(rows.n_tokens >= b["from"]) & (rows.n_tokens <= b["to"])]
+        for name, value, n_rows in zip(["long", "short"], b["values"], b["n"], strict=True):
+            own = inside[inside.teacher == name]
+            assert n_rows == len(own)
+            if n_rows:
+                assert value == pytest.approx((own.rank_sum / own.n_tokens).mean() / (own.surprisal_sum / own.n_tokens).mean())
 
 
 def test_more_prompts_than_are_resampled_one_by_one(monkeypatch):
