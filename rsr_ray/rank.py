@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
+from rsr_ray.elimination import influence
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.store import Store, settle_units
@@ -270,18 +271,13 @@ def _before(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(a == b, 0.5, a < b)
 
 
-def influence(matrices: Matrices) -> np.ndarray:
-    """What each prompt adds to each teacher's value: linearised ratio of means, [P, T], mean 0."""
-    values = matrices.values()
-    return (matrices.x - values * matrices.y) / matrices.y.mean(0)
-
-
 def gap(matrices: Matrices, metric: Metric, i: int, probability: float, confidence: float) -> dict[str, Any]:
     """How far teacher i is from i + 1, and how many more prompts would make the interval of the difference leave out 0.
 
     Of the paired difference of linearised ratios, with standard deviation s a prompt: n = (z s / difference)^2.
     """
-    values, each = metric.order(matrices.values()), influence(matrices)
+    values, each = influence(matrices.x, matrices.y)
+    values = metric.order(values)
     difference = values[i + 1] - values[i]
     n, z = len(matrices.x), stats.norm.ppf(0.5 + confidence / 2)
     spread = np.std(each[:, i + 1] - each[:, i], ddof=1) if n > 1 else math.nan
