@@ -162,7 +162,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
     gaps: of neighbours in the ranking: difference, probability of the order, more_prompts that would tell them apart
     length: Spearman of metric and n_tokens over trajectories (of all, and the mean of those within teachers), and the
         teachers' values in bins of length
-    curve: of nested random draws of n prompts the share with the same first, the same order, and the mean Kendall tau to all
+    curve: of nested random draws of n prompts the share with the same first (a tie shared), the same order, and the mean Kendall tau to all
     settled: the n from which on the first, and the whole order, is the same in 95% of draws; None: not within these prompts
 
     Raises UserError for a metric without a direction.
@@ -197,7 +197,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
                 "value": values[t],
                 "low": low[place],
                 "high": high[place],
-                "p_best": best[place],
+                "p_best": best[place] if len(compared.x) > 1 else None,  # one prompt says nothing of other prompts
                 "won": won[place],
                 "all": {"value": all_values[place], "low": all_low[place], "high": all_high[place], "n_prompts": int((every.n[:, t] > 0).sum())},
                 "n_trajectories": int(mine.sum()),
@@ -306,8 +306,8 @@ def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -
         for n in sizes:
             values = metric.order(_ratio(x[n - 1], y[n - 1]))
             tau = stats.kendalltau(places, values).statistic if n_teachers > 1 else 1.0
-            order = np.argsort(values, kind="stable")
-            found[n].append((order[0] == 0, bool((order == places).all()), tau))
+            first = values == np.nanmin(values)
+            found[n].append((first[0] / first.sum(), bool((np.diff(values) > 0).all()), tau))
     curve: list[dict[str, Any]] = []
     for n in sizes:
         first, same, taus = (np.array(column) for column in zip(*found[n], strict=True))

@@ -72,7 +72,7 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     for t in teachers:
         between = f"{number(t['low'])}..{number(t['high'])}" if t["low"] is not None else "-"
         bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends))
-        shares = (f"{t['p_best']:.2f}", f"{t['won']:.0%}", number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
+        shares = (probability(t["p_best"]), f"{t['won']:.0%}", number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
         counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
         shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), between, bar, *shares, *counts)
     out.print(shown)
@@ -190,6 +190,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if 0.1 <= abs(value) < 1000 else f"{value:.3g}"
+
+
+def probability(p: float | None) -> str:
+    """Two digits, as sure as the bootstrap is."""
+    return "-" if p is None else f"{p:.2f}"
 
 
 def _whisker(low: float | None, value: float, high: float | None, least: float, most: float, width: int = 16) -> Text:

@@ -188,7 +188,7 @@ def test_little_data(ranks, prompts, said):
     got = rank_teachers(scored_of(rows_of(4, prompts, ranks)), RSR)
     assert said in got["sentence"]
     if prompts == 1:
-        assert [(t["low"], t["high"]) for t in got["teachers"]] == [(None, None)] * 2
+        assert [(t["low"], t["high"], t["p_best"]) for t in got["teachers"]] == [(None, None, None)] * 2
     json.dumps(got)
 
 
@@ -198,6 +198,8 @@ def test_equal_teachers_share_everything():
     assert [(t["p_best"], t["won"]) for t in got["teachers"]] == [(0.5, 0.5)] * 2
     assert got["pairwise"] == [[0.5, 0.5], [0.5, 0.5]]
     assert "not even 100 times the prompts would" in got["sentence"]
+    assert [(p["same_first"], p["same_order"]) for p in got["curve"][:-1]] == [(0.5, 0.0)] * 2
+    assert got["settled"] == {"same_first": None, "same_order": None}
 
 
 def test_teachers_without_a_prompt_in_common_are_told_so():

@@ -16,7 +16,7 @@ from rsr_ray.nightly import History
 from rsr_ray.objects import put
 from rsr_ray.page import charts
 from rsr_ray.rank import Scored, load_scored, rank_teachers
-from rsr_ray.report import changes_in_words, number
+from rsr_ray.report import changes_in_words, number, probability
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store import Store
 
@@ -198,7 +198,7 @@ def html(report: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("rsr_ray.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "safe_text": safe, "share": lambda p: "-" if p is None else f"{p:.0%}"}
+    environment.filters |= {"number": number, "probability": probability, "safe_text": safe, "share": lambda p: "-" if p is None else f"{p:.0%}"}
     here = files("rsr_ray.page")
     parts = {name: (here / f"page.{name}").read_text() for name in ("css", "js")}
     tokens = {
@@ -260,7 +260,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         lines += ["|---:|---|---:|---|---:|"]
         for t in ranking["teachers"][:20]:
             between = f"{number(t['low'])} – {number(t['high'])}" if t["low"] is not None else "-"
-            lines.append(f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | {t['p_best']:.2f} |")
+            lines.append(f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | {probability(t['p_best'])} |")
         if len(ranking["teachers"]) > 20:
             lines.append(f"\n{len(ranking['teachers']) - 20} more in teachers.csv.")
         lines += ["", *(f"- {_md(line)}" for line in [*ranking["notes"], *student["changes"]]), ""]
