@@ -221,6 +221,8 @@ def _nightly(args: argparse.Namespace) -> int:
         print(json.dumps(night))
     else:
         print_night(night, config.students[0].store, console())
+    if "report_error" in night:
+        raise RunError(night["report_error"])
     failed = [name for name, student in night.get("students", {}).items() if student["error"]]
     if failed:
         raise RunError(f"{len(failed)} of {len(night['students'])} students failed in night {config.night}: {', '.join(failed)}; see above")
@@ -424,7 +426,8 @@ def _demo(args: argparse.Namespace) -> int:
     from rsr_ray.page import store_report
     from rsr_ray.store import Store
 
-    print(f"report    {store_report([Store(config.store, str(config.student_name), None)], RSR)[0]}")
+    page, _ = store_report([Store(config.store, str(config.student_name), None)], RSR)
+    print(f"report    {page}")
     return code
 
 

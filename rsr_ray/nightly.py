@@ -43,7 +43,8 @@ def run_night(config: NightlyConfig) -> dict[str, Any]:
         with connect(config.students[0].ray_address, config.students[0].log):
             for student in config.students:
                 night["students"][student.student_name] = _score(student, config.night, history)
-        _report(config, night, history)
+        if any("teachers" in night["students"][student.student_name] for student in config.students):
+            _report(config, night, history)
         history.write(night)
         return night
     finally:
@@ -59,16 +60,27 @@ def _wait_for(lease: Lease, seconds: float) -> dict[str, Any] | None:
 
 
 def _report(config: NightlyConfig, night: dict[str, Any], history: "History") -> None:
-    """Write the store's report, unless no student has anything new; `report` in the night's record is its page, or the error."""
-    equations = [entry["equation"] for entry in night["students"].values() if "equation" in entry]
-    if not any(e["scored"] or e["rejected"] for e in equations) and history.nights:
-        return
+    """Rank each student's teachers, as `ranking`, and write the store's report, `report` in the record; with nothing new both stay as they were."""
+    night.pop("report_error", None)  # of an earlier run of the same night
     stores = [Store(s.store, str(s.student_name), s.s3_endpoint) for s in config.students if "teachers" in night["students"][s.student_name]]
-    if stores:
-        from rsr_ray.page import store_report  # which reads the history
+    done = {store.student_name: night["students"][store.student_name] for store in stores}
+    earlier = {name: history.read_entry(name, night["night"]) or history.last(name, night["night"]) or {} for name in done}
+    old = all(not entry["equation"]["scored"] and not entry["equation"]["rejected"] for entry in done.values())
+    if old and all(earlier[name].get("ranking") and earlier[name]["fingerprint"] == entry["fingerprint"] for name, entry in done.items()):
+        for name, entry in done.items():
+            entry["ranking"] = earlier[name]["ranking"]
+        return
+    history.write(night)  # the page tells of this night as well
+    from rsr_ray.page import store_report  # which reads the history
 
-        history.write(night)  # the page tells of this night as well
-        night["report"] = store_report(stores, RSR)[0]
+    try:
+        night["report"], rankings = store_report(stores, RSR)
+    except Exception as e:  # the scores and the record are there all the same
+        log.exception("report")
+        night["report_error"] = f"the report could not be made: {type(e).__name__}: {e}"
+        return
+    for name, entry in done.items():
+        entry["ranking"] = rankings[name]
 
 
 def _score(student: ScoreConfig, night: str, history: "History") -> dict[str, Any]:
@@ -100,6 +112,10 @@ class History:
 
     def read(self, night: str) -> dict[str, Any] | None:
         return json.loads(get(f"{self.folder}/{night}.json", self.endpoint)) if night in self.nights else None
+
+    def read_entry(self, student: str, night: str) -> dict[str, Any] | None:
+        """A student's results of a night."""
+        return (self.read(night) or {"students": {}})["students"].get(student)
 
     def write(self, night: dict[str, Any]) -> None:
         put(f"{self.folder}/{night['night']}.json", json.dumps(night, indent=1).encode(), self.endpoint)

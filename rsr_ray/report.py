@@ -359,7 +359,10 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
         return
     for name, student in night["students"].items():
         if "teachers" in student:
-            print_teachers(student["teachers"], name, out)
+            if student.get("ranking"):
+                print_ranking(student["ranking"], student["teachers"], name, out)
+            else:
+                print_teachers(student["teachers"], name, out)
             for line in changes_in_words(student, night["night"]):
                 out.print(Text(safe(line)), soft_wrap=True)
         if student["error"]:

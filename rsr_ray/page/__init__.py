@@ -272,9 +272,11 @@ def _md(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~&" else c for c in safe(text))
 
 
-def store_report(stores: list[Store], metric: Metric) -> list[str]:
-    """Make and write the report of a store into its own folder `report`; returns the URIs."""
-    return write_report(make_report(stores, metric), f"{stores[0].uri}/report", stores[0].endpoint)
+def store_report(stores: list[Store], metric: Metric) -> tuple[str, dict[str, Any]]:
+    """Make and write the report of a store into its own folder `report`; returns the page's URI and the students' rankings."""
+    report = make_report(stores, metric)
+    page, *_ = write_report(report, f"{stores[0].uri}/report", stores[0].endpoint)
+    return page, {student["student"]: student["ranking"] for student in report["students"]}
 
 
 def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[Store]:

@@ -91,6 +91,7 @@ def test_three_nights_on_a_growing_corpus(s3, tmp_path):
     for said in ("Student one", "Student two", f"new teacher C takes place {place} of 3", "Place of each teacher over the last nights"):
         assert said in page
     assert "s3://rsr/grown/report/index.html" in shown.stdout
+    assert "is first with probability" in shown.stdout
 
 
 def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ray, tmp_path, monkeypatch):
@@ -107,6 +108,7 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ra
         assert (student["equation"]["scored"], student["equation"]["already_scored"]) == (0, 20)
         assert student["teachers"] == before["students"][name]["teachers"]
         assert not any(student["changes"].values())
+        assert student["ranking"] == before["students"][name]["ranking"]
     assert page.stat().st_mtime_ns == written
 
 
