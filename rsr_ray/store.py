@@ -5,6 +5,8 @@
     teachers/student=<name>.parquet                              one row a teacher
     runs/<run_id>.json                                           settings, versions, the row equation, tokens, seconds
     nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
+    report/                                                      the page, and the same as CSV, JSON and Markdown
+    races/<race>/                                                the trajectories of a race's rounds, and its answer
     races/<race id>/round-<nn>/..., races/<race id>/race.json    what a race had scored, as shards of its own, and its answer
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice overwrites itself, and
