@@ -318,6 +318,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(demo_store, tmp_path, options, sa
     assert says in ours[0]
 
 
+@pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
 def test_from_and_to_s3(s3, demo_corpus, demo_store, tmp_path):
     fs, endpoint = s3
     upload(fs, demo_corpus, "rsr/corpus")
