@@ -146,8 +146,7 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
 
     Raises UserError for a metric without a direction, sides with nothing in common, and those scored under other settings.
     """
-    if metric.better == "-":
-        raise UserError(f"--by {metric.name}: it has no better way; rsr-ray metrics lists those that have")
+    metric.check_direction()
     same_student, said = check_settings(a, b, metric, anyway)
     rng = np.random.default_rng(seed)
     scored = a.load(metric), b.load(metric)

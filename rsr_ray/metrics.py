@@ -64,6 +64,11 @@ class Metric:
         above = self.sign * columns[self.numerator]
         return above / columns[self.denominator] if self.denominator else above.astype(np.float64)
 
+    def check_direction(self) -> None:
+        """Raise UserError for a metric that nothing can be ranked by."""
+        if self.better == "-":
+            raise UserError(f"--by {self.name}: it has no better way; rsr-ray metrics lists those that have")
+
     def order(self, values: np.ndarray) -> np.ndarray:
         """Values turned so that lower is better."""
         return -values if self.better == "higher" else values

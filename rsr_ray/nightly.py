@@ -123,9 +123,8 @@ class History:
     def last(self, student: str, night: str) -> dict[str, Any] | None:
         """A student's results of the last night before this one in which it has any, with that night's name."""
         for name in reversed([n for n in self.nights if n < night]):
-            record = self.read(name)
-            entry = record["students"].get(student, {}) if record else {}
-            if "teachers" in entry:
+            entry = self.read_entry(student, name)
+            if entry and "teachers" in entry:
                 return {**entry, "night": name}
         return None
 

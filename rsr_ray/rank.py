@@ -88,6 +88,10 @@ class Matrices:
         n = self.n[whole]
         return Matrices(self.x[whole] / n, self.y[whole] / n, np.ones_like(n))
 
+    def teachers(self, order: np.ndarray) -> "Matrices":
+        """The columns of teachers, int [K], in this order."""
+        return Matrices(self.x[:, order], self.y[:, order], self.n[:, order])
+
     def values(self) -> np.ndarray:
         """The metric of each teacher, [T]; NaN for one without an answer."""
         return _ratio(self.x.sum(0), self.y.sum(0))
@@ -167,8 +171,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
 
     Raises UserError for a metric without a direction.
     """
-    if metric.better == "-":
-        raise UserError(f"--by {metric.name}: it has no better way; rsr-ray metrics lists those that have")
+    metric.check_direction()
     rng = np.random.default_rng(seed)
     every = scored.matrices(metric)
     matched = every.matched()
@@ -177,11 +180,11 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
     values = compared.values()
     order = np.argsort(metric.order(values), kind="stable")
     names = [scored.teachers[t] for t in order]
-    compared = Matrices(*(m[:, order] for m in (compared.x, compared.y, compared.n)))
+    compared = compared.teachers(order)
     draws = bootstrap(compared, rng)
     better = metric.order(draws)
     low, high = interval(draws, len(compared.x), confidence)
-    all_draws = draws if not is_matched else bootstrap(Matrices(*(m[:, order] for m in (every.x, every.y, every.n))), rng)
+    all_draws = draws if not is_matched else bootstrap(every.teachers(order), rng)
     all_low, all_high = interval(all_draws, len(every.x), confidence)
     all_values, of_trajectories = every.values()[order], metric.values(scored.columns, scored.prompt)
     best, won = _share_first(better), _share_first(metric.order(_ratio(compared.x, compared.y)))

@@ -130,9 +130,8 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
         places = f"{t['a']['place']} > {t['b']['place']}"
         between = f"{number(t['low'])} to {number(t['high'])}" if t["low"] is not None else "-"
         numbers = (number(t["a"]["value"]), number(t["b"]["value"]), number(t["difference"]), between)
-        share = f"{t['p_up']:.2f}" if t["p_up"] is not None else "-"
         counts = [f"{n:,}" if n is not None else "-" for n in (t["n_prompts"], t["a"]["n_trajectories"], t["b"]["n_trajectories"])]
-        shown.add_row(Text(safe(t["teacher"])), places, *numbers, share, *counts, _verdict(t, compared))
+        shown.add_row(Text(safe(t["teacher"])), places, *numbers, probability(t["p_up"]), *counts, _verdict(t, compared))
     out.print(shown)
     pairs = compared["swaps"]
     for pair in pairs[:SWAPS]:

@@ -16,6 +16,7 @@ from rsr_ray.score import score_table, sum_by_turn
 from rsr_ray.store import Store
 from rsr_ray.sums import Tokens, metric_sums_by_row
 
+CARRIED = ["trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "truncated"]
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
 
 
@@ -96,6 +97,3 @@ def scores_of_tokens(scores: pa.Table, tokens: pa.Table, r_max: int, fingerprint
             more["turns"] = [sum_by_turn(part, *turn, r_max) for part, turn in zip(parts, turns, strict=True)]
     reason, detail = rows["reject_reason"].to_pylist(), rows["reject_detail"].to_pylist()
     return pa.Table.from_batches([score_table(rows.select(CARRIED), at, sums, more, reason, detail, fingerprint)])
-
-
-CARRIED = ["trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "truncated"]

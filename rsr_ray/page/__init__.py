@@ -88,8 +88,7 @@ def _nights(store: Store) -> list[dict[str, Any]]:
     history = History(store.uri, store.endpoint)
     found = []
     for night in history.nights[-NIGHTS:]:
-        record = history.read(night)
-        entry = record["students"].get(store.student_name) if record else None
+        entry = history.read_entry(store.student_name, night)
         if entry and "teachers" in entry:
             found.append({"night": night, "entry": entry, "places": {t["teacher"]: t["place"] for t in entry["teachers"]}})
     return found
