@@ -21,6 +21,9 @@ from pathlib import Path
 
 ROOT = Path(os.environ.get("CEPH_ROOT", "/var/tmp/rsr-ray-ceph"))
 PORT = 7480
+# The monitor's own ports, like the disk's and the gateway's, lie below those the kernel gives to outgoing connections:
+# with one of these, any Ray process could hold it already.
+MONITOR = "[v2:127.0.0.1:3300,v1:127.0.0.1:6789]"
 ENDPOINT = f"http://127.0.0.1:{PORT}"
 KEYS = {"AWS_ACCESS_KEY_ID": "ceph-test", "AWS_SECRET_ACCESS_KEY": "ceph-test-secret"}
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common", "libnl-3-200", "libnl-route-3-200")
@@ -44,7 +47,7 @@ def unpack() -> None:
 def _settings(d: Path, fsid: str) -> str:
     lib = ROOT / "usr/lib/x86_64-linux-gnu"
     everywhere = {
-        "fsid": fsid, "mon initial members": "a", "mon host": "[v2:127.0.0.1:40300/0,v1:127.0.0.1:40301/0]",
+        "fsid": fsid, "mon initial members": "a", "mon host": MONITOR,
         "public addr": "127.0.0.1", "cluster addr": "127.0.0.1", "ms bind ipv6": "false",
         **{f"auth {who} required": "cephx" for who in ("cluster", "service", "client")}, "keyring": f"{d}/keyring",
         "plugin dir": f"{lib}/ceph", "erasure code dir": f"{lib}/ceph/erasure-code", "osd class dir": f"{lib}/rados-classes",
@@ -72,7 +75,7 @@ def gateway() -> Iterator[str]:
     lib = ROOT / "usr/lib/x86_64-linux-gnu"
     libraries = f"{lib}:{lib}/ceph:{ROOT}/lib/x86_64-linux-gnu"
     environment = os.environ | {"LD_LIBRARY_PATH": libraries, "CEPH_CONF": f"{d}/ceph.conf", "PATH": f"{ROOT}/usr/bin:{os.environ['PATH']}"}
-    daemons: list[subprocess.Popen] = []
+    daemons: dict[Path, subprocess.Popen] = {}
 
     def run(*command: str, seconds: float = 60, check: bool = True) -> str:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
@@ -83,11 +86,22 @@ def gateway() -> Iterator[str]:
     def ceph(*command: str, check: bool = True) -> str:
         # The script belongs to Debian's own Python, not to the one the tests run under.
         packages = f"PYTHONPATH={ROOT}/usr/lib/python3/dist-packages"
-        return run("env", packages, "/usr/bin/python3", f"{ROOT}/usr/bin/ceph", "--connect-timeout", "20", *command, check=check)
+        return run("env", packages, "/usr/bin/python3", f"{ROOT}/usr/bin/ceph", "--connect-timeout", "10", *command, check=check)
 
     def daemon(*command: str) -> None:
-        log = (d / f"{command[0]}.out").open("wb")
-        daemons.append(subprocess.Popen([*command, "-f"], env=environment, stdout=log, stderr=log))
+        log = d / f"{command[0]}.out"
+        with log.open("wb") as out:
+            daemons[log] = subprocess.Popen([*command, "-f"], env=environment, stdout=out, stderr=out)
+
+    def wait(ready, what: str, seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            for log, started in daemons.items():
+                if started.poll() is not None:
+                    raise RuntimeError(f"{log.stem} ended with {started.returncode}: {log.read_text(errors='replace')[-500:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{what} did not come up in {seconds:.0f} s")
+            time.sleep(0.3)
 
     try:
         key = ("ceph-authtool", f"{d}/keyring", "--gen-key", "-n")
@@ -95,23 +109,24 @@ def gateway() -> Iterator[str]:
         run(*key, "client.admin", "--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *")
         run(*key, "osd.0", "--cap", "mon", "allow profile osd", "--cap", "osd", "allow *")
         run(*key, "client.rgw.a", "--cap", "mon", "allow rw", "--cap", "osd", "allow rwx")
-        run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", "[v2:127.0.0.1:40300,v1:127.0.0.1:40301]", f"{d}/monmap")
+        run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", MONITOR, f"{d}/monmap")
         run("ceph-mon", "-i", "a", "--mkfs", "--monmap", f"{d}/monmap", "--keyring", f"{d}/keyring")
         daemon("ceph-mon", "-i", "a")
+        wait(lambda: "1 mons" in ceph("mon", "stat", check=False), "the monitor")
         ceph("osd", "new", disk := str(uuid.uuid4()))
         run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk)
         daemon("ceph-osd", "-i", "0")
-        _wait(lambda: "1 up" in ceph("osd", "stat", check=False), "the disk")
+        wait(lambda: "1 up" in ceph("osd", "stat", check=False), "the disk")
         for pool in POOLS:
             ceph("osd", "pool", "create", pool, "4", "4")
             ceph("osd", "pool", "application", "enable", pool, "rgw")
         keys = ("--access-key", KEYS["AWS_ACCESS_KEY_ID"], "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"])
         run("radosgw-admin", "user", "create", "--uid", "test", "--display-name", "test", *keys, seconds=120)
         daemon("radosgw", "-n", "client.rgw.a")
-        _wait(_answers, "the gateway")
+        wait(_answers, "the gateway")
         yield ENDPOINT
     finally:
-        for started in reversed(daemons):
+        for started in reversed(daemons.values()):
             started.send_signal(signal.SIGKILL)
             started.wait()
         shutil.rmtree(d, ignore_errors=True)
@@ -128,14 +143,6 @@ def _answers() -> bool:
     except OSError:
         return False
     return True
-
-
-def _wait(ready, what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what} did not come up in {seconds:.0f} s")
-        time.sleep(0.5)
 
 
 if __name__ == "__main__":

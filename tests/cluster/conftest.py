@@ -129,9 +129,11 @@ def rsr_ray(*arguments, **environment) -> subprocess.CompletedProcess:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody holds, above those of Ray's workers and below those that outgoing connections may take meanwhile."""
+    while True:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return s.getsockname()[1]
 
 
 @contextlib.contextmanager
