@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     report.add_argument("--by", default="rsr", metavar="METRIC", help="metric to rank by (rsr-ray metrics lists them); default: %(default)s")
     _add_certainty(report)
+    report.add_argument("--teachers", nargs="+", default=[], metavar="NAME", help="rank only these, on the prompts that they share")
     report.add_argument("--tokens-from", metavar="STUDENT", help="folder or hub id of the student: it scores the tokens of the shown trajectories, "
                         "where the store has no token scores")  # fmt: skip
     report.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
@@ -273,7 +274,8 @@ def _report(args: argparse.Namespace) -> int:
     _check_confidence(args.confidence)
     endpoint = endpoint_of(args.s3_endpoint)
     stores = students_of(args.store, args.student, endpoint)
-    report = make_report(stores, find_metric(args.by), confidence=args.confidence, seed=args.seed, tokens_from=args.tokens_from)
+    how = {"confidence": args.confidence, "seed": args.seed, "teachers": args.teachers, "tokens_from": args.tokens_from}
+    report = make_report(stores, find_metric(args.by), **how)
     for student in report["students"]:
         print(safe(f"{student['student']}: {student['ranking']['sentence'] if student['ranking'] else student['empty']}"))
     for uri in write_report(report, absolute(args.out), endpoint):
@@ -426,7 +428,7 @@ def _demo(args: argparse.Namespace) -> int:
     from rsr_ray.page import store_report
     from rsr_ray.store import Store
 
-    page, _ = store_report([Store(config.store, str(config.student_name), None)], RSR)
+    page = store_report([Store(config.store, str(config.student_name), None)], RSR)
     print(f"report    {page}")
     return code
 

@@ -367,7 +367,7 @@ def moves(found: Found, metric: Metric, confidence: float) -> list[dict[str, Any
     places = [stats.rankdata(metric.order(values), method="ordinal") for values in found.ranked.values]
     rows = []
     for t in np.argsort(places[1]):
-        low, high = (float(end[0]) for end in interval(draws[:, [t]], int(own.n[t]), confidence))
+        low, high = (float(end[0]) for end in interval(draws[:, [t]], own.n[[t]], confidence))
         beyond = math.isnan(low) or low > 0 or high < 0
         rows.append(
             {

@@ -17,6 +17,7 @@ from rsr_ray.lease import Lease
 from rsr_ray.metrics import RSR
 from rsr_ray.objects import get, list_files, put
 from rsr_ray.pipeline import score_corpus
+from rsr_ray.rank import load_scored, rank_teachers
 from rsr_ray.run import Run
 from rsr_ray.store import Store
 from rsr_ray.watch import log
@@ -43,8 +44,8 @@ def run_night(config: NightlyConfig) -> dict[str, Any]:
         with connect(config.students[0].ray_address, config.students[0].log):
             for student in config.students:
                 night["students"][student.student_name] = _score(student, config.night, history)
-        if any("teachers" in night["students"][student.student_name] for student in config.students):
-            _report(config, night, history)
+        history.write(night)  # what was scored is told even where the report fails, and the report tells of this night as well
+        _report(config, night)
         history.write(night)
         return night
     finally:
@@ -59,28 +60,22 @@ def _wait_for(lease: Lease, seconds: float) -> dict[str, Any] | None:
     return held
 
 
-def _report(config: NightlyConfig, night: dict[str, Any], history: "History") -> None:
-    """Rank each student's teachers, as `ranking`, and write the store's report, `report` in the record; with nothing new both stay as they were."""
-    night.pop("report_error", None)  # of an earlier run of the same night
-    stores = [Store(s.store, str(s.student_name), s.s3_endpoint) for s in config.students if "teachers" in night["students"][s.student_name]]
-    done = {store.student_name: night["students"][store.student_name] for store in stores}
-    earlier = {name: history.read_entry(name, night["night"]) or history.last(name, night["night"]) or {} for name in done}
-    old = all(not entry["equation"]["scored"] and not entry["equation"]["rejected"] for entry in done.values())
-    if old and all(earlier[name].get("ranking") and earlier[name]["fingerprint"] == entry["fingerprint"] for name, entry in done.items()):
-        for name, entry in done.items():
-            entry["ranking"] = earlier[name]["ranking"]
-        return
-    history.write(night)  # the page tells of this night as well
+def _report(config: NightlyConfig, night: dict[str, Any]) -> None:
+    """Write the store's report, `report` in the record, or `report_error`: of all students that were ever scored, this night or before."""
+    for key in ("report", "report_error"):  # of an earlier run of the same night
+        night.pop(key, None)
+    store, endpoint = config.students[0].store, config.students[0].s3_endpoint
     from rsr_ray.page import store_report  # which reads the history
 
     try:
-        night["report"], rankings = store_report(stores, RSR)
+        scored = Store.students(store, endpoint)
+        stores = [_store(student) for student in config.students if student.student_name in scored]
+        if stores:
+            rankings = {name: entry["ranking"] for name, entry in night["students"].items() if entry.get("ranking")}
+            night["report"] = store_report(stores, RSR, rankings)
     except Exception as e:  # the scores and the record are there all the same
         log.exception("report")
         night["report_error"] = f"the report could not be made: {type(e).__name__}: {e}"
-        return
-    for name, entry in done.items():
-        entry["ranking"] = rankings[name]
 
 
 def _score(student: ScoreConfig, night: str, history: "History") -> dict[str, Any]:
@@ -88,6 +83,7 @@ def _score(student: ScoreConfig, night: str, history: "History") -> dict[str, An
         run = score_corpus(student)
         last = history.last(str(student.student_name), night)
         entry = _entry(run)
+        entry["ranking"] = _rank(student, entry, last)
         return {"error": run.problem, **entry, "changes": compare(last, entry), "since": last and last["night"]}
     except (UserError, RunError, OSError) as e:
         error = str(e)
@@ -95,6 +91,19 @@ def _score(student: ScoreConfig, night: str, history: "History") -> dict[str, An
         log.exception("student %s", student.student_name)
         error = f"{type(e).__name__}: {e}"
     return {"error": error}
+
+
+def _rank(student: ScoreConfig, entry: dict[str, Any], last: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The ranking of a night: with nothing new since the last one, its own."""
+    if not any(t["n_trajectories"] for t in entry["teachers"]):
+        return None
+    if last and last.get("ranking") and last["fingerprint"] == entry["fingerprint"] and last["teachers"] == entry["teachers"]:
+        return last["ranking"]
+    return rank_teachers(load_scored(_store(student), [RSR]), RSR)
+
+
+def _store(student: ScoreConfig) -> Store:
+    return Store(student.store, str(student.student_name), student.s3_endpoint)
 
 
 def _entry(run: Run) -> dict[str, Any]:
@@ -129,6 +138,12 @@ class History:
         return None
 
 
+def places(entry: dict[str, Any]) -> dict[str, int | None]:
+    """Of a night's results the place of each teacher in its ranking; nights of earlier versions have those of the teachers table."""
+    ranked = {t["teacher"]: t["place"] for t in entry["ranking"]["teachers"]} if entry.get("ranking") else None
+    return {t["teacher"]: ranked.get(t["teacher"]) if ranked else t["place"] for t in entry["teachers"]}
+
+
 def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] | None:
     """What changed between two nights' results of a student; None where there is nothing to compare with.
 
@@ -138,18 +153,21 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
     if last is None or last["fingerprint"] != now["fingerprint"]:
         return None
     old, new = ({t["teacher"]: t for t in entry["teachers"]} for entry in (last, now))
-    was, is_now = ([name for name in side if name in old and name in new and old[name]["place"] and new[name]["place"]] for side in (old, new))
-    moved = [name for name in is_now if was.index(name) != is_now.index(name) and old[name]["place"] != new[name]["place"]]
-    ranked = sum(t["place"] is not None for t in new.values())
-    newcomers = [{"teacher": name, "place": t["place"], "of": ranked, "rsr": t["rsr"]} for name, t in new.items() if name not in old]
+    was, is_now = places(last), places(now)
+    both = [name for name in old if was[name] and is_now.get(name)]
+    before, after = ([*sorted(both, key=side.__getitem__)] for side in (was, is_now))  # type: ignore[arg-type]
+    moved = [name for name in after if before.index(name) != after.index(name) and was[name] != is_now[name]]
+    values = {t["teacher"]: t["value"] for t in now["ranking"]["teachers"]} if now.get("ranking") else {}
+    ranked = sum(place is not None for place in is_now.values())
+    newcomers = [{"teacher": name, "place": is_now[name], "of": ranked, "rsr": values.get(name, new[name]["rsr"])} for name in new if name not in old]
     grown = {name: t["n_trajectories"] - old.get(name, {"n_trajectories": 0})["n_trajectories"] for name, t in new.items()}
-    before = _rejects(old)
-    rejects = {reason: n - before.get(reason, 0) for reason, n in _rejects(new).items()}
+    rejected = _rejects(old)
+    rejects = {reason: n - rejected.get(reason, 0) for reason, n in _rejects(new).items()}
     return {
         "new_trajectories": {name: n for name, n in grown.items() if n},
         "new_teachers": newcomers,
         "gone_teachers": sorted(old.keys() - new.keys()),
-        "moved": [{"teacher": name, "from": old[name]["place"], "to": new[name]["place"]} for name in moved],
+        "moved": [{"teacher": name, "from": was[name], "to": is_now[name]} for name in moved],
         "new_rejects": {reason: n for reason, n in rejects.items() if n},
     }
 

@@ -29,6 +29,7 @@ LENGTH_BINS = 4
 PAIRED = 100  # teachers of which the probability of each pairwise order is told
 ROW = ["trajectory_id", "sample", "source", "source_row"]
 GROUPS_TRIED = 12  # teachers from which a group that shares prompts is sought
+FEWEST = 5  # prompts from which anything is said of how sure a value is
 TOO_MANY = 100  # times the prompts: more than that nobody will score to tell two teachers apart
 
 
@@ -156,18 +157,22 @@ def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
     """The ranking of teachers by a metric on the prompts that all of them answered, with what is known of its certainty.
 
-    Where there are none, on all prompts (`matched` is False). JSON-able: NaN is None. Keys:
+    Where there are none, on all prompts (`matched` is False): such a ranking has values and their intervals, but says
+    nothing of how sure an order is, nor does one on fewer than FEWEST prompts. JSON-able: NaN is None. Keys:
 
     metric, better, confidence, draws, seed, matched, n_prompts, n_prompts_all, n_trajectories, sentence, notes
     teachers: best first, each teacher, place, value, low, high (bootstrap over prompts), p_best, won (share of
         prompts, a tie shared), all (value, low, high and n_prompts on all its prompts), and over its trajectories
         n_trajectories, mean_tokens, mean, median, std, q25, q75
-    pairwise: probability that the row's teacher is better than the column's, both in the order of `teachers`, of the first PAIRED
-    gaps: of neighbours in the ranking: difference, probability of the order, more_prompts that would tell them apart
+    pairwise: probability that the row's teacher is better than the column's, both in the order of `teachers`, of the first PAIRED;
+        empty where nothing is known
+    gaps: of neighbours in the ranking: difference, probability of the order, whether they are told apart, more_prompts that would
     length: Spearman of metric and n_tokens over trajectories (of all, and the mean of those within teachers), and the
         teachers' values in bins of length
-    curve: of nested random draws of n prompts the share with the same first (a tie shared), the same order, and the mean Kendall tau to all
-    settled: the n from which on the first, and the whole order, is the same in 95% of draws; None: not within these prompts
+    curve: of nested random draws of n matched prompts the share with the same first (a tie shared), the same order, and the mean
+        Kendall tau to all
+    settled: the n from which on the first, and the whole order, is the same in 95% of draws; None where all the prompts leave it
+        unsure themselves: nearly all of them agree with all of them by construction
 
     Raises UserError for a metric without a direction.
     """
@@ -183,10 +188,12 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
     compared = compared.teachers(order)
     draws = bootstrap(compared, rng)
     better = metric.order(draws)
-    low, high = interval(draws, len(compared.x), confidence)
+    low, high = interval(draws, (compared.n > 0).sum(0), confidence)
     all_draws = draws if not is_matched else bootstrap(every.teachers(order), rng)
-    all_low, all_high = interval(all_draws, len(every.x), confidence)
+    all_low, all_high = interval(all_draws, (every.n > 0).sum(0)[order], confidence)
     all_values, of_trajectories = every.values()[order], metric.values(scored.columns, scored.prompt)
+    paired = is_matched and len(names) > 1
+    is_known = paired and len(compared.x) >= FEWEST
     best, won = _share_first(better), _share_first(metric.order(_ratio(compared.x, compared.y)))
     teachers = []
     for place, t in enumerate(order):
@@ -200,8 +207,8 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
                 "value": values[t],
                 "low": low[place],
                 "high": high[place],
-                "p_best": best[place] if len(compared.x) > 1 else None,  # one prompt says nothing of other prompts
-                "won": won[place],
+                "p_best": best[place] if is_known else None,
+                "won": won[place] if paired else None,
                 "all": {"value": all_values[place], "low": all_low[place], "high": all_high[place], "n_prompts": int((every.n[:, t] > 0).sum())},
                 "n_trajectories": int(mine.sum()),
                 "mean_tokens": scored.columns["n_tokens"][mine].mean(),
@@ -212,10 +219,13 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
                 "q75": quarters[2],
             }
         )
-    few = range(min(len(names), PAIRED))
+    few = range(min(len(names), PAIRED) if is_known else 0)
     pairwise = [[np.mean(_before(better[:, i], better[:, j])) for j in few] for i in few]
-    neighbours = [np.mean(_before(better[:, i], better[:, i + 1])) for i in range(len(names) - 1)]
-    curve, settled = sample_sizes(compared, metric, rng)
+    neighbours = gaps(compared, metric, confidence) if is_known else []
+    for i, gap in enumerate(neighbours):
+        gap["probability"] = np.mean(_before(better[:, i], better[:, i + 1]))
+    curve = sample_sizes(compared, metric, rng) if is_known else []
+    is_sure = {"same_first": is_known and best[0] >= SETTLED, "same_order": is_known and all(gap["told_apart"] for gap in neighbours)}
     ranking: dict[str, Any] = {
         "metric": metric.name,
         "better": metric.better,
@@ -228,10 +238,10 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
         "n_trajectories": len(scored.teacher),
         "teachers": teachers,
         "pairwise": pairwise,
-        "gaps": gaps(compared, metric, neighbours, confidence),
+        "gaps": neighbours,
         "length": length_control(scored, metric, of_trajectories, names),
         "curve": curve,
-        "settled": settled,
+        "settled": {what: settled_at(curve, what) if sure else None for what, sure in is_sure.items()},
         "notes": notes(scored, metric, every, is_matched),
     }
     ranking["sentence"] = sentence(ranking)
@@ -253,18 +263,17 @@ def bootstrap(matrices: Matrices, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(out)
 
 
-def interval(draws: np.ndarray, n_prompts: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of each teacher, [T] each; NaN where the draws do not differ, as with one prompt.
+def interval(draws: np.ndarray, n_prompts: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of each teacher, [T] each, from its draws [B, T] and number of prompts [T]; NaN below FEWEST, and where the draws do not differ.
 
     The percentile interval, expanded as much as Student's t with n - 1 degrees is wider than the normal distribution
     (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4): without it, it is too narrow for few prompts.
     """
-    n = max(2, n_prompts)
-    tail = 100 * stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
-    with np.errstate(invalid="ignore"):
-        low, high = np.nanpercentile(draws, [tail, 100 - tail], axis=0)
-    same = low == high
-    return np.where(same, np.nan, low), np.where(same, np.nan, high)
+    n = np.maximum(n_prompts, 2)
+    tails = 100 * stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
+    ends = np.array([np.nanpercentile(column, [tail, 100 - tail]) for column, tail in zip(draws.T, tails, strict=True)])
+    low, high = np.where((ends[:, :1] == ends[:, 1:]) | (n_prompts < FEWEST)[:, None], np.nan, ends).T
+    return low, high
 
 
 def _share_first(values: np.ndarray) -> np.ndarray:
@@ -278,27 +287,31 @@ def _before(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(a == b, 0.5, a < b)
 
 
-def gaps(matrices: Matrices, metric: Metric, probabilities: list[float], confidence: float) -> list[dict[str, Any]]:
+def gaps(matrices: Matrices, metric: Metric, confidence: float) -> list[dict[str, Any]]:
     """How far each teacher is from the next, and how many more prompts would make the interval of the difference leave out 0.
 
-    Of the paired difference of linearised ratios, with standard deviation s a prompt: n = (z s / difference)^2.
+    Of the paired difference of linearised ratios, with standard deviation s a prompt: n = (t s / difference)^2, with
+    Student's t of n - 1 degrees.
     """
     values, each = influence(matrices.x, matrices.y)
     values = metric.order(values)
-    n, z = len(matrices.x), stats.norm.ppf(0.5 + confidence / 2)
-    found = []
-    for i, probability in enumerate(probabilities):
+    n, found = len(matrices.x), []
+    for i in range(len(values) - 1):
         difference = values[i + 1] - values[i]
-        spread = np.std(each[:, i + 1] - each[:, i], ddof=1) if n > 1 else math.nan
-        needed = (z * spread / difference) ** 2 if difference else math.inf
-        told_apart = bool(needed <= n)
-        more = None if math.isnan(needed) or told_apart or needed > TOO_MANY * n else math.ceil(needed - n)
-        found.append({"difference": difference, "probability": probability, "told_apart": told_apart, "more_prompts": more})
+        spread = np.std(each[:, i + 1] - each[:, i], ddof=1)
+
+        def needed(n: float) -> float:
+            return (stats.t.ppf(0.5 + confidence / 2, n - 1) * spread / difference) ** 2 if difference else math.inf  # noqa: B023
+
+        told_apart = bool(needed(n) <= n)
+        in_all = needed(math.inf)
+        more = None if told_apart or in_all > TOO_MANY * n else max(1, math.ceil(needed(max(n, in_all)) - n))
+        found.append({"difference": difference, "told_apart": told_apart, "more_prompts": more})
     return found
 
 
-def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
-    """When did the order settle: `curve` and `settled` of `rank_teachers`."""
+def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """How much smaller samples of prompts agree with all: `curve` of `rank_teachers`."""
     n_prompts, n_teachers = matrices.x.shape
     sizes = [n for n in SIZES if n < n_prompts]
     places = np.arange(n_teachers)
@@ -317,11 +330,13 @@ def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -
         known = taus[~np.isnan(taus)]
         curve.append({"n": n, "same_first": first.mean(), "same_order": same.mean(), "kendall": known.mean() if len(known) else math.nan})
     curve.append({"n": n_prompts, "same_first": 1.0, "same_order": 1.0, "kendall": 1.0})
-    settled: dict[str, int | None] = {}
-    for what in ("same_first", "same_order"):
-        unsettled = [point["n"] for point in curve[:-1] if point[what] < SETTLED]
-        settled[what] = next((point["n"] for point in curve[:-1] if not unsettled or point["n"] > unsettled[-1]), None)
-    return curve, settled
+    return curve
+
+
+def settled_at(curve: list[dict[str, Any]], what: str) -> int | None:
+    """The smallest sample from which on the curve stays at SETTLED; None where that is only all prompts."""
+    unsettled = [point["n"] for point in curve[:-1] if point[what] < SETTLED]
+    return next((point["n"] for point in curve[:-1] if not unsettled or point["n"] > unsettled[-1]), None)
 
 
 def length_control(scored: Scored, metric: Metric, values: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -355,12 +370,16 @@ def notes(scored: Scored, metric: Metric, every: Matrices, matched: bool) -> lis
     said = []
     if not matched:
         said.append(
-            f"no prompt was answered by all {len(scored.teachers)} teachers: they are compared on different prompts. "
-            f"{_shared(scored, every)} Compare those that share prompts with --teachers."
+            f"no prompt was answered by all {len(scored.teachers)} teachers: they are compared on different prompts. {_shared(scored, every)}"
         )
-    elif (share := (every.n > 0).all(1).mean()) < 0.5:
-        fewest = scored.teachers[int((every.n > 0).sum(0).argmin())]
-        said.append(f"all teachers answered {share:.0%} of the prompts; {fewest} answered the fewest: without it (--teachers) there may be more")
+    elif len(scored.teachers) > 2 and (share := (every.n > 0).all(1).mean()) < 0.5:
+        answered = every.n > 0
+        fewest = int(answered.sum(0).argmin())
+        without = int(np.delete(answered, fewest, 1).all(1).sum())
+        said.append(
+            f"all teachers answered {share:.0%} of the prompts; {scored.teachers[fewest]} answered the fewest: "
+            f"the others share {without:,}, so rank them without it (--teachers)"
+        )
     if metric.name == "local_naturalness":
         near = metric.values(scored.columns)
         correlation = _spearman(near, -scored.columns["surprisal_sum"] / scored.columns["n_tokens"])
@@ -380,12 +399,14 @@ def _shared(scored: Scored, every: Matrices) -> str:
         while len(members) < answered.shape[1]:
             counts = answered[prompts].sum(0)
             counts[members] = -1
-            if counts.max() * 2 < prompts.sum():
+            if counts.max() <= 0 or (len(members) > 1 and counts.max() * 2 < prompts.sum()):
                 break
             members.append(int(np.argmax(counts)))
             prompts = prompts & answered[:, members[-1]]
         best = max(best, (len(members), int(prompts.sum()), sorted(members)))
-    return f"{best[1]:,} prompts are shared by {', '.join(scored.teachers[t] for t in best[2])}."
+    if best[0] < 2:
+        return "No two of them share a prompt."
+    return f"{best[1]:,} prompts are shared by {', '.join(scored.teachers[t] for t in best[2])}: compare these with --teachers."
 
 
 def sentence(ranking: dict[str, Any]) -> str:
@@ -394,9 +415,12 @@ def sentence(ranking: dict[str, Any]) -> str:
     first = teachers[0]
     if len(teachers) == 1:
         return f"{first['teacher']} is the only teacher."
-    if ranking["n_prompts"] < 2:
-        return f"{first['teacher']} is first, on one prompt: nothing can be said of how sure that is."
-    said = f"{first['teacher']} is first with probability {_probability(first['p_best'])}"
+    if not ranking["matched"]:
+        return f"{first['teacher']} is first, but the teachers answered different prompts: nothing can be said of how sure that is."
+    if not gaps:
+        n = ranking["n_prompts"]
+        return f"{first['teacher']} is first, on {n} prompt{'s' if n > 1 else ''}: too few to say how sure that is."
+    said = f"{first['teacher']} is first with probability {probability(first['p_best'])}"
     unsure = [i for i, g in enumerate(gaps) if not g["told_apart"]]
     if not unsure:
         return said + "; every place is sure."
@@ -408,8 +432,11 @@ def sentence(ranking: dict[str, Any]) -> str:
     return f"{said}; {what}: {how}{others}."
 
 
-def _probability(p: float) -> str:
-    return "> 0.99" if p > 0.99 else f"{p:.2f}"
+def probability(p: float | None) -> str:
+    """Two digits, as sure as the bootstrap is, which never shows that anything is certain."""
+    if p is None:
+        return "-"
+    return "> 0.99" if p > 0.99 else "< 0.01" if p < 0.01 else f"{p:.2f}"
 
 
 def jsonable(value: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rsr_ray.errors import safe
 from rsr_ray.metrics import REGISTRY, Metric
+from rsr_ray.rank import probability
 from rsr_ray.run import Run
 from rsr_ray.schema import DROPPED, REJECT_REASONS
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rsr_ray.doctor import Doctor
 
 SWAPS = 10  # pairs that changed order that are listed
+NARROW = 100  # columns of a terminal below which tables have fewer
 
 
 def console() -> Console:
@@ -59,35 +61,34 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     on = f"the {ranking['n_prompts']:,} prompts that all answered" if ranking["matched"] else f"all {ranking['n_prompts']:,} prompts"
     out.print(Text(safe(ranking["sentence"]), style="bold"))
     out.print(Text(f"Teachers for student {student_name} by {metric} ({ranking['better']} is better), on {on}", style="dim"))
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    shown.add_column("#", justify="right")
-    shown.add_column("teacher", overflow="fold", min_width=12)
-    shown.add_column(f"{_broken(metric)}\n{ranking['better']}\n=better", justify="right", no_wrap=True)
-    shown.add_column(f"{ranking['confidence']:.0%}\ninterval", justify="right", no_wrap=True)
+    shown = _ranked_table(f"{_broken(metric)}\n{ranking['better']}\n=better", f"{percent(ranking['confidence'])}\ninterval")
     shown.add_column("", no_wrap=True)
-    for name in ("P(best)", "prom-\npts\nwon", "on all\nprom-\npts", "tokens\neach", "scored", "rejec-\nted"):
+    for name in ("P(best)", "prompts\nwon"):
         shown.add_column(name, justify="right", no_wrap=True)
-    rejected = {t["teacher"]: t["n_rejected"] for t in table}
     ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
     for t in teachers:
-        between = f"{number(t['low'])}..{number(t['high'])}" if t["low"] is not None else "-"
-        bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends))
-        shares = (probability(t["p_best"]), f"{t['won']:.0%}", number(t["all"]["value"]), f"{t['mean_tokens']:,.0f}")
-        counts = (f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
-        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), between, bar, *shares, *counts)
+        bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends), 16 if out.width >= NARROW else 8)
+        won = f"{t['won']:.0%}" if t["won"] is not None else "-"
+        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), _between(t), bar, probability(t["p_best"]), won)
     out.print(shown)
+    _print_spreads(ranking, table, out)
+    if said := unscored(table):
+        out.print(Text(safe(f"note: {said}"), style="yellow"))
     for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
         if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t[column]]:
             out.print(Text(f"{what}: {', '.join(some)}"))
     for note in ranking["notes"]:
         out.print(Text(safe(f"note: {note}"), style="yellow"))
-    if 1 < len(teachers) <= 12:
-        matrix = Table(title="Probability that the row is better than the column", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    if len(ranking["pairwise"]) > 12:
+        out.print(Text("the probability of each pairwise order is in --json"))
+    elif ranking["pairwise"]:
+        out.print(Text("probability that the row's teacher is better than the column's:"))
+        matrix = Table(box=box.SIMPLE_HEAD, show_edge=False)
         matrix.add_column("", justify="right")
         for t in teachers[1:]:
             matrix.add_column(f"#{t['place']}", justify="right")
         for i, row in enumerate(ranking["pairwise"][:-1]):
-            matrix.add_row(f"#{i + 1}", *(f"{p:.2f}" if j > i else "" for j, p in enumerate(row) if j))
+            matrix.add_row(f"#{i + 1}", *(probability(p).replace("0.", ".").replace(" ", "") if j > i else "" for j, p in enumerate(row) if j))
         out.print(matrix)
     length = ranking["length"]
     if length["spearman"] is not None:
@@ -97,9 +98,51 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         out.print(Text(said))
     if len(ranking["curve"]) > 1:
         points = ", ".join(f"{p['n']:,}: {p['same_first']:.0%}" for p in ranking["curve"][:-1])
-        since = ranking["settled"]
-        order = f"the whole order from {since['same_order']:,} prompts on" if since["same_order"] else "the whole order not within these prompts"
-        out.print(Text(f"sample size: of random draws of n prompts these have the same first - {points}; settled: {order}"))
+        first, order = (f"from {n:,} prompts on" if n else "not within these prompts" for n in ranking["settled"].values())
+        said = f"of random draws of n prompts these have the same first - {points}; settled: the first {first}, the whole order {order}"
+        out.print(Text(f"sample size: {said}"))
+
+
+def _ranked_table(*numbers: str) -> Table:
+    """A table of teachers and their places, and columns of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _print_spreads(ranking: dict[str, Any], table: list[dict[str, Any]], out: Console) -> None:
+    """Of each teacher its value on all its prompts, and how its trajectories lie."""
+    wide = out.width >= NARROW
+    shown = _ranked_table(
+        "all its\nprompts", *(["interval", "mean"] if wide else []), "median", "IQR", "std", "tokens\neach", "scored", "rejec-\nted"
+    )
+    rejected = {t["teacher"]: t["n_rejected"] for t in table}
+    for t in ranking["teachers"]:
+        more = [_between(t["all"]), number(t["mean"])] if wide else []
+        spread = (number(t["median"]), number(t["q75"] - t["q25"]), number(t["std"]))
+        counts = (f"{t['mean_tokens']:,.0f}", f"{t['n_trajectories']:,}", f"{rejected.get(t['teacher'], 0):,}")
+        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["all"]["value"]), *more, *spread, *counts)
+    out.print(Text("all it answered, and its single trajectories:"))
+    out.print(shown)
+
+
+def unscored(table: list[dict[str, Any]]) -> str | None:
+    """Which teachers of a store no ranking can have, and why."""
+    names = [f"{t['teacher']} ({t['n_rejected']:,} rejected: {', '.join(t['rejects'])})" for t in table if not t["n_trajectories"]]
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return f"not in the ranking, because nothing of them was scored: {', '.join(names[:20])}{more}" if names else None
+
+
+def _between(t: dict[str, Any]) -> str:
+    return f"{number(t['low'])}..{number(t['high'])}" if t["low"] is not None else "-"
+
+
+def percent(share: float) -> str:
+    """A confidence as it was given."""
+    return f"{100 * share:g}%"
 
 
 def print_comparison(compared: dict[str, Any], out: Console) -> None:
@@ -113,17 +156,9 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
     out.print(Text(f"Teachers by {metric} ({better} is better), on {compared['basis']}", style="dim"))
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
     shown.add_column("teacher", overflow="fold", min_width=12)
-    for name in (
-        "place\nA > B",
-        "A",
-        "B",
-        "B - A",
-        f"{compared['confidence']:.0%} interval\nof B - A",
-        "P(B\nhigher)",
-        "prompts",
-        "scored\nA",
-        "scored\nB",
-    ):
+    wide = out.width >= NARROW
+    interval = f"{percent(compared['confidence'])} interval\nof B - A"
+    for name in ("place\nA > B", "A", "B", "B - A", interval, *(["P(B\nhigher)", "prompts", "scored\nA", "scored\nB"] if wide else [])):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("more than\nnoise", no_wrap=True)
     for t in compared["teachers"]:
@@ -131,7 +166,8 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
         between = f"{number(t['low'])} to {number(t['high'])}" if t["low"] is not None else "-"
         numbers = (number(t["a"]["value"]), number(t["b"]["value"]), number(t["difference"]), between)
         counts = [f"{n:,}" if n is not None else "-" for n in (t["n_prompts"], t["a"]["n_trajectories"], t["b"]["n_trajectories"])]
-        shown.add_row(Text(safe(t["teacher"])), places, *numbers, probability(t["p_up"]), *counts, _verdict(t, compared))
+        more = [probability(t["p_up"]), *counts] if wide else []
+        shown.add_row(Text(safe(t["teacher"])), places, *numbers, *more, _verdict(t, compared))
     out.print(shown)
     pairs = compared["swaps"]
     for pair in pairs[:SWAPS]:
@@ -152,7 +188,7 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
             out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")))
     many = len(compared["teachers"])
     said = f"of the {many} teachers, and of all pairs of them, corrected for being so many (Holm)" if many > 1 else "of the one teacher"
-    for note in [*compared["notes"], f"more than noise: at {compared['confidence']:.0%}, {said}; an interval is of one teacher alone"]:
+    for note in [*compared["notes"], f"more than noise: at {percent(compared['confidence'])}, {said}; an interval is of one teacher alone"]:
         out.print(Text(safe(f"note: {note}"), style="yellow"))
 
 
@@ -188,15 +224,12 @@ def number(value: float | None) -> str:
     """Four digits: more is noise."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if 0.1 <= abs(value) < 1000 else f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}"
 
 
-def probability(p: float | None) -> str:
-    """Two digits, as sure as the bootstrap is."""
-    return "-" if p is None else f"{p:.2f}"
-
-
-def _whisker(low: float | None, value: float, high: float | None, least: float, most: float, width: int = 16) -> Text:
+def _whisker(low: float | None, value: float, high: float | None, least: float, most: float, width: int) -> Text:
     """An interval and its point on a line of characters."""
     if most <= least:
         return Text("●")

@@ -190,6 +190,25 @@ class Store:
         with ThreadPoolExecutor(16) as pool:
             return {unit: rows for unit, rows in zip(units, pool.map(read, units), strict=True) if rows}
 
+    def count_rejects(self, fingerprint: str) -> dict[str, tuple[int, str]]:
+        """Rejected rows by reason, rows without a teacher too: how many, and what happened to one of them."""
+        names = self.units().get(fingerprint, [])
+        _, repeated = settle_units(names)
+        columns = ["trajectory_id", "source", "source_row", "reject_reason", "reject_detail"]
+
+        def read(name: str) -> pa.Table:
+            return self.read_unit(fingerprint, name, columns).filter(pc.field("reject_reason").is_valid())
+
+        found: dict[str, tuple[int, str]] = {}
+        with ThreadPoolExecutor(8) as pool:
+            for table in pool.map(read, sorted(set(names) - set(repeated))):
+                for reason, n in ((count["values"], count["counts"]) for count in pc.value_counts(table["reject_reason"]).to_pylist()):
+                    row = table.slice(pc.index(table["reject_reason"], reason).as_py(), 1).to_pylist()[0]
+                    example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
+                    before, example = found.get(reason, (0, example))
+                    found[reason] = (before + n, example)
+        return found
+
     def read_scores(self, fingerprint: str, names: list[str], columns: list[str]) -> "ray.data.Dataset":
         """Columns of the SCORES rows of units, as a Ray Data dataset.
 
@@ -237,22 +256,14 @@ class Store:
         names = [n for n in list_files(f"{absolute(uri)}/teachers", endpoint) if n.startswith(prefix) and n.endswith(suffix)]
         return sorted(n.removeprefix(prefix).removesuffix(suffix) for n in names)
 
-    def read_runs(self, most: int = 20) -> list[dict[str, Any]]:
-        """The records of the student's last runs under its present fingerprint, the newest first; of many runs the last `most` are looked at."""
-        fingerprint = self.generation()
-        names = sorted((n for n in list_files(f"{self.uri}/runs", self.endpoint) if n.endswith(".json")), reverse=True)[:most]
-        runs = [json.loads(get(f"{self.uri}/runs/{name}", self.endpoint)) for name in names]
-        return [run for run in runs if run["fingerprint"] == fingerprint and run["config"]["student_name"] == self.student_name]
-
     def write_run(self, run: dict[str, Any]) -> None:
         put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
 
     def find_run(self, fingerprint: str) -> dict[str, Any] | None:
-        """The record of the last run under a fingerprint; None where the store has none."""
-        runs = sorted((name for name in list_files(f"{self.uri}/runs", self.endpoint) if name.endswith(".json")), reverse=True)
-        for name in runs:
+        """The record of the student's last run under a fingerprint; None where the store has none."""
+        for name in sorted((name for name in list_files(f"{self.uri}/runs", self.endpoint) if name.endswith(".json")), reverse=True):
             run = json.loads(get(f"{self.uri}/runs/{name}", self.endpoint))
-            if run["fingerprint"] == fingerprint:
+            if run["fingerprint"] == fingerprint and run["config"]["student_name"] == self.student_name:
                 return run
         return None
 

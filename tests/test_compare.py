@@ -68,7 +68,8 @@ def store_of(folder, rows: pd.DataFrame, *, student: str = "s", fingerprint: str
         write_unit(store, rows.iloc[unit::units], fingerprint, unit)
     write_table(store, rows, fingerprint)
     if run:
-        store.write_run(run | {"run_id": f"20261120T010000Z-{fingerprint}", "fingerprint": fingerprint})
+        config = run["config"] | {"student_name": store.student_name}
+        store.write_run(run | {"run_id": f"20261120T010000Z-{fingerprint}", "fingerprint": fingerprint, "config": config})
     return store
 
 
@@ -512,12 +513,12 @@ def test_large_counts_and_long_names_fit(tmp_path):
     found = compared(store_of(tmp_path / "a", rows_of(3, 10, {name: 5.0})), store_of(tmp_path / "b", rows_of(4, 10, {name: 900.0})))
     (t,) = found["teachers"]
     t["n_prompts"] = t["a"]["n_trajectories"] = t["b"]["n_trajectories"] = 1_234_567
-    t["low"], t["high"] = -1234.5, -1000.5
+    t["low"], t["high"] = -1234.4, -1000.4
     out = io.StringIO()
     print_comparison(found, Console(file=out, width=120))
     shown = out.getvalue()
     assert shown.count("1,234,567") == 3
-    assert "-1.23e+03 to -1e+03" in shown
+    assert "-1,234 to -1,000" in shown
     assert "yes, worse" in shown
     assert "…" not in shown
 

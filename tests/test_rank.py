@@ -74,6 +74,8 @@ def test_values_places_and_prompts_won_equal_a_table_of_pandas(seed, missing, sa
         assert (t["q25"], t["q75"]) == pytest.approx((ratio.quantile(0.25), ratio.quantile(0.75)))
         if len(matched):
             assert t["won"] == pytest.approx(won.get(name, 0.0))
+        else:
+            assert (t["won"], t["p_best"]) == (None, None)
     json.dumps(got)
 
 
@@ -124,12 +126,30 @@ def test_so_many_more_prompts_do_tell_them_apart():
         x = np.stack([rng.normal(5.0, 1, n), rng.normal(5.12, 1, n)], 1)
         return Matrices(x, np.ones_like(x) * 2, np.ones_like(x))
 
-    first = gaps(draw(4000), RSR, [0.5], 0.95)[0]
+    first = gaps(draw(4000), RSR, 0.95)[0]
     s, d = 2**0.5 / 2, 0.06
     assert first["told_apart"]
     need = round((1.96 * s / d) ** 2)
-    hits = [gaps(draw(need), RSR, [0.5], 0.95)[0]["told_apart"] for _ in range(400)]
+    hits = [gaps(draw(need), RSR, 0.95)[0]["told_apart"] for _ in range(400)]
     assert np.mean(hits) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("n_prompts", [5, 10, 40])
+def test_equal_teachers_are_told_apart_no_more_often_than_the_confidence_allows(n_prompts):
+    rng = np.random.default_rng(n_prompts)
+
+    def told_apart() -> bool:
+        x = rng.lognormal(1.5, 0.3, (n_prompts, 2))
+        return gaps(Matrices(x, np.full_like(x, 2.0), np.ones_like(x)), RSR, 0.95)[0]["told_apart"]
+
+    assert np.mean([told_apart() for _ in range(1000)]) <= 0.07
+
+
+def test_what_nearly_all_prompts_say_is_not_settled_where_all_leave_it_open():
+    got = rank_teachers(scored_of(rows_of(5, 110, {"a": 6.0, "b": 6.0})), RSR)
+    assert got["curve"][-2]["same_first"] > 0.9
+    assert got["teachers"][0]["p_best"] < 0.95
+    assert got["settled"] == {"same_first": None, "same_order": None}
 
 
 def test_the_curve_says_when_the_order_settled():
@@ -180,15 +200,18 @@ def test_more_prompts_than_are_resampled_one_by_one(monkeypatch):
     ("ranks", "prompts", "said"),
     [
         ({"a": 5.0}, 20, "a is the only teacher."),
-        ({"a": 5.0, "b": 5.0}, 1, "on one prompt"),
+        ({"a": 5.0, "b": 5.0}, 1, "on 1 prompt: too few to say how sure that is."),
+        ({"a": 5.0, "b": 9.0}, 4, "a is first, on 4 prompts: too few to say how sure that is."),
         ({"a": 5.0, "b": 9.0}, 30, "every place is sure."),
     ],
 )
 def test_little_data(ranks, prompts, said):
     got = rank_teachers(scored_of(rows_of(4, prompts, ranks)), RSR)
     assert said in got["sentence"]
-    if prompts == 1:
+    if prompts < 5:
         assert [(t["low"], t["high"], t["p_best"]) for t in got["teachers"]] == [(None, None, None)] * 2
+        assert (got["pairwise"], got["gaps"], got["curve"]) == ([], [], [])
+        assert sum(t["won"] for t in got["teachers"]) == 1
     json.dumps(got)
 
 
@@ -208,13 +231,34 @@ def test_teachers_without_a_prompt_in_common_are_told_so():
     got = rank_teachers(scored_of(rows), RSR)
     assert not got["matched"]
     assert "no prompt was answered by all 3 teachers" in got["notes"][0]
-    assert "30 prompts are shared by a, b." in got["notes"][0]
+    assert "30 prompts are shared by a, b: compare these with --teachers." in got["notes"][0]
+    assert got["sentence"] == "a is first, but the teachers answered different prompts: nothing can be said of how sure that is."
+    assert [(t["won"], t["p_best"]) for t in got["teachers"]] == [(None, None)] * 3
+    assert (got["pairwise"], got["gaps"], got["curve"]) == ([], [], [])
     some = rank_teachers(scored_of(rows).only(["b", "a"]), RSR)
     assert (some["matched"], some["n_prompts"]) == (True, 30)
     with pytest.raises(UserError, match="not in the store"):
         scored_of(rows).only(["a", "x"])
+    rows["prompt"] = rows.teacher + rows.prompt.astype(str)
+    assert "No two of them share a prompt." in rank_teachers(scored_of(rows), RSR)["notes"][0]
     with pytest.raises(UserError, match="no better way"):
         rank_teachers(scored_of(rows), REGISTRY["n_tokens"])
+
+
+def test_an_interval_on_all_prompts_is_as_wide_as_a_teachers_own_prompts_make_it():
+    """A teacher that answered 6 of 400 prompts; the number of 400 would make it narrower than of the 6 alone."""
+    rows = rows_of(6, 400, {"a": 5.0, "b": 6.0})
+    few = rows[(rows.teacher == "a") | (rows.prompt < 6)]
+    alone = rank_teachers(scored_of(few).only(["b"]), RSR)["teachers"][0]
+    beside = next(t for t in rank_teachers(scored_of(few), RSR)["teachers"] if t["teacher"] == "b")["all"]
+    assert beside["n_prompts"] == 6
+    assert beside["high"] - beside["low"] >= 0.95 * (alone["high"] - alone["low"])
+
+
+def test_a_teacher_that_answered_little_is_named_with_what_the_others_share():
+    rows = rows_of(6, 50, {"a": 5.0, "b": 6.0, "c": 7.0})
+    (note,) = rank_teachers(scored_of(rows[(rows.teacher != "c") | (rows.prompt < 8)]), RSR)["notes"]
+    assert note == "all teachers answered 16% of the prompts; c answered the fewest: the others share 50, so rank them without it (--teachers)"
 
 
 def test_a_metric_whose_higher_values_are_better():
@@ -262,7 +306,7 @@ def coverage(x: np.ndarray, y: np.ndarray, n: int, repetitions: int, rng) -> flo
     hits = []
     for _ in range(repetitions):
         drawn = rng.integers(len(x), size=n)
-        low, high = interval(bootstrap(Matrices(x[drawn], y[drawn], np.ones((n, x.shape[1]))), rng), n, 0.95)
+        low, high = interval(bootstrap(Matrices(x[drawn], y[drawn], np.ones((n, x.shape[1]))), rng), np.full(x.shape[1], n), 0.95)
         hits.append((low <= full) & (full <= high))
     return float(np.mean(hits))
 

@@ -1,11 +1,19 @@
 """What a person reads: names of the data stay names."""
 
 import io
+import shutil
 
+import pandas as pd
+import pytest
 from rich.console import Console
 
+from rsr_ray.compare import compare, open_side
 from rsr_ray.errors import safe
-from rsr_ray.report import print_rejects, print_teachers
+from rsr_ray.metrics import RSR
+from rsr_ray.rank import load_scored, probability, rank_teachers
+from rsr_ray.report import number, print_comparison, print_ranking, print_rejects, print_teachers
+
+from .browser.stores import rejects_of, rows_of, write_store
 
 HOSTILE = ["\x1b[31mred\x1b[0m", "two\nlines", "\u202egnp.exe", "[bold]markup[/bold]", "=cmd()", "../../x", "名前 🤖"]
 
@@ -29,3 +37,35 @@ def test_a_name_cannot_steer_the_terminal():
 def test_what_is_harmless_stays_as_it_is():
     assert safe("Qwen2.5-32B [x] 名前 🤖 =cmd()") == "Qwen2.5-32B [x] 名前 🤖 =cmd()"
     assert safe("a\x1b[0m\nb") == "a\\x1b[0m\\nb"
+
+
+@pytest.mark.parametrize("width", [78, 80, 100, 120])
+def test_places_names_and_numbers_are_whole_in_a_narrow_terminal(tmp_path, width):
+    names = ["alpha-7b", "beta-72b-instruct", "gamma-2b"]
+    rows = pd.concat([rows_of(names, 30), rejects_of("delta-3b", 4)])
+    for side in "ab":
+        write_store(tmp_path / side, rows, student="s")
+        shutil.rmtree(tmp_path / side / "runs")  # of equal fingerprints no settings need be known
+    store = write_store(tmp_path / "c", rows.assign(rank_sum=rows.rank_sum * 1234), student="s")  # of numbers with a comma
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    ranking = rank_teachers(load_scored(store, [RSR]), RSR)
+    print_ranking(ranking, table, "s", console)
+    compared = compare(*(open_side(f"{tmp_path / side}#s", None) for side in "ab"), RSR, confidence=0.999)
+    print_comparison(compared, console)
+    said = out.getvalue()
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= width
+    for place, name in enumerate(names, 1):
+        value = next(number(t["value"]) for t in ranking["teachers"] if t["teacher"] == name)
+        assert any(line.split()[:3] == [str(place), name, value] for line in lines), name
+        assert any(line.split()[:4] == [name, str(place), ">", str(place)] for line in lines), name
+    assert "…" not in said
+    assert "99.9%" in said
+    assert "delta-3b (4 rejected: unknown_role)" in said.replace("\n", " ")
+
+
+def test_digits():
+    assert [number(v) for v in (None, 0.01234, 2.34567, 999.9994, 1213.4)] == ["-", "0.0123", "2.346", "999.999", "1,213"]
+    assert [probability(p) for p in (None, 0.0, 0.5, 1.0)] == ["-", "< 0.01", "0.50", "> 0.99"]

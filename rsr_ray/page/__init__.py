@@ -1,9 +1,10 @@
 """page: a store -> the report people open: one self-contained HTML page, and the same as CSV, JSON and Markdown."""
 
 import csv
+import datetime
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 
 import rsr_ray
 from rsr_ray.errors import UserError, safe
-from rsr_ray.metrics import Metric
-from rsr_ray.nightly import History
+from rsr_ray.metrics import RSR, Metric
+from rsr_ray.nightly import History, places
 from rsr_ray.objects import put
 from rsr_ray.page import charts
-from rsr_ray.rank import Scored, load_scored, rank_teachers
-from rsr_ray.report import changes_in_words, number, probability
+from rsr_ray.rank import Scored, load_scored, probability, rank_teachers
+from rsr_ray.report import changes_in_words, number, percent, unscored
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store import Store
 
@@ -28,26 +29,54 @@ POINTS = 1_200  # trajectories in the chart of lengths
 NIGHTS = 60
 
 
-def make_report(stores: list[Store], metric: Metric, *, confidence: float = 0.95, seed: int = 0, tokens_from: str | None = None) -> dict[str, Any]:
+def make_report(
+    stores: list[Store],
+    metric: Metric,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    teachers: Collection[str] = (),
+    tokens_from: str | None = None,
+    rankings: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Everything the report says, of each student: JSON-able but for `charts`, which are SVG.
 
-    Where the store has no token scores, those of the shown trajectories come from the student `tokens_from`, if it is given.
-    Raises UserError.
+    `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that `rank_teachers` has
+    ranked already, in just this way. Where the store has no token scores, those of the shown trajectories come from the
+    student `tokens_from`, if it is given. Raises UserError.
     """
-    share = TOKENS_SHOWN // max(1, len(stores))
-    students = [_student(store, metric, confidence, seed, share, tokens_from) for store in stores]
-    return {"metric": metric.name, "better": metric.better, "students": students}
+    history = History(stores[0].uri, stores[0].endpoint)
+    last = history.read(history.nights[-1]) if history.nights else None
+    failed = {name: entry["error"] for name, entry in last["students"].items() if entry["error"]} if last else {}
+    share = TOKENS_SHOWN // len(stores)
+    students = [
+        _student(store, metric, confidence, seed, teachers, share, tokens_from, history, (rankings or {}).get(store.student_name)) for store in stores
+    ]
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    night = {"name": history.nights[-1], "failed": failed} if last else None
+    return {"metric": metric.name, "better": metric.better, "made": made, "night": night, "students": students}
 
 
-def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_shown: int, tokens_from: str | None) -> dict[str, Any]:
+def _student(
+    store: Store,
+    metric: Metric,
+    confidence: float,
+    seed: int,
+    teachers: Collection[str],
+    tokens_shown: int,
+    tokens_from: str | None,
+    history: History,
+    ranking: dict[str, Any] | None,
+) -> dict[str, Any]:
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
-    runs = store.read_runs()
-    nights = _nights(store)
+    run = store.find_run(store.generation())
+    nights = _nights(store.student_name, history)
     said: dict[str, Any] = {
         "student": store.student_name,
         "table": table,
-        "rejects": _rejects(table, runs),
-        "run": runs[0] if runs else None,
+        "unscored": unscored(table),
+        "rejects": _rejects(store),
+        "run": run,
         "nights": nights,
         "changes": changes_in_words(nights[-1]["entry"], nights[-1]["night"]) if nights else [],
         "ranking": None,
@@ -56,66 +85,61 @@ def _student(store: Store, metric: Metric, confidence: float, seed: int, tokens_
     }
     if not any(t["n_trajectories"] for t in table):
         return said | {"empty": "no trajectory was scored" + (": every row was rejected" if said["rejects"] else ": the store is empty")}
-    scored = load_scored(store, [metric], ["rank_sum"])
-    ranking = rank_teachers(scored, metric, confidence=confidence, seed=seed)
+    scored = load_scored(store, [metric, RSR])
+    if teachers:
+        scored = scored.only(teachers)
+    ranking = ranking or rank_teachers(scored, metric, confidence=confidence, seed=seed)
     axis = f"{metric.name} ({metric.better} is better)"
     values = metric.values(scored.columns, scored.prompt)
     codes = [scored.teachers.index(t["teacher"]) for t in ranking["teachers"]]
     rows = _shown(scored, values, metric, codes)
     most = min(TOKENS_EACH, tokens_shown // max(1, len(rows)))
-    if not _add_tokens(store, rows, most) and tokens_from and runs:
+    if not _add_tokens(store, rows, most) and tokens_from and run:
         from rsr_ray.page.tokens import score_again
 
-        for row, found in score_again(rows, runs[0], tokens_from):
+        for row, found in score_again(rows, run, tokens_from):
             row["tokens"] = tokens_of(found, most)
     said["ranking"], said["trajectories"] = ranking, rows
     name = f"student:{store.student_name}"  # no student's name has a colon
     drawn = {
         "whiskers": charts.whiskers(ranking, f"{name}:whiskers", axis),
-        "plane": charts.plane(_points(scored, codes), f"{name}:plane", confidence),
+        "plane": charts.plane(_points(scored, ranking["matched"], codes), f"{name}:plane", confidence),
         "boxes": charts.boxes(_spreads(scored, values, codes), f"{name}:boxes", axis),
         "lengths": charts.lengths(ranking, _sample(scored, values, codes, seed), f"{name}:lengths", axis),
     }
     if len(ranking["curve"]) > 1:
         drawn["curve"] = charts.curve(ranking, f"{name}:curve")
-    if len(nights) > 1:
-        drawn["places"] = charts.places(nights, f"{name}:places")
+    alike = [night for night in nights if night["entry"]["fingerprint"] == nights[-1]["entry"]["fingerprint"]]
+    if len(alike) > 1:
+        drawn["places"] = charts.places(alike, f"{name}:places")
     return said | {"charts": drawn}
 
 
-def _nights(store: Store) -> list[dict[str, Any]]:
-    """The last nights of the student, oldest first: its entry in the night's record, and the places."""
-    history = History(store.uri, store.endpoint)
-    found = []
-    for night in history.nights[-NIGHTS:]:
-        entry = history.read_entry(store.student_name, night)
-        if entry and "teachers" in entry:
-            found.append({"night": night, "entry": entry, "places": {t["teacher"]: t["place"] for t in entry["teachers"]}})
-    return found
+def _nights(student: str, history: History) -> list[dict[str, Any]]:
+    """The last nights in which the student has results, oldest first: its entry in the night's record, and the places."""
+    entries = ((night, history.read_entry(student, night)) for night in history.nights[-NIGHTS:])
+    return [{"night": night, "entry": entry, "places": places(entry)} for night, entry in entries if entry and "teachers" in entry]
 
 
-def _rejects(table: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rejects by reason, the most frequent first, with what the runs kept as examples."""
-    total: dict[str, int] = {}
-    for t in table:
-        for reason, n in t["rejects"].items():
-            total[reason] = total.get(reason, 0) + n
-    for run in runs:  # rows without a teacher are in no teacher's count
-        for reason, n in run["equation"]["rejected"].items():
-            total[reason] = max(total.get(reason, 0), n)
-    examples = {reason: example for run in reversed(runs) for reason, example in run["reject_examples"].items()}
-    rows = [{"reason": reason, "n": n, "meaning": REJECT_REASONS.get(reason, ""), "example": examples.get(reason, "")} for reason, n in total.items()]
+def _rejects(store: Store) -> list[dict[str, Any]]:
+    """Rejected rows of the store by reason, the most frequent first, each with an example."""
+    found = store.count_rejects(store.generation())
+    rows = [{"reason": reason, "n": n, "meaning": REJECT_REASONS.get(reason, ""), "example": example} for reason, (n, example) in found.items()]
     return sorted(rows, key=lambda row: (-row["n"], row["reason"]))
 
 
-def _points(scored: Scored, codes: list[int]) -> list[dict[str, Any]]:
-    n_tokens = scored.columns["n_tokens"]
-    at = np.stack([scored.columns["surprisal_sum"] / n_tokens, scored.columns["rank_sum"] / n_tokens])
+def _points(scored: Scored, matched: bool, codes: list[int]) -> list[dict[str, Any]]:
+    """Mean surprisal and mean rank of each teacher on the prompts of the ranking, and how they vary over prompts."""
+    every = scored.matrices(RSR)
+    sums = every.matched() if matched else every
     points = []
     for code in codes:
-        mine = at[:, scored.teacher == code]
-        covariance = np.cov(mine).tolist() if mine.shape[1] > 1 else None
-        points.append({"teacher": scored.teachers[code], "n": mine.shape[1], "mean": mine.mean(1).tolist(), "covariance": covariance})
+        own = sums.n[:, code] > 0
+        n = sums.n[own, code]
+        at = np.stack([sums.y[own, code], sums.x[own, code]]) / n
+        covariance = np.cov(at).tolist() if len(n) > 1 else None
+        mean = np.average(at, axis=1, weights=n).tolist()
+        points.append({"teacher": scored.teachers[code], "n": len(n), "mean": mean, "covariance": covariance})
     return points
 
 
@@ -197,7 +221,7 @@ def html(report: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("rsr_ray.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "probability": probability, "safe_text": safe, "share": lambda p: "-" if p is None else f"{p:.0%}"}
+    environment.filters |= {"number": number, "probability": probability, "safe_text": safe, "percent": percent}
     here = files("rsr_ray.page")
     parts = {name: (here / f"page.{name}").read_text() for name in ("css", "js")}
     tokens = {
@@ -248,7 +272,7 @@ def _no_formula(value: Any) -> Any:
 
 def as_markdown(report: dict[str, Any]) -> str:
     """A summary for chat and CI."""
-    lines = []
+    lines = [f"**Night {_md(report['night']['name'])}: student {_md(name)} failed: {_md(error)}**\n" for name, error in _failed(report)]
     for student in report["students"]:
         lines += [f"### Teachers for student {_md(student['student'])}", ""]
         ranking = student["ranking"]
@@ -262,8 +286,13 @@ def as_markdown(report: dict[str, Any]) -> str:
             lines.append(f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | {probability(t['p_best'])} |")
         if len(ranking["teachers"]) > 20:
             lines.append(f"\n{len(ranking['teachers']) - 20} more in teachers.csv.")
-        lines += ["", *(f"- {_md(line)}" for line in [*ranking["notes"], *student["changes"]]), ""]
+        said = [*ranking["notes"], *filter(None, [student["unscored"]]), *student["changes"]]
+        lines += ["", *(f"- {_md(line)}" for line in said), ""]
     return "\n".join(lines)
+
+
+def _failed(report: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    return report["night"]["failed"].items() if report["night"] else ()
 
 
 def _md(text: str) -> str:
@@ -271,11 +300,9 @@ def _md(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~&" else c for c in safe(text))
 
 
-def store_report(stores: list[Store], metric: Metric) -> tuple[str, dict[str, Any]]:
-    """Make and write the report of a store into its own folder `report`; returns the page's URI and the students' rankings."""
-    report = make_report(stores, metric)
-    page, *_ = write_report(report, f"{stores[0].uri}/report", stores[0].endpoint)
-    return page, {student["student"]: student["ranking"] for student in report["students"]}
+def store_report(stores: list[Store], metric: Metric, rankings: dict[str, dict[str, Any]] | None = None) -> str:
+    """Make and write the report of a store into its own folder `report`; returns the page's URI."""
+    return write_report(make_report(stores, metric, rankings=rankings), f"{stores[0].uri}/report", stores[0].endpoint)[0]
 
 
 def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[Store]:

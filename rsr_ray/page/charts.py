@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from rsr_ray.errors import safe
+from rsr_ray.report import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +110,7 @@ def whiskers(ranking: dict[str, Any], name: str, axis: str) -> str:
         _names_beside(ax, teachers, size)
         ax.set_xlabel(axis)
 
-    return _draw(0.8 + 0.26 * len(teachers), draw, name, f"Teachers with their {ranking['confidence']:.0%} intervals. {ranking['sentence']}")
+    return _draw(0.8 + 0.26 * len(teachers), draw, name, f"Teachers with their {percent(ranking['confidence'])} intervals. {ranking['sentence']}")
 
 
 def plane(points: list[dict[str, Any]], name: str, confidence: float) -> str:

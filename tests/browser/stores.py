@@ -100,16 +100,14 @@ def _run(store: Store, rows: pd.DataFrame) -> dict[str, Any]:
     rejected = rows[rows.reject_reason.notna()]
     counts = rejected.reject_reason.value_counts().to_dict()
     equation = {"read": len(rows), "scored": len(rows) - len(rejected), "rejected": counts, "already_scored": 0, "holds": True}
-    examples = {row.reject_reason: f"{row.trajectory_id} ({row.source} row {row.source_row}): {row.reject_detail}" for row in rejected.itertuples()}
     tokens = int(rows.n_tokens.sum()) if "n_tokens" in rows else 0
     return {
         "run_id": "20261121-120000-abcdef",
         "fingerprint": FINGERPRINT,
         "config": {"student_name": store.student_name},
-        "student": {"source": f"hub/{store.student_name}"},
+        "student": {"source": f"hub/{store.student_name}", "weights_hash": "w"},
         "versions": {"rsr_ray": "0.1.0", "ray": "2.60.0"},
         "equation": equation,
-        "reject_examples": examples,
         "scored_tokens": tokens,
         "prompt_tokens": 10 * len(rows),
         "seconds": 12.5,
