@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rsr_ray.doctor import Doctor
 
 SWAPS = 10  # pairs that changed order that are listed
-NARROW = 100  # columns of a terminal below which tables have fewer
+NARROW = 110  # columns of a terminal below which tables have fewer
 
 
 def console() -> Console:
