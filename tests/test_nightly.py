@@ -1,6 +1,6 @@
 """What changed between two nights."""
 
-from rsr_ray.nightly import History, compare
+from rsr_ray.nightly import History, compare, places
 from rsr_ray.report import changes_in_words
 
 
@@ -68,3 +68,19 @@ def test_a_student_is_compared_with_the_last_night_that_it_did_not_fail(tmp_path
     assert history.last("s", "4")["night"] == "3"
     assert history.last("s", "1") is None
     assert history.last("other", "4") is None
+
+
+def test_places_are_those_of_the_ranking():
+    """On the prompts that all answered; the teachers table has them on all prompts."""
+    entry = night(("A", 1, 10), ("B", 2, 10), ("N", 3, 5), ("Z", 0, 0))
+    ranked = entry | {"ranking": {"teachers": [{"teacher": name, "place": place, "value": place / 4} for place, name in enumerate("BAN", 1)]}}
+    assert places(entry) == {"A": 1, "B": 2, "N": 3, "Z": None}
+    assert places(ranked) == {"A": 2, "B": 1, "N": 3, "Z": None}
+    before = night(("B", 1, 10), ("A", 2, 10))
+    changes = compare(before, ranked)
+    assert changes["moved"] == []
+    assert changes["new_teachers"] == [
+        {"teacher": "N", "place": 3, "of": 3, "rsr": 0.75},
+        {"teacher": "Z", "place": None, "of": 3, "rsr": None},
+    ]
+    assert [m["teacher"] for m in compare(before, entry)["moved"]] == ["A", "B"]

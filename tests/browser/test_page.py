@@ -11,9 +11,12 @@ import pytest
 from markdown_it import MarkdownIt
 
 from rsr_ray.errors import safe
+from rsr_ray.nightly import History
+from rsr_ray.page import _points
+from rsr_ray.rank import load_scored
 
 from .conftest import HARMLESS, HOSTILE, PLAIN, report
-from .stores import rejects_of, rows_of, write_store
+from .stores import FINGERPRINT, rejects_of, rows_of, write_store
 
 WIDTHS = {"phone": 360, "tablet": 820, "desktop": 1400}
 MOST_BYTES = 3_000_000
@@ -53,7 +56,12 @@ def table(page, heading: str) -> pd.DataFrame:
 
 def digits(value: float) -> str:
     """A number as the page shows it."""
-    return f"{value:.3f}" if 0.1 <= abs(value) < 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}"
+
+
+def chance(text: str) -> float:
+    """A probability as the page shows it."""
+    return float(text.removeprefix("> ").removeprefix("< "))
 
 
 # --- sizes and schemes ------------------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ def test_headings_charts_and_tables_are_what_they_say(plain, open_page):
     assert len(ids) == len({*ids})
     named = page.evaluate("[...document.querySelectorAll('[aria-labelledby]')].map(e => e.getAttribute('aria-labelledby'))")
     assert {*named} <= {*ids}
-    assert "Nothing was scored of zeta-broken" in page.locator("main").inner_text()
+    assert "nothing of them was scored: zeta-broken (2 rejected: unknown_role)" in page.locator("main").inner_text()
 
 
 def test_on_paper_nothing_is_cut_off(plain, open_page):
@@ -308,13 +316,13 @@ def test_the_ranking_is_the_stores(plain, open_page, scores):
         assert row["prompts won"] == f"{won.get(name, 0):.0%}"
         low, high = np.percentile(draws[name], [2.5, 97.5])
         assert [float(text) for text in row["interval"].split(" – ")] == pytest.approx([low, high], abs=0.15 * (high - low))
-        assert float(row["P(best)"]) == pytest.approx(best.get(name, 0), abs=0.04)
+        assert chance(row["P(best)"]) == pytest.approx(best.get(name, 0), abs=0.04)
     pairs = table(page, "Which of two")
     for i, a in enumerate(value.index):
         assert pairs.iloc[i, 0] == f"#{i + 1} {a}"
         for j, b in enumerate(value.index):
             shown_p = pairs.iloc[i, j + 1]
-            assert shown_p == "·" if i == j else float(shown_p) == pytest.approx((draws[a] < draws[b]).mean(), abs=0.04)
+            assert shown_p == "·" if i == j else chance(shown_p) == pytest.approx((draws[a] < draws[b]).mean(), abs=0.04)
 
 
 def test_lengths_rejects_and_trajectories_are_the_stores(plain, open_page, scores):
@@ -363,7 +371,7 @@ UNUSUAL = {
     "one-teacher": (lambda: rows_of(PLAIN[:1]), "alpha-7b is the only teacher."),
     "no-teacher": (lambda: rejects_of(None, 4, "no column", "no_teacher"), "No trajectory was scored: every row was rejected."),
     "all-rejected": (lambda: rejects_of("alpha-7b", 4), "No trajectory was scored: every row was rejected."),
-    "one-each": (lambda: rows_of(PLAIN, 1), "alpha-7b is first, on one prompt: nothing can be said of how sure that is."),
+    "one-each": (lambda: rows_of(PLAIN, 1), "alpha-7b is first, on 1 prompt: too few to say how sure that is."),
     "equal": (equal_teachers, "cannot be told apart"),
     "no-shared-prompt": (lambda: rows_of(PLAIN[:2]).assign(prompt_id=lambda r: r.trajectory_id), "no prompt was answered by all 2 teachers"),
 }
@@ -380,6 +388,56 @@ def test_unusual_stores_have_a_page_that_says_so(kind, tmp_path, open_page):
     for width in WIDTHS.values():
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_places_moves_and_the_plane_follow_the_ranking_where_prompts_match_only_partly(tmp_path):
+    """beta's many easy answers, to prompts of its own, change nothing that is said of the shared ones."""
+    from rsr_ray.metrics import RSR
+    from rsr_ray.page import make_report
+
+    shared = rows_of(PLAIN[:3], 40)
+    easy = rows_of(PLAIN[1:2], 200, seed=1).assign(prompt_id=lambda r: "easy" + r.prompt_id, trajectory_id=lambda r: "easy" + r.trajectory_id)
+    store = write_store(tmp_path, pd.concat([shared, easy.assign(rank_sum=easy.n_tokens * 2)]))
+    (student,) = make_report([store], RSR)["students"]
+    assert [t["teacher"] for t in student["ranking"]["teachers"]] == PLAIN[:3]
+    assert student["table"][0]["teacher"] == PLAIN[1]
+    scored = load_scored(store, [RSR])
+    for point, t in zip(_points(scored, True, [0, 1, 2]), student["ranking"]["teachers"], strict=True):
+        assert (point["n"], point["mean"][1] / point["mean"][0]) == (40, pytest.approx(t["value"]))
+
+
+def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_page):
+    """An older run counted others, and twenty of another student came since."""
+
+    def write(folder):
+        write_store(folder, rows_of(PLAIN[:1], 4), student="z-another")
+        store = write_store(folder, pd.concat([rows_of(PLAIN[:2], 8), rejects_of(None, 9, "no column", "no_teacher")]))
+        run = store.find_run(FINGERPRINT)
+        store.write_run(run | {"run_id": "20261120-1", "equation": run["equation"] | {"rejected": {"over_length": 17}}})
+        for n in range(20):
+            store.write_run(run | {"run_id": f"20261122-{n:02d}", "config": {"student_name": "z-another"}})
+
+    page = open_page(report(tmp_path, write) / "index.html")
+    mine = page.locator("article", has=page.get_by_role("heading", name="Student small-student"))
+    rows = mine.locator("section:has(h3:text('Rejected rows')) tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.innerText))")
+    assert [row[:2] for row in rows] == [["no_teacher", "9"]]
+    assert rows[0][3].endswith(": no column")
+    assert mine.locator("section:has(h3:text('The run')) dd").first.inner_text() == "read 25 = scored 16 + rejected 9 + already scored 0"
+
+
+def test_a_student_that_failed_last_night_is_named_at_the_top(tmp_path, open_page):
+    def write(folder):
+        store = write_store(folder, rows_of(PLAIN[:2], 8), n_nights=2)
+        history = History(store.uri, None)
+        night = history.read(history.nights[-1])
+        night["students"]["large-32b"] = {"error": "no <GPU> & no luck"}
+        history.write(night)
+
+    folder = report(tmp_path, write)
+    page = open_page(folder / "index.html")
+    assert page.locator("header .note").inner_text() == "Night 2026-11-02: student large-32b failed: no <GPU> & no luck"
+    assert page.locator("header .made").inner_text().startswith("Night 2026-11-02, made 20")
+    assert "student large-32b failed: no \\<GPU\\> \\& no luck" in (folder / "summary.md").read_text()
 
 
 def test_two_students_side_by_side(tmp_path, open_page):
