@@ -20,11 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(os.environ.get("CEPH_ROOT", "/var/tmp/rsr-ray-ceph"))
-PORT = 7480
-# The monitor's own ports, like the disk's and the gateway's, lie below those the kernel gives to outgoing connections:
-# with one of these, any Ray process could hold it already.
-MONITOR = "[v2:127.0.0.1:3300,v1:127.0.0.1:6789]"
-ENDPOINT = f"http://127.0.0.1:{PORT}"
 KEYS = {"AWS_ACCESS_KEY_ID": "ceph-test", "AWS_SECRET_ACCESS_KEY": "ceph-test-secret"}
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common", "libnl-3-200", "libnl-route-3-200")
 POOLS = (".rgw.root", *(f"default.rgw.{name}" for name in ("log", "control", "meta", "buckets.index", "buckets.data", "buckets.non-ec")))
@@ -44,10 +39,10 @@ def unpack() -> None:
             subprocess.run(["dpkg-deb", "--extract", package, str(ROOT)], check=True)
 
 
-def _settings(d: Path, fsid: str) -> str:
+def _settings(d: Path, fsid: str, monitor: str, port: int) -> str:
     lib = ROOT / "usr/lib/x86_64-linux-gnu"
     everywhere = {
-        "fsid": fsid, "mon initial members": "a", "mon host": MONITOR,
+        "fsid": fsid, "mon initial members": "a", "mon host": monitor,
         "public addr": "127.0.0.1", "cluster addr": "127.0.0.1", "ms bind ipv6": "false",
         **{f"auth {who} required": "cephx" for who in ("cluster", "service", "client")}, "keyring": f"{d}/keyring",
         "plugin dir": f"{lib}/ceph", "erasure code dir": f"{lib}/ceph/erasure-code", "osd class dir": f"{lib}/rados-classes",
@@ -59,19 +54,20 @@ def _settings(d: Path, fsid: str) -> str:
         "global": everywhere,
         "mon.a": {"mon data": f"{d}/mon", "mon data avail crit": 0},
         "osd.0": {"osd data": f"{d}/osd", "osd objectstore": "memstore", "memstore device bytes": 2 << 30, "osd mclock skip benchmark": "true"},
-        "client.rgw.a": {"rgw frontends": f"beast endpoint=127.0.0.1:{PORT}", "rgw data": f"{d}/rgw", "rgw run sync thread": "false"},
+        "client.rgw.a": {"rgw frontends": f"beast endpoint=127.0.0.1:{port}", "rgw data": f"{d}/rgw", "rgw run sync thread": "false"},
     }
     return "".join(f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for name, values in sections.items())
 
 
 @contextlib.contextmanager
-def gateway() -> Iterator[str]:
-    """The endpoint of a fresh, empty gateway whose keys are KEYS; it and all it stored are gone afterwards."""
+def gateway(port: int, monitor_ports: tuple[int, int]) -> Iterator[None]:
+    """A fresh, empty gateway on `port` whose keys are KEYS; it and all it stored are gone afterwards."""
+    monitor = "[v2:127.0.0.1:{},v1:127.0.0.1:{}]".format(*monitor_ports)
     d = Path(tempfile.mkdtemp(prefix="rsr-ceph-"))
     for name in ("mon", "osd", "rgw"):
         (d / name).mkdir()
     fsid = str(uuid.uuid4())
-    (d / "ceph.conf").write_text(_settings(d, fsid))
+    (d / "ceph.conf").write_text(_settings(d, fsid, monitor, port))
     lib = ROOT / "usr/lib/x86_64-linux-gnu"
     libraries = f"{lib}:{lib}/ceph:{ROOT}/lib/x86_64-linux-gnu"
     environment = os.environ | {"LD_LIBRARY_PATH": libraries, "CEPH_CONF": f"{d}/ceph.conf", "PATH": f"{ROOT}/usr/bin:{os.environ['PATH']}"}
@@ -109,7 +105,7 @@ def gateway() -> Iterator[str]:
         run(*key, "client.admin", "--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *")
         run(*key, "osd.0", "--cap", "mon", "allow profile osd", "--cap", "osd", "allow *")
         run(*key, "client.rgw.a", "--cap", "mon", "allow rw", "--cap", "osd", "allow rwx")
-        run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", MONITOR, f"{d}/monmap")
+        run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", monitor, f"{d}/monmap")
         run("ceph-mon", "-i", "a", "--mkfs", "--monmap", f"{d}/monmap", "--keyring", f"{d}/keyring")
         daemon("ceph-mon", "-i", "a")
         wait(lambda: "1 mons" in ceph("mon", "stat", check=False), "the monitor")
@@ -123,8 +119,8 @@ def gateway() -> Iterator[str]:
         keys = ("--access-key", KEYS["AWS_ACCESS_KEY_ID"], "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"])
         run("radosgw-admin", "user", "create", "--uid", "test", "--display-name", "test", *keys, seconds=120)
         daemon("radosgw", "-n", "client.rgw.a")
-        wait(_answers, "the gateway")
-        yield ENDPOINT
+        wait(lambda: _answers(f"http://127.0.0.1:{port}"), "the gateway")
+        yield
     finally:
         for started in reversed(daemons.values()):
             started.send_signal(signal.SIGKILL)
@@ -132,12 +128,12 @@ def gateway() -> Iterator[str]:
         shutil.rmtree(d, ignore_errors=True)
 
 
-def _answers() -> bool:
+def _answers(endpoint: str) -> bool:
     import urllib.error
     import urllib.request
 
     try:
-        urllib.request.urlopen(ENDPOINT, timeout=2)
+        urllib.request.urlopen(endpoint, timeout=2)
     except urllib.error.HTTPError:
         return True
     except OSError:

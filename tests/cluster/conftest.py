@@ -63,15 +63,15 @@ def s3(request):
     patch = pytest.MonkeyPatch()
     patch.setenv("AWS_REGION", "us-east-1")
     patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    port = free_port()
     if request.param == "moto":
-        port = free_port()
         server, keys = process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)), MOTO_KEYS
     else:
         if not ceph.available():
             if os.environ.get("CI"):
                 pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
             pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
-        port, server, keys = ceph.PORT, ceph.gateway(), ceph.KEYS
+        server, keys = ceph.gateway(port, (free_port(), free_port())), ceph.KEYS
     for name, value in keys.items():
         patch.setenv(name, value)
     with server:
