@@ -164,7 +164,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_certainty(parser: argparse.ArgumentParser) -> None:
-    """How sure is sure; `_check_confidence` checks it."""
+    """How sure is sure; `_check_certainty` checks it."""
     parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
 
@@ -235,7 +235,7 @@ def _teachers(args: argparse.Namespace) -> int:
     from rsr_ray.rank import load_scored, rank_teachers
     from rsr_ray.report import console, print_ranking
 
-    _check_confidence(args.confidence)
+    _check_certainty(args)
     metric, store = find_metric(args.by), _open_store(args)
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
     scored = load_scored(store, [metric])
@@ -255,7 +255,7 @@ def _compare(args: argparse.Namespace) -> int:
     from rsr_ray.objects import endpoint_of
     from rsr_ray.report import console, print_comparison
 
-    _check_confidence(args.confidence)
+    _check_certainty(args)
     metric = find_metric(args.by)
     a, b = (open_side(text, endpoint_of(args.s3_endpoint)) for text in (args.a, args.b))
     compared = compare(a, b, metric, confidence=args.confidence, seed=args.seed, anyway=args.anyway)
@@ -271,7 +271,7 @@ def _report(args: argparse.Namespace) -> int:
     from rsr_ray.objects import absolute, endpoint_of
     from rsr_ray.page import make_report, students_of, write_report
 
-    _check_confidence(args.confidence)
+    _check_certainty(args)
     endpoint = endpoint_of(args.s3_endpoint)
     stores = students_of(args.store, args.student, endpoint)
     how = {"confidence": args.confidence, "seed": args.seed, "teachers": args.teachers, "tokens_from": args.tokens_from}
@@ -283,9 +283,11 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise UserError(f"--confidence {confidence:g}: a probability, between 0 and 1")
+def _check_certainty(args: argparse.Namespace) -> None:
+    if not 0 < args.confidence < 1:
+        raise UserError(f"--confidence {args.confidence:g}: a probability, between 0 and 1")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must be at least 0")
 
 
 def _correlate(args: argparse.Namespace) -> int:

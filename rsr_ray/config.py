@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import re
 import types
 import typing
@@ -85,7 +86,7 @@ class ScoreConfig:
             raise UserError(f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them")
         if self.steps not in STEPS:
             raise UserError(f"--steps {self.steps}: choose {' or '.join(STEPS)}")
-        if self.step_window <= 0 or (self.step_window > 1 and self.step_window != int(self.step_window)):
+        if not 0 < self.step_window < math.inf or (self.step_window > 1 and self.step_window != int(self.step_window)):
             raise UserError(f"--step-window {self.step_window:g}: a number of steps, 1 or more, or a share of the steps, under 1")
         if self.over_length not in ("reject", "truncate", "window"):
             raise UserError(f"--over-length {self.over_length}: choose reject, truncate or window")
@@ -99,10 +100,7 @@ class ScoreConfig:
                 raise UserError(f"this needs {package}, here and on the cluster: pip install 'rsr_ray[{extra}]'")
         if not 0 <= self.max_rejects <= 1:
             raise UserError(f"--max-rejects {self.max_rejects}: must be a share, 0 to 1")
-        for name in ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens", "unit_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        _check_least(self, 1, "r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens", "unit_rows")
 
     @property
     def local(self) -> bool:
@@ -160,7 +158,7 @@ class RaceConfig(ScoreConfig):
         if metric is None or metric.better == "-" or metric.within_prompt or self.by == "local_naturalness":
             known = [m.name for m in REGISTRY.values() if m.better != "-" and not m.within_prompt and m.name != "local_naturalness"]
             raise UserError(f"--by {self.by}: teachers race by {', '.join(known)}")
-        if len(self.teachers) == 1:
+        if len({*self.teachers}) == 1:
             raise UserError(f"--teachers {self.teachers[0]}: a race needs at least two")
         if not 0.5 < self.confidence < 1:
             raise UserError(f"--confidence {self.confidence:g}: must lie between 0.5 and 1")
@@ -170,6 +168,7 @@ class RaceConfig(ScoreConfig):
             raise UserError(f"--budget {self.budget:g}: must be a share, above 0 and up to 1")
         if self.first_round is not None and self.first_round < MIN_PROMPTS:
             raise UserError(f"--first-round {self.first_round}: must be at least {MIN_PROMPTS}: fewer prompts decide nothing")
+        _check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,15 +208,15 @@ class ChooseConfig:
             raise UserError(f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}")
         if self.better == "-":
             raise UserError(f"--by {self.by}: it has no direction; choose longest or shortest")
-        if self.k < 1:
-            raise UserError(f"--k {self.k}: must be at least 1")
+        _check_least(self, 1, "k", "max_tokens")
+        _check_least(self, 0, "min_tokens", "seed")
         if self.max_share is not None and not 0 < self.max_share <= 1:
             raise UserError(f"--max-share {self.max_share:g}: must be a share, above 0 and at most 1")
         if self.format not in ("parquet", "jsonl"):
             raise UserError(f"--format {self.format}: choose parquet or jsonl")
         if both := sorted({*self.teachers} & {*self.exclude_teachers}):
             raise UserError(f"--exclude-teachers {both[0]}: --teachers names it as well")
-        if (self.min_tokens or 0) > (self.max_tokens if self.max_tokens is not None else self.min_tokens or 0):
+        if (self.min_tokens or 0) > (self.max_tokens or math.inf):
             raise UserError(f"--min-tokens {self.min_tokens} is above --max-tokens {self.max_tokens}: no trajectory is both")
 
     @property
@@ -235,6 +234,14 @@ def _refuse_passwords(*uris: str) -> None:
     for uri in uris:
         if re.search(r"://[^/]*:[^/]*@", uri):  # it would be kept in every row and run file
             raise UserError("a URL with a password in it is refused: give credentials by the AWS variables, a role, or fsspec's configuration")
+
+
+def _check_least(config: Any, least: int, *names: str) -> None:
+    """Refuse numbers of a config that are less. Raises UserError."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
 def _check_columns(pairs: tuple[str, ...]) -> None:
@@ -263,6 +270,7 @@ class NightlyConfig:
             raise UserError(f"--night {self.night!r}: use letters, digits, '.', '_' and '-'; nights are compared in the order of their names")
         if self.lease_seconds < 3:
             raise UserError(f"lease_seconds {self.lease_seconds}: must be at least 3")
+        _check_least(self, 0, "wait")
         names = [student.student_name for student in self.students]
         if not names or len({*names}) < len(names):
             raise UserError(f"students: each needs a name of its own (student_name); given: {', '.join(map(str, names)) or 'none'}")

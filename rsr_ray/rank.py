@@ -59,7 +59,7 @@ class Scored:
 
     def only(self, teachers: Iterable[str]) -> "Scored":
         """The trajectories of some teachers. Raises UserError for one that is not there."""
-        wanted = sorted(teachers)
+        wanted = sorted({*teachers})
         if unknown := [name for name in wanted if name not in self.teachers]:
             raise UserError(f"--teachers {' '.join(unknown)}: not in the store; it has {', '.join(self.teachers)}")
         keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
@@ -110,6 +110,8 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
 
 def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric], more: Iterable[str] = ()) -> Scored:
     """The score rows of these units, as `load_scored` has them. Raises UserError where there are none."""
+    if not names:
+        raise UserError(f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score")
     _, repeated = settle_units(names)
     numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *(column for metric in metrics for column in metric.columns), *more]))
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]

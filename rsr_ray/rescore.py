@@ -28,6 +28,8 @@ def rescore(store: Store, r_max: int | None, out: Store | None, ray_address: str
     """
     fingerprint = store.generation()
     names = store.units().get(fingerprint, [])
+    if not names:
+        raise UserError(f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score")
     try:
         _, was = store.read_tokens(fingerprint, names[0])
     except FileNotFoundError as e:

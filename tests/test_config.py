@@ -1,8 +1,11 @@
 import dataclasses
+import math
+import typing
 
 import pytest
 
-from rsr_ray.config import ScoreConfig, load_config
+from rsr_ray.cli import main
+from rsr_ray.config import ChooseConfig, NightlyConfig, RaceConfig, ScoreConfig, load_config
 from rsr_ray.errors import UserError
 from rsr_ray.student import inspect_student
 
@@ -57,6 +60,50 @@ def test_wrong_values_are_named(changes, says):
     with pytest.raises(UserError, match=says) as caught:
         ScoreConfig(**(GIVEN | changes))
     assert "secret" not in str(caught.value)
+
+
+CONFIGS = {
+    ScoreConfig: GIVEN,
+    RaceConfig: GIVEN,
+    ChooseConfig: {"store": "s", "student": "m", "out": "o"},
+    NightlyConfig: {"students": (ScoreConfig(**GIVEN),)},
+}
+
+
+def numbers_of(config: type) -> dict[str, type]:
+    """Names of the options that are numbers, and whether whole ones."""
+    kinds = {name: {kind, *typing.get_args(kind)} for name, kind in typing.get_type_hints(config).items()}
+    return {name: int if int in kind else float for name, kind in kinds.items() if kind & {int, float}}
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"),
+    [
+        (config, name, value)
+        for config in CONFIGS
+        for name, kind in numbers_of(config).items()
+        for value in ((-1,) if kind is int else (-1.0, math.nan, math.inf, -math.inf))
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(config, name, value):
+    with pytest.raises(UserError, match=name.replace("_", "[_-]")):
+        config(**CONFIGS[config], **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "values"),
+    [
+        *((command, "--confidence", ("-1", "0", "1", "nan", "inf")) for command in ("teachers --store s --student m", "compare a b", "report --store s --out o")),
+        *((command, "--seed", ("-1",)) for command in ("teachers --store s --student m", "compare a b", "report --store s --out o")),
+        ("correlate --table t.csv", "--permutations", ("-1", "0")),
+        ("rescore --store s --student m --out o", "--r-max", ("-1", "0")),
+        ("bench", "--rounds", ("-1", "0")),
+    ],
+)  # fmt: skip
+def test_a_number_of_the_command_line_that_means_nothing_is_one_line(capsys, command, option, values):
+    for value in values:
+        assert main([*command.split(), option, value]) == 2
+        assert capsys.readouterr().err.startswith(f"rsr-ray: {option} {value}: ")
 
 
 def test_what_is_missing_is_named():

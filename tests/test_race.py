@@ -102,6 +102,7 @@ def test_the_options(tmp_path):
         ({"budget": 1.5}, "--budget 1.5"),
         ({"first_round": 5}, "--first-round 5: must be at least 20"),
         ({"teachers": ("a",)}, "--teachers a: a race needs at least two"),
+        ({"teachers": ("a", "a")}, "--teachers a: a race needs at least two"),
         ({"dtype": "int8"}, "--dtype int8"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rsr_ray import rank
+from rsr_ray.cli import main
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.rank import Matrices, Scored, bootstrap, gaps, interval, load_scored, rank_teachers
@@ -237,6 +238,7 @@ def test_teachers_without_a_prompt_in_common_are_told_so():
     assert (got["pairwise"], got["gaps"], got["curve"]) == ([], [], [])
     some = rank_teachers(scored_of(rows).only(["b", "a"]), RSR)
     assert (some["matched"], some["n_prompts"]) == (True, 30)
+    assert rank_teachers(scored_of(rows).only(["a", "a", "b"]), RSR) == some
     with pytest.raises(UserError, match="not in the store"):
         scored_of(rows).only(["a", "x"])
     rows["prompt"] = rows.teacher + rows.prompt.astype(str)
@@ -298,6 +300,13 @@ def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
     assert scored.teacher.tolist() == [0, 0, 0, 1]
     with pytest.raises(UserError, match="score them with --metrics local_naturalness"):
         load_scored(store, [REGISTRY["local_naturalness"]]).matrices(REGISTRY["local_naturalness"])
+
+
+def test_a_store_whose_units_were_all_deleted_has_no_scores(tmp_path, capsys):
+    Store(str(tmp_path), "s", None).write_teachers(pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), [])
+    for command in ("teachers", "rescore"):
+        assert main([command, "--store", str(tmp_path), "--student", "s"]) == 2
+        assert capsys.readouterr().err == f"rsr-ray: store {tmp_path}: no scores of student s: run rsr-ray score\n"
 
 
 def coverage(x: np.ndarray, y: np.ndarray, n: int, repetitions: int, rng) -> float:
