@@ -32,7 +32,10 @@ PUBLISHED |= {"g_norm": 0.55, "grace": 0.59, "influence": 0.11, "mean_tokens": 0
 FEWEST = 3  # teachers: two always correlate by +1 or -1
 RESAMPLES = 10_000
 CHUNK = 2_000  # resamples that are held at once
+USABLE = 0.9  # share of draws with a correlation, below which what is left of them is no picture of all
+SAME = 1e-9  # correlations closer than this are equal but for rounding
 SEED = 0
+NO_INTERVAL: dict[str, Any] = {"interval": None, "interval_method": None, "why_no_interval": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +323,7 @@ def correlate_metric(students: Mapping[str, Student], name: str, n_permutations:
     }
     mean = {kind: float(np.mean([of_student[kind] for of_student in defined])) if defined else None for kind in ("spearman", "pearson", "kendall")}
     spearman = mean["spearman"]
-    out |= mean | {"abs_of_mean": None, "mean_of_abs": None, "p": None, "interval": None, "interval_method": None, "any_order_of_ties": None}
+    out |= mean | {"abs_of_mean": None, "mean_of_abs": None, "p": None, **NO_INTERVAL, "any_order_of_ties": None}
     if spearman is not None:
         low, high = np.mean([spearman_in_any_order(pair.x, pair.y) for pair in pairs], axis=0)
         out |= {
@@ -398,30 +401,38 @@ def permutation_p(pairs: list[Pair], n_teachers: int, n_permutations: int) -> fl
 def bootstrap_interval(pairs: list[Pair], n_teachers: int, n_draws: int) -> dict[str, Any]:
     """95% interval of the mean over students of Spearman: teachers are drawn, the same for all students.
 
-    BCa; where it is not defined (few teachers, or a correlation that never varies), percentiles of the draws that have a correlation.
+    Of a draw that gives some students no two teachers, or only such as are alike, it is the mean over the others. BCa; where it
+    is not defined, percentiles of the draws that have a correlation. None and the reason where too few have, or all have the same.
     """
 
     def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:
         counts = (drawn[..., None] == np.arange(n_teachers)).sum(-2)
-        means = np.mean([pair.spearman_of_draws(counts.reshape(-1, n_teachers)) for pair in pairs], axis=0)
+        means = np.nanmean([pair.spearman_of_draws(counts.reshape(-1, n_teachers)) for pair in pairs], axis=0)
         return means.reshape(counts.shape[:-1])
 
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # what it warns of is answered below
+        for kind in (stats.DegenerateDataWarning, RuntimeWarning):  # what they warn of is answered below
+            warnings.simplefilter("ignore", kind)
         drawn = stats.bootstrap(
             (np.arange(n_teachers),), statistic, vectorized=True, n_resamples=n_draws, batch=CHUNK, axis=-1, method="percentile",
             rng=np.random.default_rng(SEED),
         )  # fmt: skip
         found = drawn.bootstrap_distribution
-        if np.isfinite(found).all() and np.ptp(found) > 0:
+        usable = found[np.isfinite(found)]
+        if len(usable) < USABLE * n_draws:
+            why = f"only {len(usable) / n_draws:.1%} of the draws of teachers have a correlation"
+            return NO_INTERVAL | {"why_no_interval": why}
+        if np.ptp(usable) < SAME:
+            return NO_INTERVAL | {"why_no_interval": "every draw of teachers has the same correlation"}
+        if len(usable) == n_draws:
             bca = stats.bootstrap(
                 (np.arange(n_teachers),), statistic, vectorized=True, n_resamples=0, batch=CHUNK, axis=-1, method="BCa", bootstrap_result=drawn
             )
             low, high = map(float, bca.confidence_interval)
             if math.isfinite(low) and math.isfinite(high):
-                return {"interval": [low, high], "interval_method": "BCa"}
-    low, high = map(float, np.percentile(found[np.isfinite(found)], [2.5, 97.5]))
-    return {"interval": [low, high], "interval_method": "percentile"}
+                return NO_INTERVAL | {"interval": [low, high], "interval_method": "BCa"}
+    low, high = map(float, np.percentile(usable, [2.5, 97.5]))
+    return NO_INTERVAL | {"interval": [low, high], "interval_method": "percentile"}
 
 
 def spearman_in_any_order(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -491,6 +491,11 @@ def _correlation_notes(result: dict[str, Any]) -> list[str]:
             if of["why_null"]:
                 nulls.setdefault((metric["metric"], of["why_null"]), []).append(name)
     lines += [f"no correlation of {metric} under {', '.join(names)}: {why}" for (metric, why), names in nulls.items()]
+    without: dict[str, list[str]] = {}
+    for metric in result["metrics"]:
+        if metric["why_no_interval"]:
+            without.setdefault(metric["why_no_interval"], []).append(metric["metric"])
+    lines += [f"no interval of {', '.join(names)}: {why}" for why, names in without.items()]
     return lines + [f"left out: {what}" for what in result["left_out"]]
 
 

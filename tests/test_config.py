@@ -93,8 +93,8 @@ def test_a_number_that_means_nothing_is_refused(config, name, value):
 @pytest.mark.parametrize(
     ("command", "option", "values"),
     [
-        *((command, "--confidence", ("-1", "0", "1", "nan", "inf")) for command in ("teachers --store s --student m", "compare a b", "report --store s --out o")),
-        *((command, "--seed", ("-1",)) for command in ("teachers --store s --student m", "compare a b", "report --store s --out o")),
+        *((command, option, values) for command in ("teachers --store s --student m", "compare a b", "report --store s --out o")
+          for option, values in (("--confidence", ("-1", "0", "1", "nan", "inf")), ("--seed", ("-1",)))),
         ("correlate --table t.csv", "--permutations", ("-1", "0")),
         ("rescore --store s --student m --out o", "--r-max", ("-1", "0")),
         ("bench", "--rounds", ("-1", "0")),

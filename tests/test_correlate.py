@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -205,9 +206,34 @@ def test_the_interval_covers_what_it_should():
     assert held >= 60 * 0.95 - 4 * math.sqrt(60 * 0.95 * 0.05)
 
 
-def test_a_correlation_that_never_varies_has_an_interval_all_the_same():
-    x = np.arange(5.0)
-    assert bootstrap_interval([Pair(x, x, np.arange(5))], 5, 100) == {"interval": [1.0, 1.0], "interval_method": "percentile"}
+@pytest.mark.parametrize("n", [4, 5])
+def test_a_correlation_that_never_varies_has_no_interval(n):
+    x = np.arange(float(n))
+    want = {"interval": None, "interval_method": None, "why_no_interval": "every draw of teachers has the same correlation"}
+    assert bootstrap_interval([Pair(x, x, np.arange(n))], n, 300) == want
+
+
+def test_draws_that_mostly_have_no_correlation_give_no_interval():
+    """Of 27 draws of three teachers 3 have one of them only."""
+    found = bootstrap_interval([Pair(np.arange(3.0), np.array([2.0, 1.0, 3.0]), np.arange(3))], 3, 1000)
+    assert found["interval"] is found["interval_method"] is None
+    assert re.fullmatch(r"only 8[89]\.\d% of the draws of teachers have a correlation", found["why_no_interval"])
+
+
+@pytest.mark.parametrize("n_students", [12, 30])
+def test_students_that_share_no_teacher_have_an_interval_that_covers(n_students):
+    """Most draws leave some of the students without two teachers: these are left out of that draw, and not the draw."""
+    rng, held = np.random.default_rng(0), 0
+    tau, rho = 2 / math.pi * math.asin(0.7), 6 / math.pi * math.asin(0.7 / 2)  # Kendall and Spearman of a bivariate normal
+    truth = 0.75 * (tau + rho / 3)  # Spearman of three that are drawn from it, in the mean
+    for _ in range(40):
+        x = rng.normal(size=(n_students, 3))
+        y = 0.7 * x + math.sqrt(1 - 0.49) * rng.normal(size=x.shape)
+        pairs = [Pair(a, b, np.arange(3) + 3 * i) for i, (a, b) in enumerate(zip(x, y, strict=True))]
+        low, high = bootstrap_interval(pairs, 3 * n_students, 200)["interval"]
+        assert low <= np.mean([stats.spearmanr(pair.x, pair.y).statistic for pair in pairs]) <= high
+        held += low <= truth <= high
+    assert held >= 40 * 0.95 - 4 * math.sqrt(40 * 0.95 * 0.05)
 
 
 def test_students_with_other_teachers_are_correlated_over_their_own(tmp_path):
@@ -233,7 +259,7 @@ def test_every_format_is_the_same_table(tmp_path):
     assert results[0]["left_out"] == ["column note: not numbers"]
 
 
-def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path):
+def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path, capsys):
     rows = rows_of(6, ("a", "b"), same=[1] * 6, some=[1, 2, None, None, None, None]) + rows_of(2, ("few",), same=[1] * 6, some=[1] * 6)
     rows[0]["accuracy"] = None
     result = correlate(from_table(write(tmp_path / "t.csv", rows), None), **FEW)
@@ -246,6 +272,7 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path)
         assert found[name]["students"]["b"]["why_null"] == why
         assert found[name]["spearman"] is found[name]["p"] is found[name]["interval"] is None
     assert main(["correlate", "--table", str(tmp_path / "t.csv")]) == 0
+    assert "no interval of rsr: every draw of teachers has the same correlation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
