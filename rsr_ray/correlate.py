@@ -12,7 +12,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class Evidence:
 
     students: dict[str, Student]
     left_out: list[str]  # a sentence each
+    notes: list[str] = field(default_factory=list)  # what the values stand on, a sentence each
 
     @property
     def metrics(self) -> list[str]:
@@ -101,13 +102,14 @@ def from_table(uri: str, endpoint: str | None) -> Evidence:
 def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evidence:
     """The students of a table of accuracies with every metric that the store has scores for. Raises UserError."""
     accuracies, left_out = _by_student(read_table(accuracies_uri, endpoint), accuracies_uri)
-    students = {}
+    students, notes = {}, []
     for name, rows in accuracies.items():
-        values = teacher_values(store_uri, name, endpoint)
+        values, prompts = teacher_values(store_uri, name, endpoint)
         teachers = tuple(teacher for teacher in rows if teacher in values)
         if not values:
             left_out.append(f"student {name}: the store has no scores of it")
             continue
+        notes.append(f"student {name}: values on {prompts}")
         left_out += [f"student {name}: the store has no scores of teacher {teacher}" for teacher in rows if teacher not in values]
         metrics = [metric for metric in REGISTRY if any(metric in of_teacher for of_teacher in values.values())]
         students[name] = Student(
@@ -117,26 +119,32 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
         )
     if not students:
         raise UserError(f"store {store_uri}: no scores of any student in {accuracies_uri}: {', '.join(accuracies)}")
-    return Evidence(students=students, left_out=left_out)
+    return Evidence(students=students, left_out=left_out, notes=notes)
 
 
-def teacher_values(store_uri: str, student: str, endpoint: str | None) -> dict[str, dict[str, float]]:
-    """Every metric of the registry by teacher, on all its prompts. One that the store's rows do not all have is left out.
+def teacher_values(store_uri: str, student: str, endpoint: str | None) -> tuple[dict[str, dict[str, float]], str]:
+    """Every metric of the registry by teacher, and on which prompts: as `rank_teachers`, those that all teachers answered, or all.
 
-    {} for a student that the store does not have. Raises UserError.
+    A metric that the store's rows do not all have is left out. {} for a student that the store does not have. Raises UserError.
     """
     from rsr_ray.rank import load_scored
     from rsr_ray.store import Store
 
     if student not in Store.students(store_uri, endpoint):
-        return {}
+        return {}, ""
     scored = load_scored(Store(store_uri, student, endpoint))
     values: dict[str, dict[str, float]] = {name: {} for name in scored.teachers}
+    prompts = ""
     for name, metric in REGISTRY.items():
         if scored.has(metric):
-            for teacher, value in zip(scored.teachers, scored.matrices(metric).values().tolist(), strict=True):
+            every = scored.matrices(metric)
+            matched = every.matched()
+            n = len(matched.x)
+            for teacher, value in zip(scored.teachers, (matched if n else every).values().tolist(), strict=True):
                 values[teacher][name] = value
-    return values
+            on_all = f"all prompts, each teacher's own: none was answered by all {len(scored.teachers)} teachers"
+            prompts = f"the {n:,} prompt{'s' * (n > 1)} that all {len(scored.teachers)} teachers of the store answered" if n else on_all
+    return values, prompts
 
 
 def read_table(uri: str, endpoint: str | None) -> "pa.Table":
@@ -293,6 +301,7 @@ def correlate(evidence: Evidence, by: list[str] | None = None, n_permutations: i
         "permutations": n_permutations,
         "draws": n_draws,
         "seed": SEED,
+        "notes": evidence.notes,
         "left_out": left_out,
         "metrics": metrics,
     }  # fmt: skip

@@ -496,7 +496,7 @@ def _correlation_notes(result: dict[str, Any]) -> list[str]:
         if metric["why_no_interval"]:
             without.setdefault(metric["why_no_interval"], []).append(metric["metric"])
     lines += [f"no interval of {', '.join(names)}: {why}" for why, names in without.items()]
-    return lines + [f"left out: {what}" for what in result["left_out"]]
+    return [*lines, *result["notes"], *(f"left out: {what}" for what in result["left_out"])]
 
 
 def _print_paper(paper: dict[str, Any], out: Console) -> None:

@@ -26,7 +26,9 @@ from rsr_ray.correlate import (
     without,
 )
 from rsr_ray.errors import UserError
+from rsr_ray.metrics import REGISTRY
 from rsr_ray.published import TWICE, compare
+from rsr_ray.rank import load_scored, rank_teachers
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store import Store
 
@@ -373,12 +375,12 @@ def test_a_stores_scores_with_accuracies(tmp_path, capsys):
         *(score_row(teacher, 0, rank_sum, 10.0) for teacher, rank_sum in (("B", 40), ("C", 60), ("D", 90))),
     ]
     write_scores(store, rows)
-    values = teacher_values(store.uri, "s", None)
-    assert values["A"]["rsr"] == pytest.approx(((20 / 10 + 30 / 5) / 2) / ((10 / 10 + 5 / 5) / 2))
-    assert values["A"]["rsr_mean"] == pytest.approx((20 / 10 + 30 / 5) / 2)
-    assert values["A"]["n_tokens"] == 7.5
+    values, prompts = teacher_values(store.uri, "s", None)
+    assert prompts == "the 1 prompt that all 4 teachers of the store answered"
+    assert values["A"]["rsr"] == pytest.approx(2.0)  # of p0 alone: the others have no p1
+    assert values["A"]["n_tokens"] == 10
     assert "brier" not in values["A"]  # its column is not filled
-    assert teacher_values(store.uri, "other", None) == {}
+    assert teacher_values(store.uri, "other", None) == ({}, "")
 
     accuracies = [{"student": "s", "teacher": t, "accuracy": a} for t, a in zip("ABCDE", (40, 50, 45, 20, 10), strict=True)]
     accuracies += [{"student": "other", "teacher": "A", "accuracy": 1}]
@@ -389,8 +391,34 @@ def test_a_stores_scores_with_accuracies(tmp_path, capsys):
     rsr = by_name(told)["rsr"]["students"]["s"]
     x = [values[teacher]["rsr"] for teacher in "ABCD"]
     assert (rsr["n"], rsr["spearman"]) == (4, pytest.approx(stats.spearmanr(x, [40, 50, 45, 20]).statistic))
+    assert told["notes"] == [f"student s: values on {prompts}"]
+    capsys.readouterr()
     assert main(options) == 0
+    assert f"student s: values on {prompts}" in capsys.readouterr().out
 
     assert main([*options[:2], str(tmp_path / "empty"), *options[3:]]) == 2
     assert "no scores of any student" in capsys.readouterr().err
     assert main(["correlate", "--store", store.uri]) == 2
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_stores_values_are_those_of_the_ranking(tmp_path, shared):
+    """A teacher that answered only easy prompts is compared on them; without a prompt in common each stands on its own."""
+    easy, hard = range(4), range(4, 12)
+    answered = {"A": [*easy, *hard], "B": [*easy, *hard], "C": easy if shared else range(20, 24)}
+    rows = [
+        score_row(teacher, n, rank_sum=(10 if n in easy else 60) + 3 * place + n, surprisal_sum=5.0 + n % 3, trajectory_id=f"{n}/{sample}")
+        for place, (teacher, prompts) in enumerate(answered.items())
+        for n in prompts
+        for sample in range(1 + n % 2)
+    ]
+    store = Store(str(tmp_path), "s", None)
+    write_scores(store, rows)
+    values, prompts = teacher_values(store.uri, "s", None)
+    scored = load_scored(store, [REGISTRY[name] for name in values["A"]])
+    for name, metric in REGISTRY.items():
+        if name in values["A"] and metric.better != "-":
+            ranking = rank_teachers(scored, metric)
+            assert ranking["matched"] == shared
+            assert {t["teacher"]: t["value"] for t in ranking["teachers"]} == {teacher: of[name] for teacher, of in values.items()}
+    assert prompts.startswith("the 4 prompts that all 3 teachers" if shared else "all prompts, each teacher's own")
