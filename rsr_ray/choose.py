@@ -10,6 +10,7 @@ import hashlib
 import heapq
 import importlib.metadata
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -46,6 +47,7 @@ KEYWORDS = {"checking": (0.20, ("check", "verify")), "exploring": (0.25, ("perha
 LENGTH_WEIGHT = 0.30
 WORD = re.compile(r"\w+")
 TRUE, FALSE = {"true", "1", "1.0", "yes", "correct"}, {"false", "0", "0.0", "no", "incorrect", "wrong"}
+NOTED_UNITS = 200  # of which local naturalness is compared with the global one: more rows would say the same
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 SUMMED = tuple(dict.fromkeys(name for metric in REGISTRY.values() for name in metric.columns))
@@ -70,7 +72,7 @@ def choose(config: ChooseConfig) -> dict[str, Any]:
     refuse_foreign(config)
     with connect(config.ray_address, "text", "Nothing is left of this choice: run the same command again."):
         chosen, found = _choose_rows(config, store, fingerprint, names)
-        manifest = make_manifest(config, fingerprint, found)
+        manifest = make_manifest(config, fingerprint, found) | {"notes": notes(config, store, fingerprint, names)}
         clear(config)
         try:
             manifest["files"], manifest["columns"] = write_files(chosen, manifest["chosen"], len({name[:16] for name in names}), config)
@@ -545,6 +547,18 @@ def make_manifest(config: ChooseConfig, fingerprint: str, found: dict[str, Any])
         },
         "versions": {"rsr_ray": rsr_ray.__version__} | {name: importlib.metadata.version(name) for name in ("ray", "pyarrow", "numpy")},
     }  # fmt: skip
+
+
+def notes(config: ChooseConfig, store: Store, fingerprint: str, names: list[str]) -> list[str]:
+    """Of local naturalness whether it says another thing than global naturalness, from some of the units, spread over all."""
+    from rsr_ray.rank import naturalness_notes
+
+    if config.by != "local_naturalness":
+        return []
+    some = pa.table({"name": names[:: math.ceil(len(names) / NOTED_UNITS)]})
+    columns = ["n_tokens", "surprisal_sum", "n_steps", "step_surprisal_sum"]
+    rows = store.read_units(some, fingerprint, columns).drop_null()
+    return naturalness_notes({name: rows[name].to_numpy() for name in columns})
 
 
 def _why_nothing(config: ChooseConfig, found: dict[str, Any]) -> str:

@@ -190,8 +190,8 @@ def score(config: ScoreConfig, *, as_json: bool = False) -> int:
     """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
     from rsr_ray.metrics import RSR
     from rsr_ray.pipeline import score_corpus
-    from rsr_ray.rank import load_scored, rank_teachers
-    from rsr_ray.report import console, print_ranking, print_run, print_teachers
+    from rsr_ray.rank import LOCAL, load_scored, naturalness, rank_teachers
+    from rsr_ray.report import console, print_naturalness, print_ranking, print_run, print_teachers
     from rsr_ray.store import Store
 
     run = score_corpus(config)
@@ -202,7 +202,10 @@ def score(config: ScoreConfig, *, as_json: bool = False) -> int:
         out, store = console(), Store(config.store, str(config.student_name), config.s3_endpoint)
         table = run.teachers.to_pylist(maps_as_pydicts="strict")
         if any(t["n_trajectories"] for t in table) and run.n_read <= RANKED_ROWS:
-            print_ranking(rank_teachers(load_scored(store, [RSR]), RSR), table, str(config.student_name), out)
+            scored = load_scored(store, [RSR, LOCAL] if config.local else [RSR])
+            print_ranking(rank_teachers(scored, RSR), table, str(config.student_name), out)
+            if config.local:
+                print_naturalness(naturalness(scored), out)
         else:
             print_teachers(table, str(config.student_name), out)
         print_run(run, config.store, out)
@@ -232,8 +235,8 @@ def _nightly(args: argparse.Namespace) -> int:
 
 def _teachers(args: argparse.Namespace) -> int:
     from rsr_ray.metrics import find_metric
-    from rsr_ray.rank import load_scored, rank_teachers
-    from rsr_ray.report import console, print_ranking
+    from rsr_ray.rank import LOCAL, load_scored, naturalness, rank_teachers
+    from rsr_ray.report import console, print_naturalness, print_ranking
 
     _check_certainty(args)
     metric, store = find_metric(args.by), _open_store(args)
@@ -242,10 +245,13 @@ def _teachers(args: argparse.Namespace) -> int:
     if args.teachers:
         scored = scored.only(args.teachers)
     ranking = rank_teachers(scored, metric, confidence=args.confidence, seed=args.seed)
+    beside = {"naturalness": naturalness(scored)} if metric is LOCAL else {}
     if args.json:
-        print(json.dumps({"student": args.student, **ranking, "table": table}))
+        print(json.dumps({"student": args.student, **ranking, **beside, "table": table}))
     else:
         print_ranking(ranking, table, args.student, console())
+        if beside:
+            print_naturalness(beside["naturalness"] | {"notes": []}, console())  # the ranking's own notes hold them
     return 0
 
 

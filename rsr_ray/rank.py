@@ -5,7 +5,7 @@ trajectories, P prompts, T teachers, B bootstrap draws.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.store import Store, settle_units
 
+LOCAL = REGISTRY["local_naturalness"]
+COLLAPSED = 0.95  # rank correlation of local with global naturalness above which the two are one
 DRAWS = 2000  # of the bootstrap; a probability it gives has a standard error of at most 0.011
 BLOCKS = 10_000  # above so many prompts, random groups of them are resampled instead: as good, and the cost stays the same
 SIZES = (10, 25, 50, 100, 200)  # prompts, of the sample-size curve
@@ -382,14 +384,7 @@ def notes(scored: Scored, metric: Metric, every: Matrices, matched: bool) -> lis
             f"all teachers answered {share:.0%} of the prompts; {scored.teachers[fewest]} answered the fewest: "
             f"the others share {without:,}, so rank them without it (--teachers)"
         )
-    if metric.name == "local_naturalness":
-        near = metric.values(scored.columns)
-        correlation = _spearman(near, -scored.columns["surprisal_sum"] / scored.columns["n_tokens"])
-        median = np.median(scored.columns["n_steps"])
-        said.append(f"rank correlation with global naturalness over trajectories {correlation:.3f}; median number of steps {median:g}")
-        if correlation > 0.95:
-            said.append("it has collapsed into global naturalness: with so few steps the window holds nearly all; a smaller --step-window may help")
-    return said
+    return said + (naturalness_notes(scored.columns) if metric is LOCAL else [])
 
 
 def _shared(scored: Scored, every: Matrices) -> str:
@@ -450,3 +445,44 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def naturalness(scored: Scored) -> dict[str, Any]:
+    """Local naturalness of each teacher, the highest first, and global naturalness (minus mean_surprisal) beside it.
+
+    On the prompts that all teachers answered, else on all. JSON-able: matched, n_prompts, teachers (teacher, local, global; none
+    where not all rows have a local one), notes.
+    """
+    notes = naturalness_notes(scored.columns)
+    if not scored.has(LOCAL):
+        lack = int(np.isnan(LOCAL.values(scored.columns)).sum())
+        notes.append(f"{lack:,} trajectories have no local naturalness: a step and what it is scored behind did not fit into memory")
+        return {"matched": False, "n_prompts": 0, "teachers": [], "notes": notes}
+    every = [scored.matrices(metric) for metric in (LOCAL, REGISTRY["mean_surprisal"])]
+    matched = [matrices.matched() for matrices in every]
+    is_matched = len(matched[0].x) > 0
+    near, surprisal = (matrices.values() for matrices in (matched if is_matched else every))
+    return jsonable(
+        {
+            "matched": is_matched,
+            "n_prompts": len(matched[0].x) if is_matched else len(scored.prompts),
+            "teachers": [{"teacher": scored.teachers[t], "local": near[t], "global": -surprisal[t]} for t in np.argsort(-near, kind="stable")],
+            "notes": notes,
+        }
+    )
+
+
+def naturalness_notes(columns: Mapping[str, np.ndarray]) -> list[str]:
+    """Whether local naturalness says another thing than global naturalness. `columns` of trajectories, each [N], as LOCAL needs and surprisal_sum."""
+    near = LOCAL.values(columns)
+    known = np.isfinite(near)
+    if not known.any():
+        return []
+    correlation = _spearman(near[known], (-columns["surprisal_sum"] / columns["n_tokens"])[known])
+    steps = f"median number of steps {np.median(columns['n_steps'][known]):g}"
+    if math.isnan(correlation):  # fewer than three trajectories, or all alike
+        return [f"local naturalness: {steps}"]
+    said = [f"local naturalness: rank correlation with global naturalness over {known.sum():,} trajectories {correlation:.3f}; {steps}"]
+    if correlation > COLLAPSED:
+        said.append("it has collapsed into global naturalness: with so few steps the window holds nearly all; a smaller --step-window may help")
+    return said

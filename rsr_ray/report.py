@@ -145,6 +145,26 @@ def percent(share: float) -> str:
     return f"{100 * share:g}%"
 
 
+def print_naturalness(found: dict[str, Any], out: Console) -> None:
+    """`naturalness`' answer: local beside global naturalness of each teacher, and whether they are two things."""
+    if found["teachers"]:
+        on = f"the {found['n_prompts']:,} prompts that all answered" if found["matched"] else f"all {found['n_prompts']:,} prompts"
+        out.print(Text(f"Local beside global naturalness, nats a token (higher is better), on {on}", style="bold"))
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+        table.add_column("teacher", overflow="fold", min_width=12)
+        for name in ("local", "global"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for t in found["teachers"]:
+            table.add_row(Text(safe(t["teacher"])), number(t["local"]), number(t["global"]))
+        out.print(table)
+    _print_notes(found["notes"], out)
+
+
+def _print_notes(notes: list[str], out: Console) -> None:
+    for note in notes:
+        out.print(Text(safe(f"note: {note}"), style="yellow"))
+
+
 def print_comparison(compared: dict[str, Any], out: Console) -> None:
     """`compare`'s answer: the sentence, the sides, each teacher's values and places, what changed order, notes."""
     metric, better = compared["metric"], compared["better"]
@@ -279,6 +299,7 @@ def print_choice(manifest: dict[str, Any], out: Console) -> None:
     out.print(Text(f"{manifest['rows']:,} scored rows = {manifest['candidates']:,} candidates + {sum(manifest['dropped'].values()):,} left out"))
     for why, n in manifest["dropped"].items():
         out.print(Text(f"  {n:,} {why}: {_why_dropped(why)}"))
+    _print_notes(manifest["notes"], out)
     line = f"{prompts['all']:,} prompts, {prompts['without_candidates']:,} of them without a candidate"
     out.print(Text(line + (f", {prompts['with_fewer_than_k']:,} with fewer than {config['k']:,}" if config["k"] > 1 else "")))
     if n := manifest["ties"]["prompts"]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rsr_ray.choose import CANDIDATES, Candidates, choose_prompts, find_units, make_manifest, merge, says
+from rsr_ray.choose import CANDIDATES, Candidates, choose_prompts, find_units, make_manifest, merge, notes, says
 from rsr_ray.config import ChooseConfig
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import CONTROLS, REGISTRY
@@ -227,6 +227,22 @@ def test_means_of_a_set_are_those_of_a_teacher():
     assert manifest["lengths"]["chosen"]["p100"] == lengths[-1]
     assert sum(t["chosen"] for t in manifest["teachers"]) == len(got)
     json.dumps(manifest)
+
+
+def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(tmp_path):
+    store = Store(str(tmp_path), "m", None)
+    row = {"teacher": "T", "source": "s", "fingerprint": "f", "n_tokens": 10}
+    good = [row | {"trajectory_id": f"{n}", "surprisal_sum": 10.0 + n, "n_steps": 2 + n, "step_surprisal_sum": (2 + n) * (1.0 + n)} for n in range(4)]
+    bad = [{"trajectory_id": "x", "source": "s", "reject_reason": "not_text", "fingerprint": "f"}]
+    for start, rows in ((0, good), (4, bad)):
+        facts = {"key": ["0" * 16], "version": ["a" * 12], "start": [start], "stop": [start + len(rows)], "last": [False]}
+        store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f")
+    names = store.units()["f"]
+    said, collapsed = notes(config(by="local_naturalness"), store, "f", names)
+    assert said == "local naturalness: rank correlation with global naturalness over 4 trajectories 1.000; median number of steps 3.5"
+    assert collapsed.startswith("it has collapsed")
+    assert notes(config(by="local_naturalness"), store, "f", [names[1]]) == []
+    assert notes(config(by="rsr"), store, "f", names) == []
 
 
 # --- caps -------------------------------------------------------------------------------------------------------------

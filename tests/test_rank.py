@@ -14,7 +14,7 @@ from rsr_ray import rank
 from rsr_ray.cli import main
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.rank import Matrices, Scored, bootstrap, gaps, interval, load_scored, rank_teachers
+from rsr_ray.rank import Matrices, Scored, bootstrap, gaps, interval, load_scored, naturalness, rank_teachers
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store import Store
 
@@ -274,6 +274,50 @@ def test_a_metric_whose_higher_values_are_better():
     assert "rank correlation with global naturalness" in got["notes"][0]
     scored.columns.update(step_surprisal_sum=5 * scored.columns["surprisal_sum"] / scored.columns["n_tokens"])
     assert "collapsed into global naturalness" in rank_teachers(scored, REGISTRY["local_naturalness"])["notes"][1]
+
+
+def with_steps(rows: pd.DataFrame, seed: int = 0) -> Scored:
+    """Rows with steps, whose local naturalness is not their global one."""
+    rng, scored = np.random.default_rng(seed), scored_of(rows)
+    steps = rng.integers(2, 30, len(rows))
+    scored.columns.update(n_steps=steps, step_surprisal_sum=steps * rng.lognormal(1, 0.3, len(rows)))
+    return scored
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_local_beside_global_naturalness_equals_a_table_of_pandas(shared):
+    rows = rows_of(7, 20, {"a": 5.0, "b": 6.0, "c": 7.0})
+    rows = rows[(rows.teacher != "c") | (rows.prompt < 5)].reset_index(drop=True)
+    rows.loc[(rows.teacher == "c") & (not shared), "prompt"] += 100
+    scored = with_steps(rows)
+    got = naturalness(scored)
+    rows = rows.assign(near=-scored.columns["step_surprisal_sum"] / scored.columns["n_steps"], far=-rows.surprisal_sum / rows.n_tokens)
+    if shared:
+        rows = rows[rows.prompt < 5]
+    want = rows.groupby("teacher")[["near", "far"]].mean().sort_values("near", ascending=False)
+    assert (got["matched"], got["n_prompts"]) == (shared, rows.prompt.nunique())
+    assert [t["teacher"] for t in got["teachers"]] == want.index.tolist()
+    assert [t["local"] for t in got["teachers"]] == pytest.approx(want.near.tolist())
+    assert [t["global"] for t in got["teachers"]] == pytest.approx(want.far.tolist())
+    assert [t["local"] for t in got["teachers"]] == [t["value"] for t in rank_teachers(scored, REGISTRY["local_naturalness"])["teachers"]]
+    json.dumps(got)
+
+
+def test_what_is_said_of_local_naturalness():
+    scored = with_steps(rows_of(7, 20, {"a": 5.0, "b": 6.0}))
+    (said,) = naturalness(scored)["notes"]
+    near, far = -scored.columns["step_surprisal_sum"] / scored.columns["n_steps"], -scored.columns["surprisal_sum"] / scored.columns["n_tokens"]
+    assert f"over 40 trajectories {stats.spearmanr(near, far).statistic:.3f}; median number of steps" in said
+    assert said == rank_teachers(scored, REGISTRY["local_naturalness"])["notes"][0]
+    few = with_steps(rows_of(7, 1, {"a": 5.0, "b": 6.0}))
+    (said,) = naturalness(few)["notes"]
+    assert said.startswith("local naturalness: median number of steps ")
+    assert "nan" not in said
+    scored.columns["step_surprisal_sum"][3] = np.nan  # a context that did not fit
+    got = naturalness(scored)
+    assert not got["teachers"]
+    assert "over 39 trajectories" in got["notes"][0]
+    assert got["notes"][1].startswith("1 trajectories have no local naturalness")
 
 
 def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):

@@ -11,7 +11,7 @@ from rsr_ray.compare import compare, open_side
 from rsr_ray.errors import safe
 from rsr_ray.metrics import RSR
 from rsr_ray.rank import load_scored, probability, rank_teachers
-from rsr_ray.report import number, print_comparison, print_ranking, print_rejects, print_teachers
+from rsr_ray.report import number, print_comparison, print_naturalness, print_ranking, print_rejects, print_teachers
 
 from .browser.stores import rejects_of, rows_of, write_store
 
@@ -27,11 +27,23 @@ def test_a_name_cannot_steer_the_terminal():
     console = Console(file=out, width=200)
     print_teachers([{**teacher, "teacher": name} for name in HOSTILE], "s", console)
     print_rejects([{**row, "teacher": name} for name in HOSTILE], console)
+    beside = [{"teacher": name, "local": -1.0, "global": -2.0} for name in HOSTILE]
+    print_naturalness({"matched": True, "n_prompts": 3, "teachers": beside, "notes": []}, console)
     shown = out.getvalue()
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     for name in HOSTILE:
-        assert shown.count(safe(name)) == 2, name
+        assert shown.count(safe(name)) == 3, name
+
+
+def test_local_naturalness_is_shown_beside_the_global_one_with_its_notes():
+    out = io.StringIO()
+    beside = {"teacher": "T", "local": -1.25, "global": -2.5}
+    print_naturalness({"matched": True, "n_prompts": 3, "teachers": [beside], "notes": ["it has collapsed"]}, Console(file=out, width=120))
+    title, head, _, row, note = (line.split() for line in out.getvalue().splitlines() if line.strip())
+    assert " ".join(title).endswith("nats a token (higher is better), on the 3 prompts that all answered")
+    assert (head, row) == (["teacher", "local", "global"], ["T", "-1.250", "-2.500"])
+    assert " ".join(note) == "note: it has collapsed"
 
 
 def test_what_is_harmless_stays_as_it_is():

@@ -1,15 +1,21 @@
 """Token scores kept beside the scores, and every metric computed from them again."""
 
+import io
 import json
 import shutil
 
 import duckdb
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from rsr_ray.choose import choose
+from rsr_ray.config import ChooseConfig
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.page import make_report
+from rsr_ray.report import print_choice
 from rsr_ray.store import Store
 
 from ..conftest import DEMO_STUDENT
@@ -61,6 +67,7 @@ def test_rescore_equals_what_was_stored_and_what_another_run_gives(kept, tmp_pat
     again, direct = stored(tmp_path / "again"), stored(tmp_path / "direct")
     assert [row.pop("fingerprint") for row in again] != [row.pop("fingerprint") for row in direct]
     assert again == direct
+    assert all(row["local_naturalness"] is not None for row in again if row["reject_reason"] is None)  # carried over
     old = {row["trajectory_id"]: row["rank_sum"] for row in stored(kept / "store")}
     assert any(row["rank_sum"] != old[row["trajectory_id"]] for row in again)
 
@@ -100,7 +107,43 @@ def test_teachers_by_local_naturalness(kept):
     said = rsr_ray("teachers", "--store", kept / "store", "--student", "student", "--by", "local_naturalness")
     assert said.returncode == 0, said.stderr
     assert "higher" in said.stdout
-    assert "rank correlation with global naturalness over trajectories" in " ".join(said.stdout.split())
+    assert " ".join(said.stdout.split()).count("rank correlation with global naturalness over 30 trajectories") == 1
+    assert naturalness_shown(said.stdout) == of_teachers(kept / "store")
+
+
+def of_teachers(store) -> list[list[str]]:
+    """Each teacher's local and global naturalness; the prompts of this corpus have one answer each."""
+    rows = pd.DataFrame([row for row in stored(store) if row["reject_reason"] is None])
+    means = rows.assign(far=-rows.mean_surprisal).groupby("teacher")[["local_naturalness", "far"]].mean()
+    means = means.sort_values("local_naturalness", ascending=False)
+    return [[teacher, f"{near:.3f}", f"{far:.3f}"] for teacher, near, far in means.itertuples()]
+
+
+def naturalness_shown(text: str) -> list[list[str]]:
+    """The rows of the table of `print_naturalness`."""
+    _, _, below = text.partition("Local beside global naturalness")
+    rows = (line.split() for line in below.splitlines()[1:])
+    return [row for row in rows if len(row) == 3 and row[1].startswith("-") and row[2].startswith("-")]
+
+
+def test_a_run_ends_with_local_beside_global_naturalness(kept):
+    wanted = ("--token-scores", "--per-turn", "--metrics", "rsr,local_naturalness", "--unit-rows", 7, "--max-rejects", 1)
+    said = rsr_ray("score", "--corpus", kept / "corpus", "--student", DEMO_STUDENT, "--store", kept / "store", *wanted)
+    assert said.returncode == 0, said.stderr
+    assert "already scored 31" in said.stdout
+    assert naturalness_shown(said.stdout) == of_teachers(kept / "store")
+    assert "rank correlation with global naturalness over 30 trajectories" in " ".join(said.stdout.split())
+
+
+def test_a_choice_by_local_naturalness_says_whether_it_is_another_thing(kept, tmp_path):
+    config = ChooseConfig(store=str(kept / "store"), student="student", out=str(tmp_path / "out"), by="local_naturalness")
+    manifest = choose(config)
+    assert manifest["chosen"] == 30
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["notes"][0].startswith("local naturalness: rank correlation with global naturalness over 30 trajectories")
+    shown = io.StringIO()
+    print_choice(manifest, Console(file=shown, width=200))
+    assert f"note: {manifest['notes'][0]}" in shown.getvalue()
 
 
 def test_mistakes(kept, tmp_path):
