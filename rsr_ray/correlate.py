@@ -137,13 +137,11 @@ def teacher_values(store_uri: str, student: str, endpoint: str | None) -> tuple[
     prompts = ""
     for name, metric in REGISTRY.items():
         if scored.has(metric):
-            every = scored.matrices(metric)
-            matched = every.matched()
-            n = len(matched.x)
-            for teacher, value in zip(scored.teachers, (matched if n else every).values().tolist(), strict=True):
+            compared, is_matched = scored.compared(metric)
+            for teacher, value in zip(scored.teachers, compared.values().tolist(), strict=True):
                 values[teacher][name] = value
-            on_all = f"all prompts, each teacher's own: none was answered by all {len(scored.teachers)} teachers"
-            prompts = f"the {n:,} prompt{'s' * (n > 1)} that all {len(scored.teachers)} teachers of the store answered" if n else on_all
+            n, on_all = len(compared.x), f"all prompts, each teacher's own: none was answered by all {len(scored.teachers)} teachers"
+            prompts = f"the {n:,} prompt{'s' * (n > 1)} that all {len(scored.teachers)} teachers of the store answered" if is_matched else on_all
     return values, prompts
 
 

@@ -59,6 +59,12 @@ class Scored:
         x, y = metric.terms(self.columns, self.prompt)
         return Matrices(*(np.bincount(cell, weights, size).reshape(shape) for weights in (x, y, None)))
 
+    def compared(self, metric: Metric) -> tuple["Matrices", bool]:
+        """What teachers are compared on: the prompts that all of them answered (True), or all, where there are none (False). Raises UserError."""
+        every = self.matrices(metric)
+        matched = every.matched()
+        return (matched, True) if len(matched.x) else (every, False)
+
     def only(self, teachers: Iterable[str]) -> "Scored":
         """The trajectories of some teachers. Raises UserError for one that is not there."""
         wanted = sorted({*teachers})
@@ -183,9 +189,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
     metric.check_direction()
     rng = np.random.default_rng(seed)
     every = scored.matrices(metric)
-    matched = every.matched()
-    is_matched = len(matched.x) > 0
-    compared = matched if is_matched else every
+    compared, is_matched = scored.compared(metric)
     values = compared.values()
     order = np.argsort(metric.order(values), kind="stable")
     names = [scored.teachers[t] for t in order]
@@ -458,14 +462,12 @@ def naturalness(scored: Scored) -> dict[str, Any]:
         lack = int(np.isnan(LOCAL.values(scored.columns)).sum())
         notes.append(f"{lack:,} trajectories have no local naturalness: a step and what it is scored behind did not fit into memory")
         return {"matched": False, "n_prompts": 0, "teachers": [], "notes": notes}
-    every = [scored.matrices(metric) for metric in (LOCAL, REGISTRY["mean_surprisal"])]
-    matched = [matrices.matched() for matrices in every]
-    is_matched = len(matched[0].x) > 0
-    near, surprisal = (matrices.values() for matrices in (matched if is_matched else every))
+    compared, is_matched = scored.compared(LOCAL)
+    near, surprisal = compared.values(), scored.compared(REGISTRY["mean_surprisal"])[0].values()
     return jsonable(
         {
             "matched": is_matched,
-            "n_prompts": len(matched[0].x) if is_matched else len(scored.prompts),
+            "n_prompts": len(compared.x),
             "teachers": [{"teacher": scored.teachers[t], "local": near[t], "global": -surprisal[t]} for t in np.argsort(-near, kind="stable")],
             "notes": notes,
         }

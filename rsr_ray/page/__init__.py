@@ -103,7 +103,7 @@ def _student(
     name = f"student:{store.student_name}"  # no student's name has a colon
     drawn = {
         "whiskers": charts.whiskers(ranking, f"{name}:whiskers", axis),
-        "plane": charts.plane(_points(scored, ranking["matched"], codes), f"{name}:plane", confidence),
+        "plane": charts.plane(_points(scored, codes), f"{name}:plane", confidence),
         "boxes": charts.boxes(_spreads(scored, values, codes), f"{name}:boxes", axis),
         "lengths": charts.lengths(ranking, _sample(scored, values, codes, seed), f"{name}:lengths", axis),
     }
@@ -128,10 +128,9 @@ def _rejects(store: Store) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["n"], row["reason"]))
 
 
-def _points(scored: Scored, matched: bool, codes: list[int]) -> list[dict[str, Any]]:
+def _points(scored: Scored, codes: list[int]) -> list[dict[str, Any]]:
     """Mean surprisal and mean rank of each teacher on the prompts of the ranking, and how they vary over prompts."""
-    every = scored.matrices(RSR)
-    sums = every.matched() if matched else every
+    sums, _ = scored.compared(RSR)
     points = []
     for code in codes:
         own = sums.n[:, code] > 0

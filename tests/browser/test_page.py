@@ -402,7 +402,7 @@ def test_places_moves_and_the_plane_follow_the_ranking_where_prompts_match_only_
     assert [t["teacher"] for t in student["ranking"]["teachers"]] == PLAIN[:3]
     assert student["table"][0]["teacher"] == PLAIN[1]
     scored = load_scored(store, [RSR])
-    for point, t in zip(_points(scored, True, [0, 1, 2]), student["ranking"]["teachers"], strict=True):
+    for point, t in zip(_points(scored, [0, 1, 2]), student["ranking"]["teachers"], strict=True):
         assert (point["n"], point["mean"][1] / point["mean"][0]) == (40, pytest.approx(t["value"]))
 
 
