@@ -23,8 +23,10 @@ from rsr_ray.store import Store
 
 SHOWN = 3  # best and worst trajectories of a teacher in the table
 SHOWN_TEACHERS = 40
-TOKENS_SHOWN = 60_000  # over all trajectories of the page: about 25 bytes each
+TOKENS_SHOWN = 50_000  # over all trajectories of the page: about 25 bytes each
 TOKENS_EACH = 1_500
+WINDOW = 40  # tokens shown together of the most surprising parts
+BINS = 100  # of the strip that shows a whole trajectory
 POINTS = 1_200  # trajectories in the chart of lengths
 NIGHTS = 60
 
@@ -98,18 +100,21 @@ def _student(
         from rsr_ray.page.tokens import score_again
 
         for row, found in score_again(rows, run, tokens_from):
-            row["tokens"] = tokens_of(found, most)
+            row["tokens"] = tokens_of(found, most, run["config"]["r_max"])
+    points = _points(scored, codes)
+    means = [dict(zip(("mean_surprisal", "mean_rank"), point["mean"], strict=True)) for point in points]
+    ranking = ranking | {"teachers": [t | mean for t, mean in zip(ranking["teachers"], means, strict=True)]}
     said["ranking"], said["trajectories"] = ranking, rows
     name = f"student:{store.student_name}"  # no student's name has a colon
     drawn = {
         "whiskers": charts.whiskers(ranking, f"{name}:whiskers", axis),
-        "plane": charts.plane(_points(scored, codes), f"{name}:plane", confidence),
+        "plane": charts.plane(points, f"{name}:plane", confidence),
         "boxes": charts.boxes(_spreads(scored, values, codes), f"{name}:boxes", axis),
         "lengths": charts.lengths(ranking, _sample(scored, values, codes, seed), f"{name}:lengths", axis),
     }
     if len(ranking["curve"]) > 1:
         drawn["curve"] = charts.curve(ranking, f"{name}:curve")
-    alike = [night for night in nights if night["entry"]["fingerprint"] == nights[-1]["entry"]["fingerprint"]]
+    alike = [night for night in nights if night["entry"]["fingerprint"] == nights[-1]["entry"]["fingerprint"] and any(night["places"].values())]
     if len(alike) > 1:
         drawn["places"] = charts.places(alike, f"{name}:places")
     return said | {"charts": drawn}
@@ -176,27 +181,59 @@ def _shown(scored: Scored, values: np.ndarray, metric: Metric, codes: list[int])
 
 
 def _add_tokens(store: Store, rows: list[dict[str, Any]], most: int) -> bool:
-    """Give rows their first tokens, as `tokens`; whether the store has token scores."""
+    """Give rows the tokens of them that are shown, as `tokens`; whether the store has token scores."""
     fingerprint = store.generation()
     by_unit: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_unit.setdefault(row["unit"], []).append(row)
     for unit, some in by_unit.items():
         try:
-            tokens, _ = store.read_tokens(fingerprint, unit)
+            tokens, r_max = store.read_tokens(fingerprint, unit)
         except FileNotFoundError:
             return False
         at = {key: n for n, key in enumerate(zip(tokens["source"].to_pylist(), tokens["source_row"].to_pylist(), strict=True))}
         for row in some:
             found = tokens.slice(at[row["source"], row["source_row"]], 1).to_pylist()[0]
-            row["tokens"] = tokens_of(found, most)
+            row["tokens"] = tokens_of(found, most, r_max)
     return True
 
 
-def tokens_of(found: dict[str, Any], most: int) -> dict[str, list[Any]]:
-    """The first tokens of a TOKENS row, with digits enough to be read."""
-    rounded = {name: [round(v, 2) for v in found[name][:most]] for name in ("surprisal", "entropy")}
-    return {"text": found["text"][:most], "rank": found["rank"][:most], **rounded}
+def tokens_of(found: dict[str, Any], most: int, r_max: int) -> dict[str, Any]:
+    """What the viewer shows of a TOKENS row, with digits enough to be read. Keys:
+
+    n: its tokens
+    parts: [start, stop) of those that are shown, at most `most`; text, rank, surprisal, entropy: theirs, one part after the other
+    strip: mean surprisal and mean clipped rank of each of BINS parts of all of it; part i begins at token i * n // BINS
+    """
+    surprisal, rank = np.array(found["surprisal"]), np.minimum(found["rank"], r_max)
+    n, parts = len(surprisal), parts_of(surprisal, most)
+    bins = min(BINS, n)
+    edges = np.arange(bins + 1) * n // bins
+    strip = {name: np.add.reduceat(values, edges[:-1]) / np.diff(edges) for name, values in (("surprisal", surprisal), ("rank", rank))}
+    shown = {name: [value for start, stop in parts for value in found[name][start:stop]] for name in ("text", "rank", "surprisal", "entropy")}
+    shown |= {name: [round(value, 2) for value in shown[name]] for name in ("surprisal", "entropy")}
+    rounded = {"surprisal": strip["surprisal"].round(2).tolist(), "rank": strip["rank"].round(1).tolist()}
+    return {"n": n, "parts": parts, **shown, "strip": rounded}
+
+
+def parts_of(surprisal: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """[start, stop) of the tokens to show: all of them, or the opening and those windows apart from each other that surprise most."""
+    if len(surprisal) <= most:
+        return [(0, len(surprisal))]
+    n_windows = 3 * most // 4 // WINDOW
+    opening = most - n_windows * WINDOW
+    before = np.cumsum([0.0, *surprisal[opening:]])
+    sums = before[WINDOW:] - before[:-WINDOW]
+    starts: list[int] = []
+    while len(starts) < n_windows and sums.max() >= 0:
+        start = int(sums.argmax())
+        starts.append(opening + start)
+        sums[max(0, start - WINDOW + 1) : start + WINDOW] = -1
+    parts = [(0, opening)]
+    for start in sorted(starts):
+        touches = start == parts[-1][1]
+        parts.append((parts.pop()[0] if touches else start, start + WINDOW))
+    return parts
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -220,6 +257,7 @@ def html(report: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("rsr_ray.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}  # most of the page is tokens
     environment.filters |= {"number": number, "probability": probability, "safe_text": safe, "percent": percent}
     here = files("rsr_ray.page")
     parts = {name: (here / f"page.{name}").read_text() for name in ("css", "js")}
@@ -259,7 +297,7 @@ def as_csv(report: dict[str, Any]) -> str:
         for t in [*ranking["teachers"], *(t for name, t in table.items() if name not in ranked)]:
             own = table.get(t["teacher"], {})
             more = {name: own.get(name) for name in ("n_rejected", "mean_rank", "mean_surprisal")}
-            row = {"student": student["student"], "metric": ranking["metric"], "n_prompts": ranking["n_prompts"], **t, **more}
+            row = {"student": student["student"], "metric": ranking["metric"], "n_prompts": ranking["n_prompts"], **more, **t}
             row["value_all_prompts"] = t["all"]["value"] if "all" in t else None
             writer.writerow({name: _no_formula(row.get(name)) for name in CSV_COLUMNS})
     return sink.getvalue()

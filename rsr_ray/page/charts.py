@@ -3,15 +3,16 @@
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from rsr_ray.errors import safe
-from rsr_ray.report import percent
+from rsr_ray.report import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ STYLE: Any = {
 }  # fmt: skip
 MOST = 40  # teachers in one chart
 DIRECT = len(SERIES)  # lines that are told apart by colour
+ROW = 0.2  # inches: a teacher's line in a chart
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,33 @@ def _escaped(text: str) -> str:
     return safe(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def label(name: str, length: int) -> str:
-    """A name that fits into a chart."""
-    name = safe(name)
-    return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length // 2 - 1) :]}"
+def labels(places: dict[str, int], letters: int) -> list[str]:
+    """`#place name` of each teacher, in about so many letters."""
+    names = [safe(name) for name in places]
+    room = letters - len(f"#{max(places.values(), default=0)} ")
+    return [f"#{place} {shorten(name, room, {*names} - {name})}" for name, place in zip(names, places.values(), strict=True)]
+
+
+def shorten(name: str, letters: int, others: Collection[str] = ()) -> str:
+    """A name in so many letters: its beginning, and what comes where it parts from the other that is most like it."""
+    if len(name) <= letters:
+        return name
+    same = max((sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(name, other, strict=False))) for other in others), default=0)
+    if same + 4 < letters:
+        return f"{name[: letters - 1]}…"
+    head = letters // 3
+    room = letters - head - 1
+    start = min(same, len(name) - room)
+    return f"{name[:head]}…{shorten(name[start:], room)}"
+
+
+def _ranked(teachers: list[dict[str, Any]]) -> dict[str, int]:
+    """Places of teachers that are in the order of the ranking."""
+    return {t["teacher"]: place for place, t in enumerate(teachers, 1)}
 
 
 def _names_beside(ax: "Axes", teachers: list[dict[str, Any]], size: Size) -> None:
-    ax.set_yticks(range(len(teachers)), [label(t["teacher"], size.letters) for t in teachers])
+    ax.set_yticks(range(len(teachers)), labels(_ranked(teachers), size.letters))
     ax.set_ylim(len(teachers) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
 
@@ -110,7 +131,7 @@ def whiskers(ranking: dict[str, Any], name: str, axis: str) -> str:
         _names_beside(ax, teachers, size)
         ax.set_xlabel(axis)
 
-    return _draw(0.8 + 0.26 * len(teachers), draw, name, f"Teachers with their {percent(ranking['confidence'])} intervals. {ranking['sentence']}")
+    return _draw(0.8 + ROW * len(teachers), draw, name, f"Teachers with their {percent(ranking['confidence'])} intervals. {ranking['sentence']}")
 
 
 def plane(points: list[dict[str, Any]], name: str, confidence: float) -> str:
@@ -149,7 +170,11 @@ def plane(points: list[dict[str, Any]], name: str, confidence: float) -> str:
         ax.set_ylabel("mean rank, clipped at r_max")
         _number(ax, [point["mean"] for point in points])
 
-    alt = "Mean surprisal against mean rank of each teacher; dashed lines have equal rsr, lower to the right and below."
+    first = "; ".join(
+        f"#{n} {safe(p['teacher'])} has mean surprisal {number(p['mean'][0])} nats and mean rank {number(p['mean'][1])}"
+        for n, p in enumerate(points[:3], 1)
+    )
+    alt = f"Mean surprisal against mean rank of each teacher; dashed lines have equal rsr, lower to the right and below. {first}."
     return _draw(4.8, draw, name, alt)
 
 
@@ -199,7 +224,7 @@ def boxes(spreads: list[dict[str, Any]], name: str, axis: str) -> str:
         _names_beside(ax, spreads, size)
         ax.set_xlabel(axis)
 
-    return _draw(0.8 + 0.26 * len(spreads), draw, name, "Distribution over trajectories of each teacher: 5, 25, 50, 75 and 95 percent.")
+    return _draw(0.8 + ROW * len(spreads), draw, name, "Distribution over trajectories of each teacher: 5, 25, 50, 75 and 95 percent.")
 
 
 def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.ndarray], name: str, axis: str) -> str:
@@ -208,16 +233,16 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
     n_tokens, values, owner = sample
 
     def draw(ax: "Axes", size: Size) -> None:
-        lines, names = [], []
-        for n, t in enumerate(teachers):
+        lines, inside = [], np.percentile(values, [1, 99]).tolist()
+        for n in range(len(teachers)):
             mine = owner == n
             # Segments of next to no length with round ends: one path, where a mark a point would make half of the page.
             x, y = n_tokens[mine].astype(float), values[mine]
             dots = (np.stack(ends, 1).reshape(-1) for ends in ((x, x * 1.0001, np.full(len(x), np.nan)), (y, y, y)))
             ax.plot(*dots, color=SERIES[n], linewidth=3, solid_capstyle="round", alpha=0.45)
             known = [((b["from"] * b["to"]) ** 0.5, b["values"][n]) for b in bins if b["values"][n] is not None]
-            lines += ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n], markersize=5)
-            names.append(label(t["teacher"], size.letters))
+            lines += ax.plot([x for x, _ in known], [y for _, y in known], "-o", color=SERIES[n], markersize=5)
+            inside += [y for _, y in known]
         ax.set_xscale("log")
         least, most = int(n_tokens.min()), int(n_tokens.max())
         ticks = [n * 10**p for p in range(9) for n in (1, 2, 5) if least <= n * 10**p <= most]
@@ -226,10 +251,10 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
         ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
         ax.minorticks_off()
         if values.min() > 0:
-            ax.set_ylim(np.percentile(values, 1) * 0.9, np.percentile(values, 99) * 1.1)
+            ax.set_ylim(min(inside) * 0.9, max(inside) * 1.1)
         ax.set_xlabel("scored tokens of a trajectory")
         ax.set_ylabel(axis)
-        _lines_named(ax, lines, names)
+        _lines_named(ax, lines, labels(_ranked(teachers), size.letters))
 
     return _draw(4.2, draw, name, "Length of trajectories against the metric; lines join each teacher's value in quarters of length.")
 
@@ -255,19 +280,21 @@ def curve(ranking: dict[str, Any], name: str) -> str:
 
 
 def places(nights: list[dict[str, Any]], name: str) -> str:
-    """The place of each teacher over nights; `nights` have night and places {teacher: place or None}."""
-    teachers = [t for t, place in sorted(nights[-1]["places"].items(), key=lambda item: (item[1] is None, item[1])) if place][:DIRECT]
+    """The place of each teacher over nights; `nights` have night and places {teacher: place or None}, the last at least one place."""
+    last = sorted(((place, teacher) for teacher, place in nights[-1]["places"].items() if place), key=lambda item: item[0])[:DIRECT]
+    teachers = {teacher: place for place, teacher in last}
 
     def draw(ax: "Axes", size: Size) -> None:
-        for n, teacher in enumerate(teachers):
+        for n, (teacher, text) in enumerate(zip(teachers, labels(teachers, size.letters), strict=True)):
             known = [(i, night["places"][teacher]) for i, night in enumerate(nights) if night["places"].get(teacher)]
             ax.plot(*zip(*known, strict=True), "-o", color=SERIES[n])
-            ax.annotate(label(teacher, size.letters), known[-1], xytext=(8, -3), textcoords="offset points", fontsize=9, annotation_clip=False)
+            ax.annotate(text, known[-1], xytext=(8, -3), textcoords="offset points", fontsize=9, annotation_clip=False)
         step = -(-len(nights) // size.ticks)
-        ax.set_xticks(range(0, len(nights), step), [label(night["night"], 12) for night in nights[::step]])
+        ax.set_xticks(range(0, len(nights), step), [shorten(safe(night["night"]), 12) for night in nights[::step]])
         ax.set_xlim(-0.3, len(nights) - 0.7)
         ax.set_yticks(range(1, max(night["places"].get(t) or 1 for night in nights for t in teachers) + 1))
         ax.invert_yaxis()
         ax.set_ylabel("place (1 is best)")
 
-    return _draw(3.2, draw, name, "Places of the teachers over the nights.")
+    said = ", ".join(f"#{place} {safe(teacher)}" for teacher, place in teachers.items())
+    return _draw(3.2, draw, name, f"Places of the teachers over the nights. In the last, {safe(nights[-1]['night'])}: {said}.")

@@ -37,50 +37,99 @@ for (const table of document.querySelectorAll("table.trajectories")) {
 
 const viewer = document.getElementById("viewer");
 const text = document.getElementById("viewer-text");
+const strip = document.getElementById("viewer-strip");
 const status = document.getElementById("viewer-status");
 const all = JSON.parse(document.getElementById("tokens").textContent);
 let tokens = null;
+let spans = []; // of the tokens shown
+let positions = []; // of them in the whole trajectory
+let starts = []; // where a part of it begins, as an index into both
 let at = -1;
 
+const count = (n) => n.toLocaleString("en");
+const code = (c) => `\\u{${c.codePointAt(0).toString(16)}}`;
 // Line breaks, marks of direction and the like would otherwise be invisible or turn the line around.
-const spelt = (token) => JSON.stringify(token).replace(/\p{C}/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+const spelt = (token) => JSON.stringify(token).replace(/\p{C}/gu, code);
+const visible = (token) => token.replace(/\r\n|[\p{C}\u2028\u2029]/gu, (c) => ({ "\n": "⏎\n", "\r\n": "⏎\n", "\t": "⇥\t" })[c] ?? code(c)) || "·";
 const level = (value, limits) => limits.filter((limit) => value >= limit).length;
-const walk = (to) => {
-  if (!tokens || !tokens.text.length) return;
-  if (at >= 0) text.children[at].classList.remove("at");
-  at = Math.max(0, Math.min(tokens.text.length - 1, to));
-  const span = text.children[at];
-  span.classList.add("at");
-  span.scrollIntoView({ block: "nearest" });
-  status.textContent = `token ${at + 1} of ${tokens.text.length}: ${spelt(tokens.text[at])}, rank ${tokens.rank[at]}, ` +
+const look = (surprisal, rank) => `s${level(surprisal, [0.5, 1, 2, 4, 8])} r${level(rank, [2, 11, 101])}`;
+const element = (name, className, content) => Object.assign(document.createElement(name), { className, textContent: content });
+const walk = (to, block = "nearest") => {
+  if (!spans.length) return;
+  for (const old of viewer.querySelectorAll(".at")) old.classList.remove("at");
+  at = Math.max(0, Math.min(spans.length - 1, to));
+  const bars = strip.children;
+  bars[Math.ceil((positions[at] + 1) * bars.length / tokens.n) - 1].classList.add("at");
+  spans[at].classList.add("at");
+  spans[at].scrollIntoView({ block });
+  status.textContent = `token ${count(positions[at] + 1)} of ${count(tokens.n)}: ${spelt(tokens.text[at])}, rank ${count(tokens.rank[at])}, ` +
     `surprisal ${tokens.surprisal[at]} nats, entropy ${tokens.entropy[at]} nats`;
 };
 text.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[event.key];
-  if (step === undefined) return;
+  const part = { PageDown: starts.find((n) => n > at), PageUp: starts.findLast((n) => n < at) }[event.key];
+  if (step === undefined && part === undefined) return;
   event.preventDefault();
-  walk(at + step);
+  if (part === undefined) walk(at + step);
+  else walk(part, "center");
 });
 text.addEventListener("click", (event) => {
-  const n = [...text.children].indexOf(event.target);
+  const n = spans.indexOf(event.target);
   if (n >= 0) walk(n);
 });
+strip.addEventListener("click", (event) => {
+  const box = strip.getBoundingClientRect();
+  const wanted = (event.clientX - box.left) / box.width * tokens.n;
+  const away = positions.map((position) => Math.abs(position + 0.5 - wanted));
+  walk(away.indexOf(Math.min(...away)), "center");
+  text.focus({ preventScroll: true });
+});
+const drawStrip = () => {
+  const { surprisal, rank } = tokens.strip;
+  const most = Math.max(...surprisal);
+  strip.replaceChildren(...surprisal.map((value, n) => {
+    const bar = element("i", look(value, rank[n]), "");
+    bar.style.height = `${100 * value / most}%`;
+    return bar;
+  }));
+  const n = surprisal.indexOf(most);
+  const [from, to] = [n, n + 1].map((edge) => Math.floor(edge * tokens.n / surprisal.length));
+  const where = to - from > 1 ? `tokens ${count(from + 1)} to ${count(to)}` : `token ${count(to)}`;
+  const said = `highest surprisal at ${where} of ${count(tokens.n)}, ${Math.round(100 * from / tokens.n)}% of the way: ` +
+    `${most} nats, rank ${rank[n]} on average`;
+  strip.setAttribute("aria-label", `Surprisal from the first token to the last: ${said}`);
+  document.getElementById("viewer-said").textContent = `Above, the whole trajectory: ${said}.`;
+};
+const drawText = () => {
+  [spans, positions, starts] = [[], [], []];
+  const leftOut = (n) => n ? [element("div", "out", `… ${count(n)} token${n > 1 ? "s" : ""} left out …`)] : [];
+  const drawn = [];
+  let end = 0;
+  for (const [from, to] of tokens.parts) {
+    drawn.push(...leftOut(from - end));
+    starts.push(spans.length);
+    for (let position = from; position < to; position++) {
+      const n = spans.length;
+      spans.push(element("span", look(tokens.surprisal[n], tokens.rank[n]), visible(tokens.text[n])));
+      positions.push(position);
+      drawn.push(spans[n]);
+    }
+    end = to;
+  }
+  text.replaceChildren(...drawn, ...leftOut(tokens.n - end));
+};
 document.addEventListener("click", (event) => {
   const button = event.target.closest(".open");
   if (!button) return;
   tokens = all[button.dataset.tokens];
   at = -1;
-  const row = button.closest("tr");
-  const total = Number(row.cells[5].dataset.value);
-  const part = tokens.text.length < total ? `, the first ${tokens.text.length} of ${total} tokens` : "";
-  document.getElementById("viewer-title").textContent = `${row.cells[0].textContent}: ${button.textContent}${part}`;
-  status.textContent = "Arrow keys walk through the tokens; a click shows one.";
-  text.replaceChildren(...tokens.text.map((token, n) => {
-    const span = document.createElement("span");
-    span.textContent = token;
-    span.className = `s${level(tokens.surprisal[n], [0.5, 1, 2, 4, 8])} r${level(tokens.rank[n], [2, 11, 101])}`;
-    return span;
-  }));
+  drawStrip();
+  drawText();
+  const whole = spans.length === tokens.n;
+  const part = whole ? "" : `, ${count(spans.length)} of ${count(tokens.n)} tokens`;
+  document.getElementById("viewer-title").textContent = `${button.closest("tr").cells[0].textContent}: ${button.textContent}${part}`;
+  status.textContent = `Arrow keys walk through the tokens${whole ? "" : ", page up and down through the parts"}; a click shows one.`;
   viewer.showModal();
+  text.scrollTop = 0;
   text.focus();
 });

@@ -116,6 +116,16 @@ def plain(report_of):
     return report_of("plain", write_plain)
 
 
+def write_forty(folder: Path) -> None:
+    rows = rows_of([f"teacher-{n:02d}-of-some-length" for n in range(40)], n_tokens=(300, 3000))
+    write_store(folder, rows, n_nights=3)
+
+
+@pytest.fixture(scope="package")
+def forty(report_of):
+    return report_of("forty", write_forty)
+
+
 @pytest.fixture
 def server(plain):
     """URL of a static server of the plain report's folder."""

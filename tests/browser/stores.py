@@ -1,5 +1,6 @@
 """Small stores as a run leaves them, written without one: scores, token scores, teachers, runs and nights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,20 @@ def rejects_of(teacher: str | None, n: int, detail: str = "turn 2 has role 'crit
     )
 
 
-def write_store(folder: Path, rows: pd.DataFrame, *, student: str = "small-student", words: list[str] | None = None, n_nights: int = 0) -> Store:
-    """A store of these rows in UNITS units; with `words`, token scores whose texts are these words by turns."""
+def by_turns(at: np.ndarray) -> np.ndarray:
+    return (at % 12).astype(float)
+
+
+def write_store(
+    folder: Path,
+    rows: pd.DataFrame,
+    *,
+    student: str = "small-student",
+    words: list[str] | None = None,
+    surprisal: Callable[[np.ndarray], np.ndarray] = by_turns,
+    n_nights: int = 0,
+) -> Store:
+    """A store of these rows in UNITS units; with `words`, token scores: these words by turns, and `surprisal` of their positions."""
     store = Store(str(folder), student, None)
     rows = rows.reset_index(drop=True).reindex(columns=list(dict.fromkeys([*rows.columns, "reject_reason", "reject_detail", "rank_sum"])))
     rows["source"], rows["source_row"], rows["fingerprint"] = "s3://bucket/part-0.jsonl", rows.index, FINGERPRINT
@@ -49,7 +62,7 @@ def write_store(folder: Path, rows: pd.DataFrame, *, student: str = "small-stude
         unit = pa.table({**facts, "rows": pa.array([some], pa.list_(pa.struct(list(SCORES))))})
         store.write_unit(unit, FINGERPRINT)
         if words:
-            scored = [_tokens(row, words) for row in some if "reject_reason" not in row]
+            scored = [_tokens(row, words, surprisal) for row in some if "reject_reason" not in row]
             store.write_tokens(unit, pa.Table.from_pylist(scored, schema=TOKENS), FINGERPRINT, 100)
     table = _teachers(rows)
     store.write_teachers(pa.Table.from_pylist(table, schema=TEACHERS), [name for names in store.units().values() for name in names])
@@ -68,10 +81,10 @@ def _with_means(row: dict[str, Any]) -> dict[str, Any]:
     return row | means
 
 
-def _tokens(row: dict[str, Any], words: list[str]) -> dict[str, Any]:
+def _tokens(row: dict[str, Any], words: list[str], surprisal: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
     n = row["n_tokens"]
     at = np.arange(n)
-    numbers = {"rank": (at * at) % 150 + 1, "surprisal": (at % 12).astype(float), "entropy": np.full(n, 1.5), "square": np.full(n, 0.5)}
+    numbers = {"rank": (at * at) % 150 + 1, "surprisal": surprisal(at), "entropy": np.full(n, 1.5), "square": np.full(n, 0.5)}
     kept = {name: row.get(name) for name in ("trajectory_id", "teacher", "source", "source_row")}
     return kept | {"text": [words[i % len(words)] for i in range(n)]} | {name: values.tolist() for name, values in numbers.items()}
 
@@ -104,7 +117,7 @@ def _run(store: Store, rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "run_id": "20261121-120000-abcdef",
         "fingerprint": FINGERPRINT,
-        "config": {"student_name": store.student_name},
+        "config": {"student_name": store.student_name, "r_max": 100},
         "student": {"source": f"hub/{store.student_name}", "weights_hash": "w"},
         "versions": {"rsr_ray": "0.1.0", "ray": "2.60.0"},
         "equation": equation,

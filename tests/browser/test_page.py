@@ -4,15 +4,18 @@ import csv
 import io
 import itertools
 import re
+from unicodedata import category
 
 import numpy as np
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from pypdf import PdfReader
 
 from rsr_ray.errors import safe
 from rsr_ray.nightly import History
-from rsr_ray.page import _points
+from rsr_ray.page import WINDOW, _points, parts_of, tokens_of
+from rsr_ray.page.charts import labels
 from rsr_ray.rank import load_scored
 
 from .conftest import HARMLESS, HOSTILE, PLAIN, report
@@ -109,7 +112,11 @@ def test_sorts_filters_and_opens_by_mouse(plain, open_page, width, scheme):
     assert page.get_by_role("dialog").is_visible()
     tokens = page.locator("#viewer-text span")
     assert tokens.count() == int(column(page, 6)[0])
-    assert page.locator("#viewer-text").inner_text().startswith("So the answer is")
+    assert page.locator("#viewer-text").inner_text().startswith("So the answer is⏎\n· 42.So")
+    sizes = tokens.evaluate_all("all => all.map((e) => e.getBoundingClientRect().width)")
+    assert min(sizes) > 3, "every token can be seen and clicked"
+    tokens.nth(5).click()
+    assert page.locator("#viewer-status").inner_text().startswith(f'token 6 of {tokens.count()}: ""')
     tokens.nth(2).click()
     said = f'token 3 of {tokens.count()}: " answer", rank 5, surprisal 2 nats, entropy 1.5 nats'
     assert page.locator("#viewer-status").inner_text() == said
@@ -155,6 +162,96 @@ def test_sorts_filters_and_opens_by_keyboard_alone(plain, open_page, width, sche
     assert button.evaluate("e => e === document.activeElement"), "focus comes back to where it was"
 
 
+@pytest.fixture(scope="module")
+def long(report_of):
+    """Trajectories of 20,000 tokens that surprise at tokens 13,201 to 13,260 alone."""
+
+    def write(folder):
+        rows = rows_of(PLAIN[:2], 4, n_tokens=(20_000, 20_001))
+        surprisal = lambda at: np.where((at >= 13_200) & (at < 13_260), 9.0, at % 3 / 4)  # noqa: E731
+        write_store(folder, rows, words=[" one", " two", "\n"], surprisal=surprisal)
+
+    return report_of("long", write)
+
+
+@at_every_size
+def test_a_long_trajectory_shows_where_it_is_strange(long, open_page, width, scheme):
+    page = open_page(long / "index.html", width=width, scheme=scheme)
+    page.locator("button.open").first.click()
+    assert page.locator("#viewer-title").inner_text().endswith("1,500 of 20,000 tokens")
+    strip, status, tokens = (page.locator(f"#viewer-{name}") for name in ("strip", "status", "text"))
+    said = "highest surprisal at tokens 13,201 to 13,400 of 20,000, 66% of the way: 2.87 nats, rank 62"
+    assert said in page.get_by_role("dialog").get_by_role("img").get_attribute("aria-label")
+    assert said in page.locator("#viewer-said").inner_text()
+    bars = strip.locator("i").evaluate_all("all => all.map((e) => [e.className, e.getBoundingClientRect().height])")
+    assert len(bars) == 100
+    assert max(range(100), key=lambda n: bars[n][1]) == 66
+    assert [n for n in range(100) if bars[n][0].startswith("s3")] == [66]
+    # A click on the peak shows a token of it, though the text begins with the opening.
+    box = strip.bounding_box()
+    strip.click(position={"x": box["width"] * 0.661, "y": box["height"] - 2})
+    found = re.match(r"token ([\d,]+) of 20,000: .*, surprisal 9 nats", status.inner_text())
+    assert 13_200 < int(found[1].replace(",", "")) <= 13_260
+    assert page.locator("#viewer-text .at").evaluate(IN_VIEW)
+    assert strip.locator("i").nth(66).get_attribute("class").endswith(" at")
+    gaps = [int(n.replace(",", "")) for n in re.findall(r"… ([\d,]+) tokens? left out …", tokens.inner_text())]
+    assert sum(gaps) + tokens.locator("span").count() == 20_000
+    # By keyboard: the parts one after the other, and positions go on over what is left out.
+    page.keyboard.press("Home")
+    page.keyboard.press("PageDown")
+    first = int(re.match(r"token ([\d,]+) of", status.inner_text())[1].replace(",", ""))
+    assert first == tokens.locator(".out").first.evaluate("e => [...e.parentNode.children].indexOf(e)") + gaps[0] + 1
+    page.keyboard.press("PageUp")
+    assert status.inner_text().startswith("token 1 of 20,000")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert violations(page, "dialog") == []
+
+
+IN_VIEW = """(e) => {
+  const own = e.getBoundingClientRect(), box = e.parentNode.getBoundingClientRect();
+  return own.top >= box.top && own.bottom <= box.bottom;
+}"""
+
+
+def test_parts_that_are_shown_are_the_opening_and_the_most_surprising():
+    rng = np.random.default_rng(0)
+    for n, most in ((1500, 1500), (1501, 1500), (9000, 1500), (700, 125), (160, 39), (50, 0)):
+        surprisal = rng.gamma(0.3, 2, n)
+        parts = parts_of(surprisal, most)
+        assert parts[0][0] == 0
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(parts))
+        assert sum(stop - start for start, stop in parts) <= most
+        if n <= most:
+            assert parts == [(0, n)]
+            continue
+        # No window apart from the opening and the chosen ones surprises more than the least of these.
+        free, opening = np.ones(n, bool), most - 3 * most // 4 // WINDOW * WINDOW
+        for start, stop in parts:
+            free[start:stop] = False
+        sums = np.convolve(surprisal, np.ones(WINDOW), "valid")
+        chosen = [at for start, stop in parts for at in range(start or opening, stop, WINDOW)]
+        assert all((stop - (start or opening)) % WINDOW == 0 for start, stop in parts)
+        least = min(sums[chosen], default=np.inf)
+        apart = [start for start in range(n - WINDOW + 1) if free[start : start + WINDOW].all()]
+        assert all(sums[start] <= least + 1e-9 for start in apart)
+
+
+@pytest.mark.parametrize("n", [1, 7, 100, 199, 12_345])
+def test_the_strip_is_the_means_of_its_parts(n):
+    rng = np.random.default_rng(n)
+    found = {"text": ["a"] * n, "rank": rng.integers(1, 500, n).tolist(), "surprisal": rng.gamma(1, 2, n).tolist(), "entropy": [1.0] * n}
+    made = tokens_of(found, 300, 100)
+    bins = min(100, n)
+    assert len(made["strip"]["surprisal"]) == len(made["strip"]["rank"]) == bins
+    for i in range(bins):
+        inside = slice(i * n // bins, (i + 1) * n // bins)
+        assert made["strip"]["surprisal"][i] == pytest.approx(np.mean(found["surprisal"][inside]), abs=0.006)
+        assert made["strip"]["rank"][i] == pytest.approx(np.mean(np.minimum(found["rank"][inside], 100)), abs=0.06)
+    positions = [at for start, stop in made["parts"] for at in range(start, stop)]
+    assert made["rank"] == [found["rank"][at] for at in positions]
+    assert len(positions) == len(made["text"]) == len(made["surprisal"]) == len(made["entropy"]) <= 300
+
+
 def test_tab_reaches_everything_in_order_and_only_once(plain, open_page):
     page = open_page(plain / "index.html")
     n = page.evaluate(f"{REACHABLE}.length")
@@ -191,6 +288,14 @@ def test_headings_charts_and_tables_are_what_they_say(plain, open_page):
     named = page.evaluate("[...document.querySelectorAll('[aria-labelledby]')].map(e => e.getAttribute('aria-labelledby'))")
     assert {*named} <= {*ids}
     assert "nothing of them was scored: zeta-broken (2 rejected: unknown_role)" in page.locator("main").inner_text()
+    assert "Rank-Surprisal Ratio (rsr)" in (top := page.locator("header").inner_text())
+    assert "r_max = 100" in top
+    shown = table(page, "Ranking")
+    assert page.locator(".scroll:has(.ranking)").evaluate("e => e.scrollWidth <= e.clientWidth"), "all columns are seen without scrolling"
+    alts = " ".join(chart.locator("title").text_content() for chart in charts)
+    for n, row in shown.iloc[:3].iterrows():
+        assert f"#{n + 1} {row['teacher']} has mean surprisal {row['mean surprisal']} nats and mean rank {row['mean rank']}" in alts
+    assert "In the last, 2026-11-03: #1 alpha-7b, #2 beta-72b," in alts
 
 
 def test_on_paper_nothing_is_cut_off(plain, open_page):
@@ -202,6 +307,29 @@ def test_on_paper_nothing_is_cut_off(plain, open_page):
     assert page.locator("figure svg.wide:visible").count() == page.locator("figure").count() == 6
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert len(page.pdf()) > 20_000
+
+
+def test_forty_teachers_on_paper(forty, open_page):
+    page = open_page(forty / "index.html", width=718)
+    page.emulate_media(media="print")
+    lines = page.locator(".ranking tbody .name").evaluate_all("all => all.map((e) => e.offsetHeight / parseFloat(getComputedStyle(e).lineHeight))")
+    assert max(lines) < 3, "a name has at most two lines"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    margin = dict.fromkeys(("top", "bottom", "left", "right"), "10mm")
+    sheets = [sheet.extract_text() for sheet in PdfReader(io.BytesIO(page.pdf(format="A4", margin=margin))).pages]
+    assert len(sheets) < 15
+    assert min(len(sheet.split()) for sheet in sheets) > 40, "no sheet is next to empty"
+    # A chart lies on one sheet, with its heading, its axes and what is said below it; the first with the answer.
+    together = [
+        ("Which teacher should", "Ranking, with", "#1 teacher-00", "#40 teacher-34", "rsr (lower is better)", "rsr of each teacher"),
+        ("Why: surprisal and rank", "rsr is mean rank", "mean surprisal, nats a token", "Mean surprisal against mean rank"),
+        ("Single trajectories", "#1 teacher-00", "#40 teacher-34", "rsr (lower is better)", "All trajectories of each teacher"),
+        ("Is it only length?", "Spearman correlation", "scored tokens of a trajectory", "Length of a trajectory against"),
+        ("Which of two is better", "#1 teacher-00", "#12 teacher-16"),
+    ]
+    for texts in together:
+        (sheet,) = (sheet for sheet in sheets if texts[0] in sheet)
+        assert [text for text in texts if text not in sheet] == []
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -244,11 +372,17 @@ def test_hostile_names_are_only_names(named, open_page, width):
         assert any(short in text for text in chart.locator("text").all_text_contents()), name
     page.locator("button.open").first.click()
     tokens = page.locator("#viewer-text span").all_text_contents()
-    assert tokens == [HOSTILE[n % len(HOSTILE)] for n in range(len(tokens))]
+    assert tokens == [visible(HOSTILE[n % len(HOSTILE)]) for n in range(len(tokens))]
     for _ in range(len(HOSTILE)):
         page.keyboard.press("ArrowRight")
         assert safe(status := page.locator("#viewer-status").text_content()) == status
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def visible(token: str) -> str:
+    """A token as the viewer shows it."""
+    shown = {"\n": "⏎\n", "\t": "⇥\t"}
+    return "".join(shown.get(c, f"\\u{{{ord(c):x}}}") if category(c)[0] == "C" else c for c in token) or "·"
 
 
 def test_hostile_names_in_the_files_beside_it(named):
@@ -312,6 +446,7 @@ def test_the_ranking_is_the_stores(plain, open_page, scores):
         assert row["rsr (lower is better)"] == row["on all prompts"] == digits(value[name])
         assert (row["median"], row["IQR"], row["std"]) == (digits(ratio.median()[name]), digits(quarters[name]), digits(ratio.std()[name]))
         assert row["tokens each"] == f"{scores[scores.teacher == name].n_tokens.mean():,.0f}"
+        assert (row["mean rank"], row["mean surprisal"]) == (digits(means.x[name]), digits(means.y[name]))
         assert (row["scored"], row["rejected"]) == ("30", "3" if name == "beta-72b" else "0")
         assert row["prompts won"] == f"{won.get(name, 0):.0%}"
         low, high = np.percentile(draws[name], [2.5, 97.5])
@@ -415,7 +550,7 @@ def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_
         run = store.find_run(FINGERPRINT)
         store.write_run(run | {"run_id": "20261120-1", "equation": run["equation"] | {"rejected": {"over_length": 17}}})
         for n in range(20):
-            store.write_run(run | {"run_id": f"20261122-{n:02d}", "config": {"student_name": "z-another"}})
+            store.write_run(run | {"run_id": f"20261122-{n:02d}", "config": run["config"] | {"student_name": "z-another"}})
 
     page = open_page(report(tmp_path, write) / "index.html")
     mine = page.locator("article", has=page.get_by_role("heading", name="Student small-student"))
@@ -440,6 +575,71 @@ def test_a_student_that_failed_last_night_is_named_at_the_top(tmp_path, open_pag
     assert "student large-32b failed: no \\<GPU\\> \\& no luck" in (folder / "summary.md").read_text()
 
 
+@pytest.mark.parametrize(("without", "drawn"), [([0, 1, 2], 0), ([2], 1), ([0, 1], 0)])
+def test_nights_on_which_nothing_had_a_place(tmp_path, open_page, without, drawn):
+    def write(folder):
+        history = History(write_store(folder, rows_of(PLAIN[:3]), n_nights=3).uri, None)
+        for night in (history.read(history.nights[n]) for n in without):
+            for t in night["students"]["small-student"]["teachers"]:
+                t["place"] = None
+            history.write(night)
+
+    page = open_page(report(tmp_path, write) / "index.html")
+    assert page.locator("section:has(h3:text('Since the last night')) svg:visible").count() == drawn
+
+
+ALIKE = ["Qwen/Qwen3-235B-A22B-Thinking-2507", "Qwen/Qwen3-30B-A3B-Thinking-2507"]
+ALIKE += [f"open-thoughts/OpenThinker3-7B-samples-{n}" for n in (1, 2)]
+
+
+@pytest.mark.parametrize("letters", [20, 30])
+def test_labels_of_names_that_are_alike_differ_where_the_names_do(letters):
+    made = labels({name: n for n, name in enumerate(ALIKE, 1)}, letters)
+    assert all(len(text) <= letters and text.startswith(f"#{n} ") for n, text in enumerate(made, 1))
+    for text, part in zip(made, ("235B", "30B", "1", "2"), strict=True):
+        assert part in text[3:]
+    assert [text.endswith("…") for text in made[2:]] == [False, False]
+    assert len({text[3:] for text in made}) == len(made)
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_rows_of_charts_can_be_found_in_the_table(tmp_path, open_page, width):
+    page = open_page(report(tmp_path, lambda store: write_store(store, rows_of(ALIKE), n_nights=2)) / "index.html", width=width)
+    places = dict(zip(*(table(page, "Ranking")[name] for name in ("teacher", "#")), strict=True))
+    for heading, n in (("Ranking", 4), ("Single", 4), ("Is it only", 4), ("Since the last", 4)):
+        texts = page.locator(f"section:has(h3:text('{heading}')) svg:visible text").all_text_contents()
+        found = {text for text in texts if re.match(r"#\d", text)}
+        assert len(found) == n
+        assert {text.split()[0] for text in found} == {f"#{place}" for place in places.values()}
+
+
+def test_what_is_left_out_is_said(forty, open_page):
+    page = open_page(forty / "index.html")
+    of = {heading: page.locator(f"section:has(h3:text('{heading}'))").inner_text() for heading in ("Is it only", "Which of two", "Since the last")}
+    assert "of the first 8 teachers" in of["Is it only"]
+    assert "(the first 20 teachers)" in of["Is it only"]
+    assert "(the first 12)" in of["Which of two"]
+    assert "(the first 8 of the last one)" in of["Since the last"]
+    assert page.locator("section:has(h3:text('Is it only')) tbody tr").count() == 20
+
+
+def test_the_chart_of_lengths_holds_every_value_it_joins(tmp_path, open_page):
+    """One teacher of few answers is far above the others: beyond the 99th percentile of what is drawn."""
+    rows = pd.concat([rows_of(PLAIN[:3], 200), rows_of(["newcomer"], 4, seed=9).assign(rank_sum=lambda r: r.rank_sum * 9)])
+    page = open_page(report(tmp_path, lambda store: write_store(store, rows.assign(trajectory_id=rows.teacher + rows.trajectory_id))) / "index.html")
+    section = page.locator("section:has(h3:text('Is it only'))")
+    marks = section.locator("svg:visible").evaluate(JOINED)
+    assert len(marks["at"]) == sum(text != "-" for text in section.locator("td").all_inner_texts()) > 12
+    assert all(marks["top"] <= y <= marks["bottom"] for y in marks["at"])
+
+
+JOINED = """(svg) => {
+  const axes = svg.querySelector("clipPath rect"), number = (e, name) => Number(e.getAttribute(name));
+  const top = number(axes, "y"), at = [...svg.querySelectorAll("g[clip-path] use")].map((mark) => number(mark, "y"));
+  return {at, top, bottom: top + number(axes, "height")};
+}"""
+
+
 def test_two_students_side_by_side(tmp_path, open_page):
     def write(folder):
         write_store(folder, rows_of(PLAIN), student="small-student", words=["a", " b"])
@@ -462,7 +662,7 @@ def test_many_trajectories_stay_under_three_megabytes(tmp_path, open_page):
     words = ["Ġtoken", " 名前", '"quoted"', " <b>", "\n", " of", " some", " length"]
     for student in ("one", "two"):
         rows = rows_of([f"teacher-{n:02d}-of-some-length" for n in range(40)], 6, n_tokens=(130, 160))
-        write_store(tmp_path / "store", rows, student=student, words=words)
+        write_store(tmp_path / "store", rows, student=student, words=words, surprisal=lambda at: at * 0.7919 % 12)
     folder = report(tmp_path, lambda _: None)
     size = (folder / "index.html").stat().st_size
     print(f"\n{size / 1e6:.2f} MB")
