@@ -170,10 +170,9 @@ class Candidates:
         dropped = drop_by_scores(rows, self.config)
         if now != version and dropped.null_count:
             if not self.config.skip_missing:
-                what = "is gone" if now is None else "was replaced"
+                what = "is gone since it was scored: put it back" if now is None else "was replaced since it was scored: score it as it is now"
                 raise UserError(
-                    f"shard {sources[0]} {what} since it was scored: put it back, run rsr-ray score on it as it is now, "
-                    "or leave its trajectories out with --skip-missing"
+                    f"shard {sources[0]} {what}, or give --skip-missing, which leaves out those of its trajectories that no other shard has"
                 )
             dropped = pc.fill_null(dropped, "missing")
         rows = rows.drop_columns(["truncated", "reject_reason"])
@@ -312,13 +311,13 @@ def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
 def count_once(rows: pa.Table) -> pa.Table:
     """Rows sorted by prompt, teacher and trajectory_id, further ones of the same three marked as dropped.
 
-    As in the ranking of teachers, the scored row counts before a rejected one, then the first by source and row.
+    A candidate counts before a row that is dropped already, for whatever reason, then the first by source and row.
     """
-    rows = rows.append_column("rejected", pc.fill_null(pc.starts_with(rows["dropped"], "rejected/"), False))
-    rows = rows.sort_by([(name, "ascending") for name in ("prompt_id", "teacher", "trajectory_id", "rejected", "source", "source_row")])
+    rows = rows.append_column("out", pc.is_valid(rows["dropped"]))
+    rows = rows.sort_by([(name, "ascending") for name in ("prompt_id", "teacher", "trajectory_id", "out", "source", "source_row")])
     same = np.zeros(rows.num_rows, bool)
     same[1:] = np.logical_and.reduce([np.diff(codes(rows[name])) == 0 for name in ("prompt_id", "teacher", "trajectory_id")])
-    return _drop(rows.drop_columns(["rejected"]), same, "duplicate")
+    return _drop(rows.drop_columns(["out"]), same, "duplicate")
 
 
 def _drop(rows: pa.Table, which: np.ndarray, why: str) -> pa.Table:

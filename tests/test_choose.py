@@ -104,9 +104,16 @@ ORDERS = {
 }
 
 
+def with_dropped_copies(rows: pd.DataFrame) -> pd.DataFrame:
+    """And of every third row a copy that was left out, in a shard that comes first: a corpus that lay elsewhere before, say."""
+    why = ("missing", "no_verdict", "not_verified", "incomplete", "rejected/over_length")
+    copies = rows.iloc[::3].assign(source="r")
+    return pd.concat([rows, copies.assign(dropped=[why[n % len(why)] for n in range(len(copies))])])
+
+
 def brute_force(rows: pd.DataFrame, by: str, k: int) -> set:
-    rows = rows.assign(rejected=rows.dropped.fillna("").str.startswith("rejected/"))
-    once = rows.sort_values(["rejected", "source", "source_row"]).drop_duplicates(["prompt_id", "teacher", "trajectory_id"])
+    rows = rows.assign(out=rows.dropped.notna())
+    once = rows.sort_values(["out", "source", "source_row"]).drop_duplicates(["prompt_id", "teacher", "trajectory_id"])
     best = []
     for _, group in once[once.dropped.isna()].groupby("prompt_id"):
         order = ORDERS[by](group)
@@ -118,9 +125,10 @@ def brute_force(rows: pd.DataFrame, by: str, k: int) -> set:
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("by", ORDERS)
 def test_the_choice_is_the_brute_force_one(by, k):
-    rows = made_up()
+    rows = with_dropped_copies(made_up())
     got, summary = chosen_of(as_table(rows), by=by, k=k)
-    assert ids(got) == brute_force(rows, by, k)
+    assert ids(got) == brute_force(rows, by, k) == brute_force(made_up(), by, k)
+    assert "r" not in {row["source"] for row in got}
     assert summary["sets"]["chosen"]["n"] == len(got)
     assert {row["by"] for row in got} == {by}
     assert max(row["place"] for row in got) == k
@@ -205,12 +213,13 @@ def test_what_is_dropped_is_counted_by_reason():
     assert summary["because"]["min_tokens"] == 1
 
 
-def test_a_scored_row_counts_before_its_rejected_copy():
+@pytest.mark.parametrize("why", ["rejected/over_length", *sorted(DROPPED.keys() - {"duplicate", "no_value"})])
+def test_a_candidate_counts_before_its_dropped_copy(why):
     rows = made_up(n_prompts=1, n_teachers=1, seed=1)
     row = rows[rows.dropped.isna()].iloc[:1].assign(source="s9")
-    copy = row.assign(dropped="rejected/over_length", source="s0", **dict.fromkeys(("n_tokens", "rank_sum", "surprisal_sum")))
-    got, _ = chosen_of(as_table(pd.concat([copy, row])))
+    got, summary = chosen_of(as_table(pd.concat([row.assign(dropped=why, source="s0"), row])))
     assert [r["source"] for r in got] == ["s9"]
+    assert summary["dropped"] == {"duplicate": 1}
 
 
 def test_means_of_a_set_are_those_of_a_teacher():

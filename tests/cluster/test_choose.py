@@ -271,14 +271,26 @@ def test_a_shard_that_is_gone_or_replaced_is_named_and_can_be_left_out(tmp_path)
     score(corpus, tmp_path / "store")
     gone, replaced = corpus / "teacher=terse-7b/0.jsonl", corpus / "teacher=formal-72b/0.jsonl"
     gone.unlink()
-    with pytest.raises(UserError, match=r"terse-7b/0.jsonl is gone since it was scored: .*--skip-missing"):
+    with pytest.raises(UserError, match=r"terse-7b/0.jsonl is gone since it was scored: put it back, or give --skip-missing"):
         pick(tmp_path / "store", tmp_path / "out")
     replaced.write_text(replaced.read_text() * 2)
-    with pytest.raises(UserError, match="formal-72b/0.jsonl was replaced since it was scored"):
+    with pytest.raises(UserError, match="formal-72b/0.jsonl was replaced since it was scored: score it as it is now"):
         pick(tmp_path / "store", tmp_path / "out", exclude_teachers=("terse-7b",))
     manifest = pick(tmp_path / "store", tmp_path / "out", skip_missing=True)
     assert manifest["dropped"]["missing"] == 6
     assert {row["rsr_ray"]["teacher"] for row in written(tmp_path / "out")} == {"flowery-8b"}
+
+
+def test_a_corpus_that_was_moved_and_scored_again_is_chosen_from_where_it_is(tmp_path):
+    rng, before, now = random.Random(2), tmp_path / "a", tmp_path / "b"
+    rows = [{"id": f"{n}", "prompt_id": f"p{n}", "messages": conversation("terse-7b", make_problem(rng), rng)} for n in range(4)]
+    write_lines(before / "teacher=terse-7b/0.jsonl", rows)
+    score(before, tmp_path / "store")
+    before.rename(now)
+    score(now, tmp_path / "store")
+    manifest = pick(tmp_path / "store", tmp_path / "out", skip_missing=True)
+    assert (manifest["chosen"], manifest["dropped"]) == (4, {"duplicate": 4})
+    assert sorted(row["id"] for row in written(tmp_path / "out")) == [row["id"] for row in rows]
 
 
 # --- as a user types it -----------------------------------------------------------------------------------------------
