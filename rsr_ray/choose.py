@@ -58,6 +58,7 @@ CANDIDATES = pa.schema(
         *[SCORES.field(name).remove_metadata() for name in READ],
         pa.field("version", pa.string()),  # of the input object that was scored
         *[pa.field(name, pa.float64()) for name in KEYWORDS],  # times of these words, of all words; for rule_quality only
+        pa.field("complete", pa.bool_()),  # what --complete-column says of it; null where it was not asked, or says nothing
         pa.field("dropped", pa.string()),  # why the row is no candidate; null for one
     ]
 )
@@ -177,7 +178,7 @@ class Candidates:
             dropped = pc.fill_null(dropped, "missing")
         rows = rows.drop_columns(["truncated", "reject_reason"])
         rows = rows.append_column("version", pa.repeat(version, rows.num_rows).cast(pa.string()))
-        columns = {name: pa.nulls(rows.num_rows, pa.float64()) for name in KEYWORDS}
+        columns = {name: pa.nulls(rows.num_rows, pa.float64()) for name in KEYWORDS} | {"complete": pa.nulls(rows.num_rows, pa.bool_())}
         if self.reads_corpus and dropped.null_count:
             obj = InputObject(uri=sources[0], version=version, size=0)
             at = np.flatnonzero(dropped.is_null().to_numpy(zero_copy_only=False))
@@ -189,12 +190,13 @@ class Candidates:
         return rows.set_column(rows.schema.get_field_index("prompt_id"), "prompt_id", pc.fill_null(rows["prompt_id"], "")).cast(CANDIDATES)
 
     def read_corpus(self, obj: InputObject, source_rows: np.ndarray, at: np.ndarray, dropped: pa.Array) -> tuple[pa.Array, dict[str, pa.Array]]:
-        """`dropped` after the filters by the shard's own columns, and KEYWORDS where they are asked for, of the rows `at`."""
-        config = self.config
+        """`dropped` after the filters by the shard's own columns, and KEYWORDS and `complete` where they are asked for, of the rows `at`."""
+        config, complete_column = self.config, self.config.complete_column or "complete"
         place = {int(source_rows[i]): int(i) for i in at}
         reasons: list[str | None] = dropped.to_pylist()
         counts = {name: np.full(len(reasons), np.nan) for name in KEYWORDS}
-        only = frozenset({"response", "output", config.complete_column, *([config.verified] if config.verified else [])})
+        complete: list[bool | None] = [None] * len(reasons)
+        only = frozenset({"response", "output", complete_column, *([config.verified] if config.verified else [])})
         rows = iter_trajectories(obj, config.s3_endpoint, config.column_names, None if config.by == "rule_quality" else only)
         left = set(place)
         for index, row in enumerate(rows):
@@ -202,7 +204,9 @@ class Candidates:
                 continue
             left.remove(index)
             where, i = f"{obj.uri} row {index}", place[index]
-            if config.complete_only and says(row, config.complete_column, where) is False:
+            if config.complete_only:
+                complete[i] = says(row, complete_column, where)
+            if complete[i] is False:
                 reasons[i] = "incomplete"
             elif config.verified and not (verdict := says(row, config.verified, where)):
                 reasons[i] = "no_verdict" if verdict is None else "not_verified"
@@ -213,7 +217,8 @@ class Candidates:
                 break
         if left:
             raise UserError(f"shard {obj.uri}: row {min(left)} was scored and is not there: give the --columns that it was scored with")
-        return pa.array(reasons, pa.string()), {name: pa.array(values, from_pandas=True) for name, values in counts.items()}
+        columns = {name: pa.array(values, from_pandas=True) for name, values in counts.items()}
+        return pa.array(reasons, pa.string()), columns | {"complete": pa.array(complete, pa.bool_())}
 
 
 def drop_by_scores(rows: pa.Table, config: ChooseConfig) -> pa.Array:
@@ -294,6 +299,7 @@ def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
     summary = {
         "rows": rows.num_rows,
         "seen": _counted(rows["teacher"]),
+        "said_complete": rows.num_rows - rows["complete"].null_count,
         "dropped": _counted(dropped),
         **_prompts_without(rows, candidate),
         "short_prompts": int((np.bincount(prompt) < config.k).sum()) if len(prompt) else 0,
@@ -510,6 +516,8 @@ def make_manifest(config: ChooseConfig, fingerprint: str, found: dict[str, Any])
     chosen = found["sets"]["chosen"]["n"] if "sets" in found else 0
     if not chosen:
         raise UserError(f"nothing to choose: {_why_nothing(config, found)}")
+    if config.complete_column and not found["said_complete"]:
+        raise UserError(f"no row says anything in a column {config.complete_column} (--complete-column)")
     n_candidates = found["sets"]["candidates"]["n"]
     if found["rows"] != n_candidates + sum(dropped.values()):
         raise RunError(f"rows are missing: {found['rows']:,} = {n_candidates:,} candidates + {sum(dropped.values()):,} dropped does not hold")

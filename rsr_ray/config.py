@@ -186,7 +186,7 @@ class ChooseConfig:
     min_tokens: int | None = option("leave out trajectories of fewer scored tokens", None)
     max_tokens: int | None = option("leave out trajectories of more scored tokens", None)
     complete_only: bool = option("leave out what was cut to the length limit, and what --complete-column calls incomplete", False)
-    complete_column: str = option("column of the corpus that says whether an answer is complete; rows without it are", "complete")
+    complete_column: str | None = option("column that says whether an answer is complete; rows without it are; default: complete", None)
     verified: str | None = option("column of the corpus that says whether an answer is correct; only rows where it does are chosen from", None)
     seed: int = option("seed of --by random and of the random choice every choice is compared with", 0)
     format: str = option("parquet or jsonl", "parquet")
@@ -216,6 +216,8 @@ class ChooseConfig:
             raise UserError(f"--format {self.format}: choose parquet or jsonl")
         if both := sorted({*self.teachers} & {*self.exclude_teachers}):
             raise UserError(f"--exclude-teachers {both[0]}: --teachers names it as well")
+        if self.complete_column and not self.complete_only:
+            raise UserError(f"--complete-column {self.complete_column}: it is looked at with --complete-only")
         if (self.min_tokens or 0) > (self.max_tokens or math.inf):
             raise UserError(f"--min-tokens {self.min_tokens} is above --max-tokens {self.max_tokens}: no trajectory is both")
 

@@ -50,7 +50,9 @@ CHOSEN = pa.schema(
     ]
 )
 RSR_RAY = pa.struct([CHOSEN.field(name) for name in SCORE_COLUMNS])
-WRITTEN = pa.schema([("name", pa.string()), ("rows", pa.int64()), ("sha256", pa.string()), ("schema", pa.binary())])
+WRITTEN = pa.schema(
+    [("name", pa.string()), ("rows", pa.int64()), ("sha256", pa.string()), ("schema", pa.binary()), ("columns", pa.list_(pa.string()))]
+)
 
 
 def refuse_foreign(config: ChooseConfig) -> None:
@@ -80,7 +82,8 @@ def write_files(chosen: "ray.data.Dataset", n_chosen: int, n_objects: int, confi
     """Write the files of CHOSEN rows, of at most n_objects sources; returns name, rows and sha256 of each, and the type of each column.
 
     A file is written with the columns its shard has. Once all are known, those that differ are written again with the
-    columns of all. Raises UserError where two shards have types in a column that go into no common one.
+    columns of all. Raises UserError for a --keep that no shard has, and where two shards have types in a column that go
+    into no common one.
     """
     import ray.data
 
@@ -90,6 +93,9 @@ def write_files(chosen: "ray.data.Dataset", n_chosen: int, n_objects: int, confi
     files = {file["name"]: file for file in rows.map_batches(write_chosen, fn_args=(config,), **task).take_all()}
     if (written := sum(file["rows"] for file in files.values())) != n_chosen:
         raise RunError(f"{written:,} rows were written of {n_chosen:,} that were chosen")
+    there = {column for file in files.values() for column in file["columns"]}
+    if unknown := sorted({*config.keep} - there - {"messages", "rsr_ray", "none"}):
+        raise UserError(f"--keep {unknown[0]}: no shard that was chosen from has such a column; there: {', '.join(sorted(there))[:300]}")
     schema = common_schema({file["schema"]: name for name, file in files.items()}, config)
     different = [name for name, file in files.items() if not _schema(file["schema"]).equals(schema)]
     if different:
@@ -111,7 +117,7 @@ def write_chosen(rows: pa.Table, config: ChooseConfig) -> Iterator[pa.Table]:
     for source in sorted(set(rows["source"].to_pylist())):
         some = rows.filter(pc.equal(rows["source"], source))
         obj = InputObject(uri=source, version=some["version"][0].as_py(), size=0)
-        yield _write(f"train-{obj.key}.{config.format}", whole_rows(obj, some, config), config)
+        yield _write(f"train-{obj.key}.{config.format}", *whole_rows(obj, some, config), config)
 
 
 def rewrite(names: pa.Table, config: ChooseConfig, serialized: bytes) -> Iterator[pa.Table]:
@@ -120,14 +126,14 @@ def rewrite(names: pa.Table, config: ChooseConfig, serialized: bytes) -> Iterato
     for name in names["name"].to_pylist():
         data = get(f"{config.out}/{name}", config.s3_endpoint)
         rows = pq.read_table(pa.BufferReader(data)).to_pylist() if config.format == "parquet" else list(map(json.loads, data.splitlines()))
-        yield _write(name, pa.Table.from_pylist(rows, schema), config)
+        yield _write(name, pa.Table.from_pylist(rows, schema), [], config)
 
 
-def _write(name: str, table: pa.Table, config: ChooseConfig) -> pa.Table:
+def _write(name: str, table: pa.Table, columns: list[str], config: ChooseConfig) -> pa.Table:
     data = _parquet(table) if config.format == "parquet" else _json_lines(table)
     put(f"{config.out}/{name}", data, config.s3_endpoint)
     facts = {"name": name, "rows": table.num_rows, "sha256": hashlib.sha256(data).hexdigest(), "schema": table.schema.serialize().to_pybytes()}
-    return pa.Table.from_pylist([facts], WRITTEN)
+    return pa.Table.from_pylist([facts | {"columns": columns}], WRITTEN)
 
 
 def _schema(serialized: bytes) -> pa.Schema:
@@ -137,17 +143,19 @@ def _schema(serialized: bytes) -> pa.Schema:
 # --- the rows of one shard --------------------------------------------------------------------------------------------
 
 
-def whole_rows(obj: InputObject, chosen: pa.Table, config: ChooseConfig) -> pa.Table:
-    """The chosen rows of a shard with all that they came with, in the shard's order.
+def whole_rows(obj: InputObject, chosen: pa.Table, config: ChooseConfig) -> tuple[pa.Table, list[str]]:
+    """The chosen rows of a shard with all that they came with, in the shard's order, and the names of the shard's columns.
 
     Raises UserError where the shard is not what was scored.
     """
     wanted = {row["source_row"]: row for row in chosen.to_pylist()}
     schema = parquet_schema(obj, config.s3_endpoint)
     columns: dict[str, list[Any]] = {}
+    there = {*schema.names} if schema else set()
     changed: set[str] = set()
     n = 0
     for index, row, one in _samples(obj, config):
+        there |= row.keys()
         if index not in wanted:
             continue
         facts = wanted.pop(index)
@@ -175,7 +183,8 @@ def whole_rows(obj: InputObject, chosen: pa.Table, config: ChooseConfig) -> pa.T
     if schema and "messages" in schema.names and "messages" not in changed:
         types["messages"] = schema.field("messages").type
     types["rsr_ray"] = RSR_RAY
-    return pa.table({name: _column(columns[name], types.get(name), name, obj, config) for name in (*first, "messages", "rsr_ray")})
+    table = pa.table({name: _column(columns[name], types.get(name), name, obj, config) for name in (*first, "messages", "rsr_ray")})
+    return table, sorted(there)
 
 
 def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:

@@ -328,12 +328,23 @@ def test_a_teacher_that_is_not_there_is_named(name, option):
         make_manifest(config(**{name: ("t1", "t9")}), "f", merge([summary]))
 
 
+def test_a_column_in_which_no_row_says_whether_it_is_complete_is_named():
+    rows = made_up()
+    _, silent = chosen_of(as_table(rows))
+    _, told = chosen_of(as_table(rows.assign(complete=[n != 7 or None for n in range(len(rows))])))
+    with pytest.raises(UserError, match=r"no row says anything in a column whole \(--complete-column\)"):
+        make_manifest(config(complete_only=True, complete_column="whole"), "f", merge([silent]))
+    make_manifest(config(complete_only=True, complete_column="whole"), "f", merge([silent, told]))
+    make_manifest(config(complete_only=True), "f", merge([silent]))
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"by": "rsrr"}, "--by rsrr: no such metric; choose rsr, "), ({"by": "n_tokens"}, "longest or shortest"), ({"k": 0}, "--k 0"),
         ({"max_share": 0.0}, "--max-share 0"), ({"max_share": 1.5}, "--max-share 1.5"), ({"format": "csv"}, "parquet or jsonl"),
         ({"teachers": ("a", "b"), "exclude_teachers": ("b",)}, "--exclude-teachers b"), ({"min_tokens": 9, "max_tokens": 3}, "--min-tokens 9"),
+        ({"complete_column": "whole"}, "whole: it is looked at with --complete-only"),
         ({"columns": ("x",)}, "NAME=COLUMN"), ({"store": "s3://me:secret@host/x"}, "password"),
     ],
 )  # fmt: skip

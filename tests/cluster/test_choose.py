@@ -242,6 +242,11 @@ def test_verified_and_complete_rows_alone(mixed, tmp_path):
     assert manifest["dropped"]["incomplete"] == 1
     with pytest.raises(UserError, match="no row says anything in a column korrect"):
         pick(store, tmp_path / "none", verified="korrect", **COLUMNS)
+    with pytest.raises(UserError, match=r"no row says anything in a column finished \(--complete-column\)"):
+        pick(store, tmp_path / "none", complete_only=True, complete_column="finished", **COLUMNS)
+    with pytest.raises(UserError, match="--keep korrect: no shard that was chosen from has such a column; there: _id, complete, "):
+        pick(store, tmp_path / "none", keep=("lang", "korrect"), **COLUMNS)
+    assert not list((tmp_path / "none").glob("*"))
 
 
 def test_without_the_columns_it_was_scored_with_the_choice_is_refused(mixed, tmp_path):
