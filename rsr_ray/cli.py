@@ -333,7 +333,7 @@ def _race(args: argparse.Namespace) -> int:
         print(json.dumps(record))
     else:
         print_race(record, config.store, console())
-    n, rejected = record["spent"]["trajectories"], sum(record["rejected"].values())
+    n, rejected = record["spent"]["trajectories"] + record["taken_from_store"]["trajectories"], sum(record["rejected"].values())
     if rejected > config.max_rejects * n:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["rejected"].items())
         raise RunError(f"{rejected:,} of the {n:,} rows of the race were rejected, more than --max-rejects {config.max_rejects:g}: {reasons}")

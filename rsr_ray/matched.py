@@ -6,6 +6,7 @@ is kept of them is narrow, and fits on the driver.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -21,7 +22,7 @@ import ray.data
 from rsr_ray.cluster import TASK_CPUS
 from rsr_ray.config import RaceConfig
 from rsr_ray.errors import RunError, UserError
-from rsr_ray.objects import InputObject, list_files, put
+from rsr_ray.objects import InputObject, put
 from rsr_ray.read import canonical, iter_trajectories
 
 PART_ROWS = 256  # trajectories in a shard of a round
@@ -124,23 +125,22 @@ def _unmatched(teachers: list[str], there: np.ndarray) -> str:
 
 
 def write_rows(config: RaceConfig, objects: list[InputObject], matched: Matched, rows: np.ndarray, folder: str) -> None:
-    """Write rows (bool) of them as shards of at most PART_ROWS trajectories of a teacher; those that are there stay.
+    """Write rows (bool) of them as shards of at most PART_ROWS trajectories of a teacher, whose names are hashes of what is in them.
 
-    Names and contents are a function of matched and rows. Raises RunError where an object is not what the index says.
+    Raises RunError where an object is not what the index says.
     """
     chosen = matched.rows.filter(pa.array(rows)).sort_by([(name, "ascending") for name in ("t", "p", "object", "source_row")])
-    t = chosen["t"].to_numpy()
+    t, ids = chosen["t"].to_numpy(), chosen["trajectory_id"].to_pylist()
     nth = np.arange(len(t)) - np.searchsorted(t, t)  # of its teacher
-    folders = ["teacher=" + re.sub("[^A-Za-z0-9._-]+", "_", name)[:FOLDER_LENGTH] for name in matched.teachers]
-    names = [f"{folders[a]}/part-{a:03d}{b:05d}.jsonl" for a, b in zip(t.tolist(), (nth // PART_ROWS).tolist(), strict=True)]
+    names: list[str] = []
+    for start, stop in itertools.pairwise([*np.flatnonzero(nth % PART_ROWS == 0).tolist(), len(t)]):
+        teacher = matched.teachers[t[start]]
+        name = re.sub("[^A-Za-z0-9._-]+", "_", teacher)[:FOLDER_LENGTH]
+        names += [f"teacher={name}/part-{digest([teacher, ids[start:stop]])[:16]}.jsonl"] * (stop - start)
     chosen = chosen.select(["trajectory_id", "object", "source_row"]).append_column("part", pa.array(names, pa.string()))
-    there = list_files(folder, config.s3_endpoint)
-    missing = chosen.filter(pc.invert(pc.is_in(chosen["part"], pa.array(list(there), pa.string()))))
     wanted: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for place, row in enumerate(missing.to_pylist()):
+    for place, row in enumerate(chosen.to_pylist()):
         wanted[row.pop("object")].append({**row, "place": place})
-    if not wanted:
-        return
     sources = [pa.Table.from_pylist([dataclasses.asdict(objects[n]) | {"rows": some}]) for n, some in wanted.items()]
     read = ray.data.from_arrow(sources).map_batches(
         read_rows,

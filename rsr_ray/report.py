@@ -368,10 +368,14 @@ def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
         table.add_row(Text(safe(t["teacher"])), *numbers, str(t["left_after_round"] or "-"), Text(safe(why)))
     out.print(table)
     out.print(Text(safe(race_answer(record)), style="bold"), soft_wrap=True)
-    spent, full = record["spent"], record["full"]
+    spent, taken, full = record["spent"], record["taken_from_store"], record["full"]
     tokens = f"{spent['scored_tokens']:,} tokens scored, {spent['prompt_tokens']:,} of prompts"
     trajectories = f"{spent['trajectories']:,} of {full['trajectories']:,} trajectories"
     out.print(Text(f"cost      {spent['cost_share']:.1%} of scoring all {record['matched_prompts']:,} matched prompts: {trajectories}; {tokens}"))
+    if taken["trajectories"]:
+        out.print(
+            Text(f"taken     {taken['trajectories']:,} trajectories, {taken['cost_share']:.1%} of that cost, from the store: it had their scores")
+        )
     for reason, n in record["rejected"].items():
         out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]} Their prompts are not compared."), soft_wrap=True)
     if record["unreadable_rows"]:

@@ -6,8 +6,7 @@
     runs/<run_id>.json                                           settings, versions, the row equation, tokens, seconds
     nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
     report/                                                      the page, and the same as CSV, JSON and Markdown
-    races/<race>/                                                the trajectories of a race's rounds, and its answer
-    races/<race id>/round-<nn>/..., races/<race id>/race.json    what a race had scored, as shards of its own, and its answer
+    races/<race id>/                                             a store of its own: what a race had scored, its shards, its answer
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice overwrites itself, and
 a unit whose file is there is done. A file is there whole or not at all. <digit> is the name's first: sixteen folders are

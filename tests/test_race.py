@@ -11,8 +11,10 @@ from rsr_ray.config import RaceConfig, ScoreConfig, load_config
 from rsr_ray.errors import UserError, safe
 from rsr_ray.matched import INDEX, Matched
 from rsr_ray.objects import InputObject
-from rsr_ray.race import race_id
+from rsr_ray.race import Course, race_id
 from rsr_ray.report import print_race, race_answer, race_line
+from rsr_ray.schema import SCORES
+from rsr_ray.store import Store, unit_name
 
 from .test_report import HOSTILE
 
@@ -82,6 +84,98 @@ def test_a_race_is_known_by_what_decides_its_course():
     assert len({*same, *other}) == 1 + len(other)
 
 
+# --- what the store holds already -------------------------------------------------------------------------------------
+
+SHARD = InputObject(uri="c/a.jsonl", version="1" * 12, size=1)
+RANKS = {"A": 300, "B": 200}  # sum of ranks of each answer; of each 100 tokens, surprisal 1 nat
+
+
+def put_scores(store: Store, rows: list[dict], obj: InputObject = SHARD, start: int = 0) -> None:
+    """A unit that holds rows of the object, given as values of SCORES."""
+    unit = {"key": obj.key, "version": obj.version, "start": start, "stop": start + len(rows), "last": False}
+    table = pa.Table.from_pylist([{"source": obj.uri, "source_row": start + n, **row} for n, row in enumerate(rows)], SCORES)
+    store.write_scores("f", unit_name(unit), table)
+
+
+def score_rows(rows: pa.Table, **changes) -> list[dict]:
+    """Score rows of INDEX rows."""
+    known = [{name: row[name] for name in ("trajectory_id", "prompt_id", "teacher")} for row in rows.to_pylist()]
+    return [
+        row | {"n_tokens": 100, "n_prompt_tokens": 7, "rank_sum": RANKS[row["teacher"]] + n % 3, "surprisal_sum": 100.0} | changes
+        for n, row in enumerate(known)
+    ]
+
+
+def begun(tmp_path, given: pa.Table) -> tuple[Course, Store]:
+    """A race by these INDEX rows, and the store it is a race of, which holds the scores that the test put there before."""
+    store = Store(str(tmp_path), "m", None)
+    own = Store(f"{tmp_path}/races/0", "m", None)
+    course = Course(RaceConfig(**(GIVEN | {"store": str(tmp_path)})), [SHARD], Matched.of(given, (), 0), own, "f", 1)
+    course.take_from(store, store.units().get("f", []))
+    return course, store
+
+
+def test_what_the_store_has_scored_costs_nothing(tmp_path):
+    """Nothing of it needs a student, a Ray or a shard: there is none here."""
+    given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(60) for teacher in "AB"))
+    store = Store(str(tmp_path), "m", None)
+    put_scores(store, score_rows(given)[:70])
+    put_scores(store, score_rows(given)[70:], start=70)
+    course, _ = begun(tmp_path, given)
+    while not course.state.finished:
+        course.run_round()
+    record = course.record()
+    assert (record["winner"], record["rounds"][-1]["run_id"]) == ("B", None)
+    assert record["spent"] == {"cost_share": 0.0, "trajectories": 0, "chars": 0, "scored_tokens": 0, "prompt_tokens": 0}
+    assert record["taken_from_store"] == {"cost_share": 40 / 120, "trajectories": 40}, "the 20 prompts of the only round"
+    rows = [row for row, (_, prompt) in zip(score_rows(given), zip(given["teacher"], given["prompt_id"].to_pylist(), strict=True), strict=True)
+            if row["teacher"] == "B" and prompt in course.matched.prompts[:20]]  # fmt: skip
+    assert course.standing("B")["value"] == pytest.approx(sum(row["rank_sum"] for row in rows) / 20 / 100)
+    assert not list(tmp_path.glob("races/**/*"))
+    text = said(record | {"race_id": "0"})
+    assert "0.0% of scoring all 60 matched prompts: 0 of 120 trajectories; 0 tokens scored" in text
+    assert "taken     40 trajectories, 33.3% of that cost, from the store" in text
+
+
+def test_only_the_same_row_of_the_same_shard_is_taken(tmp_path):
+    given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(30) for teacher in "AB"))
+    store, rows = Store(str(tmp_path), "m", None), score_rows(given)
+    put_scores(store, rows, dataclasses.replace(SHARD, version="2" * 12))  # as it was before, or will be
+    put_scores(store, rows, dataclasses.replace(SHARD, uri="c/b.jsonl"))  # another with the same ids
+    put_scores(store, [*rows[:3], rows[3] | {"trajectory_id": "other"}, rows[4] | {"teacher": "A", "trajectory_id": "B4"}])
+    course, _ = begun(tmp_path, given)
+    taken = course.matched.rows.filter(pa.array(course.taken))["trajectory_id"].to_pylist()
+    assert sorted(taken) == ["A0", "A1", "B0"]
+    of_the_first_round = [prompt for prompt in ("p0", "p0", "p1") if prompt in course.matched.prompts[:20]]
+    assert course.next_cost_share == pytest.approx((40 - len(of_the_first_round)) / 60)
+
+
+def test_a_row_that_the_store_rejected_is_a_reject_of_the_race(tmp_path):
+    given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(20) for teacher in "AB"))
+    rows = score_rows(given)
+    out = dict.fromkeys(("n_tokens", "n_prompt_tokens", "rank_sum", "surprisal_sum")) | {"reject_reason": "over_length"}
+    put_scores(Store(str(tmp_path), "m", None), [row | (out if n == 5 else {}) for n, row in enumerate(rows)])
+    course, _ = begun(tmp_path, given)
+    entry = course.run_round()
+    assert (entry["prompts"], entry["prompts_compared"]) == (20, 19)
+    assert course.record()["rejected"] == {"over_length": 1}
+    assert course.record()["taken_from_store"]["trajectories"] == 40
+
+
+def test_what_the_race_has_scored_itself_stays_its_cost(tmp_path):
+    """Though the store has it as well meanwhile: the record of a race is the same whenever it is asked for."""
+    given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(20) for teacher in "AB"))
+    part = InputObject(uri=f"{tmp_path}/races/0/round-01/teacher=A/part-0.jsonl", version="3" * 12, size=1)
+    put_scores(Store(f"{tmp_path}/races/0", "m", None), score_rows(given)[::2], part)
+    put_scores(Store(str(tmp_path), "m", None), score_rows(given, rank_sum=9))
+    course, _ = begun(tmp_path, given)
+    course.run_round()
+    record = course.record()
+    assert (record["spent"]["trajectories"], record["taken_from_store"]["trajectories"]) == (20, 20)
+    assert record["spent"]["scored_tokens"] == 2000
+    assert course.standing("A")["value"] > 3 > course.standing("B")["value"]
+
+
 def test_the_options(tmp_path):
     assert {f.name for f in dataclasses.fields(RaceConfig)} - {f.name for f in dataclasses.fields(ScoreConfig)} == OPTIONS
     (tmp_path / "race.yaml").write_text("teachers: [a, b]\nbudget: 1\nmargin: 0.02\n")
@@ -127,6 +221,7 @@ def record(**changes) -> dict:
         "reason": "no other teacher can win any more", "confidence": 0.95, "margin": 0.01, "next_cost_share": None,
         "rounds": [{**a_round, "cost_share": 0.333}], "matched_prompts": 60, "unreadable_rows": 0, "rejected": {},
         "full": {"trajectories": 120}, "spent": {"trajectories": 40, "cost_share": 0.333, "scored_tokens": 4000, "prompt_tokens": 100},
+        "taken_from_store": {"trajectories": 0, "cost_share": 0.0},
         "teachers": [
             {"teacher": "A", **standing, "left_after_round": None, "why": None},
             {"teacher": "B", **standing, "left_after_round": 1, "why": "worse than A"},
@@ -160,6 +255,7 @@ def test_the_answer_in_words():
         "2 rows of the corpus",
     ):
         assert part in text
+    assert "taken" not in text
     assert race_line(record()["rounds"][0]) == (
         "round 1: 20 of 60 prompts, 33.3% of the full cost; A leads, rsr 2.500 (2.400 to 2.600); out: B; 1 teacher in"
     )

@@ -1,4 +1,4 @@
-"""Whole races on a real Ray: the full run's winner, killed and resumed, and a store that stays one store."""
+"""Whole races on a real Ray: the full run's winner, killed and resumed, and a store that holds the corpus alone."""
 
 import json
 import os
@@ -78,8 +78,13 @@ def values(rows: list[dict]) -> dict[str, float]:
     return {t: mean(t, "mean_rank") / mean(t, "mean_surprisal") for t in TEACHERS}
 
 
+def own(store, record: dict) -> str:
+    """The race's own store."""
+    return f"{store}/races/{record['race_id']}"
+
+
 def units(store: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(p.relative_to(store)): (p.stat().st_mtime_ns, p.read_bytes()) for p in store.glob("scores/**/*.parquet")}
+    return {str(p.relative_to(store)): (p.stat().st_mtime_ns, p.read_bytes()) for p in store.glob("**/scores/**/*.parquet")}
 
 
 def answer(record: dict) -> dict:
@@ -103,9 +108,18 @@ def test_the_winner_is_the_full_runs(undisturbed, full):
     assert (out["left_after_round"], out["n_prompts"]) == (1, ends[0])
     # Every answer of a teacher to the prompts it was in for, and nothing else; the repeated row counts once.
     assert record["full"]["trajectories"] == (N_PROMPTS - N_PROMPTS // 10) * 4
-    assert record["spent"]["trajectories"] == ends[0] + 3 * ends[-1] == len(stored(store))
+    rows = stored(own(store, record))
+    assert record["spent"]["trajectories"] == ends[0] + 3 * ends[-1] == len(rows)
+    assert record["taken_from_store"]["trajectories"] == 0
     assert 0 < record["spent"]["cost_share"] < 1
-    assert record["spent"]["scored_tokens"] == sum(row["n_tokens"] for row in stored(store))
+    assert record["spent"]["scored_tokens"] == sum(row["n_tokens"] for row in rows)
+
+
+def test_a_race_is_a_store_of_its_own(undisturbed, capsys):
+    record, _, store = undisturbed
+    assert [path.name for path in store.iterdir() if any(p.is_file() for p in path.rglob("*"))] == ["races"]
+    assert main(["teachers", "--store", own(store, record), "--student", "student", "--json"]) == 0
+    assert {t["teacher"] for t in json.loads(capsys.readouterr().out)["teachers"]} == TEACHERS.keys()
 
 
 def test_where_every_prompt_was_scored_the_values_are_the_full_runs(undisturbed, full):
@@ -135,7 +149,7 @@ def test_a_rounds_shards_hold_what_the_corpus_holds(undisturbed, corpus):
 
 def test_killed_resumed_and_followed_by_a_full_run(undisturbed, full, corpus, tmp_path):
     """Killed while the second round is at work, resumed: the same answer, and no unit is scored twice. A full run on the
-    same store then counts every trajectory once."""
+    same store then is as one without a race, and another race after it has nothing to score."""
     command = [sys.executable, "-m", "rsr_ray", "race", "--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path)]
     command += ["--margin", str(MARGIN), "--replicas", "2", "--ray-address", "local", "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ) as run:
@@ -149,21 +163,44 @@ def test_killed_resumed_and_followed_by_a_full_run(undisturbed, full, corpus, tm
     assert not list(tmp_path.glob("races/*/race.json"))
     done = rsr_ray(*command[3:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert answer(json.loads(done.stdout)) == json.loads(json.dumps(answer(undisturbed[0])))
+    record = json.loads(done.stdout)
+    assert answer(record) == json.loads(json.dumps(answer(undisturbed[0])))
     after = units(tmp_path)
     assert before.items() <= after.items()
-    ids = [(row["teacher"], row["trajectory_id"]) for row in stored(tmp_path)]
+    ids = [(row["teacher"], row["trajectory_id"]) for row in stored(own(tmp_path, record))]
     assert len(ids) == len(set(ids)) == undisturbed[0]["spent"]["trajectories"]
 
     run = score(corpus, tmp_path, replicas=2, max_rejects=1.0)
     assert after.items() <= units(tmp_path).items()
-    assert run.n_read == full[0].n_read
     assert run.teachers is not None
-    for got, want in zip(run.teachers.to_pylist(), full[0].teachers.to_pylist(), strict=True):
-        assert got["n_duplicates"] > want["n_duplicates"]
-        for name in ("teacher", "place", "n_trajectories", "n_prompts", "n_rejected", "n_tokens"):
-            assert got[name] == want[name], name
-        assert got["rsr"] == pytest.approx(want["rsr"], rel=1e-6)
+    assert run.teachers.to_pylist() == full[0].teachers.to_pylist()
+    assert {Path(row["source"]).parent for row in stored(tmp_path)} == {corpus}
+
+    free = race(config(corpus, tmp_path, seed=1), lambda _: None)
+    assert (free["spent"]["trajectories"], free["spent"]["cost_share"]) == (0, 0.0)
+    assert free["taken_from_store"]["trajectories"] >= 4 * 20
+    assert (free["decided"], free["winner"]) == (True, record["winner"])
+    assert [path.name for path in Path(own(tmp_path, free)).rglob("*") if path.is_file()] == ["race.json"]
+
+
+def test_what_a_part_of_the_corpus_was_scored_for_is_not_scored_again(undisturbed, corpus, tmp_path):
+    run = score([corpus / "0.jsonl", corpus / "2.parquet"], tmp_path, replicas=2, max_rejects=1.0)
+    before = units(tmp_path)
+    record, whole = race(config(corpus, tmp_path), lambda _: None), undisturbed[0]
+    spent, taken = record["spent"]["trajectories"], record["taken_from_store"]["trajectories"]
+    assert spent + taken == whole["spent"]["trajectories"]
+    assert 0 < spent < taken <= run.n_scored
+    assert record["spent"]["cost_share"] + record["taken_from_store"]["cost_share"] == pytest.approx(whole["spent"]["cost_share"])
+    rows = stored(own(tmp_path, record))
+    assert len(rows) == spent
+    there = {(row["teacher"], row["trajectory_id"]) for row in stored(tmp_path)}
+    assert not there & {(row["teacher"], row["trajectory_id"]) for row in rows}
+    assert {name: units(tmp_path)[name] for name in before} == before
+    for got, want in zip(record["teachers"], whole["teachers"], strict=True):
+        assert got["value"] == pytest.approx(want["value"], rel=1e-5)
+        assert {name: got[name] for name in ("teacher", "why", "n_prompts", "left_after_round")} == {
+            name: want[name] for name in ("teacher", "why", "n_prompts", "left_after_round")
+        }
 
 
 def test_a_budget_ends_a_race_and_more_of_it_goes_on_with_the_same(undisturbed, corpus):
@@ -190,9 +227,9 @@ def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path,
     shown = capsys.readouterr()
     record = json.loads(shown.out)
     assert "more than --max-rejects 0.05: over_length" in shown.err
-    rejected = [row for row in stored(tmp_path) if row["reject_reason"]]
-    assert record["rejected"] == {"over_length": len(rejected)}
-    truth = values(stored(tmp_path))
+    rows = stored(own(tmp_path, record))
+    assert record["rejected"] == {"over_length": sum(row["reject_reason"] is not None for row in rows)}
+    truth = values(rows)
     (entry,) = record["rounds"]
     assert entry["prompts_compared"] < entry["prompts"] == record["matched_prompts"]
     assert {t["teacher"]: t["value"] for t in record["teachers"]} == pytest.approx(truth, rel=1e-6)
@@ -213,6 +250,6 @@ def test_a_store_on_s3_and_names_that_are_hard_on_paths(s3, tmp_path):
     assert record["decided"]
     assert {t["teacher"] for t in record["teachers"]} == set(names)
     assert all(t["n_prompts"] == 6 for t in record["teachers"])
-    assert len(stored("s3://rsr/race", endpoint=endpoint)) == 24
+    assert len(stored(own("s3://rsr/race", record), endpoint=endpoint)) == 24
     assert answer(json.loads(rsr_ray("race", *options).stdout)) == answer(record)
-    assert len(stored("s3://rsr/race", endpoint=endpoint)) == 24
+    assert len(stored(own("s3://rsr/race", record), endpoint=endpoint)) == 24
