@@ -10,6 +10,10 @@ of the true winner with another teacher can go wrong, T - 1 of them at each of K
 and each one-sided bound gets (1 - confidence) / ((T - 1) (K - 1)) of it (Bonferroni). What befalls fewer than one
 prompt in n is not seen in n prompts, and no such bound knows of it.
 
+A teacher of whom nothing was scored yet is compared with nobody. It leaves once the chance of that, had it a score for
+MIN_PROMPTS of all prompts, is no more than that of one bound: with fewer it could decide nothing. This comes on top of the
+chance above, for a true winner of whom most answers are rejected.
+
 Legend: P prompts so far, N prompts in all, T teachers, A of them alive.
 """
 
@@ -71,9 +75,12 @@ class Elimination:
         self.alpha = (1 - confidence) / (max(len(teachers) - 1, 1) * max(len(self.ends) - 1, 1))  # of one bound at one look
         self.alive = list(teachers)
         self.round = 0
+        self.n_compared = 0  # prompts, at the last look
         self.standings: dict[str, Standing] = {}
         self.left: dict[str, str] = {}  # why each that is out is out, in the order in which they left
-        self.reason = "there is no other teacher" if len(teachers) == 1 else ""  # why the race is over, once it is
+        self.unscored: list[str] = []  # those of them of whom nothing could be scored
+        self.winner = teachers[0] if len(teachers) == 1 else None
+        self.reason = "there is no other teacher" if self.winner else ""  # why the race is over, once it is
 
     @property
     def finished(self) -> bool:
@@ -81,56 +88,77 @@ class Elimination:
 
     @property
     def leader(self) -> str | None:
-        """The lowest value of those alive; of a finished race the winner. None where there is no value yet."""
-        return min((name for name in self.alive if name in self.standings), key=lambda name: self.standings[name].value, default=None)
+        """The lowest value of those alive, the first by name of equal ones; None where there is no value yet."""
+        return min((name for name in self.alive if name in self.standings), key=lambda name: (self.standings[name].value, name), default=None)
 
     def update(self, x: np.ndarray, y: np.ndarray) -> None:
         """Decide on the prompts of all rounds so far.
 
         x, y: float64 [P, A], the terms of `alive`, in its order, by prompt, x turned so that a lower x / y is better; NaN
-        where there is no score. P is `ends[round]`. Only prompts with a score of every teacher alive count.
+        where there is no score. P is `ends[round]`. Only prompts with a score of every teacher alive count, but for
+        those of whom there is none yet.
         """
         assert not self.finished
         assert x.shape == y.shape == (self.ends[self.round], len(self.alive))
         self.round += 1
-        share = len(x) / self.n_prompts
-        scored = np.isfinite(x)
+        n_tried, scored = len(x), np.isfinite(x)
         some = scored.any(0)
-        self._leave(~some, "nothing of it could be scored")
-        x, y, scored = x[:, some], y[:, some], scored[:, some]
+        names = [name for name, compared in zip(self.alive, some, strict=True) if compared]
+        if self._chance_of_none(n_tried) <= self.alpha:
+            gone = [name for name in self.alive if name not in names]
+            self.unscored += gone
+            self._leave(dict.fromkeys(gone, f"nothing of it could be scored in {n_tried:,} prompts"))
         if not self.alive:
             self.reason = "nothing could be scored"
             return
-        whole = scored.all(1)
-        x, y, n = x[whole], y[whole], int(whole.sum())
-        if n >= 2 or (n == 1 and share == 1):
-            self._decide(x, y, share)
-        elif share == 1:
-            self.reason = "no prompt has a score of every teacher left"
+        whole = scored[:, some].all(1)
+        self.n_compared = n = int(whole.sum()) if names else 0
+        if n >= 2 or (n == 1 and n_tried == self.n_prompts):
+            self._decide(names, x[whole][:, some], y[whole][:, some], n_tried)
+        if n_tried == self.n_prompts and not self.finished:
+            self.reason = f"{n:,} of {n_tried:,} prompts have a score of every teacher still in, and fewer than {MIN_PROMPTS} decide nothing"
 
-    def _decide(self, x: np.ndarray, y: np.ndarray, share: float) -> None:
-        """The same of prompts with a score of every teacher alive."""
+    def _chance_of_none(self, n: int) -> float:
+        """That of n prompts of all, drawn at random, none is one of MIN_PROMPTS given ones."""
+        return math.comb(self.n_prompts - n, MIN_PROMPTS) / max(math.comb(self.n_prompts, MIN_PROMPTS), 1)
+
+    def _decide(self, names: list[str], x: np.ndarray, y: np.ndarray, n_tried: int) -> None:
+        """The same of prompts with a score of every teacher of `names`, [n, len(names)]."""
         n, value, z = len(x), *influence(x, y)
+        share = n_tried / self.n_prompts
         width = t_quantile((1 + self.confidence) / 2, n) * standard_error(z, share)
-        for name, v, w in zip(self.alive, value.tolist(), width.tolist(), strict=True):
+        for name, v, w in zip(names, value.tolist(), width.tolist(), strict=True):
             self.standings[name] = Standing(v, v - w, v + w, n, self.round)
-        if n < MIN_PROMPTS and share < 1:
+        if n < min(MIN_PROMPTS, self.n_prompts):
             return
-        best = int(value.argmin())
-        others = np.arange(len(value)) != best
+        best = min(range(len(names)), key=lambda i: (value[i], names[i]))
+        others = np.arange(len(names)) != best
         behind = value - value[best]
         reach = t_quantile(1 - self.alpha, n) * standard_error(z - z[:, [best]], share)
         lost = others & ((behind > reach) | (share == 1))
         near = others & ~lost & (reach - behind <= self.margin * abs(value[best]))
-        over = bool((lost | near)[others].all())
-        name = self.alive[best]
-        why = np.where(lost, f"worse than {name}", f"within the margin of {name}, or worse")
-        self._leave(lost | (near & over), why)
+        equal = lost & (behind == 0)
+        over = bool((lost | near)[others].all()) and len(names) == len(self.alive)
+        name = names[best]
+        why = np.where(equal, f"equal to {name}", np.where(lost, f"worse than {name}", f"within the margin of {name}, or worse"))
+        self._leave({names[i]: str(why[i]) for i in np.flatnonzero(lost | (near & over))})
         if over:
-            surely = "no other teacher can win any more"
-            self.reason = "every prompt is scored" if share == 1 else f"{surely} by more than the margin" if near.any() else surely
+            self.winner = name
+            self.reason = self._why_over(n, share, near=bool(near.any()), equal=[names[i] for i in np.flatnonzero(equal)])
 
-    def _leave(self, out: np.ndarray, why: str | np.ndarray) -> None:
-        """`out` bool [A]; `why` one text or [A] of them."""
-        self.left |= {name: str(text) for name, gone, text in zip(self.alive, out, np.broadcast_to(why, out.shape), strict=True) if gone}
+    def _why_over(self, n: int, share: float, *, near: bool, equal: list[str]) -> str:
+        """Why there is a winner: by n prompts of all, `share` of which were tried; `near` whether any other is only near it."""
+        if share == 1:
+            reason = "every prompt is scored" if n == self.n_prompts else "every prompt was tried"
+        elif len(self.unscored) == len(self.left):
+            reason = "there is no other teacher left"
+        else:
+            reason = "no other teacher can win any more" + " by more than the margin" * near
+        if equal:
+            reason += f"; it is a tie with {', '.join(equal)}, and {self.winner} comes first by name"
+        return reason + (f"; nothing of {', '.join(self.unscored)} could be scored" if self.unscored else "")
+
+    def _leave(self, why: dict[str, str]) -> None:
+        """Teachers leave, each with its reason."""
+        self.left |= why
         self.alive = [name for name in self.alive if name not in self.left]

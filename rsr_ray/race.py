@@ -168,7 +168,7 @@ class Course:
             "run_id": run_id,
             "prompts": end,
             "of_prompts": len(self.matched.prompts),
-            "prompts_compared": int((n > 0).all(1).sum()),
+            "prompts_compared": self.state.n_compared,
             "by": self.config.by,
             "leader": leader and {"teacher": leader, **self.standing(leader)},
             "alive": list(self.state.alive),
@@ -213,13 +213,12 @@ class Course:
         value = {name: standing.value for name, standing in standings.items()}
         places = sorted(self.matched.teachers, key=lambda name: (-left.get(name, math.inf), value.get(name, math.inf)))
         alive = [name for name in places if name in state.alive]
-        decided = state.finished and len(alive) == 1
         return {
             "student": self.config.student_name,
             "by": self.config.by,
             "better": self.metric.better,
-            "decided": decided,
-            "winner": alive[0] if decided else None,
+            "decided": state.winner is not None,
+            "winner": state.winner,
             "reason": state.reason or "the next round is not within the budget",
             "next_cost_share": None if state.finished else self.next_cost_share,
             "alive": alive,

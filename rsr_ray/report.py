@@ -388,10 +388,14 @@ def race_answer(record: dict[str, Any]) -> str:
     if not record["decided"]:
         more = record["next_cost_share"]
         go_on = f"; the next round takes the cost to {more:.1%}: give --budget {math.ceil(more * 100) / 100:g} or more to go on" if more else ""
-        left = f"{len(record['alive'])} teachers could still win: {', '.join(record['alive'])}" if record["alive"] else "No teacher is left"
+        n = len(record["alive"])
+        left = f"{n} teacher{'s'[: n != 1]} could still win: {', '.join(record['alive'])}" if n else "No teacher is left"
         return f"Not decided: {record['reason']}. {left}{go_on}"
-    if record["rounds"][-1]["prompts"] == record["matched_prompts"]:
-        return f"{record['winner']} is best: {record['reason']}"
+    last = record["rounds"][-1]
+    if last["prompts"] == record["matched_prompts"]:
+        n, of = last["prompts_compared"], last["prompts"]
+        on = f" on the {n:,} of {of:,} prompts with a score of every teacher still in" if n < of else ""
+        return f"{record['winner']} is best{on}: {record['reason']}"
     within = f", or within {record['margin']:.2%} of the best" if record["margin"] else ""
     return f"{record['winner']} is best{within}, with confidence {record['confidence']:g}: {record['reason']}"
 

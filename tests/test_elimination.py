@@ -159,16 +159,76 @@ def test_a_prompt_without_a_score_of_every_teacher_is_not_compared():
     assert "c" in holed.left
 
 
-def test_a_teacher_of_whom_nothing_was_scored_leaves_and_stops_nobody():
+def test_a_teacher_of_whom_nothing_was_scored_stays_until_that_is_sure_and_stops_nobody():
     rng = np.random.default_rng(3)
     x, y = made_up(rng, 400, [5.0, 5.5, 1.0], [2.0] * 3)
     x[:, 2] = np.nan
+    state = Elimination(["a", "b", "none"], 400)
+    told = []
+    while not state.finished:
+        columns, end = [["a", "b", "none"].index(name) for name in state.alive], state.ends[state.round]
+        state.update(x[:end, columns], y[:end, columns])
+        told.append((end, {*state.alive}))
+    sure = next(end for end in state.ends if stats.hypergeom.pmf(0, 400, MIN_PROMPTS, end) <= state.alpha)
+    assert state.ends[0] < sure < 400
+    assert all(("none" in alive) == (end < sure) for end, alive in told)
+    assert any("b" not in alive and "none" in alive for _, alive in told), "the others are compared meanwhile"
+    assert state.left["none"] == f"nothing of it could be scored in {sure} prompts"
+    assert (state.winner, state.alive) == ("a", ["a"])
+    assert state.reason == "no other teacher can win any more; nothing of none could be scored"
+
+
+def test_a_teacher_whose_first_score_comes_late_can_win():
+    rng = np.random.default_rng(4)
+    x, y = made_up(rng, 1000, [5.0, 4.0], [2.0] * 2)
+    x[:20, 1] = np.nan
     state = run(x, y)
-    assert state.left["2"] == "nothing of it could be scored"
-    assert state.alive == ["0"]
+    assert (state.winner, state.left) == ("1", {"0": "worse than 1"})
+
+
+def test_where_nothing_of_the_others_could_be_scored_that_is_the_reason():
+    rng = np.random.default_rng(5)
+    x, y = made_up(rng, 400, [5.0, 4.0], [2.0] * 2)
+    x[:, 1] = np.nan
+    state = run(x, y)
+    assert (state.winner, state.reason) == ("0", "there is no other teacher left; nothing of 1 could be scored")
     x[:] = np.nan
     state = run(x, y)
-    assert (state.alive, state.leader, state.reason) == ([], None, "nothing could be scored")
+    assert (state.alive, state.leader, state.winner, state.reason) == ([], None, None, "nothing could be scored")
+
+
+@pytest.mark.parametrize(("n_prompts", "n_scored"), [(10, 0), (10, 1), (10, 9), (50, 19)])
+def test_too_few_prompts_with_a_score_of_every_teacher_decide_nothing(n_prompts, n_scored):
+    x = np.tile([2.0, 1.0], (n_prompts + 1, 1))
+    x[n_scored:-1, 0] = np.nan  # of one no score but of these,
+    x[-1, 1] = np.nan  # of the other all but the last
+    x = x[1:] if n_scored == 0 else x[:-1]
+    state = run(x, np.ones_like(x))
+    assert (state.winner, state.alive, state.left) == (None, ["0", "1"], {})
+    assert state.reason.startswith(f"{n_scored} of {n_prompts} prompts have a score of every teacher still in")
+
+
+def test_what_is_decided_on_a_part_of_the_prompts_says_so():
+    x = np.random.default_rng(6).uniform(1, 2, (50, 2))
+    x[::2, 0] = np.nan
+    state = run(x, np.ones_like(x), margin=0.0)
+    assert state.winner == str(int(x[1::2].mean(0).argmin()))
+    assert (state.reason, state.n_compared) == ("every prompt was tried", 25)
+
+
+def test_a_tie_is_called_one():
+    x, y = made_up(np.random.default_rng(7), 30, [5.0, 5.0, 7.0], [2.0] * 3)
+    x[:, 1], y[:, 1] = x[::-1, 0], y[::-1, 0]  # prompts in another order, so that no earlier look sees them equal
+    x[:, :2], y[:, :2] = np.round(x[:, :2] * 64) / 64, 2.0  # whose sums are exact
+    for names in (["c", "a", "b"], ["a", "c", "b"]):
+        state = Elimination(names, 30, margin=0.0)
+        while not state.finished:
+            columns, end = [names.index(name) for name in state.alive], state.ends[state.round]
+            state.update(x[:end, columns], y[:end, columns])
+        assert (state.winner, state.left["c"]) == ("a", "equal to a")
+        assert state.leader == "a"
+        assert state.left["b"].startswith("worse than ")
+        assert state.reason == "every prompt is scored; it is a tie with c, and a comes first by name"
 
 
 # --- over many repetitions --------------------------------------------------------------------------------------------
@@ -219,6 +279,21 @@ def test_near_ties_are_wrong_no_more_often_than_allowed():
         truth = x.mean(0) / y.mean(0)
         wrong += run(x, y, margin=0.0).leader != str(truth.argmin())
     print(f"near ties without a margin: wrong in {wrong} of {REPETITIONS}")
+    assert wrong <= 0.05 * REPETITIONS
+
+
+def test_a_winner_of_whom_most_is_rejected_is_lost_no_more_often_than_allowed():
+    """It has a score for as many prompts as decide something, and no more: the rule for who can be scored meets it at its edge."""
+    wrong, late = 0, 0
+    for seed in range(REPETITIONS):
+        rng = np.random.default_rng(seed)
+        x, y = made_up(rng, 400, [3.0, 6.0, 6.3], [2.0] * 3)
+        x[rng.permutation(400)[MIN_PROMPTS:], 0] = np.nan
+        state = run(x, y)
+        wrong += state.winner != "0"
+        late += bool(np.isnan(x[: state.ends[0], 0]).all())
+    print(f"a winner with {MIN_PROMPTS} scores of 400: wrong in {wrong} of {REPETITIONS}; without any in the first round in {late}")
+    assert late > 0.2 * REPETITIONS
     assert wrong <= 0.05 * REPETITIONS
 
 

@@ -159,6 +159,7 @@ def test_a_row_that_the_store_rejected_is_a_reject_of_the_race(tmp_path):
     entry = course.run_round()
     assert (entry["prompts"], entry["prompts_compared"]) == (20, 19)
     assert course.record()["rejected"] == {"over_length": 1}
+    assert not course.record()["decided"]
     assert course.record()["taken_from_store"]["trajectories"] == 40
 
 
@@ -243,8 +244,12 @@ def test_the_answer_in_words():
         "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "
         "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
     )
-    whole = record(rounds=[{"prompts": 60}], reason="every prompt is scored")
+    whole = record(rounds=[{"prompts": 60, "prompts_compared": 60}], reason="every prompt is scored")
     assert race_answer(whole) == "A is best: every prompt is scored"
+    holes = record(rounds=[{"prompts": 60, "prompts_compared": 41}], reason="every prompt was tried")
+    assert race_answer(holes) == "A is best on the 41 of 60 prompts with a score of every teacher still in: every prompt was tried"
+    alone = record(decided=False, winner=None, alive=["A"], reason="3 of 60 prompts")
+    assert race_answer(alone) == "Not decided: 3 of 60 prompts. 1 teacher could still win: A"
     text = said(record(rejected={"over_length": 3}, unreadable_rows=2))
     for part in (
         "lower is better",
