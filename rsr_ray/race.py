@@ -66,7 +66,7 @@ def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str,
 def race_id(config: RaceConfig, objects: list[InputObject], fingerprint: str) -> str:
     """The same for the same corpus and settings, whatever the budget, so that a race goes on where it was."""
     names = ("teacher", "columns", "teachers", "by", "confidence", "margin", "first_round", "seed", "student_name")
-    settings = {name: getattr(config, name) for name in names} | {"teachers": sorted(config.teachers)}
+    settings = {name: getattr(config, name) for name in names} | {"teachers": sorted({*config.teachers})}
     corpus = [[obj.uri, obj.version] for obj in objects]
     return digest([RACE_VERSION, fingerprint, settings, corpus])[:16]
 
