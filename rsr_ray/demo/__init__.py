@@ -32,4 +32,5 @@ def prepare(out: str) -> Iterator[ScoreConfig]:
             dtype="float32",
             ray_address="local",
             unit_rows=32,
+            token_scores=True,  # the report's trajectories can be opened
         )

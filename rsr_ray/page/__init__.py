@@ -51,9 +51,8 @@ def make_report(
     last = history.read(history.nights[-1]) if history.nights else None
     failed = {name: entry["error"] for name, entry in last["students"].items() if entry["error"]} if last else {}
     share = TOKENS_SHOWN // len(stores)
-    students = [
-        _student(store, metric, confidence, seed, teachers, share, tokens_from, history, (rankings or {}).get(store.student_name)) for store in stores
-    ]
+    how: dict[str, Any] = {"confidence": confidence, "seed": seed, "teachers": teachers, "tokens_from": tokens_from}
+    students = [_student(store, metric, history, (rankings or {}).get(store.student_name), share, **how) for store in stores]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     night = {"name": history.nights[-1], "failed": failed} if last else None
     return {"metric": metric.name, "better": metric.better, "made": made, "night": night, "students": students}
@@ -62,13 +61,14 @@ def make_report(
 def _student(
     store: Store,
     metric: Metric,
+    history: History,
+    ranking: dict[str, Any] | None,
+    tokens_shown: int,
+    *,
     confidence: float,
     seed: int,
     teachers: Collection[str],
-    tokens_shown: int,
     tokens_from: str | None,
-    history: History,
-    ranking: dict[str, Any] | None,
 ) -> dict[str, Any]:
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
     run = store.find_run(store.generation())
@@ -344,7 +344,7 @@ def store_report(stores: list[Store], metric: Metric, rankings: dict[str, dict[s
 
 def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[Store]:
     """The students asked for, or all that the store has. Raises UserError where there is none."""
-    names = list(wanted) or Store.students(uri, endpoint)
+    names = list(dict.fromkeys(wanted)) or Store.students(uri, endpoint)
     if not names:
         raise UserError(f"store {uri}: no student was scored there yet: run rsr-ray score")
     return [Store(uri, name, endpoint) for name in names]
