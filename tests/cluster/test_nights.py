@@ -31,21 +31,19 @@ def config_file(folder: Path, corpus, store, **changes) -> Path:
 
 def write_shard(path: Path, teacher: str, ids: range, style: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(f"{teacher}{ids}")
     with path.open("w") as file:
         for n in ids:
+            rng = random.Random(n)  # the same problem for every teacher
             file.write(json.dumps({"id": f"{teacher}/{n}", "teacher": teacher, "messages": conversation(style, make_problem(rng), rng)}) + "\n")
 
 
-@pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
-def test_three_nights_on_a_growing_corpus(s3, tmp_path):
-    path = config_file(tmp_path, "s3://rsr/growing", "s3://rsr/grown")
+def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
+    store = tmp_path / "grown"
+    path = config_file(tmp_path, tmp_path / "corpus", store)
 
     def night(name: str) -> dict:
-        upload(s3[0], tmp_path / "corpus", "rsr/growing")
-        done = rsr_ray("nightly", "--config", path, "--night", name, "--json")
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])["students"]
+        run_night(load_nightly(str(path), {"night": name}))
+        return json.loads((store / "nightly" / f"{name}.json").read_text())["students"]
 
     write_shard(tmp_path / "corpus" / "part-a-1.jsonl", "A", range(60), "methodical-32b")
     write_shard(tmp_path / "corpus" / "part-b-1.jsonl", "B", range(50), "flowery-8b")
@@ -66,31 +64,32 @@ def test_three_nights_on_a_growing_corpus(s3, tmp_path):
         assert (s["equation"]["scored"], s["equation"]["already_scored"]) == (70, 150)
         (newcomer,) = s["changes"]["new_teachers"]
         assert (newcomer["teacher"], newcomer["of"]) == ("C", 3)
-        assert newcomer["place"] == [t["teacher"] for t in s["teachers"]].index("C") + 1
+        assert newcomer["place"] == [t["teacher"] for t in s["ranking"]["teachers"]].index("C") + 1
+        assert s["ranking"]["n_prompts"] == 50
         assert {t["teacher"]: t["n_trajectories"] for t in s["teachers"]} == {"A": 90, "B": 50, "C": 70}
     assert third["one"]["teachers"] != third["two"]["teachers"]
-    rows = stored("s3://rsr/grown", "one", endpoint=s3[1])
+    rows = stored(store, "one")
     assert len(rows) == 220
     assert len({row["trajectory_id"] for row in rows}) == 210
 
-    moved = json.loads(rsr_ray("compare", "s3://rsr/grown#one@2026-01-01", "s3://rsr/grown#one@2026-01-02", "--json").stdout)
+    moved = json.loads(rsr_ray("compare", f"{store}#one@2026-01-01", f"{store}#one@2026-01-02", "--json").stdout)
     assert moved["basis"] == "all prompts"
     assert {t["teacher"]: (t["a"]["n_trajectories"], t["b"]["n_trajectories"]) for t in moved["teachers"]} == {"A": (60, 90), "B": (50, 50)}
     for side, night_before in (("a", first), ("b", second)):
         values = {t["teacher"]: t["rsr"] for t in night_before["one"]["teachers"]}
         assert {t["teacher"]: t[side]["value"] for t in moved["teachers"]} == pytest.approx(values)
     assert (moved["trajectories"]["both"], moved["trajectories"]["only_b"], moved["trajectories"]["differ"]) == (110, 30, 0)
-    refused = rsr_ray("compare", "s3://rsr/grown#one", "s3://rsr/grown#two")
+    refused = rsr_ray("compare", f"{store}#one", f"{store}#two")
     assert (refused.returncode, "r_max 100 / 5" in refused.stderr) == (2, True)
 
     shown = rsr_ray("nightly", "--config", path, "--night", "2026-01-03")  # the same night again says the same
     place = next(t["place"] for t in third["one"]["teachers"] if t["teacher"] == "C")
     assert f"new teacher C takes place {place} of 3 (rsr " in shown.stdout
     assert "+70 trajectories: C +70" in shown.stdout
-    page = get("s3://rsr/grown/report/index.html", s3[1]).decode()
+    page = (store / "report" / "index.html").read_text()
     for said in ("Student one", "Student two", f"new teacher C takes place {place} of 3", "Place of each teacher over the last nights"):
         assert said in page
-    assert "s3://rsr/grown/report/index.html" in shown.stdout
+    assert f"{store}/report/index.html" in shown.stdout
     assert "is first with probability" in shown.stdout
 
 
@@ -161,6 +160,8 @@ def test_two_nightly_runs_started_together(s3, tmp_path):
     assert "process" in nights[1]["held_by"]["holder"]
     rows = stored("s3://rsr/night-store", "one", endpoint=s3[1])
     assert len({row["trajectory_id"] for row in rows}) == len(rows) == 240
+    assert nights[0]["report"] == "s3://rsr/night-store/report/index.html"
+    assert b"Student one" in get(nights[0]["report"], s3[1])
     leases = [name for name in list_files("s3://rsr/night-store/nightly/lease", s3[1]) if name.endswith(".json")]
     assert json.loads(get(f"s3://rsr/night-store/nightly/lease/{leases[-1]}", s3[1]))["released"] is True
     left = Lease("s3://rsr/night-store/nightly/lease", 60, s3[1])
