@@ -137,7 +137,7 @@ def teacher_values(store_uri: str, student: str, endpoint: str | None) -> tuple[
     prompts = ""
     for name, metric in REGISTRY.items():
         if scored.has(metric):
-            compared, is_matched = scored.compared(metric)
+            compared, is_matched = scored.matrices(metric).compared()
             for teacher, value in zip(scored.teachers, compared.values().tolist(), strict=True):
                 values[teacher][name] = value
             n, on_all = len(compared.x), f"all prompts, each teacher's own: none was answered by all {len(scored.teachers)} teachers"

@@ -59,12 +59,6 @@ class Scored:
         x, y = metric.terms(self.columns, self.prompt)
         return Matrices(*(np.bincount(cell, weights, size).reshape(shape) for weights in (x, y, None)))
 
-    def compared(self, metric: Metric) -> tuple["Matrices", bool]:
-        """What teachers are compared on: the prompts that all of them answered (True), or all, where there are none (False). Raises UserError."""
-        every = self.matrices(metric)
-        matched = every.matched()
-        return (matched, True) if len(matched.x) else (every, False)
-
     def only(self, teachers: Iterable[str]) -> "Scored":
         """The trajectories of some teachers. Raises UserError for one that is not there."""
         wanted = sorted({*teachers})
@@ -96,6 +90,11 @@ class Matrices:
         whole = (self.n > 0).all(1)
         n = self.n[whole]
         return Matrices(self.x[whole] / n, self.y[whole] / n, np.ones_like(n))
+
+    def compared(self) -> tuple["Matrices", bool]:
+        """What teachers are compared on: the prompts that all of them answered (True), or all, where there are none (False)."""
+        matched = self.matched()
+        return (matched, True) if len(matched.x) else (self, False)
 
     def teachers(self, order: np.ndarray) -> "Matrices":
         """The columns of teachers, int [K], in this order."""
@@ -189,7 +188,7 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
     metric.check_direction()
     rng = np.random.default_rng(seed)
     every = scored.matrices(metric)
-    compared, is_matched = scored.compared(metric)
+    compared, is_matched = every.compared()
     values = compared.values()
     order = np.argsort(metric.order(values), kind="stable")
     names = [scored.teachers[t] for t in order]
@@ -462,8 +461,8 @@ def naturalness(scored: Scored) -> dict[str, Any]:
         lack = int(np.isnan(LOCAL.values(scored.columns)).sum())
         notes.append(f"{lack:,} trajectories have no local naturalness: a step and what it is scored behind did not fit into memory")
         return {"matched": False, "n_prompts": 0, "teachers": [], "notes": notes}
-    compared, is_matched = scored.compared(LOCAL)
-    near, surprisal = compared.values(), scored.compared(REGISTRY["mean_surprisal"])[0].values()
+    compared, is_matched = scored.matrices(LOCAL).compared()
+    near, surprisal = compared.values(), scored.matrices(REGISTRY["mean_surprisal"]).compared()[0].values()
     return jsonable(
         {
             "matched": is_matched,

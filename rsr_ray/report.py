@@ -58,9 +58,8 @@ def print_metrics(metrics: list[Metric], out: Console) -> None:
 def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_name: str, out: Console) -> None:
     """`rank_teachers`' answer: the sentence, the teachers with their intervals, each pairwise order, lengths, the sample-size curve."""
     metric, teachers = ranking["metric"], ranking["teachers"]
-    on = f"the {ranking['n_prompts']:,} prompts that all answered" if ranking["matched"] else f"all {ranking['n_prompts']:,} prompts"
     out.print(Text(safe(ranking["sentence"]), style="bold"))
-    out.print(Text(f"Teachers for student {student_name} by {metric} ({ranking['better']} is better), on {on}", style="dim"))
+    out.print(Text(f"Teachers for student {student_name} by {metric} ({ranking['better']} is better), on {_prompts(ranking)}", style="dim"))
     shown = _ranked_table(f"{_broken(metric)}\n{ranking['better']}\n=better", f"{percent(ranking['confidence'])}\ninterval")
     shown.add_column("", no_wrap=True)
     for name in ("P(best)", "prompts\nwon"):
@@ -72,13 +71,11 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), _between(t), bar, probability(t["p_best"]), won)
     out.print(shown)
     _print_spreads(ranking, table, out)
-    if said := unscored(table):
-        out.print(Text(safe(f"note: {said}"), style="yellow"))
+    _print_notes(list(filter(None, [unscored(table)])), out)
     for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
         if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t[column]]:
             out.print(Text(f"{what}: {', '.join(some)}"))
-    for note in ranking["notes"]:
-        out.print(Text(safe(f"note: {note}"), style="yellow"))
+    _print_notes(ranking["notes"], out)
     if len(ranking["pairwise"]) > 12:
         out.print(Text("the probability of each pairwise order is in --json"))
     elif ranking["pairwise"]:
@@ -148,8 +145,7 @@ def percent(share: float) -> str:
 def print_naturalness(found: dict[str, Any], out: Console) -> None:
     """`naturalness`' answer: local beside global naturalness of each teacher, and whether they are two things."""
     if found["teachers"]:
-        on = f"the {found['n_prompts']:,} prompts that all answered" if found["matched"] else f"all {found['n_prompts']:,} prompts"
-        out.print(Text(f"Local beside global naturalness, nats a token (higher is better), on {on}", style="bold"))
+        out.print(Text(f"Local beside global naturalness, nats a token (higher is better), on {_prompts(found)}", style="bold"))
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
         table.add_column("teacher", overflow="fold", min_width=12)
         for name in ("local", "global"):
@@ -158,6 +154,11 @@ def print_naturalness(found: dict[str, Any], out: Console) -> None:
             table.add_row(Text(safe(t["teacher"])), number(t["local"]), number(t["global"]))
         out.print(table)
     _print_notes(found["notes"], out)
+
+
+def _prompts(answer: dict[str, Any]) -> str:
+    """What teachers were compared on."""
+    return f"the {answer['n_prompts']:,} prompts that all answered" if answer["matched"] else f"all {answer['n_prompts']:,} prompts"
 
 
 def _print_notes(notes: list[str], out: Console) -> None:
@@ -208,8 +209,8 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
             out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")))
     many = len(compared["teachers"])
     said = f"of the {many} teachers, and of all pairs of them, corrected for being so many (Holm)" if many > 1 else "of the one teacher"
-    for note in [*compared["notes"], f"more than noise: at {percent(compared['confidence'])}, {said}; an interval is of one teacher alone"]:
-        out.print(Text(safe(f"note: {note}"), style="yellow"))
+    noise = f"more than noise: at {percent(compared['confidence'])}, {said}; an interval is of one teacher alone"
+    _print_notes([*compared["notes"], noise], out)
 
 
 def _verdict(t: dict[str, Any], compared: dict[str, Any]) -> str:

@@ -129,10 +129,7 @@ class Store:
         scores = pa.Table.from_batches([rows]).cast(SCORES)
         name = unit_name(unit_facts)
         self.write_scores(fingerprint, name, scores)
-        rejects: dict[str, dict[str, Any]] = {}
-        for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
-            example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
-            rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
+        rejects = _rejects_of(scores)
         return pa.table(
             {
                 **{key: [value] for key, value in unit_facts.items()},
@@ -189,23 +186,17 @@ class Store:
         with ThreadPoolExecutor(16) as pool:
             return {unit: rows for unit, rows in zip(units, pool.map(read, units), strict=True) if rows}
 
-    def count_rejects(self, fingerprint: str) -> dict[str, tuple[int, str]]:
-        """Rejected rows by reason, rows without a teacher too: how many, and what happened to one of them."""
+    def count_rejects(self, fingerprint: str) -> dict[str, dict[str, Any]]:
+        """Rejected rows by reason, rows without a teacher too: `n`, how many, and `example`, what happened to one of them."""
         names = self.units().get(fingerprint, [])
         _, repeated = settle_units(names)
         columns = ["trajectory_id", "source", "source_row", "reject_reason", "reject_detail"]
 
-        def read(name: str) -> pa.Table:
-            return self.read_unit(fingerprint, name, columns).filter(pc.field("reject_reason").is_valid())
-
-        found: dict[str, tuple[int, str]] = {}
+        found: dict[str, dict[str, Any]] = {}
         with ThreadPoolExecutor(8) as pool:
-            for table in pool.map(read, sorted(set(names) - set(repeated))):
-                for reason, n in ((count["values"], count["counts"]) for count in pc.value_counts(table["reject_reason"]).to_pylist()):
-                    row = table.slice(pc.index(table["reject_reason"], reason).as_py(), 1).to_pylist()[0]
-                    example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
-                    before, example = found.get(reason, (0, example))
-                    found[reason] = (before + n, example)
+            for of_unit in pool.map(lambda name: _rejects_of(self.read_unit(fingerprint, name, columns)), sorted(set(names) - set(repeated))):
+                for reason, rejects in of_unit.items():
+                    found.setdefault(reason, rejects | {"n": 0})["n"] += rejects["n"]
         return found
 
     def read_scores(self, fingerprint: str, names: list[str], columns: list[str]) -> "ray.data.Dataset":
@@ -269,6 +260,15 @@ class Store:
 
 def _read(uri: str, endpoint: str | None, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(pa.BufferReader(get(uri, endpoint)), columns=columns)
+
+
+def _rejects_of(scores: pa.Table) -> dict[str, dict[str, Any]]:
+    """Rejected rows by reason: `n` and `example`."""
+    rejects: dict[str, dict[str, Any]] = {}
+    for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
+        example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
+        rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
+    return rejects
 
 
 def _digest(names: list[str]) -> bytes:

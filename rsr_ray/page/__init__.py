@@ -129,13 +129,13 @@ def _nights(student: str, history: History) -> list[dict[str, Any]]:
 def _rejects(store: Store) -> list[dict[str, Any]]:
     """Rejected rows of the store by reason, the most frequent first, each with an example."""
     found = store.count_rejects(store.generation())
-    rows = [{"reason": reason, "n": n, "meaning": REJECT_REASONS.get(reason, ""), "example": example} for reason, (n, example) in found.items()]
+    rows = [{"reason": reason, "meaning": REJECT_REASONS.get(reason, "")} | rejects for reason, rejects in found.items()]
     return sorted(rows, key=lambda row: (-row["n"], row["reason"]))
 
 
 def _points(scored: Scored, codes: list[int]) -> list[dict[str, Any]]:
     """Mean surprisal and mean rank of each teacher on the prompts of the ranking, and how they vary over prompts."""
-    sums, _ = scored.compared(RSR)
+    sums, _ = scored.matrices(RSR).compared()
     points = []
     for code in codes:
         own = sums.n[:, code] > 0
