@@ -546,7 +546,8 @@ def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_
 
     def write(folder):
         write_store(folder, rows_of(PLAIN[:1], 4), student="z-another")
-        store = write_store(folder, pd.concat([rows_of(PLAIN[:2], 8), rejects_of(None, 9, "no column", "no_teacher")]))
+        rejects = [rejects_of(None, n, "no column", "no_teacher") for n in (4, 5)]  # in both units
+        store = write_store(folder, pd.concat([rejects[0], rows_of(PLAIN[:2], 8), rejects[1]]))
         run = store.find_run(FINGERPRINT)
         store.write_run(run | {"run_id": "20261120-1", "equation": run["equation"] | {"rejected": {"over_length": 17}}})
         for n in range(20):
