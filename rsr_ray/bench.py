@@ -25,7 +25,8 @@ import numpy as np
 
 from rsr_ray.errors import UserError
 from rsr_ray.score import Work, score_rows
-from rsr_ray.student import Student
+from rsr_ray.student import Student, load_whole
+from rsr_ray.weights import check_weights
 
 NAIVE_ROWS = 4
 
@@ -72,6 +73,7 @@ def bench(out: str, rounds: int) -> dict[str, Any]:
     ids, spans = rows_of(shape)
     with tempfile.TemporaryDirectory() as folder:
         parameters = make_student(shape, folder)
+        check_weights(folder, folder, trust_remote_code=False)
         student = Student(folder, shape.dtype, device)
         model = whole_model(folder, shape.dtype, device)
     work = Work(shape.batch_tokens)
@@ -165,10 +167,8 @@ def make_student(shape: Shape, folder: str) -> int:
 
 def whole_model(folder: str, dtype: str, device: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    load: Any = AutoModelForCausalLM.from_pretrained
-    return load(folder, dtype=getattr(torch, dtype)).to(torch.device(device)).eval()
+    return load_whole(folder, dtype).to(torch.device(device)).eval()
 
 
 def naive_rows(model: Any, ids: list[np.ndarray], spans: list[np.ndarray], r_max: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import ray
 import ray.data
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, UserError
@@ -23,6 +23,7 @@ TASK_CPUS = 0.5
 # What a store under load answers; pyarrow and botocore have tried ten times themselves before it gets here.
 RETRIED = [r"AWS Error (INTERNAL_FAILURE|NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT)", r"HTTP status 5\d\d", "Connection reset"]
 KEPT = "Finished units are kept: run the same command again to go on."
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 BATCH_TOKENS = {"cuda": 32768, "cpu": 4096}
 
 
@@ -120,12 +121,34 @@ def _init(address: str, log: str) -> None:
 
 
 def _cause(e: BaseException, after_failure: str) -> Exception:
-    """The error a user can act on, behind Ray's wrappers. What a task raised is kept by Ray as text only."""
-    raised = re.findall(r"^(?:\w+\.)*(\w+): (.*)$", str(e).split("\nThe above exception was the direct cause")[0], re.MULTILINE)
-    kind, message = raised[-1] if raised and isinstance(e, RayTaskError) else (type(e).__name__, " ".join(str(e).split())[:500])
+    """The error a user can act on, behind Ray's wrappers. What a worker raised is kept by Ray as text only."""
+    raised = raised_in(str(e)) if isinstance(e, RayTaskError | RayActorError) else []
+    ours = [error for error in raised if error[0] in ("UserError", "RunError")]
+    kind, message = (ours or raised or [(type(e).__name__, _one_line(str(e)))])[-1 if ours else 0]
     if kind == "UserError":
         return UserError(message)
-    return RunError(f"{kind}: {message}. {after_failure}")
+    said = message if kind == "RunError" else f"{kind}: {message}"
+    return RunError(f"{said.rstrip('.')}. {after_failure}")
+
+
+def raised_in(text: str) -> list[tuple[str, str]]:
+    """Kind and message of each exception in the text of a trace, the first cause first.
+
+    A message is what follows the last frame: neither a frame, nor its source, nor the carets below it.
+    """
+    found = []
+    for part in re.split(r"\n(?:The above exception was|During handling of)[^\n]*", ANSI.sub("", text)):
+        # Of what is not indented the trace's own lines begin with its title, a frame with two spaces.
+        _, _, rest = part.rpartition('\n  File "')
+        match = re.search(r"^(?:\w+\.)*(\w+)(?:: (.*))?$", rest or part, re.MULTILINE)
+        named = re.search(r"^(?:\w+\.)*(\w+(?:Error|Exception|Interrupt|Exit))(?:: ([\s\S]*))?", rest or part, re.MULTILINE)
+        if best := named or match:
+            found.append((best[1], _one_line(best[2] or "")))
+    return found
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
 
 
 def _quiet() -> None:

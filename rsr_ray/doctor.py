@@ -110,7 +110,7 @@ class Doctor:
     def student(self) -> StudentFacts:
         config = self.config
         facts = inspect_student(config.student, config.trust_remote_code, config.template_text)
-        tokenizer = load_tokenizer(facts.source, config.template_text)
+        tokenizer = load_tokenizer(facts.source, config.template_text, facts.text_hash)
         own = json.loads(Path(resolve(facts.source), "config.json").read_text())
         ends = own.get("eos_token_id")
         ends = ends if isinstance(ends, list) else [ends]
@@ -160,7 +160,7 @@ class Doctor:
 
     def template(self, facts: StudentFacts) -> None:
         how = How.of(self.config, facts)
-        tokenizer = load_tokenizer(facts.source, how.chat_template)
+        tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
         text, *_ = find([PROBE[0], {"role": "assistant", "content": "It is 4."}], tokenizer, how)
         ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         if tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False).replace(" ", "") != text.replace(" ", ""):
@@ -183,7 +183,7 @@ class Doctor:
 
     def rows(self, facts: StudentFacts, rows: list[dict[str, Any]]) -> None:
         how = How.of(self.config, facts)
-        tokenizer = load_tokenizer(facts.source, how.chat_template)
+        tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
         rejects: Counter[str] = Counter()
         for row in rows:
             if row["reject_reason"]:
@@ -265,7 +265,9 @@ class Doctor:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        student = Student(facts.source, resources.dtype, device, trust_remote_code=self.config.trust_remote_code, quantize=self.config.quantize)
+        student = Student(
+            facts.source, resources.dtype, device, trust_remote_code=self.config.trust_remote_code, quantize=self.config.quantize, expected=facts
+        )
         rng = np.random.default_rng(0)
         ids = self.ids or [rng.integers(0, facts.vocab_size, CHECKED_TOKENS).astype(np.int32) for _ in range(3)]
         short = [row[: CHECKED_TOKENS + 1] for row in ids[:3]]

@@ -96,6 +96,7 @@ class How:
     over_length: str = "reject"  # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
     steps: str | None = None  # what a step is, where they are wanted: a sentence or a paragraph
     token_text: bool = False  # the text of each scored token is wanted
+    proof: str | None = None  # hash of the tokenizer and template that the run began with
 
     @classmethod
     def of(cls, config: "ScoreConfig", student: "StudentFacts") -> "How":
@@ -108,12 +109,13 @@ class How:
             over_length=config.over_length,
             steps=config.steps if config.local else None,
             token_text=config.token_scores,
+            proof=student.text_hash,
         )
 
 
 def encode_rows(rows: list[dict[str, Any]], student: str, how: How) -> list[dict[str, Any]]:
     """READ_ROWS values as ENCODED_ROWS values, in their order."""
-    tokenizer = load_tokenizer(student, how.chat_template)
+    tokenizer = load_tokenizer(student, how.chat_template, how.proof)
     return [encode_row(row, tokenizer, how) for row in rows]
 
 

@@ -67,6 +67,7 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
         "trust_remote_code": config.trust_remote_code,
         "spread": resources.gpus_per_replica > 1,
         "quantize": config.quantize,
+        "expected": student,
     }
     return encoded.map_batches(
         Score,

@@ -1,5 +1,6 @@
 """The student: what identifies it, its tokenizer, and its two halves for scoring, backbone and head."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsr_ray.errors import UserError
+from rsr_ray.errors import RunError, UserError
+from rsr_ray.weights import check_finite, check_report, check_weights, one_line, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,11 @@ class StudentFacts:
     context_length: int
     vocab_size: int
 
+    @property
+    def text_hash(self) -> str:
+        """Of what turns a conversation into tokens."""
+        return self.tokenizer_hash + self.template_hash
+
 
 def inspect_student(student: str, trust_remote_code: bool, chat_template: str | None = None) -> StudentFacts:
     """Everything but the weights' values checked and hashed. Raises UserError with what to do."""
@@ -52,18 +59,19 @@ def inspect_student(student: str, trust_remote_code: bool, chat_template: str | 
     config_file = Path(folder, "config.json")
     if not config_file.is_file():
         raise UserError(f"student {student}: {folder} holds no config.json, so it is no transformers model")
-    config = json.loads(config_file.read_text())
+    before = file_states(folder)
+    config = _read_config(student, config_file)
     if config.get("auto_map") and not trust_remote_code:
         raise UserError(f"student {student}: its code comes with its weights ({config['auto_map']}); pass --trust-remote-code to run it")
     weights = sorted(Path(folder).glob("*.safetensors"))
     if not weights:
         raise UserError(f"student {student}: no *.safetensors in {folder}; pickled weights are not loaded: save it with save_pretrained")
     try:
-        tokenizer = load_tokenizer(folder, chat_template)
+        tokenizer = _open_tokenizer(folder, chat_template)
     except UserError:
         raise
     except Exception as e:  # transformers raises many kinds; each means that this folder has no usable tokenizer
-        raise UserError(f"student {student}: its tokenizer cannot be loaded: {' '.join(str(e).split())[:200]}") from e
+        raise UserError(f"student {student}: its tokenizer in {folder} cannot be loaded: {_broken_json(folder)}{one_line(e)}") from e
     try:
         template = tokenizer.get_chat_template()
     except ValueError as e:
@@ -74,15 +82,82 @@ def inspect_student(student: str, trust_remote_code: bool, chat_template: str | 
     vocab_size = int(text_config.get("vocab_size", 0))
     if len(tokenizer) > vocab_size:
         raise UserError(f"student {student}: its tokenizer has {len(tokenizer)} tokens, its head only {vocab_size} rows")
-    return StudentFacts(
+    check_weights(student, folder, trust_remote_code)
+    facts = StudentFacts(
         source=folder if os.path.isdir(student) else f"{student.split('@')[0]}@{Path(folder).name}",
         weights_hash=_hash_files(weights),
-        config_hash=_hash(json.dumps({k: v for k, v in config.items() if k not in UNSTABLE_CONFIG}, sort_keys=True)),
+        config_hash=_hash_config(config),
         tokenizer_hash=_hash(tokenizer.backend_tokenizer.to_str()),
         template_hash=_hash(template),
         context_length=int(text_config.get("max_position_embeddings") or tokenizer.model_max_length),
         vocab_size=vocab_size,
     )
+    if file_states(folder) != before:
+        raise RunError(f"student {student}: its files changed while they were read; run the command again once they are whole")
+    return facts
+
+
+FileStates = dict[str, tuple[int, ...]]
+LOADED = ("*.safetensors", "*.index.json", "config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.jinja", "*.model")
+
+
+def file_states(folder: str) -> FileStates:
+    """What a write to a file that is loaded from the folder changes: its inode, size, and times, of which the last cannot be set back."""
+    states: FileStates = {}
+    for path in (path for pattern in LOADED for path in Path(folder).glob(pattern)):
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile, or a link to nothing
+            stat = path.stat()
+            if not path.is_dir():
+                states[path.name] = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return states
+
+
+def prove(facts: StudentFacts, before: FileStates) -> None:
+    """Raises RunError unless what was loaded since `before` was taken is what the run's fingerprint says.
+
+    The files' content is hashed after the load, so an earlier change is seen by its content and one in between by its
+    times.
+    """
+    folder = resolve(facts.source)
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    config = Path(folder, "config.json")
+    try:
+        found = (_hash_files(weights), _hash_config(_read_config(facts.source, config)))
+    except (OSError, UserError):
+        found = ("", "")
+    if found != (facts.weights_hash, facts.config_hash) or file_states(folder) != before:
+        raise _changed(facts.source)
+
+
+def _changed(student: str) -> RunError:
+    return RunError(
+        f"student {student}: its files changed while the run was starting, so nothing was scored with them; run it again once they are whole"
+    )
+
+
+def _read_config(student: str, path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"student {student}: {path} is no JSON: {one_line(e)}") from e
+    if not isinstance(config, dict):
+        raise UserError(f"student {student}: {path} is no JSON object")
+    return config
+
+
+def _broken_json(folder: str) -> str:
+    """Which of a tokenizer's files is no JSON, where one is."""
+    for path in (Path(folder, name) for name in ("tokenizer.json", "tokenizer_config.json")):
+        try:
+            if path.is_file():
+                json.loads(path.read_text())
+        except (ValueError, RecursionError):
+            return f"{path.name} is no JSON: "
+    return ""
+
+
+def _hash_config(config: dict[str, Any]) -> str:
+    return _hash(json.dumps({k: v for k, v in config.items() if k not in UNSTABLE_CONFIG}, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=8)
@@ -107,11 +182,25 @@ def resolve(student: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def load_tokenizer(student: str, chat_template: str | None = None) -> Any:
+def load_tokenizer(student: str, chat_template: str | None = None, proof: str | None = None) -> Any:
     """The student's fast tokenizer, set to encode text as it stands: nothing added, cut or padded, exact offsets.
 
-    `chat_template` is put in place of its own.
+    `chat_template` is put in place of its own. With `proof`, a StudentFacts' `text_hash`, raises RunError where the
+    tokenizer or template is another.
     """
+    if proof is None:
+        return _open_tokenizer(student, chat_template)
+    try:
+        tokenizer = _open_tokenizer(student, chat_template)
+        found = _hash(tokenizer.backend_tokenizer.to_str()) + _hash(tokenizer.get_chat_template())
+    except Exception as e:  # it could be loaded when the run was planned
+        raise _changed(student) from e
+    if found != proof:
+        raise _changed(student)
+    return tokenizer
+
+
+def _open_tokenizer(student: str, chat_template: str | None) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve(student))
@@ -180,6 +269,32 @@ def _in_slices(forward: Any) -> Any:
     return sliced
 
 
+def load_whole(source: str, dtype: str, **how: Any) -> Any:
+    """The model of a folder or hub id, every tensor of it from its files; `how` goes to the loader. Raises UserError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    named = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with quiet():
+            model, report = load(resolve(source), **named, **how)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # the library raises many kinds; each means that these files give no model here
+        raise UserError(f"student {source}: it cannot be loaded: {one_line(e)}") from e
+    check_report(source, report)
+    return model
+
+
+def _files_differ(expected: StudentFacts, before: FileStates) -> bool:
+    try:
+        prove(expected, before)
+    except RunError:
+        return True
+    return False
+
+
 def _given_backbone() -> Any:
     """A backbone that ignores its arguments and returns the hidden states it was given."""
     import torch
@@ -198,17 +313,27 @@ class Student:
     """A causal language model in two halves: token ids -> hidden states -> logits.
 
     On one device, or with `spread` over all GPUs the process sees, whole layers on each (accelerate's device map).
-    `quantize` is "4bit" or "8bit" (bitsandbytes) or None. Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
+    `quantize` is "4bit" or "8bit" (bitsandbytes) or None. It is loaded whole or not at all (UserError), and with `expected`
+    from the files that were hashed (RunError). Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
     """
 
-    def __init__(self, source: str, dtype: str, device: str, *, trust_remote_code: bool = False, spread: bool = False, quantize: str | None = None):
+    def __init__(
+        self,
+        source: str,
+        dtype: str,
+        device: str,
+        *,
+        trust_remote_code: bool = False,
+        spread: bool = False,
+        quantize: str | None = None,
+        expected: StudentFacts | None = None,
+    ):
         import torch
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+        from transformers import BitsAndBytesConfig
         from transformers.utils import is_flash_attn_2_available
 
         if device == "cpu":
             _reuse_large_blocks()
-        load: Any = AutoModelForCausalLM.from_pretrained
         # Rows are packed without padding where the attention takes rows of different lengths as they are.
         self.packed = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
         placed: dict[str, Any] = {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
@@ -217,7 +342,16 @@ class Student:
             placed["quantization_config"] = BitsAndBytesConfig(**how)
         if self.packed:
             placed["attn_implementation"] = "flash_attention_2"
-        self.model = load(resolve(source), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code, **placed)
+        before = file_states(resolve(source))
+        try:
+            self.model = load_whole(source, dtype, trust_remote_code=trust_remote_code, **placed)
+        except UserError:
+            if expected is not None and _files_differ(expected, before):  # they were whole when they were hashed
+                raise _changed(source) from None
+            raise
+        if expected is not None:
+            prove(expected, before)
+        check_finite(source, self.model)
         if "device_map" not in placed:
             self.model.to(torch.device(device))
         self.model.eval()

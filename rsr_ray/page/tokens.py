@@ -31,8 +31,8 @@ def score_again(rows: list[dict[str, Any]], run: dict[str, Any], student: str) -
     if config.fingerprint(facts, dtype, run["max_length"]) != run["fingerprint"]:
         raise UserError(f"--tokens-from {student}: not the student that gave the stored scores (another fingerprint)")
     how = dataclasses.replace(How.of(config, facts), token_text=True)
-    tokenizer = load_tokenizer(facts.source, how.chat_template)
-    replica = Student(facts.source, dtype, "cuda" if torch.cuda.is_available() else "cpu", trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
+    replica = Student(facts.source, dtype, "cuda" if torch.cuda.is_available() else "cpu", trust_remote_code=config.trust_remote_code, expected=facts)
     wanted = Wanted.of(config, run["max_length"])
     for row, found in _read(rows, config):
         encoded = encode_row(found, tokenizer, how)
