@@ -31,6 +31,14 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 DOCUMENTS = [document for path in sorted(KUBERNETES.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """One that holds a token for Ray, which the launcher hands to every machine."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("token")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 def documents(kind):
     return copy.deepcopy([document for document in DOCUMENTS if document["kind"] == kind])
 

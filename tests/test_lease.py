@@ -31,18 +31,18 @@ def test_a_released_one_is_free_at_once_and_only_the_newest_is_kept(tmp_path):
 
 
 def test_a_live_one_is_renewed_and_a_dead_one_expires(tmp_path):
-    live = Lease(str(tmp_path), 3, None)
+    live = Lease(str(tmp_path), 2, None)
     assert live.take() is None
-    time.sleep(4.5)
-    held = Lease(str(tmp_path), 3, None).take()
+    time.sleep(3)
+    held = Lease(str(tmp_path), 2, None).take()
     assert held is not None
     assert held["id"] == live.me["id"]
-    assert held["age"] < 3
+    assert held["age"] < 2
     live._ended.set()  # as if its process had died: nobody renews it, nobody releases it
     live._renewing.join()
-    assert Lease(str(tmp_path), 3, None).take() is not None
-    time.sleep(4)
-    after = Lease(str(tmp_path), 3, None)
+    assert Lease(str(tmp_path), 2, None).take() is not None
+    time.sleep(2.5)
+    after = Lease(str(tmp_path), 2, None)
     assert after.take() is None
     assert json.loads((tmp_path / leases(tmp_path)[-1]).read_text())["id"] == after.me["id"]
     after.release()

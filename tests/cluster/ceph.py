@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(os.environ.get("CEPH_ROOT", "/var/tmp/rsr-ray-ceph"))
-KEYS = {"AWS_ACCESS_KEY_ID": "ceph-test", "AWS_SECRET_ACCESS_KEY": "ceph-test-secret"}
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common", "libnl-3-200", "libnl-route-3-200")
 POOLS = (".rgw.root", *(f"default.rgw.{name}" for name in ("log", "control", "meta", "buckets.index", "buckets.data", "buckets.non-ec")))
 
@@ -60,8 +59,8 @@ def _settings(d: Path, fsid: str, monitor: str, port: int) -> str:
 
 
 @contextlib.contextmanager
-def gateway(port: int, monitor_ports: tuple[int, int]) -> Iterator[None]:
-    """A fresh, empty gateway on `port` whose keys are KEYS; it and all it stored are gone afterwards."""
+def gateway(port: int, monitor_ports: tuple[int, int], access_key: str, secret_key: str) -> Iterator[None]:
+    """A fresh, empty gateway on `port` with one user of these keys; it and all it stored are gone afterwards."""
     monitor = "[v2:127.0.0.1:{},v1:127.0.0.1:{}]".format(*monitor_ports)
     d = Path(tempfile.mkdtemp(prefix="rsr-ceph-"))
     for name in ("mon", "osd", "rgw"):
@@ -116,7 +115,7 @@ def gateway(port: int, monitor_ports: tuple[int, int]) -> Iterator[None]:
         for pool in POOLS:
             ceph("osd", "pool", "create", pool, "4", "4")
             ceph("osd", "pool", "application", "enable", pool, "rgw")
-        keys = ("--access-key", KEYS["AWS_ACCESS_KEY_ID"], "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"])
+        keys = ("--access-key", access_key, "--secret-key", secret_key)
         run("radosgw-admin", "user", "create", "--uid", "test", "--display-name", "test", *keys, seconds=120)
         daemon("radosgw", "-n", "client.rgw.a")
         wait(lambda: _answers(f"http://127.0.0.1:{port}"), "the gateway")

@@ -1,5 +1,6 @@
 import contextlib
 import gzip
+import io
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,23 +17,60 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from rsr_ray.cli import main
 from rsr_ray.config import ScoreConfig
 from rsr_ray.demo.corpus import conversation, make_problem, write_corpus
 from rsr_ray.objects import open_filesystem
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.run import Run
 
-from ..conftest import DEMO_STUDENT, REPOSITORY, SHARED
+from ..conftest import DEMO_STUDENT, REPOSITORY, S3_KEYS, SHARED
 from . import ceph
 
 BIN = Path(sys.executable).parent
-MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
+HEAD = {
+    "PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{os.environ.get('PYTHONPATH', '')}",
+    "RAY_metrics_report_interval_ms": "500",
+    # Workers that hold torch already wait for the next run instead of ending after a second.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_num_workers_soft_limit": "6",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The Ray of the session: a cluster of one node in processes of its own."""
+
+    address: str
+    dashboard: str
+    metrics: int
+    logs: Path
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("cluster")
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory):
+    """One head for all tests; a poison text crashes the tokenizer of its workers."""
+    port, dashboard, temp = free_port(), free_port(), tmp_path_factory.mktemp("ray")
+    options = [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
+    with ray_node("--head", *options, **HEAD) as (_, metrics):
+        wait_for(lambda: listens(dashboard))
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", metrics, temp / "session_latest" / "logs")
+
+
+@pytest.fixture(scope="session")
+def local_ray(head):
+    """This process connected to the session's Ray: what runs here starts none of its own."""
+    import ray
+
+    ray.init(address=head.address, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +81,31 @@ def demo_corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def demo_run(local_ray, demo_corpus, tmp_path_factory):
+    """A run over the demo's corpus, and its store: to be read, or copied."""
+    store = tmp_path_factory.mktemp("store")
+    return score(demo_corpus, store, unit_rows=16), store
+
+
+@pytest.fixture(scope="session")
+def demo_store(demo_run):
+    return demo_run[1]
+
+
+@pytest.fixture(scope="session")
+def shuffled_run(local_ray, demo_corpus, tmp_path_factory):
+    """The same by two replicas, from shards in another order."""
+    store, shards = tmp_path_factory.mktemp("shuffled"), sorted(demo_corpus.rglob("part-*"))
+    random.Random(1).shuffle(shards)
+    return score(shards, store, unit_rows=16, replicas=2), store
+
+
+@pytest.fixture(scope="session")
 def a_corpus(demo_corpus):
     """A corpus and the settings to score it with: the real one where it is at hand (its short rows), else the demo's."""
-    settings = {"student_name": "s", "replicas": 2, "max_rejects": 1.0}
+    settings = {"student_name": "s", "replicas": 1, "max_rejects": 1.0}
     if SHARED.is_dir():
-        return SHARED / "corpus", settings | {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 1024}
+        return SHARED / "corpus", settings | {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 400}
     return demo_corpus, settings | {"student": str(DEMO_STUDENT)}
 
 
@@ -57,30 +116,37 @@ def local_table(a_corpus, tmp_path_factory, local_ray):
     return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist(maps_as_pydicts="strict")
 
 
+@pytest.fixture(scope="session")
+def moto():
+    """The port of an S3 server that is quick."""
+    port = free_port()
+    with process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)):
+        yield port
+
+
+@pytest.fixture(scope="session")
+def gateway():
+    """The port of an S3 server as sites run it."""
+    if not ceph.available():
+        if os.environ.get("CI"):
+            pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
+        pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
+    port = free_port()
+    with ceph.gateway(port, (free_port(), free_port()), S3_KEYS["AWS_ACCESS_KEY_ID"], S3_KEYS["AWS_SECRET_ACCESS_KEY"]):
+        yield port
+
+
 @pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
 def s3(request):
-    """The endpoint of a server with an empty bucket `rsr`, its keys in the environment before any worker starts."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_REGION", "us-east-1")
-    patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    port = free_port()
-    if request.param == "moto":
-        server, keys = process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)), MOTO_KEYS
-    else:
-        if not ceph.available():
-            if os.environ.get("CI"):
-                pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
-            pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
-        server, keys = ceph.gateway(port, (free_port(), free_port())), ceph.KEYS
-    for name, value in keys.items():
-        patch.setenv(name, value)
-    with server:
-        endpoint = f"http://127.0.0.1:{port}"
+    """The endpoint of a server whose bucket `rsr` is empty."""
+    port = request.getfixturevalue({"moto": "moto", "ceph": "gateway"}[request.param])
+    endpoint = f"http://127.0.0.1:{port}"
+    fs = pafs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True)
+    fs.create_dir("rsr")
+    fs.delete_dir_contents("rsr")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        fs = pafs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True)
-        fs.create_dir("rsr")
         yield fs, endpoint
-    patch.undo()
 
 
 def upload(fs, folder: Path, prefix: str) -> None:
@@ -122,8 +188,16 @@ def stored(store, student: str = "student", endpoint: str | None = None) -> list
     return sorted(rows, key=lambda row: (row["teacher"], row["trajectory_id"]))
 
 
-def rsr_ray(*arguments, **environment) -> subprocess.CompletedProcess:
-    """The command line in a process of its own."""
+def rsr_ray(*arguments) -> subprocess.CompletedProcess:
+    """The command line in this process, on the Ray that it is connected to: what a user would see of it, and the exit code."""
+    command, out, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = main(command)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
+
+
+def in_a_process(*arguments, **environment) -> subprocess.CompletedProcess:
+    """The command line in a process of its own; without an address it starts a Ray of its own, if it gets so far."""
     command = [sys.executable, "-m", "rsr_ray", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=os.environ | environment, timeout=500)
 
@@ -175,7 +249,7 @@ def ray_node(*options: str, cpus: int = 2, **environment: str):
         *options,
         *ports,
         f"--num-cpus={cpus}",
-        "--object-store-memory=300000000",
+        "--object-store-memory=400000000",
         "--disable-usage-stats",
         "--block",
     ]
@@ -194,6 +268,16 @@ def descendants(pid: int) -> list[int]:
         with contextlib.suppress(OSError):  # ended meanwhile
             if int(child.read_text().rpartition(")")[2].split()[1]) == pid:
                 found += [int(child.parent.name), *descendants(int(child.parent.name))]
+    return found
+
+
+def replicas() -> list[int]:
+    """Processes of this machine that hold a student."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"ray::" in (title := path.read_bytes()) and b"Score" in title:
+                found.append(int(path.parent.name))
     return found
 
 

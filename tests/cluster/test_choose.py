@@ -25,13 +25,6 @@ from .test_runs import write_lines
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-@pytest.fixture(scope="module")
-def demo_store(local_ray, demo_corpus, tmp_path_factory):
-    store = tmp_path_factory.mktemp("store")
-    score(demo_corpus, store, unit_rows=16)
-    return store
-
-
 def pick(store, out, **changes) -> dict:
     return choose(ChooseConfig(**({"store": str(store), "student": "student", "out": str(out)} | changes)))
 
@@ -106,12 +99,9 @@ def test_datasets_loads_it(demo_store, tmp_path, format):
         assert {turn["role"] for row in rows for turn in row["messages"]} == {"user", "assistant"}
 
 
-def test_shards_in_another_order_give_the_same_bytes(demo_store, demo_corpus, tmp_path):
+def test_shards_in_another_order_give_the_same_bytes(demo_store, shuffled_run, tmp_path):
     first = pick(demo_store, tmp_path / "a", by="lark", k=2)
-    shards = sorted(demo_corpus.rglob("part-*"))
-    random.Random(1).shuffle(shards)
-    score(shards, tmp_path / "store", unit_rows=16, replicas=2)
-    other = pick(tmp_path / "store", tmp_path / "b", by="lark", k=2)
+    other = pick(shuffled_run[1], tmp_path / "b", by="lark", k=2)
     assert other["files"] == first["files"]
     assert {**other, "config": first["config"]} == first
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from ..conftest import DEMO_STUDENT
-from .conftest import rsr_ray
+from .conftest import in_a_process, rsr_ray
 from .test_runs import conversation, write_lines
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_the_demo(tmp_path):
-    done = rsr_ray("demo", "--out", tmp_path / "demo")
+    done = in_a_process("demo", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "lower is better" in done.stdout
     assert "read 360 = scored 358 + rejected 2 + already scored 0" in done.stdout
@@ -65,7 +67,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_exit_code_2(corpus, tmp_path, mistake):
     changes, says = MISTAKES[mistake]
     options = {"corpus": corpus, "student": DEMO_STUDENT, "store": tmp_path / "store"} | {name: make(tmp_path) for name, make in changes.items()}
-    done = rsr_ray("score", *(x for name, value in options.items() for x in (f"--{name}", value)))
+    typed = in_a_process if "ray-address" in options else rsr_ray
+    done = typed("score", *(x for name, value in options.items() for x in (f"--{name}", value)))
     ours = [line for line in done.stderr.splitlines() if not line.startswith(("[", "20"))]  # Ray's own log lines begin so
     assert done.returncode == 2, done.stderr[-2000:]
     assert len(ours) == 1
@@ -105,7 +108,7 @@ def test_nothing_scored_is_no_success(tmp_path):
 
 
 def test_teachers_of_nobody():
-    done = rsr_ray("teachers", "--store", "/nowhere", "--student", "x")
+    done = in_a_process("teachers", "--store", "/nowhere", "--student", "x")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 

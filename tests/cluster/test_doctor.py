@@ -120,7 +120,7 @@ def test_a_planted_fault_is_found(local_ray, corpus, tmp_path, fault):
     assert doctor.failed or fault in WARNINGS
 
 
-def test_all_is_well(corpus, tmp_path):
+def test_all_is_well(local_ray, corpus, tmp_path):
     options = ["--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store"]
     done = rsr_ray("doctor", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
@@ -134,7 +134,7 @@ def test_all_is_well(corpus, tmp_path):
     assert not (tmp_path / "store" / "scores").exists()
 
 
-def test_a_failure_is_exit_code_1(tmp_path):
+def test_a_failure_is_exit_code_1(local_ray, tmp_path):
     done = rsr_ray("doctor", "--corpus", tmp_path / "nowhere", "--student", DEMO_STUDENT, "--store", tmp_path / "store")
     assert done.returncode == 1
     assert "failure  corpus: corpus" in done.stdout

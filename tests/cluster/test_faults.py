@@ -1,6 +1,6 @@
-"""Faults at random times in runs of 2,400 trajectories: the store ends up as if nothing had happened.
+"""Faults at random times in runs of 72 work units: the store ends up as if nothing had happened.
 
-Corpus and store lie on a real S3 server, the runs are processes of their own on a real cluster of two nodes.
+Corpus and store lie on a real S3 server, the runs that are disturbed are processes of their own.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,26 +19,17 @@ import pytest
 from rsr_ray.objects import get, list_files, put
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
-from .conftest import descendants, free_port, kill, listens, ray_node, rsr_ray, stored, upload, wait_for, write_many
+from .conftest import HEAD, descendants, kill, ray_node, replicas, rsr_ray, stored, upload, wait_for, write_many
 from .flaky import flaky
 from .poison.sitecustomize import POISON
 
-N_SHARDS, ROWS, UNIT = 24, 100, 40
+N_SHARDS, ROWS, UNIT = 24, 30, 12
 N_UNITS = N_SHARDS * 3
 CORPUS = "s3://rsr/corpus"
 
 everyday = pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")  # not on the Ceph gateway as well
-
-
-@pytest.fixture(scope="module")
-def cluster(s3, tmp_path_factory):
-    """Address of a cluster of two nodes, and its head; a poison text crashes the tokenizer of its workers."""
-    port, dashboard = free_port(), free_port()
-    environment = {"PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{os.environ.get('PYTHONPATH', '')}"}
-    options = [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={tmp_path_factory.mktemp('ray')}"]
-    with ray_node("--head", *options, **environment) as (head, metrics):
-        wait_for(lambda: listens(dashboard))
-        yield f"127.0.0.1:{port}", metrics, head, environment
+CEPH = pytest.param("ceph", marks=[pytest.mark.ceph, pytest.mark.slow])
+now_and_then = pytest.mark.parametrize("s3", ["moto", CEPH], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +41,16 @@ def corpus(s3, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(s3, cluster, corpus):
+def undisturbed(s3, head, local_ray, corpus):
     """All rows, and the teachers, of a run without a fault."""
-    done = rsr_ray(*command(cluster, "s3://rsr/undisturbed"))
+    done = rsr_ray(*command(head, "s3://rsr/undisturbed"))
     assert done.returncode == 0, done.stderr[-3000:]
     return stored("s3://rsr/undisturbed", endpoint=s3[1]), teachers("s3://rsr/undisturbed", s3[1])
 
 
-def command(cluster, store: str, **changes) -> list[str]:
+def command(head, store: str, **changes) -> list[str]:
     options = {
-        "corpus": CORPUS, "student": DEMO_STUDENT, "store": store, "unit-rows": UNIT, "replicas": 2, "ray-address": cluster[0], "dtype": "float32",
+        "corpus": CORPUS, "student": DEMO_STUDENT, "store": store, "unit-rows": UNIT, "replicas": 2, "ray-address": head.address, "dtype": "float32",
     } | changes  # fmt: skip
     return ["score", "--json", *(str(x) for name, value in options.items() for x in (f"--{name}", value))]
 
@@ -114,26 +104,16 @@ def moment(request):
     return share
 
 
-def replicas() -> list[int]:
-    """Processes of this machine that hold a student."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if b"ray::" in (title := path.read_bytes()) and b"Score" in title:
-                found.append(int(path.parent.name))
-    return found
-
-
 @everyday
-def test_two_runs_at_once_that_cut_units_of_different_sizes(cluster, s3, undisturbed):
+def test_two_runs_at_once_that_cut_units_of_different_sizes(head, s3, undisturbed):
     """Without a lease, and with units that overlap: work is done twice, and the next run leaves every row there once."""
     store = "s3://rsr/both"
-    other = command(cluster, store, **{"unit-rows": 25, "replicas": 1})
-    with started(command(cluster, store, replicas=1), store, s3[1], 0.02) as one:
+    other = command(head, store, **{"unit-rows": 8, "replicas": 1})
+    with started(command(head, store, replicas=1), store, s3[1], 0.02) as one:
         again = rsr_ray(*other)
         ended(one)
     assert again.returncode == 0, again.stderr[-3000:]
-    done = rsr_ray(*command(cluster, store))
+    done = rsr_ray(*command(head, store))
     assert done.returncode == 0, done.stderr[-3000:]
     rows = stored(store, endpoint=s3[1])
     assert [(r["trajectory_id"], r["n_tokens"], r["rank_sum"]) for r in rows] == [
@@ -143,8 +123,8 @@ def test_two_runs_at_once_that_cut_units_of_different_sizes(cluster, s3, undistu
 
 
 @everyday
-def test_a_killed_replica(cluster, s3, undisturbed, moment):
-    with started(command(cluster, "s3://rsr/replica"), "s3://rsr/replica", s3[1], moment) as run:
+def test_a_killed_replica(head, s3, undisturbed, moment):
+    with started(command(head, "s3://rsr/replica"), "s3://rsr/replica", s3[1], moment) as run:
         victims = replicas()
         assert len(victims) == 2
         kill(random.choice(victims))
@@ -153,13 +133,14 @@ def test_a_killed_replica(cluster, s3, undisturbed, moment):
     check("s3://rsr/replica", s3, undisturbed)
 
 
-def test_a_killed_driver_loses_at_most_a_unit_a_replica(cluster, s3, undisturbed, moment):
+@now_and_then
+def test_a_killed_driver_loses_at_most_a_unit_a_replica(head, s3, undisturbed, moment):
     store = "s3://rsr/driver"
-    with started(command(cluster, store), store, s3[1], moment) as run:
+    with started(command(head, store), store, s3[1], moment) as run:
         kill(run.pid)
     wait_for(lambda: not replicas())  # what was in their hands may still be written
     there = len(stored(store, endpoint=s3[1]))
-    done = rsr_ray(*command(cluster, store))
+    done = rsr_ray(*command(head, store))
     assert done.returncode == 0, done.stderr[-3000:]
     equation = json.loads(done.stdout.splitlines()[-1])["equation"]
     assert equation["already_scored"] == there > 0
@@ -167,12 +148,13 @@ def test_a_killed_driver_loses_at_most_a_unit_a_replica(cluster, s3, undisturbed
     check(store, s3, undisturbed)
 
 
+@now_and_then
 @pytest.mark.parametrize("ways", [("500", "503"), ("drop before", "drop within", "drop after")], ids=["errors", "drops"])
-def test_a_quarter_of_the_requests_fails(cluster, s3, undisturbed, moment, ways):
+def test_a_quarter_of_the_requests_fails(head, s3, undisturbed, moment, ways):
     store = f"s3://rsr/{ways[0][:2]}"
     port = int(s3[1].rpartition(":")[2])
     with flaky(port) as proxy:
-        arguments = command(cluster, store, **{"s3-endpoint": proxy.url})
+        arguments = command(head, store, **{"s3-endpoint": proxy.url})
         with started(arguments, store, s3[1], moment, AWS_ENDPOINT_URL=proxy.url) as run:
             proxy.ways, proxy.share = ways, 0.25
             record = ended(run)
@@ -183,35 +165,35 @@ def test_a_quarter_of_the_requests_fails(cluster, s3, undisturbed, moment, ways)
 
 
 @everyday
-def test_a_shard_cut_off_while_the_run_reads(cluster, s3, undisturbed, corpus, moment):
+def test_a_shard_cut_off_while_the_run_reads(head, s3, undisturbed, corpus, moment):
     endpoint = s3[1]
     store = "s3://rsr/cut"
     shards = sorted(corpus.rglob("part-*.jsonl.gz"))
     shard = random.choice(shards)
     uri = f"{CORPUS}/{shard.relative_to(corpus)}"
-    with started(command(cluster, store), store, endpoint, moment) as run:
+    with started(command(head, store), store, endpoint, moment) as run:
         put(uri, shard.read_bytes()[: shard.stat().st_size // 2], endpoint)
         run.communicate(timeout=400)
     assert run.returncode in (0, 1)  # 0 where the shard had been scored before
-    cut = rsr_ray(*command(cluster, store))
+    cut = rsr_ray(*command(head, store))
     assert cut.returncode == 1, "a shard that cannot be read to its end is no success"
     assert uri in cut.stderr.splitlines()[-1]
     rejects = [row for row in stored(store, endpoint=endpoint) if row["reject_reason"]]
     assert [(row["reject_reason"], row["source"]) for row in rejects] == [("unreadable_shard", uri)]
     put(uri, shard.read_bytes(), endpoint)
-    mended = rsr_ray(*command(cluster, store))
+    mended = rsr_ray(*command(head, store))
     assert mended.returncode == 0, mended.stderr[-3000:]
     check(store, s3, undisturbed)
 
 
 @everyday
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_disk_that_is_full_for_a_while(cluster, s3, undisturbed, moment, tmp_path):
+def test_a_disk_that_is_full_for_a_while(head, s3, undisturbed, moment, tmp_path):
     store = tmp_path / "store"
     store.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", store], check=True)
     try:
-        with started(command(cluster, str(store)), str(store), s3[1], moment) as run:
+        with started(command(head, str(store)), str(store), s3[1], moment) as run:
             with contextlib.suppress(OSError), open(store / "ballast", "wb", buffering=0) as ballast:
                 while True:
                     ballast.write(b"\0" * 4096)
@@ -219,7 +201,7 @@ def test_a_disk_that_is_full_for_a_while(cluster, s3, undisturbed, moment, tmp_p
         assert run.returncode == 1
         assert not [p.name for p in (store / "scores").rglob("*") if p.is_file() and p.suffix != ".parquet"]
         (store / "ballast").unlink()
-        done = rsr_ray(*command(cluster, str(store)))
+        done = rsr_ray(*command(head, str(store)))
         assert done.returncode == 0, done.stderr[-3000:]
         check(str(store), s3, undisturbed)
     finally:
@@ -227,7 +209,7 @@ def test_a_disk_that_is_full_for_a_while(cluster, s3, undisturbed, moment, tmp_p
 
 
 @everyday
-def test_a_row_that_crashes_the_tokenizer(cluster, s3, undisturbed, corpus):
+def test_a_row_that_crashes_the_tokenizer(head, s3, undisturbed, corpus):
     """The same corpus with one row more: a conversation on which native code dies."""
     store, extra = "s3://rsr/poison", "s3://rsr/extra/teacher=terse-7b/part-x.jsonl"
     lines = gzip.decompress(sorted(corpus.rglob("teacher=terse-7b/*.gz"))[0].read_bytes()).decode().splitlines()
@@ -237,7 +219,7 @@ def test_a_row_that_crashes_the_tokenizer(cluster, s3, undisturbed, corpus):
         "messages": [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": POISON}],
     }
     put(extra, "".join(json.dumps(row) + "\n" for row in rows).encode(), s3[1])
-    arguments = command(cluster, store)
+    arguments = command(head, store)
     arguments[arguments.index("--corpus") + 1 : arguments.index("--corpus") + 2] = [CORPUS, "s3://rsr/extra"]
     done = rsr_ray(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -249,17 +231,16 @@ def test_a_row_that_crashes_the_tokenizer(cluster, s3, undisturbed, corpus):
 
 
 @everyday
-def test_a_lost_node(cluster, s3, undisturbed, moment):
+def test_a_lost_node(head, s3, undisturbed, moment):
     store = "s3://rsr/node"
-    address, _, _, environment = cluster
-    with ray_node(f"--address={address}", **environment) as (worker, _):
+    with ray_node(f"--address={head.address}", **HEAD) as (worker, _):
         on_worker = set()
 
         def is_used() -> bool:
             on_worker.update({*replicas()} & {*descendants(worker.pid)})
             return bool(on_worker)
 
-        with started(command(cluster, store, replicas=4), store, s3[1], moment) as run:
+        with started(command(head, store, replicas=4), store, s3[1], moment) as run:
             assert is_used(), "no replica was started on the worker node"
             kill(*descendants(worker.pid), worker.pid)
             record = ended(run)
@@ -270,14 +251,12 @@ def test_a_lost_node(cluster, s3, undisturbed, moment):
 @everyday
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_driver_killed_at_twenty_random_times(cluster, s3, undisturbed):
+def test_the_driver_killed_at_twenty_random_times(head, s3, undisturbed):
     """The same command again and again, killed 0 to 30 s after its start; a store that is whole is checked, and a new one begun."""
     kills = finished = 0
     there, store = 0, "s3://rsr/soak-0"
     while kills < 20 or there:
-        run = subprocess.Popen(
-            [sys.executable, "-m", "rsr_ray", *command(cluster, store)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        run = subprocess.Popen([sys.executable, "-m", "rsr_ray", *command(head, store)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             out, _ = run.communicate(timeout=random.uniform(0, 30) if kills < 20 else 400)
         except subprocess.TimeoutExpired:

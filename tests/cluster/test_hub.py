@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ..conftest import DEMO_STUDENT
-from .conftest import free_port, ray_node, rsr_ray, stored, write_many
+from .conftest import free_port, in_a_process, ray_node, stored, write_many
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -67,7 +67,7 @@ def test_weights_are_fetched_once_a_machine(hub, tmp_path, tmp_path_factory):
     head = ("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={tmp_path_factory.mktemp('ray')}")
     with ray_node(*head, cpus=0, **here), ray_node(f"--address={address}", **there):
         options = ["--corpus", tmp_path / "corpus", "--store", tmp_path / "store", "--replicas", 3, "--ray-address", address]
-        done = rsr_ray("score", "--student", "org/demo", *options, **here)
+        done = in_a_process("score", "--student", "org/demo", *options, **here)
     assert done.returncode == 0, done.stderr[-3000:]
     assert fetched["model.safetensors"] == 2
     assert len(stored(tmp_path / "store", "demo")) == 120

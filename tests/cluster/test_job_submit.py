@@ -9,36 +9,15 @@ import subprocess
 import sys
 import urllib.request
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 
-import pytest
 import yaml
 
 from rsr_ray.config import load_nightly
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
-from .conftest import BIN, as_options, free_port, listens, ray_node, rsr_ray, wait_for, write_many
+from .conftest import BIN, Head, as_options, rsr_ray, write_many
 
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
-
-
-@dataclass
-class Head:
-    dashboard: str
-    address: str
-    metrics: int
-    logs: Path
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A real cluster of one node, in processes of its own."""
-    dashboard, gcs, temp = free_port(), free_port(), tmp_path_factory.mktemp("ray")  # another Ray may hold the usual ports
-    options = [f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
-    with ray_node("--head", *options, RAY_metrics_report_interval_ms="500") as (_, metrics):
-        wait_for(lambda: listens(dashboard))
-        yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", metrics, temp / "session_latest" / "logs")
 
 
 def submit(head: Head, *command) -> subprocess.CompletedProcess:
@@ -86,12 +65,12 @@ def test_a_nightly_job_by_the_readmes_command(head, tmp_path):
 
 
 def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
-    write_many(tmp_path / "corpus", 8, 200)
+    write_many(tmp_path / "corpus", 8, 100)
     (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").parent.mkdir()
     (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").write_text("not json\n" * 30)
     options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--ray-address", head.address]
     options += ["--student-name", "watched"]
-    command = [sys.executable, "-m", "rsr_ray", "score", "--log", "json", "--json", "--unit-rows", "50", *map(str, options)]
+    command = [sys.executable, "-m", "rsr_ray", "score", "--log", "json", "--json", "--unit-rows", "25", *map(str, options)]
     seen: dict[str, float] = defaultdict(float)
     with open(tmp_path / "stderr", "w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY) as run:
         while run.poll() is None:
@@ -99,7 +78,7 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
                 seen[name] = max(seen[name], value)
         record = json.loads(run.stdout.read().splitlines()[-1])
     assert run.returncode == 0
-    assert 0 < seen["ray_rsr_trajectories_total"] <= 1600
+    assert 0 < seen["ray_rsr_trajectories_total"] <= 800
     assert 0 < seen["ray_rsr_tokens_total kind=scored"] <= record["scored_tokens"]
     assert 0 < seen["ray_rsr_rejects_total reason=unreadable_row"] <= 30
     assert seen["ray_rsr_tokens_per_second"] > 0
@@ -108,7 +87,7 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     assert [line["message"] for line in told if line.get("run_id") == record["run_id"]] == ["run planned", "run finished"]
     workers = [line for path in head.logs.glob("worker-*.err") for line in path.read_text(errors="replace").splitlines() if "unit written" in line]
     units = [unit for unit in map(json.loads, workers) if unit["run_id"] == record["run_id"]]
-    assert sum(unit["n_scored"] for unit in units) == 1600
+    assert sum(unit["n_scored"] for unit in units) == 800
     assert {unit["student"] for unit in units} == {"watched"}
 
 

@@ -1,6 +1,7 @@
 """Nightly runs: each trajectory once, the cost of what is new, one run at a time, one student's failure its own."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ra
     assert "Night 2, made" in (tmp_path / "store" / "report" / "index.html").read_text()
 
 
-def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(tmp_path):
+def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(local_ray, tmp_path):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     students = [{"student": str(tmp_path / "nobody")}, {"student": str(DEMO_STUDENT), "student_name": "one"}]
     done = rsr_ray("nightly", "--config", config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students), "--night", "x")
@@ -147,12 +148,13 @@ def test_a_mistake_in_the_file_is_one_line_and_exit_code_2(tmp_path, capsys, cha
     assert error.count("\n") == 1
 
 
-def test_two_nightly_runs_started_together(s3, tmp_path):
+def test_two_nightly_runs_started_together(s3, head, tmp_path):
     write_many(tmp_path / "corpus", 4, 60)
     upload(s3[0], tmp_path / "corpus", "rsr/nights")
     path = config_file(tmp_path, "s3://rsr/nights", "s3://rsr/night-store", students=[{"student": str(DEMO_STUDENT), "student_name": "one"}])
     command = [sys.executable, "-m", "rsr_ray", "nightly", "--config", str(path), "--night", "x", "--json"]
-    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) for _ in range(2)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
+    pair = [subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": head.address}, **options) for _ in range(2)]
     outcomes = [(run.communicate(timeout=300), run.returncode) for run in pair]
     assert [code for _, code in outcomes] == [0, 0], outcomes
     nights = sorted((json.loads(out.splitlines()[-1]) for (out, _), _ in outcomes), key=lambda night: "held_by" in night)

@@ -20,7 +20,7 @@ from rsr_ray.race import race
 from rsr_ray.read import SHARDS, canonical, iter_trajectories
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
-from .conftest import descendants, kill, rsr_ray, score, stored
+from .conftest import kill, replicas, rsr_ray, score, stored, wait_for
 
 TEACHERS = {"near": "doubtful-32b-think", "twin": "doubtful-32b-think", "far": "flowery-8b"}  # by what they write like: two are a hair apart
 N_PROMPTS = 40
@@ -147,17 +147,18 @@ def test_a_rounds_shards_hold_what_the_corpus_holds(undisturbed, corpus):
         assert row == given[name]
 
 
-def test_killed_resumed_and_followed_by_a_full_run(undisturbed, full, corpus, tmp_path):
+def test_killed_resumed_and_followed_by_a_full_run(head, undisturbed, full, corpus, tmp_path):
     """Killed while the second round is at work, resumed: the same answer, and no unit is scored twice. A full run on the
     same store then is as one without a race, and another race after it has nothing to score."""
     command = [sys.executable, "-m", "rsr_ray", "race", "--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path)]
-    command += ["--margin", str(MARGIN), "--replicas", "2", "--ray-address", "local", "--json"]
+    command += ["--margin", str(MARGIN), "--replicas", "2", "--ray-address", head.address, "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ) as run:
         assert run.stderr is not None
         lines = iter(run.stderr)
         assert any(line.startswith("round 1: ") for line in lines)
         assert any("scored already" in line for line in lines), "the second round began"
-        kill(run.pid, *descendants(run.pid))
+        kill(run.pid)
+    wait_for(lambda: not replicas())  # what was in their hands may still be written
     before = units(tmp_path)
     assert before
     assert not list(tmp_path.glob("races/*/race.json"))
@@ -236,14 +237,14 @@ def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path,
 
 
 @pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
-def test_a_store_on_s3_and_names_that_are_hard_on_paths(s3, tmp_path):
+def test_a_store_on_s3_and_names_that_are_hard_on_paths(s3, local_ray, tmp_path):
     _, endpoint = s3
     names, rng = ["org/näme 7B", "..", "[x]*?&%41", "名前" * 80], random.Random(0)
     problems = [make_problem(rng) for _ in range(6)]
     for n, name in enumerate(names):
         rows = [{"prompt_id": f"p{i}", "teacher": name, "messages": conversation("flowery-8b", p, rng)} for i, p in enumerate(problems)]
         (tmp_path / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--corpus", tmp_path, "--student", DEMO_STUDENT, "--store", "s3://rsr/race", "--replicas", "1", "--ray-address", "local", "--json"]
+    options = ["--corpus", tmp_path, "--student", DEMO_STUDENT, "--store", "s3://rsr/race", "--replicas", "1", "--json"]
     done = rsr_ray("race", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads(done.stdout)

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -20,12 +19,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 NUMBERS = ("n_prompt_tokens", "n_tokens", "rank_sum", "surprisal_sum", "entropy_sum", "mean_rank", "mean_surprisal", "rsr")
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-@pytest.fixture(scope="module")
-def demo_run(local_ray, demo_corpus, tmp_path_factory):
-    store = tmp_path_factory.mktemp("store")
-    return score(demo_corpus, store, unit_rows=16), store
 
 
 def test_the_row_equation_holds_and_is_stored(demo_run):
@@ -91,15 +84,12 @@ def table(run) -> list[dict]:
     return run.teachers.to_pylist()
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3])
-def test_replicas_and_the_order_of_shards_change_no_bit(demo_run, demo_corpus, tmp_path, replicas):
+def test_replicas_and_the_order_of_shards_change_no_bit(demo_run, shuffled_run, demo_corpus, tmp_path):
     run, store = demo_run
-    shards = sorted(demo_corpus.rglob("part-*"))
-    random.Random(replicas).shuffle(shards)
-    other = score(shards, tmp_path, replicas=replicas, unit_rows=16)
-    assert other.fingerprint == run.fingerprint
-    assert numbers(stored(tmp_path)) == numbers(stored(store))
-    assert table(other) == table(run)
+    for other, there in (shuffled_run, (score(demo_corpus, tmp_path, replicas=3, unit_rows=16), tmp_path)):
+        assert other.fingerprint == run.fingerprint
+        assert numbers(stored(there)) == numbers(stored(store))
+        assert table(other) == table(run)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64 * 300])
@@ -113,8 +103,9 @@ def test_batch_size_changes_no_rank_and_sums_only_in_the_last_digits(demo_run, d
             assert got[name] == (want[name] if exact or want[name] is None else pytest.approx(want[name], rel=1e-5)), name
 
 
-def test_a_second_run_scores_nothing_and_a_lost_unit_alone_is_scored_again(demo_corpus, tmp_path):
-    first = score(demo_corpus, tmp_path, unit_rows=32)
+def test_a_second_run_scores_nothing_and_a_lost_unit_alone_is_scored_again(demo_run, demo_corpus, tmp_path):
+    first, store = demo_run
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     before = stored(tmp_path)
     again = score(demo_corpus, tmp_path, unit_rows=32)
     assert again.equation == "read 360 = scored 0 + rejected 0 + already scored 360"

@@ -1,0 +1,316 @@
+"""Faults planted one at a time into a copy of the tree: the narrow test named beside each must fail.
+
+    python tests/planted_faults.py [WORD ...]     all of them, or those whose file or test holds a word
+
+What a suite that was made faster may lose without a word is what this looks for. Exit code 1 where a fault was not
+caught, or its text or its test is no longer there.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache")
+FAILED = 1  # pytest's exit code where tests ran and failed; another says that they did not run
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old` is in `file` once; with `new` in its place `test` fails."""
+
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+CLUSTER = (
+    Fault(
+        "rsr_ray/reduce.py",
+        "counts = ~same & ~rejected",
+        "counts = ~rejected",
+        "cluster/test_runs.py::test_the_same_trajectory_twice_counts_once",
+    ),
+    Fault(
+        "rsr_ray/run.py",
+        "self.n_already += state.n_done",
+        "self.n_already += bool(state.n_done)",
+        "cluster/test_runs.py::test_a_second_run_scores_nothing_and_a_lost_unit_alone_is_scored_again",
+    ),
+    Fault(
+        "rsr_ray/watch.py",
+        "if n >= ATTEMPTS:",
+        "if n >= ATTEMPTS + 1:",
+        "cluster/test_runs.py::test_a_task_that_ends_its_process_again_and_again_is_given_up",
+    ),
+    Fault(
+        "rsr_ray/rescore.py",
+        "worst, column = float(np.nanmax(differs)), field.name",
+        'worst, column = 0.0, ""',
+        "cluster/test_rescore.py::test_a_store_that_its_tokens_do_not_bear_out",
+    ),
+    Fault(
+        "rsr_ray/sft.py",
+        "n += 1\n        if not wanted:",
+        "n += 0\n        if not wanted:",
+        "test_sft.py::test_a_column_that_comes_late_is_null_before",
+    ),
+    Fault(
+        "rsr_ray/doctor.py",
+        "tokenizer.eos_token_id not in ends",
+        "tokenizer.eos_token_id in ends",
+        "cluster/test_doctor.py::test_a_planted_fault_is_found[another_end_token]",
+    ),
+    Fault(
+        "rsr_ray/cluster.py",
+        'raise UserError(f"no Ray cluster at',
+        'raise RunError(f"no Ray cluster at',
+        "cluster/test_cli.py::test_a_mistake_is_one_line_and_exit_code_2[no such cluster]",
+    ),
+    Fault(
+        "rsr_ray/demo/corpus.py",
+        "rng.choice((-10, -2, 2, 10))",
+        "rng.choice((-10, -2, 2, 11))",
+        "cluster/test_runs.py::test_the_repositorys_golden_numbers",
+    ),
+)
+
+BROWSER = (
+    Fault(
+        "rsr_ray/page/page.js",
+        "(up ? 1 : -1)",
+        "(up ? 1 : 1)",
+        "browser/test_page.py::test_sorts_filters_and_opens_by_mouse[light-desktop]",
+    ),
+    Fault(
+        "rsr_ray/page/charts.py",
+        "shorten(name, room, {*names} - {name})",
+        "shorten(name, room)",
+        "browser/test_page.py::test_labels_of_names_that_are_alike_differ_where_the_names_do",
+    ),
+)
+
+UNIT = (
+    Fault("rsr_ray/lm_head.py", "torch.gt(", "torch.ge(", "test_lm_head.py::test_ties_never_raise_a_rank"),
+    Fault("rsr_ray/lm_head.py", "/ total_N.square()", "/ total_N", "test_lm_head.py::test_equals_the_slow_definition"),
+    Fault(
+        "rsr_ray/lm_head_reference.py",
+        "(logits_NV > logits_NV",
+        "(logits_NV >= logits_NV",
+        "test_lm_head.py::test_equals_the_slow_definition",
+    ),
+    Fault(
+        "rsr_ray/sums.py",
+        '"rank_sum": add(np.minimum(tokens.rank, r_max)),',
+        '"rank_sum": add(tokens.rank),',
+        "test_sums.py::test_sums_and_the_clip_bounds",
+    ),
+    Fault("rsr_ray/metrics.py", "(2 * brier / loss", "(brier / loss", "test_metrics.py::test_lark_is_taken_within_a_prompt"),
+    Fault(
+        "rsr_ray/metrics.py",
+        'return -values if self.better == "higher" else values',
+        "return values",
+        "test_rank.py::test_a_metric_whose_higher_values_are_better",
+    ),
+    Fault(
+        "rsr_ray/batching.py",
+        "most = max(1, batch_tokens // longest)",
+        "most = 1 + batch_tokens // longest",
+        "test_batching.py::test_every_row_once_and_no_batch_over_the_budget",
+    ),
+    Fault("rsr_ray/errors.py", "if c.isprintable()", "if c", "test_report.py::test_a_name_cannot_steer_the_terminal"),
+    Fault(
+        "rsr_ray/score.py",
+        "start + p - 1 for start, p in",
+        "start + p for start, p in",
+        "test_score.py::test_equals_the_full_logits_one_row_at_a_time",
+    ),
+    Fault(
+        "rsr_ray/score.py",
+        "(start + half if start else 0), start + window",
+        "start, start + window",
+        "test_score.py::test_windows_score_every_token_once_with_at_least_half_a_window_of_context",
+    ),
+    Fault(
+        "rsr_ray/encode.py",
+        "runs = [(max(a, 1), b, i) for a, b, i in runs if max(a, 1) < b]",
+        "runs = [(a, b, i) for a, b, i in runs if a < b]",
+        "test_encode.py::test_the_first_token_has_no_context_and_is_not_scored",
+    ),
+    Fault(
+        "rsr_ray/encode.py",
+        "runs = [(a, min(b, length), i)",
+        "runs = [(a, b, i)",
+        "test_encode.py::test_a_row_over_the_limit_is_cut_or_left_whole_where_asked",
+    ),
+    Fault(
+        "rsr_ray/shapes.py",
+        'one[given] = f"{row[given]}/{n}"',
+        "one[given] = row[given]",
+        "test_shapes.py::test_several_answers_to_a_prompt_are_several_trajectories",
+    ),
+    Fault(
+        "rsr_ray/read.py",
+        "(index % unit_rows == 0 or index",
+        "(index",
+        "test_read.py::test_units_cover_an_object_on_a_fixed_grid",
+    ),
+    Fault(
+        "rsr_ray/read.py",
+        'name = teacher or _text(fields.get("teacher")) or',
+        'name = _text(fields.get("teacher")) or teacher or',
+        "test_read.py::test_the_teacher_comes_from_the_option_the_column_or_the_path",
+    ),
+    Fault(
+        "rsr_ray/objects.py",
+        'any(part[:1] in "._" for part in below)',
+        "False",
+        "test_read.py::test_a_folder_a_glob_and_a_file_and_each_shard_once",
+    ),
+    Fault("rsr_ray/objects.py", 'open(path, "xb")', 'open(path, "wb")', "test_store.py::test_of_many_creators_one_wins"),
+    Fault(
+        "rsr_ray/objects.py",
+        "            os.unlink(aside)\n",
+        "            pass\n",
+        "test_store.py::test_a_write_that_fails_leaves_nothing",
+    ),
+    Fault(
+        "rsr_ray/store.py",
+        "for reason, rejects in of_unit.items():\n                    found.setdefault(reason, rejects | ",
+        "for reason, rejects in list(of_unit.items())[:0]:\n                    found.setdefault(reason, rejects | ",
+        "browser/test_page.py::test_rejects_are_the_rows_of_the_store_whatever_its_runs_say",
+    ),
+    Fault(
+        "rsr_ray/choose.py",
+        '"trajectory_id", "out", "source", "source_row")',
+        '"trajectory_id", "source", "source_row")',
+        "test_choose.py::test_a_candidate_counts_before_its_dropped_copy",
+    ),
+    Fault("rsr_ray/choose.py", "chosen = place <= config.k", "chosen = place < config.k", "test_choose.py::test_the_choice_is_the_brute_force_one"),
+    Fault("rsr_ray/choose.py", "Fraction(str(max_share))", "Fraction(1)", "test_choose.py::test_a_capped_choice_is_the_brute_force_one"),
+    Fault(
+        "rsr_ray/elimination.py",
+        "max(len(teachers) - 1, 1) * max(",
+        "max(",
+        "test_elimination.py::test_all_bounds_together_spend_what_the_confidence_leaves",
+    ),
+    Fault("rsr_ray/elimination.py", "equal = lost & (behind == 0)", "equal = lost & (behind < 0)", "test_elimination.py::test_a_tie_is_called_one"),
+    Fault("rsr_ray/matched.py", "np.all(there, axis=1)", "np.any(there, axis=1)", "test_race.py::test_prompts_that_every_teacher_answered"),
+    Fault(
+        "rsr_ray/race.py",
+        "return self.share(self.raced & ~self.taken)",
+        "return self.share(self.raced)",
+        "test_race.py::test_what_the_store_has_scored_costs_nothing",
+    ),
+    Fault(
+        "rsr_ray/rank.py", "order = order[first]", "order = order[first | True]", "test_rank.py::test_rows_of_a_store_count_once_and_rejects_do_not"
+    ),
+    Fault(
+        "rsr_ray/compare.py",
+        "np.arange(len(order), 0, -1)",
+        "np.arange(1, len(order) + 1)",
+        "test_compare.py::test_holm_rejects_what_the_steps_of_its_definition_reject",
+    ),
+    Fault(
+        "rsr_ray/correlate.py",
+        "if math.isnan(accuracy[row]):",
+        "if False:",
+        "test_correlate.py::test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0",
+    ),
+    Fault(
+        "rsr_ray/published.py",
+        "0.5 * 10",
+        "0.05 * 10",
+        "test_correlate.py::test_the_second_reading_of_a_cell_and_the_order_of_ties_explain_what_is_printed",
+    ),
+    Fault(
+        "rsr_ray/config.py",
+        '"r_max": self.r_max, "dtype"',
+        '"dtype"',
+        "test_config.py::test_the_fingerprint_covers_what_changes_a_score_and_nothing_else",
+    ),
+    Fault(
+        "rsr_ray/cli.py",
+        "return 2 if isinstance(e, UserError) else 1",
+        "return 1",
+        "test_config.py::test_a_number_of_the_command_line_that_means_nothing_is_one_line",
+    ),
+    Fault(
+        "rsr_ray/nightly.py",
+        "if before.index(name) != after.index(name) and ",
+        "if ",
+        "test_nightly.py::test_who_only_makes_room_for_a_newcomer_has_not_moved",
+    ),
+    Fault(
+        "rsr_ray/student.py",
+        "if len(tokenizer) > vocab_size:",
+        "if False:",
+        "test_student.py::test_a_student_that_cannot_be_used_is_refused_with_what_to_do",
+    ),
+    Fault(
+        "rsr_ray/student.py",
+        "_hash_files(weights)",
+        "_hash_files(weights[:0])",
+        "test_student.py::test_a_copy_is_the_same_student_and_other_weights_are_not",
+    ),
+    Fault("rsr_ray/student.py", "<= 2 * SLICE_POSITIONS", "<= 99 * SLICE_POSITIONS", "test_long.py::test_a_long_row_on_a_cpu"),
+    Fault("rsr_ray/schema.py", "no_teacher", "no_teachers", "test_readme.py::test_every_reject_reason_is_explained"),
+    Fault(
+        "rsr_ray/watch.py", "from typing import Any", "from typing import Any\n\nimport ray", "test_imports.py::test_importing_brings_nothing_heavy"
+    ),
+    Fault(".ci/run", "pip install -q -e '.[test]'", "pip install -q -e '.'", "test_readme.py::test_ci_does_what_the_readme_says"),
+)
+
+FAULTS = (*UNIT, *BROWSER, *CLUSTER)
+
+
+def run(tree: Path, tests: list[str]) -> int:
+    """pytest's exit code."""
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, FAILED):
+        print(done.stdout[-1500:], done.stderr[-1500:])
+    return done.returncode
+
+
+def outcome(tree: Path, fault: Fault) -> str:
+    """`caught`, or why not. The tree is afterwards as it was."""
+    path = tree / fault.file
+    text = path.read_text()
+    if (n := text.count(fault.old)) != 1:
+        return f"NOT PLANTED: its text is there {n} times"
+    path.write_text(text.replace(fault.old, fault.new))
+    try:
+        code = run(tree, [fault.test])
+    finally:
+        path.write_text(text)
+    return {FAILED: "caught", 0: "NOT CAUGHT"}.get(code, f"NOT RUN: pytest ended with {code}")
+
+
+def main(words: list[str]) -> int:
+    wanted = [fault for fault in FAULTS if not words or any(word in fault.file + fault.test for word in words)]
+    with tempfile.TemporaryDirectory(prefix="rsr-faults-") as folder:
+        tree = shutil.copytree(REPOSITORY, Path(folder) / "tree", ignore=LEFT_OUT)
+        (Path(folder) / "shared").symlink_to(REPOSITORY.parent / "shared")  # the real corpus, where it is beside the tree
+        if code := run(tree, sorted({fault.test for fault in wanted})):
+            print(f"without a fault pytest ends with {code}")
+            return 1
+        caught = 0
+        for fault in wanted:
+            begun = time.monotonic()
+            said = outcome(tree, fault)
+            caught += said == "caught"
+            print(f"{said:<10}  {time.monotonic() - begun:5.1f} s  {fault.file}: {fault.new.strip()!r:.60}  {fault.test}", flush=True)
+    print(f"{caught} of {len(wanted)} planted faults caught")
+    return int(caught < len(wanted))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
