@@ -40,7 +40,7 @@ NO_INTERVAL: dict[str, Any] = {"interval": None, "interval_method": None, "why_n
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The teachers of one student, in the order of the table."""
+    """The teachers of one student. Nothing depends on their order: `Pair` puts them into that of their names."""
 
     teachers: tuple[str, ...]
     accuracy: np.ndarray  # float64 [n]
@@ -308,8 +308,10 @@ def correlate(evidence: Evidence, by: list[str] | None = None, n_permutations: i
 def correlate_metric(students: Mapping[str, Student], name: str, n_permutations: int, n_draws: int) -> dict[str, Any]:
     """One metric: its correlations a student, and over the students where they are defined."""
     each: dict[str, dict[str, Any]] = {}
-    pairs: list[Pair] = []
-    every = {teacher: at for at, teacher in enumerate(dict.fromkeys(t for student in students.values() for t in student.teachers))}
+    pair_of: dict[str, Pair] = {}
+    # By name: an answer that depended on the order of rows would be one about the file.
+    named = sorted({teacher for student in students.values() for teacher in student.teachers})
+    every = {teacher: at for at, teacher in enumerate(named)}
     for of_student, student in students.items():
         x = student.metrics.get(name, np.full(len(student.teachers), math.nan))
         there = ~np.isnan(x)
@@ -317,10 +319,11 @@ def correlate_metric(students: Mapping[str, Student], name: str, n_permutations:
         pair = Pair(x, y, np.array([every[teacher] for teacher in student.only(there).teachers], np.int64))
         each[of_student] = {"n": len(x), "tied": n_tied(x), **pair.correlations(), "p": None}
         if each[of_student]["why_null"] is None:
-            pairs.append(pair)
+            pair_of[of_student] = pair
             each[of_student]["p"] = permutation_p([pair], len(every), n_permutations)
     metric = REGISTRY.get(name)
-    defined = [of_student for of_student in each.values() if of_student["why_null"] is None]
+    pairs = [pair for _, pair in sorted(pair_of.items())]
+    defined = [each[of_student] for of_student in sorted(pair_of)]
     out: dict[str, Any] = {
         "metric": name,
         "better": metric.better if metric else "-",
@@ -346,11 +349,14 @@ def correlate_metric(students: Mapping[str, Student], name: str, n_permutations:
 class Pair:
     """A metric and the accuracies of one student, with what its resamples need.
 
-    x, y float64 [n]; `teachers` int64 [n]: which of all T teachers they are of.
+    x, y float64 [n]; `teachers` int64 [n]: which of all T teachers they are of. Held in ascending order of these, whatever
+    the order given: a permutation of all teachers then moves the accuracies of every student alike, and the identity none.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, teachers: np.ndarray):
-        self.x, self.y, self.teachers = x, y, teachers
+        order = np.argsort(teachers)
+        self.x, self.y, self.teachers = x[order], y[order], teachers[order]
+        x, y = self.x, self.y
         self.x_order, self.y_order = _order(x), _order(y)
 
     def correlations(self) -> dict[str, Any]:
