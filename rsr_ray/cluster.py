@@ -14,7 +14,7 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from rsr_ray.config import ScoreConfig
-from rsr_ray.errors import RunError, UserError
+from rsr_ray.errors import RunError, StoreError, UserError
 
 # A replica leaves half of its CPU free: with whole ones, replicas could take every CPU of a cluster and the tasks that feed
 # them would never start (ray#44687). Smaller shares start more workers at once than the CPUs can import a library in.
@@ -125,6 +125,8 @@ def _cause(e: BaseException, after_failure: str) -> Exception:
     kind, message = raised[-1] if raised and isinstance(e, RayTaskError) else (type(e).__name__, " ".join(str(e).split())[:500])
     if kind == "UserError":
         return UserError(message)
+    if kind == "StoreError":
+        return StoreError(message)
     return RunError(f"{kind}: {message}. {after_failure}")
 
 

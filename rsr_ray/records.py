@@ -1,12 +1,21 @@
 """The records of a store, JSON files with a seal: runs, nights, races, leases and claims."""
 
 import functools
+import re
 from typing import Any
 
 from rsr_ray.errors import StoreError, safe
 from rsr_ray.objects import get, put
 from rsr_ray.seal import BrokenError, read_record, write_record
 from rsr_ray.watch import log
+
+NIGHT_FILE = re.compile(r"[^/.][^/]*\.json")
+NIGHT_KEYS = ("night", "students")
+
+
+def night_place(night: str) -> str:
+    """Of a night's record, below the store."""
+    return f"nightly/{night}.json"
 
 
 def put_record(store: str, place: str, record: dict[str, Any], endpoint: str | None) -> None:

@@ -266,6 +266,7 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
     out.print(Text(run.equation))
     if run.splits:
         out.print(Text(f"  memory ran out {run.splits:,} times: batches were split and made smaller; --batch-tokens sets their size"))
+    _print_notes(run.notes, out)
     for reason, n in run.rejected.most_common():
         out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]}"))
         out.print(Text(safe(f"    e.g. {run.examples[reason]}")), style="dim")

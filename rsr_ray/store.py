@@ -98,7 +98,11 @@ class Store:
 
     def units_under(self, fingerprint: str, *, new_generation: bool) -> list[str]:
         """File names of the units under a fingerprint. Raises UserError where there are scores under others, unless that is meant."""
-        units = self.units()
+        return list(self.find_under(fingerprint, new_generation=new_generation))
+
+    def find_under(self, fingerprint: str, *, new_generation: bool) -> dict[str, str]:
+        """`units_under`, each with the version of its file."""
+        units = self.listing().units
         others = [other for other in units if other != fingerprint]
         if others and not new_generation:
             raise UserError(
@@ -106,7 +110,7 @@ class Store:
                 f"(fingerprint {', '.join(others)}; this run: {fingerprint}), and the two cannot be compared. "
                 "Give the old settings, another --student-name or --store, or --new-generation to score all again."
             )
-        return units.get(fingerprint, [])
+        return units.get(fingerprint, {})
 
     def generation(self) -> str:
         """The fingerprint of the scores that the teachers table was made of. Raises UserError where there are none."""
@@ -172,12 +176,14 @@ class Store:
         except seal.BrokenError as e:
             raise broken(self.uri, place, e) from e
 
-    def find_broken(self, fingerprint: str, names: list[str]) -> dict[str, str]:
-        """Of these units those that are not what was written, and the line that says so of each. Reads all of them."""
+    def find_broken(self, fingerprint: str, names: list[str], *, tokens: bool) -> dict[str, str]:
+        """Of these units those that are not what was written, or whose tokens are not, and the line that says so of each. Reads all of them."""
 
         def problem(name: str) -> str | None:
             try:
                 self.read_unit(fingerprint, name, [])
+                if tokens:
+                    self.read_tokens(fingerprint, name)
             except StoreError as e:
                 return str(e)
             except FileNotFoundError:  # another run has tidied it away

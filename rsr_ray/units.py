@@ -58,6 +58,14 @@ def unit_at(path: str) -> tuple[str, str] | None:
     return (fingerprint, name) if is_place else None
 
 
+def store_of(uri: str) -> str | None:
+    """The store that a unit's file, of scores or of tokens, lies in; None where the URI is no unit's."""
+    root, mark, rest = uri.rpartition("/student=")
+    above, _, kind = root.rpartition("/")
+    is_unit = mark and kind in ("scores", "tokens") and unit_at(rest.partition("/")[2])
+    return above if is_unit else None
+
+
 @dataclass(frozen=True)
 class MadeOf:
     """The units that a table was made of, each with the version its file had; a version is "" where it was not told."""
