@@ -52,6 +52,10 @@ def read_parquet(data: bytes, place: str, columns: list[str] | None = None, sche
             table = file.read(columns)
             table = table if columns is None else table.select([name for name in columns if name in table.column_names])
             table.validate(full=not is_sealed)
+            if not is_sealed and table.num_rows and _has_checksum(data):  # which came with the seal
+                raise BrokenError("its seal is gone")
+    except BrokenError:
+        raise
     except UNREADABLE as e:
         raise BrokenError(f"no Parquet file that can be read ({_one_line(e)})") from e
     for field in schema or ():
@@ -111,6 +115,19 @@ def _digest(data: bytes, at: int) -> bytes:
     for part in (view[:at], BLANK, view[at + len(BLANK) :]):
         digest.update(part)
     return digest.hexdigest().encode()
+
+
+def _has_checksum(data: bytes) -> bool:
+    """Whether the first page of a Parquet file has one: the fourth field of its header, three numbers before it (Thrift, compact)."""
+    at, number = 4, 0x15
+    for _ in range(3):
+        if data[at] != number:
+            return False
+        at += 1
+        while data[at] & 0x80:
+            at += 1
+        at += 1
+    return data[at] == number
 
 
 def pack(lines: list[str]) -> str:

@@ -174,7 +174,7 @@ class Store:
         try:
             return seal.read_parquet(get(f"{self.uri}/{place}", self.endpoint), place, columns, schema)
         except seal.BrokenError as e:
-            raise broken(self.uri, place, e) from e
+            raise broken(self.uri, place, e) from None  # Ray's text of a chain of errors begins with the first
 
     def find_broken(self, fingerprint: str, names: list[str], *, tokens: bool) -> dict[str, str]:
         """Of these units those that are not what was written, or whose tokens are not, and the line that says so of each. Reads all of them."""
