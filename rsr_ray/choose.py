@@ -557,15 +557,16 @@ def make_manifest(config: ChooseConfig, fingerprint: str, found: dict[str, Any])
 
 
 def notes(config: ChooseConfig, store: Store, fingerprint: str, names: list[str]) -> list[str]:
-    """Of local naturalness whether it says another thing than global naturalness, from some of the units, spread over all."""
+    """What the store lacks; of local naturalness whether it says another thing than global naturalness, from some of the units, spread over all."""
     from rsr_ray.rank import naturalness_notes
 
+    said = store.notes(fingerprint)
     if config.by != "local_naturalness":
-        return []
+        return said
     some = pa.table({"name": names[:: math.ceil(len(names) / NOTED_UNITS)]})
     columns = ["n_tokens", "surprisal_sum", "n_steps", "step_surprisal_sum"]
     rows = store.read_units(some, fingerprint, columns).drop_null()
-    return naturalness_notes({name: rows[name].to_numpy() for name in columns})
+    return said + naturalness_notes({name: rows[name].to_numpy() for name in columns})
 
 
 def _why_nothing(config: ChooseConfig, found: dict[str, Any]) -> str:

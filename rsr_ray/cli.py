@@ -105,6 +105,14 @@ def main(argv: list[str] | None = None) -> int:
     rejects.add_argument("--json", action="store_true", help="print JSON, one object a line and row")
     rejects.set_defaults(run=_rejects)
 
+    check = commands.add_parser("check", help="read every file of a store and say which is not what was written there")
+    check.add_argument("--store", required=True, help="folder or URI the scores are kept in")
+    check.add_argument("--student", metavar="NAME", help="only the files of this student; default: all of the store")
+    check.add_argument("--repair", action="store_true", help="remove what is broken: the next run makes it again")
+    check.add_argument("--s3-endpoint", help="URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
+
     metrics = commands.add_parser("metrics", help="list the metrics: what each is, which way is better, where it comes from")
     metrics.add_argument("--json", action="store_true", help="print JSON, one object a metric")
     metrics.set_defaults(run=_metrics)
@@ -384,6 +392,19 @@ def _rejects(args: argparse.Namespace) -> int:
     else:
         print_rejects(rows, console())
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from rsr_ray.check import check_store
+    from rsr_ray.objects import endpoint_of
+    from rsr_ray.report import console, print_check
+
+    checked = check_store(args.store, endpoint_of(args.s3_endpoint), args.student, repair=args.repair)
+    if args.json:
+        print(json.dumps(checked.as_json()))
+    else:
+        print_check(checked, console())
+    return int(not checked.is_well)
 
 
 def _metrics(args: argparse.Namespace) -> int:

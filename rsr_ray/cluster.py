@@ -14,7 +14,7 @@ import ray.data
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rsr_ray.config import ScoreConfig
-from rsr_ray.errors import RunError, UserError
+from rsr_ray.errors import RunError, StoreError, UserError
 
 # A replica leaves half of its CPU free: with whole ones, replicas could take every CPU of a cluster and the tasks that feed
 # them would never start (ray#44687). Smaller shares start more workers at once than the CPUs can import a library in.
@@ -123,10 +123,12 @@ def _init(address: str, log: str) -> None:
 def _cause(e: BaseException, after_failure: str) -> Exception:
     """The error a user can act on, behind Ray's wrappers. What a worker raised is kept by Ray as text only."""
     raised = raised_in(str(e)) if isinstance(e, RayTaskError | RayActorError) else []
-    ours = [error for error in raised if error[0] in ("UserError", "RunError")]
+    ours = [error for error in raised if error[0] in ("UserError", "StoreError", "RunError")]
     kind, message = (ours or raised or [(type(e).__name__, _one_line(str(e)))])[-1 if ours else 0]
     if kind == "UserError":
         return UserError(message)
+    if kind == "StoreError":
+        return StoreError(message)
     said = message if kind == "RunError" else f"{kind}: {message}"
     return RunError(f"{said.rstrip('.')}. {after_failure}")
 

@@ -5,7 +5,6 @@ trajectories, P prompts, T teachers, B bootstrap draws; a leading 2 is side A, s
 """
 
 import datetime
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from scipy import stats
 from rsr_ray.config import NIGHT
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, Metric
-from rsr_ray.objects import absolute, get, list_files
-from rsr_ray.rank import DRAWS, Matrices, Scored, bootstrap, interval, jsonable, load_units
+from rsr_ray.objects import absolute, list_files
+from rsr_ray.rank import DRAWS, Matrices, Scored, bootstrap, gives, interval, jsonable, load_units
+from rsr_ray.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
 from rsr_ray.store import STUDENT_NAME, Store
 
 AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
@@ -100,11 +100,11 @@ def open_side(text: str, endpoint: str | None) -> Side:
     if not given["night"]:
         table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
         return Side(store, store.generation(), None, table, None)
-    nights = {name.removesuffix(".json"): when for name, when in list_files(f"{uri}/nightly", endpoint).items() if re.fullmatch(r"[^/]+\.json", name)}
+    nights = {name.removesuffix(".json"): when for name, when in list_files(f"{uri}/nightly", endpoint).items() if NIGHT_FILE.fullmatch(name)}
     if given["night"] not in nights:
         known = ", ".join(sorted(nights)[-5:]) or "none"
         raise UserError(f"store {uri}: no night {given['night']}; the last are: {known}")
-    entry = json.loads(get(f"{uri}/nightly/{given['night']}.json", endpoint))["students"].get(student, {})
+    entry = get_record(uri, night_place(given["night"]), NIGHT_KEYS, endpoint)["students"].get(student, {})
     if "teachers" not in entry:
         raise UserError(f"store {uri}: night {given['night']} has no results of student {student}")
     return Side(store, entry["fingerprint"], given["night"], entry["teachers"], nights[given["night"]])
@@ -116,16 +116,6 @@ def _only_student(uri: str, endpoint: str | None) -> str:
         known = ", ".join(students)
         raise UserError(f"store {uri}: name one of its students as {uri}#STUDENT: {known}" if known else f"store {uri}: no teachers of any student")
     return students[0]
-
-
-def gives(scored: Scored, table: list[dict[str, Any]]) -> bool:
-    """Whether rows give these TEACHERS rows: the same teachers, trajectories and rsr."""
-    made_of = {t["teacher"]: t for t in table if t["n_trajectories"]}
-    if scored.teachers != sorted(made_of):
-        return False
-    every = scored.matrices(REGISTRY["rsr"])
-    counts, values = [made_of[name]["n_trajectories"] for name in scored.teachers], [made_of[name]["rsr"] for name in scored.teachers]
-    return every.n.sum(0).tolist() == counts and np.allclose(every.values(), values, rtol=1e-9, atol=0)
 
 
 def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed: int = 0, anyway: bool = False) -> dict[str, Any]:
@@ -148,6 +138,7 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
     """
     metric.check_direction()
     same_student, said = check_settings(a, b, metric, anyway)
+    said += [f"{mark}: {note}" for mark, side in (("A", a), ("B", b)) if side.night is None for note in side.store.notes(side.fingerprint)]
     rng = np.random.default_rng(seed)
     scored = a.load(metric), b.load(metric)
     rows = (scored[0], scored[1]) if scored[0] and scored[1] else None  # None: only aggregates are left

@@ -142,7 +142,7 @@ def teacher_values(store_uri: str, student: str, endpoint: str | None) -> tuple[
                 values[teacher][name] = value
             n, on_all = len(compared.x), f"all prompts, each teacher's own: none was answered by all {len(scored.teachers)} teachers"
             prompts = f"the {n:,} prompt{'s' * (n > 1)} that all {len(scored.teachers)} teachers of the store answered" if is_matched else on_all
-    return values, prompts
+    return values, "; ".join([prompts, *scored.notes])
 
 
 def read_table(uri: str, endpoint: str | None) -> "pa.Table":

@@ -125,7 +125,7 @@ class Doctor:
     def corpus(self) -> list[dict[str, Any]]:
         """Rows from shards all over the corpus, canonical."""
         config = self.config
-        objects = list_corpus(config.corpus, config.s3_endpoint)
+        objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
         shape = check_readable(objects, config.s3_endpoint, config.column_names)
         chosen = [objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SAMPLE)})]
         each, rows, weights = -(-SAMPLE // len(chosen)), [], []

@@ -1,4 +1,4 @@
-"""The two ways a command can fail. Bad data is neither: it becomes a rejected row."""
+"""The ways a command can fail. Bad data is neither: it becomes a rejected row."""
 
 
 class UserError(ValueError):
@@ -7,6 +7,10 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """The run broke: a lost GPU, a full disk, an equation that does not hold. One line, exit code 1."""
+
+
+class StoreError(RunError):
+    """A file of the store is not what was written there. Its line names the file and says what to do."""
 
 
 def safe(text: str) -> str:

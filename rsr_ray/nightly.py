@@ -6,7 +6,6 @@ Doing a night again changes nothing but its record: what is scored is scored, an
 one of another name.
 """
 
-import json
 import time
 from typing import Any
 
@@ -15,9 +14,10 @@ from rsr_ray.config import NightlyConfig, ScoreConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.lease import Lease
 from rsr_ray.metrics import RSR
-from rsr_ray.objects import get, list_files, put
+from rsr_ray.objects import list_files
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.rank import load_scored, rank_teachers
+from rsr_ray.records import NIGHT_FILE, NIGHT_KEYS, find_record, night_place, put_record
 from rsr_ray.run import Run
 from rsr_ray.store import Store
 from rsr_ray.watch import log
@@ -113,21 +113,26 @@ def _entry(run: Run) -> dict[str, Any]:
 
 
 class History:
-    """The nights of a store."""
+    """The nights of a store. A record that is not what was written is named and left out."""
 
     def __init__(self, store: str, endpoint: str | None):
-        self.folder, self.endpoint = f"{store}/nightly", endpoint
-        self.nights = sorted(n.removesuffix(".json") for n in list_files(self.folder, endpoint) if n.endswith(".json") and "/" not in n)
+        self.store, self.endpoint = store, endpoint
+        self.nights = sorted(n.removesuffix(".json") for n in list_files(f"{store}/nightly", endpoint) if NIGHT_FILE.fullmatch(n))
+        self._read: dict[str, dict[str, Any] | None] = {}
 
     def read(self, night: str) -> dict[str, Any] | None:
-        return json.loads(get(f"{self.folder}/{night}.json", self.endpoint)) if night in self.nights else None
+        """The record of a night; None where there is none."""
+        if night not in self._read:
+            self._read[night] = find_record(self.store, night_place(night), NIGHT_KEYS, self.endpoint) if night in self.nights else None
+        return self._read[night]
 
     def read_entry(self, student: str, night: str) -> dict[str, Any] | None:
         """A student's results of a night."""
         return (self.read(night) or {"students": {}})["students"].get(student)
 
     def write(self, night: dict[str, Any]) -> None:
-        put(f"{self.folder}/{night['night']}.json", json.dumps(night, indent=1).encode(), self.endpoint)
+        put_record(self.store, night_place(night["night"]), night, self.endpoint)
+        self._read.pop(night["night"], None)
 
     def last(self, student: str, night: str) -> dict[str, Any] | None:
         """A student's results of the last night before this one in which it has any, with that night's name."""

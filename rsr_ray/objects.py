@@ -142,12 +142,20 @@ def version_of(uri: str, endpoint: str | None) -> str | None:
 
 
 def list_files(uri: str, endpoint: str | None) -> dict[str, datetime.datetime | None]:
-    """Every file under a folder by its path relative to it, and when the store says it was written; {} without the folder.
+    """Every file under a folder by its path relative to it, and when the store says it was written; {} without the folder."""
+    return {name: info.mtime for name, info in _list_infos(uri, endpoint).items()}
 
-    One request a thousand files, sixteen folders at a time.
-    """
+
+def list_versions(uri: str, endpoint: str | None) -> dict[str, str]:
+    """Every file under a folder by its path relative to it, and its size and time: another text where its content was replaced."""
+    return {name: f"{info.size}:{info.mtime_ns}" for name, info in _list_infos(uri, endpoint).items()}
+
+
+def _list_infos(uri: str, endpoint: str | None) -> dict[str, pafs.FileInfo]:
+    """One request a thousand files, sixteen folders at a time."""
     fs, root = open_filesystem(uri, endpoint)
-    found, folders = {}, [root]
+    found: dict[str, pafs.FileInfo] = {}
+    folders = [root]
     with ThreadPoolExecutor(16) as pool:
         while folders:
             listings = pool.map(lambda folder: fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)), folders)
@@ -156,7 +164,7 @@ def list_files(uri: str, endpoint: str | None) -> dict[str, datetime.datetime | 
                 if info.type == pafs.FileType.Directory:
                     folders.append(info.path)
                 elif info.type == pafs.FileType.File:
-                    found[info.path[len(root) :].lstrip("/")] = info.mtime
+                    found[info.path[len(root) :].lstrip("/")] = info
     return found
 
 

@@ -9,12 +9,14 @@ from ray.data import ActorPoolStrategy
 from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_block_a_row, take
 from rsr_ray.config import ScoreConfig
 from rsr_ray.encode import Encode, How
+from rsr_ray.lease import alone, at_work
 from rsr_ray.read import check_readable, list_corpus, read_units
 from rsr_ray.reduce import reduce_scores
 from rsr_ray.run import Run
 from rsr_ray.score import Score, Wanted
 from rsr_ray.store import Store
 from rsr_ray.student import StudentFacts, inspect_student
+from rsr_ray.units import n_rows
 
 
 def score_corpus(config: ScoreConfig) -> Run:
@@ -23,7 +25,7 @@ def score_corpus(config: ScoreConfig) -> Run:
     Raises UserError for what the user can mend and RunError for a broken run; either way what was finished is kept.
     """
     run = Run(config)
-    objects = list_corpus(config.corpus, config.s3_endpoint)
+    objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
     run.shape = check_readable(objects, config.s3_endpoint, config.column_names)
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
@@ -31,22 +33,38 @@ def score_corpus(config: ScoreConfig) -> Run:
 
     with connect(config.ray_address, config.log):
         resources = take(config)
-        run.settle(student, resources, store)
-        todo = run.plan(objects)
-        if todo.num_rows:
-            with one_block_a_row():
-                units = build_scores(todo, run, student, resources, store)
-            for unit in units.iter_rows():
-                run.count(unit)
-            objects = list_corpus(config.corpus, config.s3_endpoint)
-        run.check_equation()
-        names = run.tidy(store, objects)
-        run.teachers = store.current_teachers(names)
-        if run.teachers is None:
-            run.teachers = reduce_scores(store, run.fingerprint, names, run.n_read)
-            store.write_teachers(run.teachers, names)
-        store.write_run(run.finish())
+        run.settle(student, resources)
+        with at_work(store, run.fingerprint):
+            run.find(store, objects)
+            todo = run.plan(objects)
+            if todo.num_rows:
+                with one_block_a_row():
+                    units = build_scores(todo, run, student, resources, store)
+                for unit in units.iter_rows():
+                    run.count(unit)
+                objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
+            run.check_equation()
+            run.tidy(store, objects)
+            run.teachers = make_teachers(store, run.fingerprint)
+            store.write_run(run.finish())
     return run
+
+
+def make_teachers(store: Store, fingerprint: str) -> pa.Table:
+    """The TEACHERS table of all units that are there: the stored one if it is of them as they are, else made anew and stored.
+
+    Of runs that end together each makes it in its turn, so that the last has what all of them wrote.
+    """
+    teachers = store.current_teachers(store.counted(fingerprint))
+    if teachers is not None:
+        return teachers
+    with alone(store):
+        units = store.counted(fingerprint)  # before they are read: one that is replaced meanwhile has another version
+        teachers = store.current_teachers(units)
+        if teachers is None:
+            teachers = reduce_scores(store, fingerprint, list(units), n_rows(units))
+            store.write_teachers(teachers, units)
+    return teachers
 
 
 def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Resources, store: Store) -> ray.data.Dataset:

@@ -11,7 +11,6 @@ same command goes on with the same race. Who is still in after a round is elimin
 """
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -27,9 +26,10 @@ from rsr_ray.elimination import Elimination
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.matched import Matched, build_index, digest, write_rows
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.objects import InputObject, list_files, put
+from rsr_ray.objects import InputObject, list_files
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.read import check_readable, list_corpus
+from rsr_ray.records import put_record
 from rsr_ray.store import Store, settle_units
 from rsr_ray.student import inspect_student
 from rsr_ray.watch import log
@@ -42,7 +42,7 @@ def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str,
 
     Raises UserError and RunError as score_corpus does.
     """
-    objects = list_corpus(config.corpus, config.s3_endpoint)
+    objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
     check_readable(objects, config.s3_endpoint, config.column_names)
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
@@ -59,7 +59,7 @@ def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str,
         while not course.state.finished and course.affordable:
             say(course.run_round())
     record = {"race_id": name, **course.record(), "fingerprint": fingerprint}
-    put(f"{own.uri}/race.json", json.dumps(record, indent=1).encode(), config.s3_endpoint)
+    put_record(own.uri, "race.json", record, config.s3_endpoint)
     return record
 
 

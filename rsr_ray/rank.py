@@ -4,6 +4,7 @@ All of it is paired by prompt: teachers are compared on the same prompts, and wh
 trajectories, P prompts, T teachers, B bootstrap draws.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from scipy import stats
 
 from rsr_ray.elimination import influence
 from rsr_ray.errors import UserError
-from rsr_ray.metrics import REGISTRY, Metric
+from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store import Store, settle_units
 
 LOCAL = REGISTRY["local_naturalness"]
@@ -45,6 +46,7 @@ class Scored:
     prompt: np.ndarray  # int [N]: index into prompts
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
     rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
+    notes: tuple[str, ...] = ()  # what the store lacks of what was scored, a sentence each
 
     def has(self, metric: Metric) -> bool:
         """Whether all rows have what the metric is made of."""
@@ -74,6 +76,7 @@ class Scored:
             prompt,
             {name: values[keep] for name, values in self.columns.items()},
             self.rows.filter(pa.array(keep)),
+            self.notes,
         )
 
 
@@ -109,10 +112,24 @@ def load_scored(store: Store, metrics: Iterable[Metric] = REGISTRY.values(), mor
     """The score rows that the store's teachers table was made of. Raises UserError where there are none.
 
     `more` names further number columns of SCORES. A trajectory_id that a teacher has twice counts once, the first by source
-    and row.
+    and row. Where the store's rows are no longer those of the table, `notes` say so. Raises StoreError for a broken file.
     """
     fingerprint = store.generation()
-    return load_units(store, fingerprint, store.units().get(fingerprint, []), metrics, more)
+    scored = load_units(store, fingerprint, store.units().get(fingerprint, []), [*metrics, RSR], more)
+    said = store.notes(fingerprint)
+    if store.made_of().units and not gives(scored, store.read_teachers().to_pylist()):
+        said.append(f"{store.teachers_uri} says other numbers than the scores beside it: the next run of rsr-ray score makes it again")
+    return dataclasses.replace(scored, notes=tuple(said))
+
+
+def gives(scored: Scored, table: list[dict[str, Any]]) -> bool:
+    """Whether rows give these TEACHERS rows: the same teachers, trajectories and rsr."""
+    made_of = {t["teacher"]: t for t in table if t["n_trajectories"]}
+    if scored.teachers != sorted(made_of):
+        return False
+    every = scored.matrices(RSR)
+    counts, values = [made_of[name]["n_trajectories"] for name in scored.teachers], [made_of[name]["rsr"] for name in scored.teachers]
+    return every.n.sum(0).tolist() == counts and np.allclose(every.values(), values, rtol=1e-9, atol=0)
 
 
 def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric], more: Iterable[str] = ()) -> Scored:
@@ -374,7 +391,7 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 def notes(scored: Scored, metric: Metric, every: Matrices, matched: bool) -> list[str]:
     """What a reader of the ranking has to know."""
-    said = []
+    said = [*scored.notes]
     if not matched:
         said.append(
             f"no prompt was answered by all {len(scored.teachers)} teachers: they are compared on different prompts. {_shared(scored, every)}"

@@ -20,9 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsr_ray.errors import UserError
-from rsr_ray.objects import InputObject, list_objects, open_filesystem
+from rsr_ray.objects import InputObject, absolute, list_objects, open_filesystem
+from rsr_ray.records import warn_once
 from rsr_ray.schema import READ_ROWS
 from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, samples, shape_of
+from rsr_ray.units import store_of
 
 PARQUET = (".parquet",)
 JSON_LINES = tuple(f".jsonl{c}" for c in ("", ".gz", ".zst", ".bz2"))
@@ -42,10 +44,29 @@ class Unreadable:
     shard: bool = False
 
 
-def list_corpus(corpus: tuple[str, ...], endpoint: str | None) -> list[InputObject]:
-    """Every shard of every corpus URI, once, sorted by URI. Raises UserError for one that is missing or empty."""
-    found = {obj.uri: obj for uri in corpus for obj in list_objects(uri, endpoint, SHARDS)}
+def list_corpus(corpus: tuple[str, ...], endpoint: str | None, store: str | None = None) -> list[InputObject]:
+    """Every shard of every corpus URI, once, sorted by URI. Raises UserError for one that is missing or empty.
+
+    What a store keeps is no corpus: files of `store`, or of any other, that lie inside a corpus folder are left out, which is said.
+    """
+    found = {obj.uri: obj for uri in corpus for obj in without_stores(uri, list_objects(uri, endpoint, SHARDS), store)}
     return [found[uri] for uri in sorted(found)]
+
+
+def without_stores(corpus: str, objects: list[InputObject], store: str | None) -> list[InputObject]:
+    """The objects of a corpus URI that lie in no store. A corpus that is named below a store is meant. Raises UserError where none is left."""
+    roots = {absolute(store)} if store else set()
+    roots |= {root for obj in objects if (root := store_of(obj.uri))}
+    inside = {root for root in roots if not absolute(corpus).startswith(f"{root}/")}
+    left_out = {obj.uri: root for obj in objects if (root := store_of(obj.uri) or next((r for r in inside if obj.uri.startswith(f"{r}/")), None))}
+    kept = [obj for obj in objects if obj.uri not in left_out]
+    if left_out:
+        where = ", ".join(sorted({*left_out.values()}))
+        line = f"corpus {corpus}: {len(objects) - len(kept):,} files in it belong to the store {where}"
+        if not kept:
+            raise UserError(f"{line}, and there are no others: give the folder of the trajectories")
+        warn_once(f"{line} and are no part of the corpus; a store outside of it keeps the two apart")
+    return kept
 
 
 def check_readable(objects: list[InputObject], endpoint: str | None, columns: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ from rsr_ray.run import Run
 from rsr_ray.schema import DROPPED, REJECT_REASONS
 
 if TYPE_CHECKING:
+    from rsr_ray.check import Checked
     from rsr_ray.doctor import Doctor
 
 SWAPS = 10  # pairs that changed order that are listed
@@ -266,12 +267,33 @@ def print_run(run: Run, store_uri: str, out: Console) -> None:
     out.print(Text(run.equation))
     if run.splits:
         out.print(Text(f"  memory ran out {run.splits:,} times: batches were split and made smaller; --batch-tokens sets their size"))
+    _print_notes(run.notes, out)
     for reason, n in run.rejected.most_common():
         out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]}"))
         out.print(Text(safe(f"    e.g. {run.examples[reason]}")), style="dim")
     out.print(Text(f"scores    {store_uri}/scores/student={run.config.student_name}/"), soft_wrap=True)
     out.print(Text(f"teachers  {store_uri}/teachers/student={run.config.student_name}.parquet"), soft_wrap=True)
     out.print(Text(f"run       {store_uri}/runs/{run.run_id}.json"), soft_wrap=True)
+
+
+def print_check(checked: "Checked", out: Console) -> None:
+    """What was read of a store, each finding, and what to do."""
+    read = ", ".join(f"{n:,} {what}" for what, n in sorted(checked.files.items()))
+    out.print(Text(f"{sum(checked.files.values()):,} files of store {checked.store} read: {read}"), soft_wrap=True)
+    if checked.n_unsealed:
+        out.print(
+            Text(f"{checked.n_unsealed:,} of them were written by an earlier version, which left no digest: they can be read, no more is known")
+        )
+    for finding in checked.findings:
+        removed = " (removed)" if finding.place in checked.removed else ""
+        out.print(Text(safe(f"{finding.kind:<9} {finding.place}: {finding.detail}{removed}")), soft_wrap=True)
+    if checked.removed:
+        what = "units and tables are made again by the next run of rsr-ray score; records of runs and nights stay lost"
+        out.print(Text(f"{len(checked.removed):,} files removed: {what}"))
+    elif not checked.is_well:
+        out.print(Text("--repair removes what is broken; rsr-ray score then makes units and tables again"))
+    else:
+        out.print(Text("every file is what was written there"))
 
 
 def print_choice(manifest: dict[str, Any], out: Console) -> None:

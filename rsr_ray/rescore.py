@@ -10,7 +10,9 @@ import ray.data
 
 from rsr_ray.cluster import TASK_CPUS, connect
 from rsr_ray.errors import UserError
-from rsr_ray.reduce import reduce_scores
+from rsr_ray.lease import at_work
+from rsr_ray.pipeline import make_teachers
+from rsr_ray.records import warn_once
 from rsr_ray.schema import SCORES
 from rsr_ray.score import score_table, sum_by_turn
 from rsr_ray.store import Store
@@ -35,6 +37,8 @@ def rescore(store: Store, r_max: int | None, out: Store | None, ray_address: str
     except FileNotFoundError as e:
         raise UserError(f"store {store.uri}: no token scores of student {store.student_name}; score with --token-scores") from e
     new = fingerprint if r_max in (None, was) else derived_fingerprint(fingerprint, r_max)
+    for note in store.notes(fingerprint):
+        warn_once(note)
     with connect(ray_address):
         told, teachers = _rescore(store, fingerprint, names, r_max or was, out, new)
     worst = max(told, key=lambda unit: unit["difference"])
@@ -48,12 +52,10 @@ def _rescore(
     tasks = ray.data.from_arrow([pa.table({"name": [name]}) for name in names]).map_batches(
         rescore_unit, fn_args=(store, fingerprint, r_max, out, new), batch_size=1, batch_format="pyarrow", num_cpus=TASK_CPUS
     )
-    told = list(tasks.iter_rows())
     if out is None:
-        return told, None
-    teachers = reduce_scores(out, new, names, sum(unit["n_rows"] for unit in told))
-    out.write_teachers(teachers, names)
-    return told, teachers
+        return list(tasks.iter_rows()), None
+    with at_work(out, new):
+        return list(tasks.iter_rows()), make_teachers(out, new)
 
 
 def derived_fingerprint(fingerprint: str, r_max: int) -> str:

@@ -19,8 +19,10 @@ from rsr_ray.config import SCORES_VERSION, ScoreConfig
 from rsr_ray.errors import RunError
 from rsr_ray.objects import InputObject
 from rsr_ray.read import teacher_of_path
-from rsr_ray.store import Done, Store, outdated_units, settle_units, stale_units
+from rsr_ray.records import warn_once
+from rsr_ray.store import Store
 from rsr_ray.student import StudentFacts
+from rsr_ray.units import Done, n_rows, named, outdated_units, settle_units, stale_units
 from rsr_ray.watch import log
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
@@ -45,19 +47,32 @@ class Run:
         self.stale: list[str] = []
         self.written: list[str] = []
         self.replaced: list[str] = []
+        self.broken: dict[str, str] = {}  # units of this corpus that were not what was written: name, and what was wrong
+        self.absent: dict[str, int] = {}  # what the ranking counts of shards that this corpus does not have: shards, rows
         self.facts: dict[str, Any] = {}
         self.teachers: pa.Table | None = None
         self.record: dict[str, Any] = {}
 
-    def settle(self, student: StudentFacts, resources: Resources, store: Store) -> None:
-        """Fix the settings that decide the scores, and find the units the store holds under them.
-
-        Raises UserError where the store holds this student's scores under others.
-        """
+    def settle(self, student: StudentFacts, resources: Resources) -> None:
+        """Fix the settings that decide the scores."""
         self.max_length = self.config.length_limit(student)
         self.fingerprint = self.config.fingerprint(student, resources.dtype, self.max_length)
-        self.units = store.units_under(self.fingerprint, new_generation=self.config.new_generation)
         self.facts = {"student": dataclasses.asdict(student), "resources": dataclasses.asdict(resources)}
+
+    def find(self, store: Store, objects: list[InputObject]) -> None:
+        """Find the units the store holds under the run's settings, and delete those of this corpus that are broken: they are scored again.
+
+        A unit is read to see that, but where the teachers table was made of it as it is. Raises UserError where the store
+        holds this student's scores under other settings.
+        """
+        units = store.find_under(self.fingerprint, new_generation=self.config.new_generation)
+        keys, known = {obj.key for obj in objects}, store.made_of().units
+        unknown = [name for name, version in units.items() if known.get(name) != version and name[:16] in keys]
+        self.broken = store.find_broken(self.fingerprint, unknown, tokens=self.config.token_scores)
+        for line in self.broken.values():
+            warn_once(f"{line}. This run scores it again.")
+        store.drop(self.fingerprint, list(self.broken))
+        self.units = [name for name in units if name not in self.broken]
 
     def plan(self, objects: list[InputObject]) -> pa.Table:
         """The objects that are not wholly scored, as rows for `read_units`; what is scored already is counted."""
@@ -109,8 +124,8 @@ class Run:
         if open_ended or self.n_read != self.n_scored + self.rejected.total() + self.n_already:
             raise RunError(f"rows are missing or counted twice: {self.equation}; {open_ended} shards not whole. Run the same command again.")
 
-    def tidy(self, store: Store, objects: list[InputObject]) -> list[str]:
-        """Delete the units that do not count, given a fresh listing of the corpus; returns the names of those that do.
+    def tidy(self, store: Store, objects: list[InputObject]) -> None:
+        """Delete the units that do not count, given a fresh listing of the corpus.
 
         These are units that repeat rows of others; those of an earlier version of a shard whose present one is scored
         whole; and those this run wrote of a shard that was replaced meanwhile, because what it read may be of either
@@ -121,7 +136,21 @@ class Run:
         names = {*self.units, *self.written}
         gone = {*self.stale, *mixed, *stale_units(sorted(names), objects)}
         store.drop(self.fingerprint, sorted(gone))
-        return sorted(names - gone)
+        keys = {obj.key for obj in objects}
+        elsewhere = [name for name in names - gone if name[:16] not in keys]
+        if elsewhere:
+            self.absent = {"shards": len({name[:16] for name in elsewhere}), "rows": n_rows(elsewhere)}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the row equation has to know, a sentence each."""
+        said = []
+        if self.broken:
+            said.append(f"{len(self.broken):,} units of the store were broken and were scored again: {named(self.broken)}")
+        if self.absent:
+            what = f"{self.absent['rows']:,} rows of {self.absent['shards']:,} shards that this corpus does not have are in the store and count"
+            said.append(f"{what} in the ranking; to rank without them score this corpus into another --store")
+        return said
 
     @property
     def problem(self) -> str | None:
@@ -163,6 +192,9 @@ class Run:
             },
             "reject_examples": self.examples,
             "replaced_while_read": self.replaced,
+            "broken_units": sorted(self.broken),
+            "not_in_corpus": self.absent,
+            "notes": self.notes,
             "scored_tokens": self.n_tokens,
             "prompt_tokens": self.n_prompt_tokens,
             "padding_share": round(1 - self.positions / self.padded, 4) if self.padded else None,

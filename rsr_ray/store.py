@@ -7,53 +7,41 @@
     nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
     report/                                                      the page, and the same as CSV, JSON and Markdown
     races/<race id>/                                             a store of its own: what a race had scored, its shards, its answer
+    claims/student=<name>/                                       who is at work on a student (lease.py)
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice overwrites itself, and
-a unit whose file is there is done. A file is there whole or not at all. <digit> is the name's first: sixteen folders are
-listed sixteen times as fast as one.
+a unit whose file is there, and is what was written, is done. A file is there whole or not at all, and its seal (seal.py)
+says whether it still is, and of which place. <digit> is the name's first: sixteen folders are listed sixteen times as
+fast as one. Only what lies at exactly such a place is read or deleted. The teachers table keeps the names of the units
+that it was made of, each with its size and time: when one of them changes it is made again.
 """
 
 import datetime
-import hashlib
 import json
 import re
-from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from rsr_ray.errors import UserError
-from rsr_ray.objects import InputObject, absolute, delete, get, list_files, put
-from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray import seal
+from rsr_ray.errors import StoreError, UserError
+from rsr_ray.objects import absolute, delete, get, list_files, list_versions, put
+from rsr_ray.records import broken, find_record, put_record
+from rsr_ray.schema import SCORES, TEACHERS, TOKENS
+from rsr_ray.units import UNIT_NAME, Done, Listing, MadeOf, named, outdated_units, settle_units, stale_units, unit_at, unit_name
 
 if TYPE_CHECKING:
     import ray.data
 
-UNIT_NAME = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<version>[0-9a-f]{12})-(?P<start>\d{10})-(?P<stop>\d{10})(?P<last>-last)?\.parquet")
-UNITS_KEY = b"made_of_units"  # in the teachers file's metadata: hash of the names of the units it was made of
-R_MAX_KEY = b"r_max"  # in the metadata of tokens: the clip of the scores beside them
+MADE_OF_KEY = b"made_of"  # in the teachers file's metadata: MadeOf
+R_MAX_KEY = "r_max"  # in the metadata of tokens: the clip of the scores beside them
+RUN_NAME = re.compile(r"[^/.][^/]*\.json")
 READ_UNITS = 64  # units a task of the reduce reads
 STUDENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass
-class Done:
-    """What the store holds of one version of one input object."""
-
-    ranges: list[tuple[int, int]] = field(default_factory=list)  # of rows, disjoint
-    n_rows: int | None = None  # rows of the whole object, once the unit that ends it is there
-
-    @property
-    def n_done(self) -> int:
-        return sum(stop - start for start, stop in self.ranges)
-
-    @property
-    def whole(self) -> bool:
-        return self.n_rows is not None and self.n_done == self.n_rows
+__all__ = ["READ_UNITS", "STUDENT_NAME", "UNIT_NAME", "Done", "Store", "outdated_units", "settle_units", "stale_units", "unit_name"]
 
 
 class Store:
@@ -70,7 +58,11 @@ class Store:
 
     @property
     def teachers_uri(self) -> str:
-        return f"{self.uri}/teachers/student={self.student_name}.parquet"
+        return f"{self.uri}/{self._teachers_place}"
+
+    @property
+    def _teachers_place(self) -> str:
+        return f"teachers/student={self.student_name}.parquet"
 
     def check_writable(self, run_id: str) -> None:
         """Write and delete one small object. Raises UserError."""
@@ -83,25 +75,34 @@ class Store:
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
+    def listing(self) -> Listing:
+        """The student's units, and what else lies among them. Opens no file."""
+        return Listing.of(list_versions(self.scores_uri, self.endpoint))
+
     def units(self) -> dict[str, list[str]]:
         """File names of this student's units by fingerprint, sorted. Opens no file."""
-        found: dict[str, list[str]] = defaultdict(list)
-        for path in sorted(list_files(self.scores_uri, self.endpoint)):
-            fingerprint, _, name = path.partition("/")
-            name = name.rpartition("/")[2]
-            if UNIT_NAME.fullmatch(name):
-                found[fingerprint].append(name)
-        return dict(found)
+        return {fingerprint: list(units) for fingerprint, units in self.listing().units.items()}
+
+    def counted(self, fingerprint: str) -> dict[str, str]:
+        """The units of a fingerprint that count, each with the version of its file: those that repeat rows of others do not."""
+        units = Listing.of({f"{fingerprint}/{path}": v for path, v in list_versions(f"{self.scores_uri}/{fingerprint}", self.endpoint).items()})
+        found = units.units.get(fingerprint, {})
+        _, repeated = settle_units(list(found))
+        return {name: version for name, version in found.items() if name not in {*repeated}}
 
     def units_until(self, fingerprint: str, moment: datetime.datetime) -> list[str]:
         """File names of the units of a fingerprint that were last written no later than that, by the store's clock, sorted."""
         files = list_files(f"{self.scores_uri}/{fingerprint}", self.endpoint)
-        written = {path.rpartition("/")[2]: when for path, when in files.items()}
-        return sorted(name for name, when in written.items() if UNIT_NAME.fullmatch(name) and when is not None and when <= moment)
+        written = {at[1]: when for path, when in files.items() if (at := unit_at(f"{fingerprint}/{path}"))}
+        return sorted(name for name, when in written.items() if when is not None and when <= moment)
 
     def units_under(self, fingerprint: str, *, new_generation: bool) -> list[str]:
         """File names of the units under a fingerprint. Raises UserError where there are scores under others, unless that is meant."""
-        units = self.units()
+        return list(self.find_under(fingerprint, new_generation=new_generation))
+
+    def find_under(self, fingerprint: str, *, new_generation: bool) -> dict[str, str]:
+        """`units_under`, each with the version of its file."""
+        units = self.listing().units
         others = [other for other in units if other != fingerprint]
         if others and not new_generation:
             raise UserError(
@@ -109,7 +110,7 @@ class Store:
                 f"(fingerprint {', '.join(others)}; this run: {fingerprint}), and the two cannot be compared. "
                 "Give the old settings, another --student-name or --store, or --new-generation to score all again."
             )
-        return units.get(fingerprint, [])
+        return units.get(fingerprint, {})
 
     def generation(self) -> str:
         """The fingerprint of the scores that the teachers table was made of. Raises UserError where there are none."""
@@ -120,7 +121,8 @@ class Store:
 
     def write_scores(self, fingerprint: str, name: str, scores: pa.Table) -> None:
         """Write the SCORES rows of a unit."""
-        put(self.unit_uri(fingerprint, name), _parquet(scores.cast(SCORES)), self.endpoint)
+        place = self._unit_place("scores", fingerprint, name)
+        put(f"{self.uri}/{place}", seal.write_parquet(scores.cast(SCORES), place), self.endpoint)
 
     def write_unit(self, unit: pa.Table, fingerprint: str) -> pa.Table:
         """Units of SCORES rows in, their file written, one line of bookkeeping out."""
@@ -148,27 +150,62 @@ class Store:
         # Mantissas of floats compress badly as they stand, and well with the bytes of one place side by side.
         floats = [name for name in ("surprisal", "entropy", "square") if tokens.num_rows]
         split = {"use_byte_stream_split": [f"{name}.list.element" for name in floats], "use_dictionary": ["text.list.element", "teacher", "source"]}
-        data = _parquet(tokens.replace_schema_metadata({R_MAX_KEY: str(r_max)}), **split)
-        put(self.tokens_uri(fingerprint, unit_name(unit_facts)), data, self.endpoint)
+        place = self._unit_place("tokens", fingerprint, unit_name(unit_facts))
+        put(f"{self.uri}/{place}", seal.write_parquet(tokens, place, {R_MAX_KEY: str(r_max)}, **split), self.endpoint)
 
     def read_unit(self, fingerprint: str, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Columns, or all, of the SCORES rows of a unit."""
-        return _read(self.unit_uri(fingerprint, name), self.endpoint, columns).replace_schema_metadata()
+        """Columns, or all, of the SCORES rows of a unit. Raises StoreError where the file is not what was written."""
+        return self._open(self._unit_place("scores", fingerprint, name), columns, SCORES).table.replace_schema_metadata()
 
     def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, int]:
-        """The TOKENS rows of a unit, and the r_max of its scores. Raises FileNotFoundError where --token-scores did not ask for them."""
-        tokens = _read(self.tokens_uri(fingerprint, name), self.endpoint)
-        return tokens, int(tokens.schema.metadata[R_MAX_KEY])
+        """The TOKENS rows of a unit, and the r_max of its scores.
+
+        Raises FileNotFoundError where --token-scores did not ask for them, StoreError where they are not what was written.
+        """
+        place = self._unit_place("tokens", fingerprint, name)
+        opened = self._open(place, None, TOKENS)
+        r_max = opened.facts.get(R_MAX_KEY.encode(), b"")
+        if not r_max.isdigit() or len(opened.table.schema) < len(TOKENS):
+            raise broken(self.uri, place, "not the tokens of a unit")
+        return opened.table, int(r_max)
+
+    def _open(self, place: str, columns: list[str] | None, schema: pa.Schema) -> seal.Opened:
+        """Every Parquet file of the store is opened here. Raises FileNotFoundError, StoreError."""
+        try:
+            return seal.read_parquet(get(f"{self.uri}/{place}", self.endpoint), place, columns, schema)
+        except seal.BrokenError as e:
+            raise broken(self.uri, place, e) from None  # Ray's text of a chain of errors begins with the first
+
+    def find_broken(self, fingerprint: str, names: list[str], *, tokens: bool) -> dict[str, str]:
+        """Of these units those that are not what was written, or whose tokens are not, and the line that says so of each. Reads all of them."""
+
+        def problem(name: str) -> str | None:
+            try:
+                self.read_unit(fingerprint, name, [])
+                if tokens:
+                    self.read_tokens(fingerprint, name)
+            except StoreError as e:
+                return str(e)
+            except FileNotFoundError:  # another run has tidied it away
+                return None
+            return None
+
+        with ThreadPoolExecutor(16) as pool:
+            return {name: line for name, line in zip(names, pool.map(problem, names), strict=True) if line}
+
+    def _unit_place(self, kind: str, fingerprint: str, name: str) -> str:
+        return f"{kind}/student={self.student_name}/{fingerprint}/{name[0]}/{name}"
 
     def unit_uri(self, fingerprint: str, name: str) -> str:
-        return f"{self.scores_uri}/{fingerprint}/{name[0]}/{name}"
+        return f"{self.uri}/{self._unit_place('scores', fingerprint, name)}"
 
     def tokens_uri(self, fingerprint: str, name: str) -> str:
-        return f"{self.uri}/tokens/student={self.student_name}/{fingerprint}/{name[0]}/{name}"
+        return f"{self.uri}/{self._unit_place('tokens', fingerprint, name)}"
 
     def drop(self, fingerprint: str, names: list[str]) -> None:
-        """Delete units."""
+        """Delete units, and their tokens."""
         for name in names:
+            assert UNIT_NAME.fullmatch(name)
             delete(self.unit_uri(fingerprint, name), self.endpoint)
             delete(self.tokens_uri(fingerprint, name), self.endpoint)
 
@@ -218,26 +255,43 @@ class Store:
 
     # --- what is made of them -----------------------------------------------------------------------------------------
 
-    def write_teachers(self, teachers: pa.Table, names: list[str]) -> None:
-        """Write the TEACHERS table made of the units `names`."""
-        put(self.teachers_uri, _parquet(teachers.cast(TEACHERS).replace_schema_metadata({UNITS_KEY: _digest(names)})), self.endpoint)
+    def write_teachers(self, teachers: pa.Table, units: Iterable[str] | Mapping[str, str]) -> None:
+        """Write the TEACHERS table made of `units`: their names, and the versions that their files had before they were read."""
+        made_of = {MADE_OF_KEY.decode(): MadeOf.of(units).packed()}
+        put(self.teachers_uri, seal.write_parquet(teachers.cast(TEACHERS), self._teachers_place, made_of), self.endpoint)
 
-    def current_teachers(self, names: list[str]) -> pa.Table | None:
-        """The stored TEACHERS table if it was made of exactly these units, else None: there is nothing to reduce."""
+    def current_teachers(self, units: Iterable[str] | Mapping[str, str]) -> pa.Table | None:
+        """The stored TEACHERS table if it was made of exactly these units as they are now, else None: there is nothing to reduce."""
         try:
-            teachers = self.read_teachers()
-        except UserError:
+            teachers, made_of = self._open_teachers()
+        except (UserError, StoreError):
             return None
-        made_of = (teachers.schema.metadata or {}).get(UNITS_KEY)
-        return teachers if made_of == _digest(names) and teachers.schema.equals(TEACHERS) else None
+        return teachers if made_of == MadeOf.of(units) and teachers.schema.equals(TEACHERS) else None
 
     def read_teachers(self) -> pa.Table:
-        """The TEACHERS table. Raises UserError where the student has none."""
+        """The TEACHERS table. Raises UserError where the student has none, StoreError where it is not what was written."""
+        return self._open_teachers()[0]
+
+    def made_of(self) -> MadeOf:
+        """What the teachers table was made of; nothing where there is none, or it does not say."""
         try:
-            return _read(self.teachers_uri, self.endpoint)
+            return self._open_teachers()[1] or MadeOf({})
+        except (UserError, StoreError):
+            return MadeOf({})
+
+    def _open_teachers(self) -> tuple[pa.Table, MadeOf | None]:
+        try:
+            opened = self._open(self._teachers_place, None, TEACHERS)
         except (FileNotFoundError, NotADirectoryError) as e:
             known = ", ".join(self.students(self.uri, self.endpoint)) or "none yet: run rsr-ray score"
             raise UserError(f"store {self.uri}: no teachers of student {self.student_name}; students there: {known}") from e
+        if missing := {"teacher", "fingerprint", "n_trajectories"} - {*opened.table.column_names}:
+            raise broken(self.uri, self._teachers_place, f"it has no column {', '.join(sorted(missing))}")
+        try:
+            packed = opened.facts.get(MADE_OF_KEY)
+            return opened.table, MadeOf.unpacked(packed) if packed else None
+        except ValueError as e:
+            raise broken(self.uri, self._teachers_place, "the list of its units cannot be read") from e
 
     @staticmethod
     def students(uri: str, endpoint: str | None) -> list[str]:
@@ -246,20 +300,28 @@ class Store:
         names = [n for n in list_files(f"{absolute(uri)}/teachers", endpoint) if n.startswith(prefix) and n.endswith(suffix)]
         return sorted(n.removeprefix(prefix).removesuffix(suffix) for n in names)
 
+    def notes(self, fingerprint: str) -> list[str]:
+        """What a ranking of the units that are there must say: units gone since the table was made, and files in places that are none."""
+        listing = self.listing()
+        names = list(listing.units.get(fingerprint, {}))
+        _, repeated = settle_units(names)
+        said = self.made_of().differences({*names} - {*repeated})
+        if strays := [path for path in listing.strays if not path.rpartition("/")[2].startswith(".")]:
+            what = f"{len(strays):,} files under {self.scores_uri} lie at no unit's place and are not read"
+            said.append(f"{what}: {named(strays)}")
+        return said
+
     def write_run(self, run: dict[str, Any]) -> None:
-        put(f"{self.uri}/runs/{run['run_id']}.json", json.dumps(run, indent=1).encode(), self.endpoint)
+        put_record(self.uri, f"runs/{run['run_id']}.json", run, self.endpoint)
 
     def find_run(self, fingerprint: str) -> dict[str, Any] | None:
-        """The record of the student's last run under a fingerprint; None where the store has none."""
-        for name in sorted((name for name in list_files(f"{self.uri}/runs", self.endpoint) if name.endswith(".json")), reverse=True):
-            run = json.loads(get(f"{self.uri}/runs/{name}", self.endpoint))
-            if run["fingerprint"] == fingerprint and run["config"]["student_name"] == self.student_name:
+        """The record of the student's last run under a fingerprint; None where the store has none. A broken one is named and left out."""
+        names = (name for name in list_files(f"{self.uri}/runs", self.endpoint) if RUN_NAME.fullmatch(name))
+        for name in sorted(names, reverse=True):
+            run = find_record(self.uri, f"runs/{name}", ("fingerprint", "config", "student"), self.endpoint)
+            if run and run["fingerprint"] == fingerprint and run["config"].get("student_name") == self.student_name:
                 return run
         return None
-
-
-def _read(uri: str, endpoint: str | None, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(pa.BufferReader(get(uri, endpoint)), columns=columns)
 
 
 def _rejects_of(scores: pa.Table) -> dict[str, dict[str, Any]]:
@@ -269,54 +331,3 @@ def _rejects_of(scores: pa.Table) -> dict[str, dict[str, Any]]:
         example = f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): {row['reject_detail']}"
         rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
     return rejects
-
-
-def _digest(names: list[str]) -> bytes:
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest().encode()
-
-
-def unit_name(unit: dict[str, Any]) -> str:
-    last = "-last" if unit["last"] else ""
-    return f"{unit['key']}-{unit['version']}-{unit['start']:010d}-{unit['stop']:010d}{last}.parquet"
-
-
-def settle_units(names: list[str]) -> tuple[dict[tuple[str, str], Done], list[str]]:
-    """What units hold, by (key, version) of the input object, and the names of those that repeat rows of others.
-
-    Runs that cut units of different sizes at the same time can leave the same row in two of them. Of units that overlap,
-    the one that starts first stays, the longer before the shorter; rows that only the others hold are then missing.
-    """
-    found: dict[tuple[str, str], Done] = defaultdict(Done)
-    repeated = []
-    units = [unit for name in names if (unit := UNIT_NAME.fullmatch(name))]
-    for unit in sorted(units, key=lambda u: (u["key"], u["version"], u["start"], -int(u["stop"]))):
-        done = found[unit["key"], unit["version"]]
-        start, stop = int(unit["start"]), int(unit["stop"])
-        if start < (done.ranges[-1][1] if done.ranges else 0):
-            repeated.append(unit[0])
-            continue
-        done.ranges.append((start, stop))
-        if unit["last"]:
-            done.n_rows = stop
-    return dict(found), repeated
-
-
-def outdated_units(names: list[str], objects: list[InputObject]) -> dict[str, InputObject]:
-    """Of units of objects that are there in another version, the object as it is now."""
-    now = {obj.key: obj for obj in objects}
-    return {name: now[name[:16]] for name in names if name[:16] in now and name[17:29] != now[name[:16]].version}
-
-
-def stale_units(names: list[str], objects: list[InputObject]) -> list[str]:
-    """Names of the units of earlier versions of objects whose present version is scored whole."""
-    outdated = outdated_units(names, objects)
-    keys = {obj.key for obj in outdated.values()}
-    done, _ = settle_units([name for name in names if name[:16] in keys])
-    return [name for name, obj in outdated.items() if (state := done.get((obj.key, obj.version))) and state.whole]
-
-
-def _parquet(table: pa.Table, **how: Any) -> pa.Buffer:
-    """The file's bytes in memory: what is then written is all there or nothing."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", **how)
-    return sink.getvalue()

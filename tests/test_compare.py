@@ -328,7 +328,7 @@ def test_two_students_are_compared_by_order(tmp_path):
     rows = rows_of(3, 40, FOUR)
     other = RUN | {"student": RUN["student"] | {"weights_hash": "other", "tokenizer_hash": "other"}, "max_length": 99}
     store_of(tmp_path, rows, student="small")
-    store = store_of(tmp_path, rows.assign(surprisal_sum=rows.surprisal_sum / 3), student="large", fingerprint="g", run=other)
+    store = store_of(tmp_path, rows.assign(surprisal_sum=rows.surprisal_sum / 3), student="large", fingerprint="e", run=other)
     found = compared(f"{store.uri}#small", f"{store.uri}#large")
     assert not found["same_student"]
     assert found["sentence"] == "The 4 teachers are in the same order."
@@ -354,7 +354,7 @@ def test_two_students_are_compared_by_order(tmp_path):
 )
 def test_other_settings_are_refused_where_they_matter(tmp_path, changes, by, said):
     rows = rows_of(3, 10, FOUR)
-    a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, fingerprint="g", run=RUN | changes)
+    a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, fingerprint="e", run=RUN | changes)
     if said is None:
         assert not any("other settings" in note for note in compared(a, b, by=by)["notes"])
         return
@@ -365,7 +365,7 @@ def test_other_settings_are_refused_where_they_matter(tmp_path, changes, by, sai
 
 def test_settings_that_nobody_wrote_down_are_refused(tmp_path):
     rows = rows_of(3, 10, FOUR)
-    a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, fingerprint="g", run=None)
+    a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, fingerprint="e", run=None)
     with pytest.raises(UserError, match="its settings cannot be told|their settings cannot be told"):
         compared(a, b)
     assert compared(a, b, anyway=True)["teachers"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import rsr_ray
-from rsr_ray.errors import UserError, safe
+from rsr_ray.errors import StoreError, UserError, safe
 from rsr_ray.metrics import RSR, Metric
 from rsr_ray.nightly import History, places
 from rsr_ray.objects import put
@@ -193,6 +193,8 @@ def _add_tokens(store: Store, rows: list[dict[str, Any]], most: int) -> bool:
             return False
         at = {key: n for n, key in enumerate(zip(tokens["source"].to_pylist(), tokens["source_row"].to_pylist(), strict=True))}
         for row in some:
+            if (row["source"], row["source_row"]) not in at:
+                raise StoreError(f"store file {store.tokens_uri(fingerprint, unit)}: it has no tokens of {row['source']} row {row['source_row']}")
             found = tokens.slice(at[row["source"], row["source_row"]], 1).to_pylist()[0]
             row["tokens"] = tokens_of(found, most, r_max)
     return True

@@ -77,7 +77,8 @@ def test_a_store_that_its_tokens_do_not_bear_out(kept, tmp_path):
     path = next(path for path in (tmp_path / "store" / "scores").rglob("*.parquet") if pq.read_table(path, columns=["rsr"])["rsr"].null_count == 0)
     table = pq.ParquetFile(path).read()
     at = table.schema.get_field_index("rank_sum_50")
-    pq.write_table(table.set_column(at, table.schema.field(at), [[n + 1 for n in table["rank_sum_50"].to_pylist()]]), path)
+    altered = table.set_column(at, table.schema.field(at), [[n + 1 for n in table["rank_sum_50"].to_pylist()]])
+    Store(str(tmp_path / "store"), "student", None).write_scores(path.parts[-3], path.name, altered)
     said = rsr_ray("rescore", "--store", tmp_path / "store", "--student", "student")
     assert said.returncode == 1
     assert "is not what its tokens say: rank_sum_50" in said.stderr
