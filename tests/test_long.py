@@ -47,7 +47,7 @@ def test_a_long_row_on_a_cpu(tmp_path, length):
     model.save_pretrained(tmp_path)
     done = subprocess.run([sys.executable, "-c", SCORE_ONE, str(tmp_path), str(length)], capture_output=True, text=True, check=True)
     got = json.loads(done.stdout.splitlines()[-1])
-    assert got["peak"] < 2 * GIB * length / MOST
+    assert got["peak"] < GIB / 4 + 7 / 4 * GIB * length / MOST
 
     # The full logits, through the model's own forward, a piece of the sequence at a time.
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 5000, length))
