@@ -334,18 +334,22 @@ def on_aggregates(a: Side, b: Side, teachers: list[str], metric: Metric, lost: s
         raise UserError(f"--by {metric.name}: the rows of night {lost} cannot be told any more, and its record holds rsr only")
     values = np.array([[row["rsr"] for name in teachers for row in side.table if row["teacher"] == name] for side in (a, b)])
     error, n = (np.stack(facts) for facts in zip(*(errors(side, teachers) for side in (a, b)), strict=True))
-    rng = np.random.default_rng(seed)
-    draws = values[:, None] + error[:, None] * rng.standard_normal((2, DRAWS, len(teachers)))
-    fewest = n.min(0)
-    reach = stats.t.ppf((1 + confidence) / 2, np.maximum(fewest - 1, 1)) * np.hypot(*error)
-    difference = values[1] - values[0]
-    measured = Measured(values, draws, fewest, (difference - reach, difference + reach))
+    measured = of_errors(values, error, n, confidence, seed)
     note = f"which rows night {lost} had can no longer be told: the store was copied, or shards were replaced, since. "
     if np.isnan(error).any():
         note += "Of some teachers a night's record has no standard error over prompts, so nothing is said of noise there"
     else:
         note += "The noise is that of each night's own record, as if the sides had no prompt in common: for nights that do, too much"
     return Found("aggregates", teachers, measured, measured, [], [note])
+
+
+def of_errors(values: np.ndarray, error: np.ndarray, n: np.ndarray, confidence: float, seed: int) -> Measured:
+    """Values of both sides that have independent standard errors over n prompts, [2, T] each."""
+    rng, fewest = np.random.default_rng(seed), n.min(0)
+    draws = values[:, None] + error[:, None] * rng.standard_normal((2, DRAWS, values.shape[1]))
+    reach = stats.t.ppf((1 + confidence) / 2, np.maximum(fewest - 1, 1)) * np.hypot(*error)
+    difference = values[1] - values[0]
+    return Measured(values, draws, fewest, (difference - reach, difference + reach))
 
 
 def errors(side: Side, teachers: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -209,7 +209,7 @@ def _t(difference: np.ndarray, error: np.ndarray, values: np.ndarray) -> np.ndar
     """Differences over their standard errors; of one without error, 0 or infinite."""
     least = NOTHING * float(np.abs(values).max(initial=0.0))
     difference = np.where(np.abs(difference) <= least, 0.0, difference)
-    sure = np.sign(difference) * np.inf
+    sure = np.copysign(np.inf, difference)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = difference / error
     return np.where(difference == 0, 0.0, np.where(error <= least, sure, t))
@@ -241,7 +241,7 @@ def _studentised(each: np.ndarray, seed: int) -> np.ndarray:
     shares = resamples(n, seed)
     mean = shares @ unit
     spread = shares @ unit**2 - mean**2
-    sure = np.sign(mean) * np.float32(np.inf)
+    sure = np.copysign(np.float32(np.inf), mean)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = mean * np.float32(math.sqrt(n - 1)) / np.sqrt(spread)
     return np.where(np.abs(mean) < 1e-6, 0.0, np.where(spread < 1e-6, sure, t))
