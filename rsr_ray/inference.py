@@ -129,6 +129,7 @@ def chances(values: np.ndarray, each: np.ndarray, seed: int = 0, n_draws: int = 
     n, n_teachers = each.shape
     rng = np.random.default_rng([seed, n, n_teachers])
     apart = values - values.mean()
+    apart[np.abs(apart) <= NOTHING * np.abs(values).max()] = 0.0
     each = each - each.mean(1, keepdims=True)  # what all teachers share moves no difference
     noise = (each**2).sum() / (n - 1) / n / (n_teachers - 1)
     scale = (n - 1) / rng.chisquare(n - 1, n_draws)
@@ -190,13 +191,15 @@ def _share_of_noise(apart: float, noise: np.ndarray, n_teachers: int, rng: np.ra
 
     `apart` is the sum of squares of T values about their mean, `noise` [B] the variance of each.
     """
-    shape = (n_teachers + 1) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = apart / (2 * noise)
-        below = rng.random(len(noise)) * special.gammainc(shape, rate)
-        share = special.gammaincinv(shape, below) / rate
-    flat = below ** (1 / shape)  # what it is where the values are as close as it goes
-    return np.where(np.isinf(rate), 0.0, np.where(np.isfinite(share), share.clip(0, 1), flat))
+    shape, uniform = (n_teachers + 1) / 2, rng.random(len(noise))
+    if not apart:
+        return uniform ** (1 / shape)
+    if not noise.any():
+        return np.zeros(len(noise))
+    rate = apart / (2 * noise)
+    below = special.gammainc(shape, rate)
+    share = special.gammaincinv(shape, uniform * below) / rate
+    return np.where(below > 1e-290, share, uniform ** (1 / shape)).clip(0, 1)  # what it tends to where it is no number
 
 
 def _normal(covariance: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -61,15 +61,19 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     out.print(Text(safe(ranking["sentence"]), style="bold"))
     out.print(Text(f"Teachers for student {student_name} by {metric} ({ranking['better']} is better), on {_prompts(ranking)}", style="dim"))
     shown = _ranked_table(f"{_broken(metric)}\n{ranking['better']}\n=better", f"{percent(ranking['confidence'])}\ninterval")
-    shown.add_column("", no_wrap=True)
+    wide = out.width >= NARROW
+    if wide:
+        shown.add_column("", no_wrap=True)
     for name in (f"{percent(ranking['confidence'])}\nplaces", "P(best)", "prompts\nwon"):
         shown.add_column(name, justify="right", no_wrap=True)
     ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
     for t in teachers:
-        bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends), 16 if out.width >= NARROW else 8)
+        bar = [_whisker(t["low"], t["value"], t["high"], min(ends), max(ends), 16)] if wide else []
         won = f"{t['won']:.0%}" if t["won"] is not None else "-"
-        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), _between(t), bar, places(t), probability(t["p_best"]), won)
+        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), _between(t), *bar, places(t), probability(t["p_best"]), won)
     out.print(shown)
+    if ranking["best"]:
+        out.print(Text(places_in_words(ranking), style="dim"))
     _print_spreads(ranking, table, out)
     _print_notes(list(filter(None, [unscored(table)])), out)
     for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
@@ -97,6 +101,12 @@ def places(t: dict[str, Any]) -> str:
     """The places that a teacher may have."""
     first, last = t["first_place"], t["last_place"]
     return "-" if first is None else f"{first}" if first == last else f"{first}-{last}"
+
+
+def places_in_words(ranking: dict[str, Any]) -> str:
+    """What the places and P(best) of a ranking are."""
+    bounds = f"places: those that a teacher may have on prompts like these, right for all of them together at {percent(ranking['confidence'])}"
+    return f"{bounds}; P(best): the chance to be the best there, lowered for the luck of who comes first"
 
 
 def _ranked_table(*numbers: str) -> Table:

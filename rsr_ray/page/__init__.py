@@ -17,7 +17,7 @@ from rsr_ray.nightly import History, places
 from rsr_ray.objects import put
 from rsr_ray.page import charts
 from rsr_ray.rank import Scored, load_scored, probability, rank_teachers
-from rsr_ray.report import changes_in_words, number, percent, unscored
+from rsr_ray.report import changes_in_words, number, percent, places_in_words, unscored
 from rsr_ray.report import places as places_of
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store import Store
@@ -257,7 +257,14 @@ def html(report: dict[str, Any]) -> str:
         loader=PackageLoader("rsr_ray.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}  # most of the page is tokens
-    environment.filters |= {"number": number, "probability": probability, "safe_text": safe, "percent": percent, "places": places_of}
+    environment.filters |= {
+        "number": number,
+        "probability": probability,
+        "safe_text": safe,
+        "percent": percent,
+        "places": places_of,
+        "places_in_words": places_in_words,
+    }
     here = files("rsr_ray.page")
     parts = {name: (here / f"page.{name}").read_text() for name in ("css", "js")}
     tokens = {
