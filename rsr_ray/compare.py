@@ -17,9 +17,10 @@ from scipy import stats
 
 from rsr_ray.config import NIGHT
 from rsr_ray.errors import UserError
+from rsr_ray.inference import DRAWS, influence, interval, value_draws
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.objects import absolute, list_files
-from rsr_ray.rank import DRAWS, Matrices, Scored, bootstrap, gives, interval, jsonable, load_units
+from rsr_ray.rank import Matrices, Scored, gives, jsonable, load_units
 from rsr_ray.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
 from rsr_ray.store import STUDENT_NAME, Store
 
@@ -37,6 +38,7 @@ class Side:
     fingerprint: str
     night: str | None  # None: as the store is now
     table: list[dict[str, Any]]  # TEACHERS rows, then or now
+    ranking: dict[str, Any] | None  # a night's own
     written: datetime.datetime | None  # when the night's record was, by the store's clock
 
     def load(self, metric: Metric) -> Scored | None:
@@ -63,8 +65,9 @@ class Measured:
     """Values of teachers on both sides, and as they come out on other draws of prompts."""
 
     values: np.ndarray  # float64 [2, T]
-    draws: np.ndarray  # float64 [2, B, T]
-    n: np.ndarray  # int [T]: prompts, or of aggregates trajectories
+    draws: np.ndarray  # float64 [2, B, T]; NaN where nothing is known of their noise
+    n: np.ndarray  # int [T]: prompts
+    ends: tuple[np.ndarray, np.ndarray]  # of the intervals of B - A, [T] each
 
     def difference(self) -> tuple[np.ndarray, np.ndarray]:
         """B - A, [T] and [B, T]."""
@@ -99,7 +102,7 @@ def open_side(text: str, endpoint: str | None) -> Side:
     store = Store(uri, student, endpoint)
     if not given["night"]:
         table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
-        return Side(store, store.generation(), None, table, None)
+        return Side(store, store.generation(), None, table, None, None)
     nights = {name.removesuffix(".json"): when for name, when in list_files(f"{uri}/nightly", endpoint).items() if NIGHT_FILE.fullmatch(name)}
     if given["night"] not in nights:
         known = ", ".join(sorted(nights)[-5:]) or "none"
@@ -107,7 +110,7 @@ def open_side(text: str, endpoint: str | None) -> Side:
     entry = get_record(uri, night_place(given["night"]), NIGHT_KEYS, endpoint)["students"].get(student, {})
     if "teachers" not in entry:
         raise UserError(f"store {uri}: night {given['night']} has no results of student {student}")
-    return Side(store, entry["fingerprint"], given["night"], entry["teachers"], nights[given["night"]])
+    return Side(store, entry["fingerprint"], given["night"], entry["teachers"], entry.get("ranking"), nights[given["night"]])
 
 
 def _only_student(uri: str, endpoint: str | None) -> str:
@@ -126,7 +129,8 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
     basis: "matched prompts"; "all prompts" of two nights of one student; "aggregates" of nights whose rows cannot be told
     teachers: of both sides, in B's order, each teacher, a and b (value, place, n_trajectories), n_prompts (of
         aggregates None), difference (b - a), low, high (of each alone), went (same, better or worse), p_up (share of draws in which b is higher),
-        p_value (after Holm's correction over the teachers), more_than_noise (None: cannot be told, as with one prompt)
+        p_value (after Holm's correction over the teachers), more_than_noise (None: cannot be told, as with one prompt); of two
+        students all of these from the difference on are None
     swaps: pairs of teachers in another order: before_in_a, before_in_b, share of draws with both orders as they
         are, p_value (after Holm's correction over all pairs), more_than_noise
     kendall: of the two rankings: value, low, high; None for one teacher. n_prompts_ranked: places, swaps and this stand on them
@@ -139,7 +143,6 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
     metric.check_direction()
     same_student, said = check_settings(a, b, metric, anyway)
     said += [f"{mark}: {note}" for mark, side in (("A", a), ("B", b)) if side.night is None for note in side.store.notes(side.fingerprint)]
-    rng = np.random.default_rng(seed)
     scored = a.load(metric), b.load(metric)
     rows = (scored[0], scored[1]) if scored[0] and scored[1] else None  # None: only aggregates are left
     names = [side.teachers for side in rows] if rows else [[t["teacher"] for t in side.table if t["n_trajectories"]] for side in (a, b)]
@@ -148,11 +151,11 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
         raise UserError(f"no teacher is on both sides: A has {', '.join(names[0]) or 'none'}; B has {', '.join(names[1]) or 'none'}")
     if rows is None:
         lost = " and ".join(str(side.night) for side, of_side in zip((a, b), scored, strict=True) if of_side is None)
-        found = on_aggregates(a, b, teachers, metric, lost, rng)
+        found = on_aggregates(a, b, teachers, metric, lost, confidence, seed)
     elif one_history(a, b):
-        found = on_all_prompts(*rows, teachers, metric, rng)
+        found = on_all_prompts(*rows, teachers, metric, confidence, seed)
     else:
-        found = on_matched_prompts(*rows, teachers, metric, rng)
+        found = on_matched_prompts(*rows, teachers, metric, confidence, seed)
     compared: dict[str, Any] = {
         "a": a.facts(),
         "b": b.facts(),
@@ -163,7 +166,7 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
         "seed": seed,
         "same_student": same_student,
         "basis": found.basis,
-        "teachers": moves(found, metric, confidence),
+        "teachers": moves(found, metric, confidence, same_student=same_student),
         "swaps": swaps(found, metric, confidence),
         "kendall": kendall_interval(found.ranked, confidence),
         "n_prompts_ranked": None if rows is None else int(found.ranked.n.min()),
@@ -263,30 +266,33 @@ def mean_of_answers(side: Matrices, matched: np.ndarray, teachers: np.ndarray) -
     return Matrices(*(np.where(matched, m / n, 0.0)[:, teachers] for m in (side.x, side.y, side.n)))
 
 
-def on_prompts(a: Matrices, b: Matrices, answered: np.ndarray, rng: np.random.Generator) -> Measured:
+def on_prompts(a: Matrices, b: Matrices, answered: np.ndarray, confidence: float, seed: int) -> Measured:
     """Both sides on the prompts of each teacher, [P, T] bool; teachers of the same prompts are drawn together."""
     n_teachers = answered.shape[1]
-    values, draws = np.empty((2, n_teachers)), np.empty((2, DRAWS, n_teachers))
+    values, draws, ends = np.empty((2, n_teachers)), np.empty((2, DRAWS, n_teachers)), np.empty((2, n_teachers))
     alike: dict[bytes, list[int]] = {}
     for t in range(n_teachers):
         alike.setdefault(answered[:, t].tobytes(), []).append(t)
-    for some in alike.values():
+    for nth, some in enumerate(alike.values()):
         rows = answered[:, some[0]]
-        both = Matrices(*(np.hstack([m[rows][:, some] for m in pair]) for pair in ((a.x, b.x), (a.y, b.y), (a.n, b.n))))
-        values[:, some] = both.values().reshape(2, -1)
-        draws[:, :, some] = bootstrap(both, rng).reshape(DRAWS, 2, -1).swapaxes(0, 1)
-    return Measured(values, draws, answered.sum(0))
+        x, y = (np.hstack([m[rows][:, some] for m in pair]) for pair in ((a.x, b.x), (a.y, b.y)))
+        both, each = influence(x, y)
+        values[:, some] = both.reshape(2, -1)
+        draws[:, :, some] = value_draws(x, y, seed + nth).reshape(DRAWS, 2, -1).swapaxes(0, 1)
+        between = interval(both[len(some) :] - both[: len(some)], each[:, len(some) :] - each[:, : len(some)], confidence, seed)
+        ends[:, some] = between.low, between.high
+    return Measured(values, draws, answered.sum(0), (ends[0], ends[1]))
 
 
-def on_all_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric, rng: np.random.Generator) -> Found:
+def on_all_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric, confidence: float, seed: int) -> Found:
     """All that each of two nights had, every trajectory the same weight, as in the nights' own tables."""
     prompts = pa.chunked_array([a.prompts, b.prompts]).unique()
     x, y = (aligned(side, metric, teachers, prompts) for side in (a, b))
-    measured = on_prompts(x, y, (x.n > 0) | (y.n > 0), rng)
+    measured = on_prompts(x, y, (x.n > 0) | (y.n > 0), confidence, seed)
     return Found("all prompts", teachers, measured, measured, [], [])
 
 
-def on_matched_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric, rng: np.random.Generator) -> Found:
+def on_matched_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric, confidence: float, seed: int) -> Found:
     """What a teacher answered on both sides. Raises UserError where that is nothing."""
     prompts = a.prompts.filter(pc.is_in(a.prompts, b.prompts))
     x, y = (aligned(side, metric, teachers, prompts) for side in (a, b))
@@ -297,34 +303,52 @@ def on_matched_prompts(a: Scored, b: Scored, teachers: list[str], metric: Metric
         raise UserError(f"no prompt has answers of one teacher on both sides; teachers on both: {', '.join(unmatched)}")
     x, y = (mean_of_answers(side, matched, some) for side in (x, y))
     matched = matched[:, some]
-    own = on_prompts(x, y, matched, rng)
+    own = on_prompts(x, y, matched, confidence, seed)
     whole = np.asarray(matched.all(axis=1))
     ranked, notes = own, []
     if not whole.any():
         notes = ["no prompt has all these teachers on both sides: places compare values on different prompts, so read them with care"]
     elif (whole != matched.any(axis=1)).any():
-        ranked = on_prompts(x, y, np.repeat(whole[:, None], matched.shape[1], 1), rng)
+        ranked = on_prompts(x, y, np.repeat(whole[:, None], matched.shape[1], 1), confidence, seed)
         notes = [f"places and order stand on the {whole.sum():,} prompts that all these teachers have on both sides, values on each teacher's own"]
     return Found("matched prompts", [name for name in teachers if name not in unmatched], own, ranked, unmatched, notes)
 
 
-def on_aggregates(a: Side, b: Side, teachers: list[str], metric: Metric, lost: str, rng: np.random.Generator) -> Found:
-    """Sides of which only TEACHERS rows are known: their rsr, and draws with independent normal errors of rsr_std / sqrt(n_trajectories).
+def on_aggregates(a: Side, b: Side, teachers: list[str], metric: Metric, lost: str, confidence: float, seed: int) -> Found:
+    """Sides of which only TEACHERS rows are known: their rsr, and independent errors as the nights' rankings have them.
 
-    Raises UserError for another metric than rsr. `lost` names the nights whose rows are gone.
+    Several answers to a prompt are no witnesses of each other, and a teacher's spread over trajectories does not tell how many
+    prompts there are: where a ranking has no errors, nothing is said of noise. Raises UserError for another metric than rsr.
+    `lost` names the nights whose rows are gone.
     """
     if metric.name != "rsr":
-        raise UserError(f"--by {metric.name}: the rows of night {lost} cannot be told any more, and its record holds the spread of rsr only")
-    tables = [{row["teacher"]: row for row in side.table} for side in (a, b)]
-    columns = ([[table[name][column] or 0.0 for name in teachers] for table in tables] for column in ("rsr", "rsr_std", "n_trajectories"))
-    values, spread, n = (np.array(column, np.float64) for column in columns)
-    draws = values[:, None] + (spread / np.sqrt(n))[:, None] * rng.standard_normal((2, DRAWS, len(teachers)))
-    measured = Measured(values, draws, n.min(0).astype(int))
-    note = (
-        f"which rows night {lost} had can no longer be told: the store was copied, or shards were replaced, since. Aggregates alone tell no noise: "
-        "it is taken from the spread of rsr over trajectories, as if the sides had no row in common. For nights that do that is too much noise"
-    )
+        raise UserError(f"--by {metric.name}: the rows of night {lost} cannot be told any more, and its record holds rsr only")
+    values = np.array([[row["rsr"] for name in teachers for row in side.table if row["teacher"] == name] for side in (a, b)])
+    error, n = (np.stack(facts) for facts in zip(*(errors(side, teachers) for side in (a, b)), strict=True))
+    measured = of_errors(values, error, n, confidence, seed)
+    note = f"which rows night {lost} had can no longer be told: the store was copied, or shards were replaced, since. "
+    if np.isnan(error).any():
+        note += "Of some teachers a night's record has no standard error over prompts, so nothing is said of noise there"
+    else:
+        note += "The noise is that of each night's own record, as if the sides had no prompt in common: for nights that do, too much"
     return Found("aggregates", teachers, measured, measured, [], [note])
+
+
+def of_errors(values: np.ndarray, error: np.ndarray, n: np.ndarray, confidence: float, seed: int) -> Measured:
+    """Values of both sides that have independent standard errors over n prompts, [2, T] each."""
+    rng, fewest = np.random.default_rng(seed), n.min(0)
+    draws = values[:, None] + error[:, None] * rng.standard_normal((2, DRAWS, values.shape[1]))
+    reach = stats.t.ppf((1 + confidence) / 2, np.maximum(fewest - 1, 1)) * np.hypot(*error)
+    difference = values[1] - values[0]
+    return Measured(values, draws, fewest, (difference - reach, difference + reach))
+
+
+def errors(side: Side, teachers: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors of teachers over prompts, as the side's ranking has them, and the numbers of prompts, [T] each; NaN and 0 where it has none."""
+    known = {t["teacher"]: t["all"] for t in (side.ranking or {"teachers": []})["teachers"]}
+    all_prompts = [known.get(name, {}) for name in teachers]
+    error = np.array([of.get("error") if of.get("error") is not None else math.nan for of in all_prompts], np.float64)
+    return error, np.array([of["n_prompts"] if not math.isnan(e) else 0 for of, e in zip(all_prompts, error, strict=True)])
 
 
 # --- what moved -------------------------------------------------------------------------------------------------------
@@ -336,7 +360,7 @@ def p_values(value: np.ndarray, draws: np.ndarray, n: np.ndarray) -> np.ndarray:
     Student's t of the bootstrap's standard error. For a mean it is the t-test.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(value) / (np.nanstd(draws, axis=0) * np.sqrt(n / (n - 1)))
+        t = np.abs(value) / (np.std(draws, axis=0) * np.sqrt(n / (n - 1)))
         p = 2 * stats.t.sf(t, n - 1)
     return np.where(n < 2, np.nan, np.where(value == 0, 1.0, p))
 
@@ -350,32 +374,37 @@ def holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def moves(found: Found, metric: Metric, confidence: float) -> list[dict[str, Any]]:
-    """`teachers` of `compare`, but for their trajectories."""
+def moves(found: Found, metric: Metric, confidence: float, *, same_student: bool) -> list[dict[str, Any]]:
+    """`teachers` of `compare`, but for their trajectories. Nothing is said of noise where values are on scales of their own."""
     own = found.own
     difference, draws = own.difference()
-    p = holm(p_values(difference, draws, own.n))
+    p = holm(p_values(difference, draws, own.n)) if same_student else np.full(len(difference), math.nan)
     places = [stats.rankdata(metric.order(values), method="ordinal") for values in found.ranked.values]
     rows = []
     for t in np.argsort(places[1]):
-        low, high = (float(end[0]) for end in interval(draws[:, [t]], own.n[[t]], confidence))
+        low, high = (float(end[t]) if same_student else math.nan for end in own.ends)
         beyond = math.isnan(low) or low > 0 or high < 0
+        known = not math.isnan(p[t])
         rows.append(
             {
                 "teacher": found.teachers[t],
                 "a": {"value": own.values[0, t], "place": int(places[0][t])},
                 "b": {"value": own.values[1, t], "place": int(places[1][t])},
                 "n_prompts": int(own.n[t]),
-                "difference": difference[t],
+                "difference": difference[t] if same_student else None,
                 "low": low,
                 "high": high,
-                "p_up": np.nanmean((draws[:, t] > 0) + 0.5 * (draws[:, t] == 0)) if own.n[t] > 1 else None,
+                "p_up": np.mean((draws[:, t] > 0) + 0.5 * (draws[:, t] == 0)) if known else None,
                 "p_value": p[t],
-                "more_than_noise": None if math.isnan(p[t]) else bool(p[t] < 1 - confidence and beyond),
-                "went": "same" if not difference[t] else "better" if metric.order(difference[t]) < 0 else "worse",
+                "more_than_noise": bool(p[t] < 1 - confidence and beyond) if known else None,
+                "went": went(difference[t], metric) if same_student else None,
             }
         )
     return rows
+
+
+def went(difference: float, metric: Metric) -> str:
+    return "same" if not difference else "better" if metric.order(np.asarray(difference)) < 0 else "worse"
 
 
 def swaps(found: Found, metric: Metric, confidence: float) -> list[dict[str, Any]]:
@@ -391,7 +420,7 @@ def swaps(found: Found, metric: Metric, confidence: float) -> list[dict[str, Any
         {
             "before_in_a": teachers[i[k] if difference[0, k] < 0 else j[k]],
             "before_in_b": teachers[i[k] if difference[1, k] < 0 else j[k]],
-            "share": seen[k] if n[k] > 1 else None,
+            "share": None if math.isnan(p[k]) else seen[k],
             "p_value": p[k],
             "more_than_noise": None if math.isnan(p[k]) else bool(p[k] < 1 - confidence),
         }
@@ -445,8 +474,10 @@ def sentence(compared: dict[str, Any]) -> str:
     teachers, rows = compared["teachers"], compared["trajectories"]
     if rows and rows["differ"] == rows["only_a"] == rows["only_b"] == 0:
         return f"Nothing moved: the {rows['both']:,} trajectories are the same on both sides, bit for bit."
-    if all(t["more_than_noise"] is None for t in teachers):
+    if all(t["n_prompts"] is not None and t["n_prompts"] < 2 for t in teachers):
         return "On one prompt a teacher: what moved is shown, but nothing can be said of noise."
+    if compared["same_student"] and all(t["more_than_noise"] is None for t in teachers):
+        return "What moved is shown, but nothing can be said of noise."
     said = []
     if compared["same_student"]:
         moved = [t for t in teachers if t["more_than_noise"]]

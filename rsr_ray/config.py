@@ -136,6 +136,8 @@ class ScoreConfig:
         facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
         if self.local:
             facts |= {"steps": self.steps, "step_window": self.step_window}
+            if self.over_length == "window":  # earlier versions cut the front off, the prompt too
+                facts["step_context"] = "with prompt"
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -149,11 +149,21 @@ def places(entry: dict[str, Any]) -> dict[str, int | None]:
     return {t["teacher"]: ranked.get(t["teacher"]) if ranked else t["place"] for t in entry["teachers"]}
 
 
+def bounds(entry: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Of a night's ranking the places that each teacher may have, where that is known."""
+    ranked = entry["ranking"]["teachers"] if entry.get("ranking") else []
+    return {t["teacher"]: (t["first_place"], t["last_place"]) for t in ranked if t.get("first_place")}
+
+
+def apart(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[1] < b[0] or b[1] < a[0]
+
+
 def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] | None:
     """What changed between two nights' results of a student; None where there is nothing to compare with.
 
-    A teacher has moved where its place among the teachers of both nights is another: one that only makes room for a
-    newcomer has not.
+    A teacher's place has changed where it is another among the teachers of both nights: one that only makes room for a
+    newcomer keeps its own. It has moved where the places that it may have (`bounds`) are others; else the change is `unsure`.
     """
     if last is None or last["fingerprint"] != now["fingerprint"]:
         return None
@@ -161,7 +171,10 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
     was, is_now = places(last), places(now)
     both = [name for name in old if was[name] and is_now.get(name)]
     before, after = ([*sorted(both, key=side.__getitem__)] for side in (was, is_now))  # type: ignore[arg-type]
-    moved = [name for name in after if before.index(name) != after.index(name) and was[name] != is_now[name]]
+    changed = [name for name in after if before.index(name) != after.index(name) and was[name] != is_now[name]]
+    could, can = bounds(last), bounds(now)
+    moved = {name for name in changed if name in could and name in can and apart(could[name], can[name])}
+    moves = [{"teacher": name, "from": was[name], "to": is_now[name]} for name in changed]
     values = {t["teacher"]: t["value"] for t in now["ranking"]["teachers"]} if now.get("ranking") else {}
     ranked = sum(place is not None for place in is_now.values())
     newcomers = [{"teacher": name, "place": is_now[name], "of": ranked, "rsr": values.get(name, new[name]["rsr"])} for name in new if name not in old]
@@ -172,7 +185,8 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
         "new_trajectories": {name: n for name, n in grown.items() if n},
         "new_teachers": newcomers,
         "gone_teachers": sorted(old.keys() - new.keys()),
-        "moved": [{"teacher": name, "from": was[name], "to": is_now[name]} for name in moved],
+        "moved": [move for move in moves if move["teacher"] in moved],
+        "unsure": [move for move in moves if move["teacher"] not in moved],
         "new_rejects": {reason: n for reason, n in rejects.items() if n},
     }
 

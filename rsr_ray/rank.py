@@ -1,7 +1,7 @@
 """rank: score rows -> a ranking of teachers by any metric, and how sure it is.
 
-All of it is paired by prompt: teachers are compared on the same prompts, and what is resampled is prompts. Legend: N
-trajectories, P prompts, T teachers, B bootstrap draws.
+All of it is paired by prompt: teachers are compared on the same prompts. How sure a ranking is, inference.py says. Legend: N
+trajectories, P prompts, T teachers.
 """
 
 import dataclasses
@@ -16,24 +16,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
-from rsr_ray.elimination import influence
 from rsr_ray.errors import UserError
+from rsr_ray.inference import (
+    DRAWS,
+    FEWEST,
+    MOST,
+    Chances,
+    Interval,
+    Places,
+    chances,
+    influence,
+    interval,
+    more_prompts,
+    place_bounds,
+    share_first,
+)
 from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store import Store, settle_units
 
 LOCAL = REGISTRY["local_naturalness"]
 COLLAPSED = 0.95  # rank correlation of local with global naturalness above which the two are one
-DRAWS = 2000  # of the bootstrap; a probability it gives has a standard error of at most 0.011
-BLOCKS = 10_000  # above so many prompts, random groups of them are resampled instead: as good, and the cost stays the same
-SIZES = (10, 25, 50, 100, 200)  # prompts, of the sample-size curve
-CURVE_DRAWS = 400
-SETTLED = 0.95  # share of draws
-LENGTH_BINS = 4
+NAMED = 5  # teachers that the answer names before it only counts
 PAIRED = 100  # teachers of which the probability of each pairwise order is told
 ROW = ["trajectory_id", "sample", "source", "source_row"]
 GROUPS_TRIED = 12  # teachers from which a group that shares prompts is sought
-FEWEST = 5  # prompts from which anything is said of how sure a value is
-TOO_MANY = 100  # times the prompts: more than that nobody will score to tell two teachers apart
 
 
 @dataclass(frozen=True)
@@ -180,60 +186,77 @@ def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.divide(x, y, out=np.full(np.shape(x), np.nan), where=y != 0)
 
 
+@dataclass(frozen=True)
+class Certainty:
+    """What is known of an order of teachers on prompts like those it was seen on."""
+
+    places: Places
+    chances: Chances
+    rival: int | None  # the next one that may be best as well; None where the first surely is
+    more_prompts: int | None  # that would tell the first from it
+
+    @classmethod
+    def of(cls, compared: Matrices, metric: Metric, confidence: float, seed: int) -> "Certainty":
+        """Of teachers that are in the order of their values."""
+        values, each = influence(compared.x, compared.y)
+        values, each = metric.order(values), metric.order(each)
+        places = place_bounds(values, each, confidence, seed)
+        rival = next((int(t) for t in places.best if t), None)
+        more = more_prompts(values, each, (0, rival), places.critical) if rival else None
+        return cls(places, chances(values, each, seed), rival, more)
+
+
 def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
     """The ranking of teachers by a metric on the prompts that all of them answered, with what is known of its certainty.
 
     Where there are none, on all prompts (`matched` is False): such a ranking has values and their intervals, but says
-    nothing of how sure an order is, nor does one on fewer than FEWEST prompts. JSON-able: NaN is None. Keys:
+    nothing of how sure an order is, nor does one on fewer than FEWEST prompts or of more than MOST teachers. All that is said
+    of certainty is of prompts like these. JSON-able: NaN is None. Keys:
 
     metric, better, confidence, draws, seed, matched, n_prompts, n_prompts_all, n_trajectories, sentence, notes
-    teachers: best first, each teacher, place, value, low, high (bootstrap over prompts), p_best, won (share of
-        prompts, a tie shared), all (value, low, high and n_prompts on all its prompts), and over its trajectories
-        n_trajectories, mean_tokens, mean, median, std, q25, q75
+    teachers: best first, each teacher, place, value, low, high (inference.interval), first_place, last_place (bounds on the
+        place that hold for all teachers at once), p_best, won (share of prompts, a tie shared), all (value, low, high, error
+        and n_prompts on all its prompts), and over its trajectories n_trajectories, mean_tokens, mean, median, std, q25, q75
+    best: teachers one of which is the best, at the confidence; empty where nothing is known
+    more_prompts: about how many would tell the first from the next of `best`; None where that is not known, or too many
     pairwise: probability that the row's teacher is better than the column's, both in the order of `teachers`, of the first PAIRED;
         empty where nothing is known
-    gaps: of neighbours in the ranking: difference, probability of the order, whether they are told apart, more_prompts that would
-    length: Spearman of metric and n_tokens over trajectories (of all, and the mean of those within teachers), and the
-        teachers' values in bins of length
-    curve: of nested random draws of n matched prompts the share with the same first (a tie shared), the same order, and the mean
-        Kendall tau to all
-    settled: the n from which on the first, and the whole order, is the same in 95% of draws; None where all the prompts leave it
-        unsure themselves: nearly all of them agree with all of them by construction
+    length: Spearman of metric and n_tokens over trajectories: of all, and the mean of those within teachers
 
     Raises UserError for a metric without a direction.
     """
     metric.check_direction()
-    rng = np.random.default_rng(seed)
-    every = scored.matrices(metric)
+    every = unordered = scored.matrices(metric)
     compared, is_matched = every.compared()
     values = compared.values()
     order = np.argsort(metric.order(values), kind="stable")
     names = [scored.teachers[t] for t in order]
-    compared = compared.teachers(order)
-    draws = bootstrap(compared, rng)
-    better = metric.order(draws)
-    low, high = interval(draws, (compared.n > 0).sum(0), confidence)
-    all_draws = draws if not is_matched else bootstrap(every.teachers(order), rng)
-    all_low, all_high = interval(all_draws, (every.n > 0).sum(0)[order], confidence)
-    all_values, of_trajectories = every.values()[order], metric.values(scored.columns, scored.prompt)
+    compared, every = compared.teachers(order), every.teachers(order)
+    on_all = own_intervals(every, confidence, seed)
+    same = on_all if not is_matched else own_intervals(compared, confidence, seed)
     paired = is_matched and len(names) > 1
-    is_known = paired and len(compared.x) >= FEWEST
-    best, won = _share_first(better), _share_first(metric.order(_ratio(compared.x, compared.y)))
+    is_known = paired and len(compared.x) >= FEWEST and len(names) <= MOST
+    found = Certainty.of(compared, metric, confidence, seed) if is_known else None
+    won = share_first(metric.order(_ratio(compared.x, compared.y)))
+    all_values, of_trajectories = every.values(), metric.values(scored.columns, scored.prompt)
     teachers = []
     for place, t in enumerate(order):
         mine = scored.teacher == t
         own = of_trajectories[mine]
         quarters = np.percentile(own, [25, 50, 75])
+        on_own = {"low": on_all.low[place], "high": on_all.high[place], "error": on_all.error[place]}
         teachers.append(
             {
                 "teacher": names[place],
                 "place": place + 1,
                 "value": values[t],
-                "low": low[place],
-                "high": high[place],
-                "p_best": best[place] if is_known else None,
+                "low": same.low[place],
+                "high": same.high[place],
+                "first_place": found.places.first[place] if found else None,
+                "last_place": found.places.last[place] if found else None,
+                "p_best": found.chances.best[place] if found else None,
                 "won": won[place] if paired else None,
-                "all": {"value": all_values[place], "low": all_low[place], "high": all_high[place], "n_prompts": int((every.n[:, t] > 0).sum())},
+                "all": {"value": all_values[place], **on_own, "n_prompts": int((every.n[:, place] > 0).sum())},
                 "n_trajectories": int(mine.sum()),
                 "mean_tokens": scored.columns["n_tokens"][mine].mean(),
                 "mean": own.mean(),
@@ -243,13 +266,6 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
                 "q75": quarters[2],
             }
         )
-    few = range(min(len(names), PAIRED) if is_known else 0)
-    pairwise = [[np.mean(_before(better[:, i], better[:, j])) for j in few] for i in few]
-    neighbours = gaps(compared, metric, confidence) if is_known else []
-    for i, gap in enumerate(neighbours):
-        gap["probability"] = np.mean(_before(better[:, i], better[:, i + 1]))
-    curve = sample_sizes(compared, metric, rng) if is_known else []
-    is_sure = {"same_first": is_known and best[0] >= SETTLED, "same_order": is_known and all(gap["told_apart"] for gap in neighbours)}
     ranking: dict[str, Any] = {
         "metric": metric.name,
         "better": metric.better,
@@ -261,127 +277,31 @@ def rank_teachers(scored: Scored, metric: Metric, *, confidence: float = 0.95, s
         "n_prompts_all": len(scored.prompts),
         "n_trajectories": len(scored.teacher),
         "teachers": teachers,
-        "pairwise": pairwise,
-        "gaps": neighbours,
-        "length": length_control(scored, metric, of_trajectories, names),
-        "curve": curve,
-        "settled": {what: settled_at(curve, what) if sure else None for what, sure in is_sure.items()},
-        "notes": notes(scored, metric, every, is_matched),
+        "best": [names[t] for t in found.places.best] if found else [],
+        "more_prompts": found.more_prompts if found else None,
+        "pairwise": found.chances.before[:PAIRED, :PAIRED].tolist() if found else [],
+        "length": length_control(scored, of_trajectories),
+        "notes": notes(scored, metric, unordered, is_matched),
     }
     ranking["sentence"] = sentence(ranking)
     return jsonable(ranking)
 
 
-def bootstrap(matrices: Matrices, rng: np.random.Generator) -> np.ndarray:
-    """The teachers' values on prompts drawn with replacement, the same prompts for all of them, [B, T]."""
-    x, y = matrices.x, matrices.y
-    if len(x) > BLOCKS:
-        block = rng.permutation(len(x)) % BLOCKS
-        x, y = (np.stack([np.bincount(block, column, BLOCKS) for column in m.T], 1) for m in (x, y))
-    size, out = len(x), []
-    for start in range(0, DRAWS, 100):
-        n = min(100, DRAWS - start)
-        drawn = rng.integers(size, size=(n, size)) + size * np.arange(n)[:, None]
-        weights = np.bincount(drawn.reshape(-1), minlength=n * size).reshape(n, size).astype(np.float64)
-        out.append(_ratio(weights @ x, weights @ y))
-    return np.concatenate(out)
+def own_intervals(matrices: Matrices, confidence: float, seed: int) -> Interval:
+    """Of each teacher on the prompts that it answered."""
+    found = []
+    for x, y, n in zip(matrices.x.T, matrices.y.T, matrices.n.T, strict=True):
+        values, each = influence(x[n > 0, None], y[n > 0, None])
+        found.append(interval(values, each, confidence, seed))
+    return Interval(*(np.concatenate([getattr(one, end) for one in found]) for end in ("low", "high", "error")))
 
 
-def interval(draws: np.ndarray, n_prompts: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of each teacher, [T] each, from its draws [B, T] and number of prompts [T]; NaN below FEWEST, and where the draws do not differ.
-
-    The percentile interval, expanded as much as Student's t with n - 1 degrees is wider than the normal distribution
-    (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4): without it, it is too narrow for few prompts.
-    """
-    n = np.maximum(n_prompts, 2)
-    tails = 100 * stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
-    ends = np.array([np.nanpercentile(column, [tail, 100 - tail]) for column, tail in zip(draws.T, tails, strict=True)])
-    low, high = np.where((ends[:, :1] == ends[:, 1:]) | (n_prompts < FEWEST)[:, None], np.nan, ends).T
-    return low, high
-
-
-def _share_first(values: np.ndarray) -> np.ndarray:
-    """Share of rows in which each column is the lowest, a tie shared evenly, [T]; NaN is never lowest."""
-    first = values == np.nanmin(values, axis=1, keepdims=True)
-    return (first / first.sum(1, keepdims=True)).mean(0)
-
-
-def _before(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 where a is lower than b, 0 where it is higher, 1/2 where they tie."""
-    return np.where(a == b, 0.5, a < b)
-
-
-def gaps(matrices: Matrices, metric: Metric, confidence: float) -> list[dict[str, Any]]:
-    """How far each teacher is from the next, and how many more prompts would make the interval of the difference leave out 0.
-
-    Of the paired difference of linearised ratios, with standard deviation s a prompt: n = (t s / difference)^2, with
-    Student's t of n - 1 degrees.
-    """
-    values, each = influence(matrices.x, matrices.y)
-    values = metric.order(values)
-    n, found = len(matrices.x), []
-    for i in range(len(values) - 1):
-        difference = values[i + 1] - values[i]
-        spread = np.std(each[:, i + 1] - each[:, i], ddof=1)
-
-        def needed(n: float) -> float:
-            return (stats.t.ppf(0.5 + confidence / 2, n - 1) * spread / difference) ** 2 if difference else math.inf  # noqa: B023
-
-        told_apart = bool(needed(n) <= n)
-        in_all = needed(math.inf)
-        more = None if told_apart or in_all > TOO_MANY * n else max(1, math.ceil(needed(max(n, in_all)) - n))
-        found.append({"difference": difference, "told_apart": told_apart, "more_prompts": more})
-    return found
-
-
-def sample_sizes(matrices: Matrices, metric: Metric, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """How much smaller samples of prompts agree with all: `curve` of `rank_teachers`."""
-    n_prompts, n_teachers = matrices.x.shape
-    sizes = [n for n in SIZES if n < n_prompts]
-    places = np.arange(n_teachers)
-    found: dict[int, list[tuple[float, float, float]]] = {n: [] for n in sizes}
-    for _ in range(CURVE_DRAWS if sizes else 0):
-        drawn = rng.permutation(n_prompts)[: sizes[-1]] if n_prompts <= BLOCKS else rng.choice(n_prompts, sizes[-1], replace=False)
-        x, y = np.cumsum(matrices.x[drawn], 0), np.cumsum(matrices.y[drawn], 0)
-        for n in sizes:
-            values = metric.order(_ratio(x[n - 1], y[n - 1]))
-            tau = stats.kendalltau(places, values).statistic if n_teachers > 1 else 1.0
-            first = values == np.nanmin(values)
-            found[n].append((first[0] / first.sum(), bool((np.diff(values) > 0).all()), tau))
-    curve: list[dict[str, Any]] = []
-    for n in sizes:
-        first, same, taus = (np.array(column) for column in zip(*found[n], strict=True))
-        known = taus[~np.isnan(taus)]
-        curve.append({"n": n, "same_first": first.mean(), "same_order": same.mean(), "kendall": known.mean() if len(known) else math.nan})
-    curve.append({"n": n_prompts, "same_first": 1.0, "same_order": 1.0, "kendall": 1.0})
-    return curve
-
-
-def settled_at(curve: list[dict[str, Any]], what: str) -> int | None:
-    """The smallest sample from which on the curve stays at SETTLED; None where that is only all prompts."""
-    unsettled = [point["n"] for point in curve[:-1] if point[what] < SETTLED]
-    return next((point["n"] for point in curve[:-1] if not unsettled or point["n"] > unsettled[-1]), None)
-
-
-def length_control(scored: Scored, metric: Metric, values: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """How the metric goes with the length of a trajectory, and the teachers' values among trajectories of like length."""
+def length_control(scored: Scored, values: np.ndarray) -> dict[str, Any]:
+    """How the metric, of trajectories [N], goes with their length: over all of them, and on the average within teachers."""
     n_tokens = scored.columns["n_tokens"]
     within = [_spearman(values[scored.teacher == t], n_tokens[scored.teacher == t]) for t in range(len(scored.teachers))]
-    edges = np.unique(np.quantile(n_tokens, np.linspace(0, 1, LENGTH_BINS + 1)))
-    place = np.clip(np.searchsorted(edges, n_tokens, side="right") - 1, 0, max(0, len(edges) - 2))
-    shape = (max(1, len(edges) - 1), len(names))
-    cell = place * shape[1] + scored.teacher
-    order = [scored.teachers.index(name) for name in names]
-    terms = (*metric.terms(scored.columns, scored.prompt), None)
-    x, y, n = (np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)[:, order] for weights in terms)
-    values_of = _ratio(x, y)
-    bins = [
-        {"from": int(inside.min()), "to": int(inside.max()), "values": values_of[b].tolist(), "n": n[b].astype(int).tolist()}
-        for b in range(shape[0])
-        if len(inside := n_tokens[place == b])
-    ]
     known = [r for r in within if not math.isnan(r)]
-    return {"spearman": _spearman(values, n_tokens), "within_teachers": float(np.mean(known)) if known else None, "bins": bins}
+    return {"spearman": _spearman(values, n_tokens), "within_teachers": float(np.mean(known)) if known else None}
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -427,30 +347,36 @@ def _shared(scored: Scored, every: Matrices) -> str:
 
 
 def sentence(ranking: dict[str, Any]) -> str:
-    """The answer in words: which teacher is first, how sure that is, and which neighbours cannot be told apart."""
-    teachers, gaps = ranking["teachers"], ranking["gaps"]
-    first = teachers[0]
+    """The answer in words: which teachers may be the best, and what would tell more."""
+    teachers, best, n = ranking["teachers"], ranking["best"], ranking["n_prompts"]
+    first = teachers[0]["teacher"]
     if len(teachers) == 1:
-        return f"{first['teacher']} is the only teacher."
+        return f"{first} is the only teacher."
     if not ranking["matched"]:
-        return f"{first['teacher']} is first, but the teachers answered different prompts: nothing can be said of how sure that is."
-    if not gaps:
-        n = ranking["n_prompts"]
-        return f"{first['teacher']} is first, on {n} prompt{'s' if n > 1 else ''}: too few to say how sure that is."
-    said = f"{first['teacher']} is first with probability {probability(first['p_best'])}"
-    unsure = [i for i, g in enumerate(gaps) if not g["told_apart"]]
-    if not unsure:
-        return said + "; every place is sure."
-    i = unsure[0]
-    more = gaps[i]["more_prompts"]
-    what = f"places {i + 1} and {i + 2} ({teachers[i]['teacher']}, {teachers[i + 1]['teacher']}) cannot be told apart"
-    how = f"about {more:,} more prompt{'s' if more > 1 else ''} would" if more is not None else f"not even {TOO_MANY} times the prompts would"
-    others = f"; nor can {len(unsure) - 1} other pair{'s' if len(unsure) > 2 else ''} of neighbours" if len(unsure) > 1 else ""
-    return f"{said}; {what}: {how}{others}."
+        return f"{first} is first, but the teachers answered different prompts: nothing can be said of how sure that is."
+    if not best:
+        few = f"on {n:,} prompt{'s' if n > 1 else ''}: too few" if n < FEWEST else f"of {len(teachers):,} teachers: too many"
+        return f"{first} is first, {few} to say how sure that is."
+    sure = f"on prompts like these ({100 * ranking['confidence']:g}%)"
+    if len(best) == 1:
+        return f"{first} is best {sure}."
+    more = ranking["more_prompts"]
+    told = f"; about {more:,} more prompts would probably tell {best[0]} from {best[1]}" if more else ""
+    if len(best) < len(teachers):
+        return f"{listed(best)} is best {sure}{told}."
+    which = f"{'Either' if len(best) == 2 else 'Any'} of the {len(best)} teachers may be best {sure}"
+    return f"{which}; {first} is first on these {n:,}{told}."
+
+
+def listed(names: list[str]) -> str:
+    """One of some names, in words."""
+    if len(names) > NAMED:
+        return f"One of {len(names)} teachers ({', '.join(names[:NAMED])} and {len(names) - NAMED} more)"
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def probability(p: float | None) -> str:
-    """Two digits, as sure as the bootstrap is, which never shows that anything is certain."""
+    """Two digits, as sure as draws are, which never show that anything is certain."""
     if p is None:
         return "-"
     return "> 0.99" if p > 0.99 else "< 0.01" if p < 0.01 else f"{p:.2f}"
@@ -476,7 +402,7 @@ def naturalness(scored: Scored) -> dict[str, Any]:
     notes = naturalness_notes(scored.columns)
     if not scored.has(LOCAL):
         lack = int(np.isnan(LOCAL.values(scored.columns)).sum())
-        notes.append(f"{lack:,} trajectories have no local naturalness: a step and what it is scored behind did not fit into memory")
+        notes.append(f"{lack:,} trajectories have no local naturalness: the prompt and a step did not fit into memory or the window")
         return {"matched": False, "n_prompts": 0, "teachers": [], "notes": notes}
     compared, is_matched = scored.matrices(LOCAL).compared()
     near, surprisal = compared.values(), scored.matrices(REGISTRY["mean_surprisal"]).compared()[0].values()

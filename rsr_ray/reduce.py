@@ -7,12 +7,13 @@ from ray.data.aggregate import Count, CountDistinct, Quantile, Sum, ValueCounter
 
 from rsr_ray.schema import TEACHERS
 from rsr_ray.store import Store
-from rsr_ray.sums import from_fixed, to_fixed
+from rsr_ray.sums import FIXED_POINT_BITS, fixed_total, from_fixed, to_fixed
 
 COLUMNS = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "n_tokens", "rank_sum", "surprisal_sum"]
 COLUMNS += ["mean_rank", "mean_surprisal", "rsr", "reject_reason", "truncated"]
-AVERAGED = ("mean_rank", "mean_surprisal", "rsr", "rsr_squared", "surprisal_sum")
-COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate", "is_truncated")
+AVERAGED = {"mean_rank": 2, "mean_surprisal": 2, "rsr": 4, "rsr_squared": 4, "surprisal_sum": 2}  # parts of their fixed point
+COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate", "is_truncated", "is_endless")
+MOST_RSR = 2.0**47  # a token that surprises by next to nothing can make it endless: its square has to fit into the fixed point
 PARTITION_ROWS = 50_000
 
 
@@ -28,7 +29,7 @@ def reduce_scores(store: Store, fingerprint: str, names: list[str], n_rows: int)
         .repartition(partitions, keys=["trajectory_id"])
         .map_batches(count_once, batch_size=None, batch_format="pyarrow")
     )
-    parts = [f"{name}_{part}" for name in AVERAGED for part in ("whole", "part")]
+    parts = [f"{name}_{n}" for name, n_parts in AVERAGED.items() for n in range(n_parts)]
     totals = (
         rows.groupby("teacher", num_partitions=min(partitions, 8))
         .aggregate(
@@ -54,6 +55,7 @@ def count_once(rows: pa.Table) -> pa.Table:
     same[1:] = _repeats(rows["teacher"]) & _repeats(rows["trajectory_id"])
     rejected = rows["rejected"].to_numpy()
     counts = ~same & ~rejected
+    is_endless = counts & ~(pc.fill_null(rows["rsr"], 0.0).to_numpy() < MOST_RSR)
     out = {
         "teacher": rows["teacher"],
         "reject_reason": pc.if_else(pa.array(~same), rows["reject_reason"], None),
@@ -63,12 +65,15 @@ def count_once(rows: pa.Table) -> pa.Table:
         "is_rejected": (~same & rejected).astype(np.int64),
         "is_duplicate": same.astype(np.int64),
         "is_truncated": (counts & pc.fill_null(rows["truncated"], False).to_numpy()).astype(np.int64),
+        "is_endless": is_endless.astype(np.int64),
     }
     for name in ("n_tokens", "rank_sum"):
         out[name] = np.where(counts, pc.fill_null(rows[name], 0).to_numpy(), 0)
-    for name in AVERAGED:
-        column = pc.multiply(rows["rsr"], rows["rsr"]) if name == "rsr_squared" else rows[name]
-        out[f"{name}_whole"], out[f"{name}_part"] = to_fixed(np.where(counts, pc.fill_null(column, 0.0).to_numpy(), 0.0))
+    for name, n_parts in AVERAGED.items():
+        values = pc.fill_null(rows[name.removesuffix("_squared")], 0.0).to_numpy()
+        values = np.where(counts & ~is_endless if name.startswith("rsr") else counts, values, 0.0)
+        for n, part in enumerate(to_fixed(values**2 if name == "rsr_squared" else values, n_parts)):
+            out[f"{name}_{n}"] = part
     return pa.table(out)
 
 
@@ -95,21 +100,30 @@ def teacher_table(totals: list[dict], fingerprint: str) -> pa.Table:
             "fingerprint": fingerprint,
         }
         if n:
-            total = {name: from_fixed(int(t[f"{name}_whole"]), int(t[f"{name}_part"])) for name in AVERAGED}
+            parts = {name: [int(t[f"{name}_{part}"]) for part in range(n_parts)] for name, n_parts in AVERAGED.items()}
+            total = {name: from_fixed(*sums) for name, sums in parts.items()}
             mean_rank, mean_surprisal = total["mean_rank"] / n, total["mean_surprisal"] / n
-            variance = (total["rsr_squared"] - total["rsr"] ** 2 / n) / (n - 1) if n > 1 else None
+            rsr_mean, rsr_std = (None, None) if t["is_endless"] else (total["rsr"] / n, deviation(parts["rsr"], parts["rsr_squared"], n))
             row |= {
                 "mean_tokens": int(t["n_tokens"]) / n,
                 "mean_rank": mean_rank,
                 "mean_surprisal": mean_surprisal,
                 "rsr": mean_rank / mean_surprisal,
                 "rsr_of_totals": int(t["rank_sum"]) / total["surprisal_sum"],
-                "rsr_mean": total["rsr"] / n,
+                "rsr_mean": rsr_mean,
                 "rsr_median": float(t["rsr_median"]),
-                "rsr_std": None if variance is None else max(variance, 0.0) ** 0.5,
+                "rsr_std": rsr_std,
             }
         rows.append(row)
     rows.sort(key=lambda row: (row.get("rsr", float("inf")), row["teacher"]))
     for place, row in enumerate(rows, 1):
         row["place"] = place if "rsr" in row else None
     return pa.Table.from_pylist(rows, schema=TEACHERS)
+
+
+def deviation(total: list[int], of_squares: list[int], n: int) -> float | None:
+    """Standard deviation of n values, from the parts of the sums of them and of their squares; in integers, so that nothing cancels."""
+    if n < 2:
+        return None
+    squares, square = fixed_total(*of_squares) << FIXED_POINT_BITS, fixed_total(*total) ** 2
+    return float(max(n * squares - square, 0) / (n * (n - 1) << 2 * FIXED_POINT_BITS)) ** 0.5

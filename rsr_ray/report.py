@@ -57,20 +57,24 @@ def print_metrics(metrics: list[Metric], out: Console) -> None:
 
 
 def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_name: str, out: Console) -> None:
-    """`rank_teachers`' answer: the sentence, the teachers with their intervals, each pairwise order, lengths, the sample-size curve."""
+    """`rank_teachers`' answer: the sentence, the teachers with their intervals and places, each pairwise order, lengths."""
     metric, teachers = ranking["metric"], ranking["teachers"]
     out.print(Text(safe(ranking["sentence"]), style="bold"))
     out.print(Text(f"Teachers for student {student_name} by {metric} ({ranking['better']} is better), on {_prompts(ranking)}", style="dim"))
     shown = _ranked_table(f"{_broken(metric)}\n{ranking['better']}\n=better", f"{percent(ranking['confidence'])}\ninterval")
-    shown.add_column("", no_wrap=True)
-    for name in ("P(best)", "prompts\nwon"):
+    wide = out.width >= NARROW
+    if wide:
+        shown.add_column("", no_wrap=True)
+    for name in (f"{percent(ranking['confidence'])}\nplaces", "P(best)", "prompts\nwon"):
         shown.add_column(name, justify="right", no_wrap=True)
     ends = [v for t in teachers for v in (t["low"], t["high"], t["value"]) if v is not None]
     for t in teachers:
-        bar = _whisker(t["low"], t["value"], t["high"], min(ends), max(ends), 16 if out.width >= NARROW else 8)
+        bar = [_whisker(t["low"], t["value"], t["high"], min(ends), max(ends), 16)] if wide else []
         won = f"{t['won']:.0%}" if t["won"] is not None else "-"
-        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), _between(t), bar, probability(t["p_best"]), won)
+        shown.add_row(str(t["place"]), Text(safe(t["teacher"])), number(t["value"]), _between(t), *bar, places(t), probability(t["p_best"]), won)
     out.print(shown)
+    if ranking["best"]:
+        out.print(Text(places_in_words(ranking), style="dim"))
     _print_spreads(ranking, table, out)
     _print_notes(list(filter(None, [unscored(table)])), out)
     for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
@@ -91,14 +95,19 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     length = ranking["length"]
     if length["spearman"] is not None:
         within = f", {length['within_teachers']:+.2f} within teachers" if length["within_teachers"] is not None else ""
-        firsts = "; ".join(f"{b['from']:,}-{b['to']:,} tokens {_first(b, ranking)}" for b in length["bins"])
-        said = f"length: Spearman of {metric} and n_tokens {length['spearman']:+.2f} over trajectories{within}; first by quarter of length: {firsts}"
-        out.print(Text(said))
-    if len(ranking["curve"]) > 1:
-        points = ", ".join(f"{p['n']:,}: {p['same_first']:.0%}" for p in ranking["curve"][:-1])
-        first, order = (f"from {n:,} prompts on" if n else "not within these prompts" for n in ranking["settled"].values())
-        said = f"of random draws of n prompts these have the same first - {points}; settled: the first {first}, the whole order {order}"
-        out.print(Text(f"sample size: {said}"))
+        out.print(Text(f"length: Spearman of {metric} and n_tokens {length['spearman']:+.2f} over trajectories{within}"))
+
+
+def places(t: dict[str, Any]) -> str:
+    """The places that a teacher may have."""
+    first, last = t["first_place"], t["last_place"]
+    return "-" if first is None else f"{first}" if first == last else f"{first}-{last}"
+
+
+def places_in_words(ranking: dict[str, Any]) -> str:
+    """What the places and P(best) of a ranking are."""
+    bounds = f"places: those that a teacher may have on prompts like these, right for all of them together at {percent(ranking['confidence'])}"
+    return f"{bounds}; P(best): the chance to be the best there, lowered for the luck of who comes first"
 
 
 def _ranked_table(*numbers: str) -> Table:
@@ -234,12 +243,6 @@ def _changed(rows: dict[str, Any]) -> str:
 def _broken(name: str) -> str:
     """A metric's name over several lines, for the head of a narrow column."""
     return name.replace("_", "_\n")
-
-
-def _first(length_bin: dict[str, Any], ranking: dict[str, Any]) -> str:
-    """The best teacher of a bin of lengths."""
-    known = [(v, t["teacher"]) for v, t in zip(length_bin["values"], ranking["teachers"], strict=True) if v is not None]
-    return safe((max if ranking["better"] == "higher" else min)(known)[1]) if known else "-"
 
 
 def number(value: float | None) -> str:
@@ -470,6 +473,8 @@ def changes_in_words(student: dict[str, Any], night: str) -> list[str]:
         place = f"takes place {new['place']} of {new['of']} (rsr {new['rsr']:.3f}, lower is better)" if new["place"] else "has nothing scored"
         lines.append(f"  new teacher {new['teacher']} {place}")
     lines += [f"  {moved['teacher']} moved from place {moved['from']} to {moved['to']}" for moved in changes["moved"]]
+    if unsure := changes.get("unsure"):
+        lines.append("  places differ within noise: " + ", ".join(f"{m['teacher']} {m['from']} -> {m['to']}" for m in unsure))
     lines += [f"  {name} is gone" for name in changes["gone_teachers"]]
     grown = changes["new_trajectories"]
     if grown:

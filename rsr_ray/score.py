@@ -122,7 +122,7 @@ class Score:
     def score_steps(self, rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
         """For (ids, spans, steps) of each row the sum over its steps of their mean surprisal in the short context, float64 [R].
 
-        NaN where a context did not fit into memory.
+        NaN where a context did not fit into memory, or not into the window.
         """
         assert self.wanted.step_window is not None
         sums = np.zeros(len(rows))
@@ -139,6 +139,9 @@ class Score:
         held = 0
         for n, (ids, spans, steps) in enumerate(rows):
             for context in step_contexts(ids, spans, steps, self.wanted.step_window, self.wanted.window):
+                if context is None:
+                    sums[n] = np.nan
+                    continue
                 contexts.append(context)
                 owners.append(n)
                 held += len(context.ids)
@@ -232,11 +235,11 @@ def cut_windows(ids: np.ndarray, spans: np.ndarray, window: int | None) -> list[
     return out
 
 
-def step_contexts(ids: np.ndarray, spans: np.ndarray, steps: np.ndarray, step_window: float, limit: int | None) -> Iterator[Window]:
+def step_contexts(ids: np.ndarray, spans: np.ndarray, steps: np.ndarray, step_window: float, limit: int | None) -> Iterator[Window | None]:
     """Each step of a row behind all that is not scored before it (the prompt, headers, tool output) and the last steps only.
 
     `step_window` is the number of steps, or, under 1, their share of those before it, rounded up. A context longer than
-    `limit` loses its front.
+    `limit` loses what comes first behind the prompt; None where the prompt and the step alone are longer.
     """
     scored = np.zeros(len(ids), bool)
     for start, stop in spans.reshape(-1, 2):
@@ -246,7 +249,13 @@ def step_contexts(ids: np.ndarray, spans: np.ndarray, steps: np.ndarray, step_wi
         back = math.ceil(step_window * n) if step_window < 1 else int(step_window)
         keep = ~scored[:stop]
         keep[pairs[max(0, n - back)][0] :] = True
-        context = ids[:stop][keep][-limit if limit else 0 :]
+        context = ids[:stop][keep]
+        if limit and len(context) > limit:
+            n_last = limit - int(spans[0])
+            if n_last < stop - start:
+                yield None
+                continue
+            context = np.concatenate([context[: spans[0]], context[len(context) - n_last :]])
         yield Window(context, np.array([max(1, len(context) - (stop - start)), len(context)], np.int32))
 
 

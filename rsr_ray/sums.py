@@ -73,15 +73,27 @@ def _adder(lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda values: np.add.reduceat(values, starts)
 
 
-def to_fixed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [N], |value| < 2**31, as whole and 2**-32 parts, int64 [N] each.
+def to_fixed(values: np.ndarray, n_parts: int = 2) -> tuple[np.ndarray, ...]:
+    """float64 [N], of two parts |value| < 2**31 and of four < 2**95, as int64 [N] parts; each counts 2**32 times the next, the last 2**-32.
 
-    Integer sums of the two are the same in whatever order they are taken, and fit int64 for 2**31 values.
+    Integer sums of the parts are the same in whatever order they are taken, and fit int64 for 2**31 values.
     """
-    fixed = np.rint(np.ldexp(values, FIXED_POINT_BITS)).astype(np.int64)
-    return fixed >> FIXED_POINT_BITS, fixed & ((1 << FIXED_POINT_BITS) - 1)
+    parts, rest = [], values
+    for power in range(FIXED_POINT_BITS * (n_parts - 2), -1, -FIXED_POINT_BITS):
+        part = np.floor(np.ldexp(rest, -power))
+        parts.append(part.astype(np.int64))
+        rest = rest - np.ldexp(part, power)  # exact: these are its last bits
+    return (*parts, np.rint(np.ldexp(rest, FIXED_POINT_BITS)).astype(np.int64))
 
 
-def from_fixed(whole: int, part: int) -> float:
-    """The float64 nearest to the total of two such sums."""
-    return ((whole << FIXED_POINT_BITS) + part) / (1 << FIXED_POINT_BITS)
+def fixed_total(*parts: int) -> int:
+    """The total of such sums, in units of 2**-32."""
+    total = 0
+    for part in parts:
+        total = (total << FIXED_POINT_BITS) + part
+    return total
+
+
+def from_fixed(*parts: int) -> float:
+    """The float64 nearest to the total of such sums."""
+    return fixed_total(*parts) / (1 << FIXED_POINT_BITS)

@@ -32,8 +32,9 @@ from rsr_ray.compare import (
     trajectories,
 )
 from rsr_ray.errors import UserError
+from rsr_ray.inference import DRAWS
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.rank import DRAWS, Matrices, load_scored
+from rsr_ray.rank import Matrices, load_scored, rank_teachers
 from rsr_ray.report import print_comparison
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store import Store, unit_name
@@ -130,7 +131,7 @@ def by_teacher(found: dict) -> dict[str, dict]:
 @given(seed=st.integers(0, 1000), missing=st.sampled_from([0.0, 0.3]), samples=st.integers(1, 2))
 def test_values_on_matched_prompts_equal_a_table_of_pandas(seed, missing, samples):
     sides = [rows_of(seed + n, 12, FOUR, missing=missing, samples=samples) for n in (0, 1)]
-    found = on_matched_prompts(*map(scored_of, sides), sorted(FOUR), RSR, np.random.default_rng(0))
+    found = on_matched_prompts(*map(scored_of, sides), sorted(FOUR), RSR, 0.95, 0)
     for rows in sides:
         rows["x"], rows["y"] = rows.rank_sum / rows.n_tokens, rows.surprisal_sum / rows.n_tokens
     means = [rows.groupby(["teacher", "prompt"])[["x", "y"]].mean() for rows in sides]
@@ -150,8 +151,8 @@ def test_values_on_matched_prompts_equal_a_table_of_pandas(seed, missing, sample
 def test_the_difference_is_paired_and_its_interval_scipys():
     a = rows_of(1, 80, {"a": 5.0})
     b = a.assign(rank_sum=(a.rank_sum * np.random.default_rng(1).lognormal(0.02, 0.05, 80)).round())
-    found = on_matched_prompts(scored_of(a), scored_of(b), ["a"], RSR, np.random.default_rng(0))
-    (row,) = moves(found, RSR, 0.95)
+    found = on_matched_prompts(scored_of(a), scored_of(b), ["a"], RSR, 0.95, 0)
+    (row,) = moves(found, RSR, 0.95, same_student=True)
     xa, xb, y = a.rank_sum / a.n_tokens, b.rank_sum / b.n_tokens, a.surprisal_sum / a.n_tokens
     want = stats.bootstrap(
         (xa.to_numpy(), xb.to_numpy(), y.to_numpy()), lambda xa, xb, y, axis: (xb.mean(axis) - xa.mean(axis)) / y.mean(axis), paired=True,
@@ -189,17 +190,17 @@ def test_p_of_a_mean_is_the_t_tests():
     assert got == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=0.1)
 
 
-def measured(x: np.ndarray, rng, answered: np.ndarray | None = None) -> Measured:
+def measured(x: np.ndarray) -> Measured:
     """Values x [2, P, T] over 1."""
     a, b = (Matrices(side, np.ones_like(side), np.ones_like(side)) for side in x)
-    return on_prompts(a, b, np.ones(x.shape[1:], bool) if answered is None else answered, rng)
+    return on_prompts(a, b, np.ones(x.shape[1:], bool), 0.95, 0)
 
 
 def test_two_sides_that_are_alike_are_told_apart_no_oftener_than_they_may():
     """1,500 teachers whose sides differ by noise alone, five to a family: one p in twenty below 0.05, and one family in twenty."""
     rng = np.random.default_rng(4)
     x = rng.lognormal(1, 0.5, (1, 30, 1)) + rng.gamma(2.0, 1.0, (2, 30, 1500))
-    difference, draws = (both := measured(x, rng)).difference()
+    difference, draws = (both := measured(x)).difference()
     p = p_values(difference, draws, both.n)
     assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.02)
     families = np.array([holm(family).min() < 0.05 for family in p.reshape(-1, 5)])
@@ -211,11 +212,11 @@ def test_nights_that_are_alike_are_told_apart_no_oftener_than_they_may():
     rng = np.random.default_rng(5)
     x = rng.gamma(2.0, 1.0, (60, 1500))
     a, b = (Matrices(x * n, 1.0 * n, n) for n in ((np.arange(60)[:, None] < 40) * np.ones_like(x), np.ones_like(x)))
-    both = on_prompts(a, b, np.ones(x.shape, bool), rng)
+    both = on_prompts(a, b, np.ones(x.shape, bool), 0.95, 0)
     p = p_values(*both.difference(), both.n)
     assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.025)
     shifted = Matrices(np.where(np.arange(60)[:, None] < 40, x, x + 1.5), b.y, b.n)
-    p = p_values(*(both := on_prompts(a, shifted, np.ones(x.shape, bool), rng)).difference(), both.n)
+    p = p_values(*(both := on_prompts(a, shifted, np.ones(x.shape, bool), 0.95, 0)).difference(), both.n)
     assert np.mean(p < 0.05) > 0.9
 
 
@@ -226,11 +227,11 @@ def test_teachers_that_are_alike_swap_by_more_than_noise_no_oftener_than_they_ma
     for _ in range(150):
         x = rng.normal(0, 1, (2, 30, 2))
         x[0, :, 1] += 3
-        found = swaps(Found("", ["a", "b"], (both := measured(x, rng)), both, [], []), RSR, 0.95)
+        found = swaps(Found("", ["a", "b"], (both := measured(x)), both, [], []), RSR, 0.95)
         flagged.append(any(pair["more_than_noise"] for pair in found))
     assert np.mean(flagged) < 0.06
     x[1, :, 0] += 3
-    (pair,) = swaps(Found("", ["a", "b"], (both := measured(x, rng)), both, [], []), RSR, 0.95)
+    (pair,) = swaps(Found("", ["a", "b"], (both := measured(x)), both, [], []), RSR, 0.95)
     assert (pair["before_in_a"], pair["before_in_b"], pair["more_than_noise"], pair["share"]) == ("a", "b", True, 1.0)
     higher = REGISTRY["lark"]
     assert swaps(Found("", ["a", "b"], both, both, [], []), higher, 0.95)[0]["before_in_a"] == "b"
@@ -238,7 +239,7 @@ def test_teachers_that_are_alike_swap_by_more_than_noise_no_oftener_than_they_ma
 
 def test_a_share_of_swaps_is_counted_draw_by_draw():
     rng = np.random.default_rng(8)
-    both = measured(rng.normal(0, 1, (2, 20, 3)) + np.array([[[0, 0.2, 0.4]], [[0.2, 0.1, 0.0]]]), rng)
+    both = measured(rng.normal(0, 1, (2, 20, 3)) + np.array([[[0, 0.2, 0.4]], [[0.2, 0.1, 0.0]]]))
     (a, b), names = both.values, ["a", "b", "c"]
     for pair in (found := swaps(Found("", names, both, both, [], []), RSR, 0.95)):
         i, j = names.index(pair["before_in_a"]), names.index(pair["before_in_b"])
@@ -383,7 +384,11 @@ def test_other_versions_of_the_same_student_are_named(tmp_path):
 # --- nights -----------------------------------------------------------------------------------------------------------
 
 
-def nights_of(folder, parts: dict[str, pd.DataFrame]) -> Store:
+def ranking_of(rows: pd.DataFrame) -> dict:
+    return rank_teachers(scored_of(rows.reset_index(drop=True)), RSR)
+
+
+def nights_of(folder, parts: dict[str, pd.DataFrame], *, ranked: bool = True) -> Store:
     """A store to which each night added a unit, a day apart by its clock."""
     store, seen = Store(str(folder), "s", None), []
     for day, (night, rows) in enumerate(parts.items()):
@@ -394,7 +399,8 @@ def nights_of(folder, parts: dict[str, pd.DataFrame]) -> Store:
         os.makedirs(f"{store.uri}/nightly", exist_ok=True)
         record = f"{store.uri}/nightly/{night}.json"
         with open(record, "w") as file:
-            json.dump({"night": night, "students": {"s": {"error": None, "fingerprint": "f", "teachers": table}}}, file)
+            entry = {"error": None, "fingerprint": "f", "teachers": table} | ({"ranking": ranking_of(pd.concat(seen))} if ranked else {})
+            json.dump({"night": night, "students": {"s": entry}}, file)
         os.utime(unit, (moment, moment))
         os.utime(record, (moment + 60, moment + 60))
     write_table(store, pd.concat(seen), "f")
@@ -429,15 +435,29 @@ def test_a_night_whose_rows_are_gone_is_compared_by_its_aggregates(tmp_path):
     assert "which rows night n1 had can no longer be told" in found["notes"][0]
     moved = by_teacher(found)
     assert [name for name, t in moved.items() if t["more_than_noise"]] == ["a"]
+    errors = [{t["teacher"]: t["all"]["error"] for t in ranking_of(rows)["teachers"]} for rows in (first, pd.concat([first, second]))]
     rows = [table_of(rows, "f").to_pylist() for rows in (first, pd.concat([first, second]))]
     for one, other in zip(*rows, strict=True):
         t = moved[one["teacher"]]
-        spread = (one["rsr_std"] ** 2 / one["n_trajectories"] + other["rsr_std"] ** 2 / other["n_trajectories"]) ** 0.5
+        spread = np.hypot(*(error[one["teacher"]] for error in errors))
         assert t["difference"] == pytest.approx(other["rsr"] - one["rsr"])
-        assert t["high"] - t["low"] == pytest.approx(2 * 1.96 * spread, rel=0.1)
+        assert t["high"] - t["low"] == pytest.approx(2 * stats.t.ppf(0.975, 59) * spread)
         assert t["n_prompts"] is None
     with pytest.raises(UserError, match="rows of night n1 cannot be told"):
         compared(f"{store.uri}#@n1", f"{store.uri}#@n2", by="mean_surprisal")
+
+
+def test_a_night_without_errors_over_prompts_says_nothing_of_noise(tmp_path):
+    """Records of earlier versions have the spread over trajectories only: that takes several answers to a prompt as independent."""
+    store = nights_of(tmp_path, {"n1": rows_of(1, 60, FOUR, samples=4), "n2": rows_of(2, 60, FOUR | {"a": 50.0})}, ranked=False)
+    os.utime(f"{store.uri}/nightly/n1.json")
+    found = compared(f"{store.uri}#@n1", f"{store.uri}#@n2")
+    assert found["sentence"] == "What moved is shown, but nothing can be said of noise."
+    assert "nothing is said of noise there" in found["notes"][0]
+    assert {(t["low"], t["p_up"], t["p_value"], t["more_than_noise"]) for t in found["teachers"]} == {(None,) * 4}
+    assert {(pair["share"], pair["more_than_noise"]) for pair in found["swaps"]} == {(None, None)}
+    assert found["kendall"]["low"] is None
+    print_comparison(found, Console(file=io.StringIO()))
 
 
 def test_rows_are_a_nights_only_if_they_give_its_numbers(tmp_path):

@@ -66,10 +66,22 @@ def test_a_step_is_scored_behind_the_prompt_and_the_last_steps(window, want):
     assert [c.ids[slice(*c.spans)].tolist() for c in contexts] == [[*range(a, b)] for a, b in STEPS.reshape(-1, 2)]
 
 
-def test_a_context_over_the_limit_loses_its_front():
-    *_, last = step_contexts(IDS, SPANS, STEPS, 9, 8)
-    assert last.ids.tolist() == [*range(22, 30)]
-    assert last.spans.tolist() == [3, 8]
+def test_a_context_over_the_limit_keeps_the_prompt_and_the_step():
+    *_, last = step_contexts(IDS, SPANS, STEPS, 9, 12)
+    assert last.ids.tolist() == [*range(5), *range(23, 30)]
+    assert last.spans.tolist() == [7, 12]
+    *_, last = step_contexts(IDS, SPANS, STEPS, 9, 10)
+    assert last.ids.tolist() == [*range(5), *range(25, 30)]
+    assert [context is None for context in step_contexts(IDS, SPANS, STEPS, 9, 9)] == [False, False, False, True, True]
+
+
+def test_a_step_that_does_not_fit_beside_its_prompt_leaves_no_sum(student, tokenizer):
+    encoded = encode(TURNS, tokenizer, How(max_length=10_000, steps="sentence"))
+    row = (encoded.input_ids, encoded.spans, encoded.steps)
+    longest = int(np.diff(encoded.steps.reshape(-1, 2)).max())
+    limit = int(encoded.spans[0]) + longest
+    assert np.isfinite(scorer(student, step_window=2, window=limit).score_steps([row])).all()
+    assert np.isnan(scorer(student, step_window=2, window=limit - 1).score_steps([row])).all()
 
 
 def test_local_naturalness_equals_each_step_scored_alone_and_with_all_steps_the_global_one(student, tokenizer):

@@ -17,7 +17,8 @@ from rsr_ray.nightly import History, places
 from rsr_ray.objects import put
 from rsr_ray.page import charts
 from rsr_ray.rank import Scored, load_scored, probability, rank_teachers
-from rsr_ray.report import changes_in_words, number, percent, unscored
+from rsr_ray.report import changes_in_words, number, percent, places_in_words, unscored
+from rsr_ray.report import places as places_of
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store import Store
 
@@ -112,8 +113,6 @@ def _student(
         "boxes": charts.boxes(_spreads(scored, values, codes), f"{name}:boxes", axis),
         "lengths": charts.lengths(ranking, _sample(scored, values, codes, seed), f"{name}:lengths", axis),
     }
-    if len(ranking["curve"]) > 1:
-        drawn["curve"] = charts.curve(ranking, f"{name}:curve")
     alike = [night for night in nights if night["entry"]["fingerprint"] == nights[-1]["entry"]["fingerprint"] and any(night["places"].values())]
     if len(alike) > 1:
         drawn["places"] = charts.places(alike, f"{name}:places")
@@ -260,7 +259,14 @@ def html(report: dict[str, Any]) -> str:
         loader=PackageLoader("rsr_ray.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}  # most of the page is tokens
-    environment.filters |= {"number": number, "probability": probability, "safe_text": safe, "percent": percent}
+    environment.filters |= {
+        "number": number,
+        "probability": probability,
+        "safe_text": safe,
+        "percent": percent,
+        "places": places_of,
+        "places_in_words": places_in_words,
+    }
     here = files("rsr_ray.page")
     parts = {name: (here / f"page.{name}").read_text() for name in ("css", "js")}
     tokens = {
@@ -283,8 +289,20 @@ def as_json(report: dict[str, Any]) -> str:
     return json.dumps({**report, "students": students}, indent=1)
 
 
-CSV_COLUMNS = ["student", "place", "teacher", "metric", "value", "low", "high", "p_best", "won", "n_prompts", "value_all_prompts"]
-CSV_COLUMNS += ["n_trajectories", "mean_tokens", "mean", "median", "std", "q25", "q75", "n_rejected", "mean_rank", "mean_surprisal"]
+CSV_COLUMNS = ["student", "place", "teacher", "metric", "value", "low", "high", "first_place", "last_place", "p_best", "won", "n_prompts"]
+CSV_COLUMNS += [
+    "value_all_prompts",
+    "n_trajectories",
+    "mean_tokens",
+    "mean",
+    "median",
+    "std",
+    "q25",
+    "q75",
+    "n_rejected",
+    "mean_rank",
+    "mean_surprisal",
+]
 
 
 def as_csv(report: dict[str, Any]) -> str:
@@ -318,11 +336,12 @@ def as_markdown(report: dict[str, Any]) -> str:
         if ranking is None:
             lines += [student["empty"], ""]
             continue
-        lines += [f"**{_md(ranking['sentence'])}**", "", f"| # | teacher | {report['metric']} ({report['better']} is better) | interval | P(best) |"]
-        lines += ["|---:|---|---:|---|---:|"]
+        value = f"{report['metric']} ({report['better']} is better)"
+        lines += [f"**{_md(ranking['sentence'])}**", "", f"| # | teacher | {value} | interval | places | P(best) |"]
+        lines += ["|---:|---|---:|---|---|---:|"]
         for t in ranking["teachers"][:20]:
             between = f"{number(t['low'])} – {number(t['high'])}" if t["low"] is not None else "-"
-            lines.append(f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | {probability(t['p_best'])} |")
+            lines.append(f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | {places_of(t)} | {probability(t['p_best'])} |")
         if len(ranking["teachers"]) > 20:
             lines.append(f"\n{len(ranking['teachers']) - 20} more in teachers.csv.")
         said = [*ranking["notes"], *filter(None, [student["unscored"]]), *student["changes"]]

@@ -228,8 +228,8 @@ def boxes(spreads: list[dict[str, Any]], name: str, axis: str) -> str:
 
 
 def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.ndarray], name: str, axis: str) -> str:
-    """Length against the metric: some trajectories, and each teacher's value in bins of length."""
-    teachers, bins = ranking["teachers"][:DIRECT], ranking["length"]["bins"]
+    """Length against the metric, of some trajectories."""
+    teachers = ranking["teachers"][:DIRECT]
     n_tokens, values, owner = sample
 
     def draw(ax: "Axes", size: Size) -> None:
@@ -239,10 +239,7 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
             # Segments of next to no length with round ends: one path, where a mark a point would make half of the page.
             x, y = n_tokens[mine].astype(float), values[mine]
             dots = (np.stack(ends, 1).reshape(-1) for ends in ((x, x * 1.0001, np.full(len(x), np.nan)), (y, y, y)))
-            ax.plot(*dots, color=SERIES[n], linewidth=3, solid_capstyle="round", alpha=0.45)
-            known = [((b["from"] * b["to"]) ** 0.5, b["values"][n]) for b in bins if b["values"][n] is not None]
-            lines += ax.plot([x for x, _ in known], [y for _, y in known], "-o", color=SERIES[n], markersize=5)
-            inside += [y for _, y in known]
+            lines += ax.plot(*dots, color=SERIES[n], linewidth=3, solid_capstyle="round", alpha=0.6)
         ax.set_xscale("log")
         least, most = int(n_tokens.min()), int(n_tokens.max())
         ticks = [n * 10**p for p in range(9) for n in (1, 2, 5) if least <= n * 10**p <= most]
@@ -256,27 +253,7 @@ def lengths(ranking: dict[str, Any], sample: tuple[np.ndarray, np.ndarray, np.nd
         ax.set_ylabel(axis)
         _lines_named(ax, lines, labels(_ranked(teachers), size.letters))
 
-    return _draw(4.2, draw, name, "Length of trajectories against the metric; lines join each teacher's value in quarters of length.")
-
-
-def curve(ranking: dict[str, Any], name: str) -> str:
-    """The share of random draws of n prompts with the same first, and the same order, as all prompts."""
-
-    def draw(ax: "Axes", size: Size) -> None:
-        sizes = [point["n"] for point in ranking["curve"]]
-        lines = []
-        for n, key in enumerate(("same_first", "same_order")):
-            lines += ax.plot(sizes, [point[key] for point in ranking["curve"]], "-o", color=SERIES[n])
-        ax.axhline(0.95, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-        ax.set_xscale("log")
-        ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
-        ax.minorticks_off()
-        ax.set_ylim(0, 1.05)
-        ax.set_xlabel("prompts")
-        ax.set_ylabel("share of draws")
-        _lines_named(ax, lines, ["same first", "same whole order"])
-
-    return _draw(3.2, draw, name, "How often a smaller sample of prompts gives the same first teacher and the same order.")
+    return _draw(4.2, draw, name, "Length of single trajectories against the metric.")
 
 
 def places(nights: list[dict[str, Any]], name: str) -> str:
