@@ -151,7 +151,7 @@ class RaceConfig(ScoreConfig):
     confidence: float = option("of the answer: that no other teacher is better by more than the margin", 0.95)
     margin: float = option("teachers this share of the best one's value apart are as good as each other", 0.01)
     budget: float = option("share of the cost of scoring every matched prompt; a round that would go beyond is not begun", 1.0)
-    first_round: int | None = option(f"prompts in the first round; default: 2% of them, at least {MIN_PROMPTS}", None)
+    first_round: int | None = option("prompts in the first round; default: 2% of them, and enough to show what 4% of a teacher's answers do", None)
     seed: int = option("decides the order in which prompts are scored", 0)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ correction sqrt(1 - n/N), and with every prompt scored nothing is left to chance
 The chance of a wrong answer is at most 1 - confidence, in so far as the means of n prompts are normal: only comparisons
 of the true winner with another teacher can go wrong, T - 1 of them at each of K - 1 looks (the K-th has every prompt),
 and each one-sided bound gets (1 - confidence) / ((T - 1) (K - 1)) of it (Bonferroni). What befalls fewer than one
-prompt in n is not seen in n prompts, and no such bound knows of it.
+prompt in n is not seen in n prompts, and no such bound knows of it: the first round is large enough to show what 4% of a
+teacher's answers do (`first_prompts`); `python -m tests.simulate_race` measures what that is worth.
 
 A teacher of whom nothing was scored yet is compared with nobody. It leaves once the chance of that, had it a score for
 MIN_PROMPTS of all prompts, is no more than that of one bound: with fewer it could decide nothing. This comes on top of the
@@ -23,13 +24,24 @@ from dataclasses import dataclass
 import numpy as np
 
 GROWTH = 1.5  # of the prompts from look to look: 2 costs a tenth more, 1.3 hardly less (CHANGELOG.md)
-MIN_PROMPTS = 20  # before anything is decided: means of fewer are not normal enough
+MIN_PROMPTS = 20  # before anything is decided, where there are no more: means of fewer are not normal enough
+JUNK = 0.04  # share of a teacher's answers: loops, cut-offs. Before any is dropped, each should have shown some
 FIRST_SHARE = 0.02  # of all prompts, in the first round of a large corpus: costs little, and rare answers show
 
 
-def round_ends(n_prompts: int, first_round: int | None = None) -> list[int]:
+def first_prompts(n_teachers: int, confidence: float) -> int:
+    """Prompts before a teacher is dropped.
+
+    So many that a third of what the confidence leaves is the chance that any rival of which JUNK of the answers are junk has
+    shown none: that one would look better than it is, and its spread smaller, which no bound can see.
+    """
+    chance = (1 - confidence) / 3 / max(n_teachers - 1, 1)
+    return max(MIN_PROMPTS, math.ceil(math.log(chance) / math.log1p(-JUNK)))
+
+
+def round_ends(n_prompts: int, first_round: int) -> list[int]:
     """Prompts scored after each round, int [K], growing by GROWTH up to all of them."""
-    end = first_round or max(MIN_PROMPTS, math.ceil(FIRST_SHARE * n_prompts))
+    end = first_round
     ends = []
     while end < n_prompts:
         ends.append(end)
@@ -60,7 +72,7 @@ class Standing:
     """A teacher's value when it was last looked at, lower is better, and its own interval at the confidence."""
 
     value: float
-    low: float
+    low: float  # the value itself where every prompt is scored: it is exact then, of these prompts
     high: float
     n_prompts: int  # that every teacher then alive had a score for
     round: int  # 1-based
@@ -71,7 +83,9 @@ class Elimination:
 
     def __init__(self, teachers: list[str], n_prompts: int, *, confidence: float = 0.95, margin: float = 0.01, first_round: int | None = None):
         self.n_prompts, self.confidence, self.margin = n_prompts, confidence, margin
-        self.ends = round_ends(n_prompts, first_round)
+        least = first_prompts(len(teachers), confidence)
+        self.ends = round_ends(n_prompts, first_round or max(least, math.ceil(FIRST_SHARE * n_prompts)))
+        self.least = min(least, self.ends[0])  # prompts with a score of all compared, before one of them is dropped on a bound
         self.alpha = (1 - confidence) / (max(len(teachers) - 1, 1) * max(len(self.ends) - 1, 1))  # of one bound at one look
         self.alive = list(teachers)
         self.round = 0
@@ -129,7 +143,7 @@ class Elimination:
         width = t_quantile((1 + self.confidence) / 2, n) * standard_error(z, share)
         for name, v, w in zip(names, value.tolist(), width.tolist(), strict=True):
             self.standings[name] = Standing(v, v - w, v + w, n, self.round)
-        if n < min(MIN_PROMPTS, self.n_prompts):
+        if n < min(MIN_PROMPTS if share == 1 else self.least, self.n_prompts):
             return
         best = min(range(len(names)), key=lambda i: (value[i], names[i]))
         others = np.arange(len(names)) != best
@@ -149,7 +163,10 @@ class Elimination:
     def _why_over(self, n: int, share: float, *, near: bool, equal: list[str]) -> str:
         """Why there is a winner: by n prompts of all, `share` of which were tried; `near` whether any other is only near it."""
         if share == 1:
-            reason = "every prompt is scored" if n == self.n_prompts else "every prompt was tried"
+            reason = f"all {n:,} prompts are scored" if n == self.n_prompts else "every prompt was tried"
+            on_a_bound = [name for name, why in self.left.items() if name not in self.unscored and self.standings[name].round < self.round]
+            if on_a_bound:
+                reason += f"; {', '.join(on_a_bound)} left earlier, at the confidence of {self.confidence:g}"
         elif len(self.unscored) == len(self.left):
             reason = "there is no other teacher left"
         else:

@@ -34,7 +34,7 @@ from rsr_ray.store import Store, settle_units
 from rsr_ray.student import inspect_student
 from rsr_ray.watch import log
 
-RACE_VERSION = 2  # raised whenever the same settings would give another course of a race than before
+RACE_VERSION = 3  # raised whenever the same settings would give another course of a race than before
 
 
 def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -376,7 +376,12 @@ def race_line(record: dict[str, Any]) -> str:
 
 
 def _interval(standing: dict[str, Any]) -> str:
-    return f"{standing['value']:.3f} ({standing['low']:.3f} to {standing['high']:.3f})"
+    return f"{standing['value']:.3f} ({_ends(standing)})"
+
+
+def _ends(standing: dict[str, Any]) -> str:
+    """The interval; a value with every prompt scored has none: it is exact, of these prompts."""
+    return "exact" if standing["low"] == standing["high"] else f"{standing['low']:.3f} to {standing['high']:.3f}"
 
 
 def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
@@ -389,7 +394,7 @@ def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for t in record["teachers"]:
-        numbers = [f"{t['value']:.3f}", f"{t['low']:.3f} - {t['high']:.3f}", f"{t['n_prompts']:,}"] if "value" in t else ["-"] * 3
+        numbers = [f"{t['value']:.3f}", _ends(t), f"{t['n_prompts']:,}"] if "value" in t else ["-"] * 3
         why = t["why"] or ("winner" if t["teacher"] == record["winner"] else "could still win")
         table.add_row(Text(safe(t["teacher"])), *numbers, str(t["left_after_round"] or "-"), Text(safe(why)))
     out.print(table)
@@ -406,7 +411,11 @@ def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
         out.print(Text(f"  rejected {n:,} {reason}: {REJECT_REASONS[reason]} Their prompts are not compared."), soft_wrap=True)
     if record["unreadable_rows"]:
         out.print(Text(f"  {record['unreadable_rows']:,} rows of the corpus hold no conversation that could be read and did not race"))
-    out.print(Text(f"race      {store_uri}/races/{record['race_id']}/race.json"), soft_wrap=True)
+    own = f"{store_uri}/races/{record['race_id']}"
+    out.print(Text(f"race      {own}/race.json"), soft_wrap=True)
+    if record["decided"] and spent["trajectories"]:
+        ranked = f"rsr-ray teachers --store {own} --student {record['student']}"
+        out.print(Text(f"On prompts like these, not these alone: {ranked}"), soft_wrap=True)
 
 
 def race_answer(record: dict[str, Any]) -> str:
@@ -420,10 +429,11 @@ def race_answer(record: dict[str, Any]) -> str:
     last = record["rounds"][-1]
     if last["prompts"] == record["matched_prompts"]:
         n, of = last["prompts_compared"], last["prompts"]
-        on = f" on the {n:,} of {of:,} prompts with a score of every teacher still in" if n < of else ""
-        return f"{record['winner']} is best{on}: {record['reason']}"
-    within = f", or within {record['margin']:.2%} of the best" if record["margin"] else ""
-    return f"{record['winner']} is best{within}, with confidence {record['confidence']:g}: {record['reason']}"
+        on = f"the {n:,} of {of:,} prompts with a score of every teacher still in" if n < of else f"these {of:,} prompts"
+        return f"{record['winner']} is best on {on}: {record['reason']}"
+    within = f", or within {record['margin']:.2%} of the best," if record["margin"] else ""
+    on = f"on these {record['matched_prompts']:,} prompts"
+    return f"{record['winner']} is best{within} {on} with confidence {record['confidence']:g}: {record['reason']}"
 
 
 def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rsr_ray.elimination import MIN_PROMPTS, Elimination, round_ends
+from rsr_ray.elimination import MIN_PROMPTS, Elimination, first_prompts, round_ends
 from rsr_ray.read import iter_trajectories, list_corpus, teacher_of_path
 
 from .conftest import SHARED, needs_shared
@@ -73,7 +73,8 @@ def slow(x, y, n_all, n_teachers, n_looks, confidence, margin):
 def test_the_first_look_is_what_the_slow_twin_says(seed, n_teachers, n_prompts, margin):
     rng = np.random.default_rng(seed)
     x, y = made_up(rng, n_prompts, rng.uniform(5, 7, n_teachers), rng.uniform(1.9, 2.1, n_teachers), spread=(0.2, 0.1))
-    state = Elimination([str(t) for t in range(n_teachers)], n_prompts, confidence=0.9, margin=margin)
+    how = {"confidence": 0.9, "margin": margin, "first_round": MIN_PROMPTS}
+    state = Elimination([str(t) for t in range(n_teachers)], n_prompts, **how)
     end = state.ends[0]
     state.update(x[:end], y[:end])
     best, lost, near, value, width = slow(x[:end].tolist(), y[:end].tolist(), n_prompts, n_teachers, len(state.ends), 0.9, margin)
@@ -87,13 +88,21 @@ def test_the_first_look_is_what_the_slow_twin_says(seed, n_teachers, n_prompts, 
     assert {int(name) for name in state.left} == (lost | near if over else lost)
 
 
-@given(n_prompts=st.integers(1, 100_000), first=st.none() | st.integers(MIN_PROMPTS, 500))
+@given(n_prompts=st.integers(1, 100_000), first=st.integers(MIN_PROMPTS, 500))
 def test_rounds_grow_to_all_prompts(n_prompts, first):
     ends = round_ends(n_prompts, first)
     assert ends[-1] == n_prompts
     assert all(a < b for a, b in itertools.pairwise(ends))
     assert len(ends) <= 30
-    assert ends[0] == min(n_prompts, first or max(MIN_PROMPTS, math.ceil(n_prompts / 50)))
+    assert ends[0] == min(n_prompts, first)
+
+
+@given(n_teachers=st.integers(2, 40), confidence=st.floats(0.6, 0.999))
+def test_the_first_round_shows_the_junk_of_every_rival(n_teachers, confidence):
+    n = first_prompts(n_teachers, confidence)
+    hidden = (n_teachers - 1) * 0.96**n  # the chance that any of them shows none, at most
+    assert hidden <= (1 - confidence) / 3
+    assert n == MIN_PROMPTS or (n_teachers - 1) * 0.96 ** (n - 1) > (1 - confidence) / 3
 
 
 @given(n_teachers=st.integers(2, 40), n_prompts=st.integers(1, 10_000), confidence=st.floats(0.6, 0.999))
@@ -127,8 +136,8 @@ def test_equal_teachers_are_within_the_margin():
 def test_without_a_margin_equal_teachers_take_every_prompt():
     rng = np.random.default_rng(1)
     x, y = made_up(rng, 300, [6.0] * 3, [2.0] * 3)
-    state = run(x, y, margin=0.0)
-    assert state.reason == "every prompt is scored"
+    state = run(x, y, margin=0.0, first_round=MIN_PROMPTS)
+    assert state.reason.startswith("all 300 prompts are scored")
     alive = [int(name) for name in ("0", "1", "2") if name in state.alive or "on all" in state.left.get(name, "")]
     assert state.leader == str(min(alive, key=lambda t: x[:, t].mean() / y[:, t].mean()))
     standing = state.standings[str(state.leader)]
@@ -139,7 +148,7 @@ def test_a_corpus_smaller_than_a_round_is_scored_whole():
     for n in (1, 2, MIN_PROMPTS):
         x = np.tile([2.0, 1.0, 3.0], (n, 1))
         state = run(x, np.ones_like(x))
-        assert (state.round, state.alive, state.reason) == (1, ["1"], "every prompt is scored")
+        assert (state.round, state.alive, state.reason) == (1, ["1"], f"all {n} prompts are scored")
 
 
 def test_a_prompt_without_a_score_of_every_teacher_is_not_compared():
@@ -147,7 +156,7 @@ def test_a_prompt_without_a_score_of_every_teacher_is_not_compared():
     x, y = made_up(rng, 200, [5.0, 6.0, 9.0], [2.0] * 3)
     holes = x.copy()
     holes[3, 0] = holes[7, 2] = np.nan
-    holed, without = Elimination(["a", "b", "c"], 200), Elimination(["a", "b", "c"], 200)
+    holed, without = (Elimination(["a", "b", "c"], 200, first_round=MIN_PROMPTS) for _ in range(2))
     holed.update(holes[:20], y[:20])
     assert holed.standings["a"].n_prompts == 18
     assert not holed.left, "18 prompts are too few to decide on"
@@ -163,7 +172,7 @@ def test_a_teacher_of_whom_nothing_was_scored_stays_until_that_is_sure_and_stops
     rng = np.random.default_rng(3)
     x, y = made_up(rng, 400, [5.0, 5.5, 1.0], [2.0] * 3)
     x[:, 2] = np.nan
-    state = Elimination(["a", "b", "none"], 400)
+    state = Elimination(["a", "b", "none"], 400, first_round=MIN_PROMPTS)
     told = []
     while not state.finished:
         columns, end = [["a", "b", "none"].index(name) for name in state.alive], state.ends[state.round]
@@ -221,14 +230,15 @@ def test_a_tie_is_called_one():
     x[:, 1], y[:, 1] = x[::-1, 0], y[::-1, 0]  # prompts in another order, so that no earlier look sees them equal
     x[:, :2], y[:, :2] = np.round(x[:, :2] * 64) / 64, 2.0  # whose sums are exact
     for names in (["c", "a", "b"], ["a", "c", "b"]):
-        state = Elimination(names, 30, margin=0.0)
+        state = Elimination(names, 30, margin=0.0, first_round=MIN_PROMPTS)
         while not state.finished:
             columns, end = [names.index(name) for name in state.alive], state.ends[state.round]
             state.update(x[:end, columns], y[:end, columns])
         assert (state.winner, state.left["c"]) == ("a", "equal to a")
         assert state.leader == "a"
         assert state.left["b"].startswith("worse than ")
-        assert state.reason == "every prompt is scored; it is a tie with c, and a comes first by name"
+        dropped = "b left earlier, at the confidence of 0.95; " if state.standings["b"].round < state.round else ""
+        assert state.reason == f"all 30 prompts are scored; {dropped}it is a tie with c, and a comes first by name"
 
 
 # --- over many repetitions --------------------------------------------------------------------------------------------
@@ -240,9 +250,9 @@ class Tally:
     def __init__(self, name: str):
         self.name, self.right, self.exact, self.cost, self.held = name, [], [], [], []
 
-    def add(self, x: np.ndarray, y: np.ndarray, cost: np.ndarray, margin: float = 0.01) -> None:
+    def add(self, x: np.ndarray, y: np.ndarray, cost: np.ndarray, margin: float = 0.01, **how) -> None:
         truth = x.mean(0) / y.mean(0)
-        state = run(x, y, margin=margin)
+        state = run(x, y, margin=margin, **how)
         got = int(state.alive[0])
         self.exact.append(got == truth.argmin())
         self.right.append(truth[got] <= truth.min() * (1 + margin))
@@ -289,7 +299,7 @@ def test_a_winner_of_whom_most_is_rejected_is_lost_no_more_often_than_allowed():
         rng = np.random.default_rng(seed)
         x, y = made_up(rng, 400, [3.0, 6.0, 6.3], [2.0] * 3)
         x[rng.permutation(400)[MIN_PROMPTS:], 0] = np.nan
-        state = run(x, y)
+        state = run(x, y, first_round=MIN_PROMPTS)
         wrong += state.winner != "0"
         late += bool(np.isnan(x[: state.ends[0], 0]).all())
     print(f"a winner with {MIN_PROMPTS} scores of 400: wrong in {wrong} of {REPETITIONS}; without any in the first round in {late}")
@@ -327,8 +337,27 @@ def test_the_real_corpus_resampled(group):
     tally = Tally(f"real corpus, {group}, {x.shape[1]} teachers, {len(x)} prompts")
     for seed in range(REPETITIONS):
         some = np.random.default_rng(seed).integers(0, len(x), len(x))
-        tally.add(x[some], y[some], chars[some])
+        tally.add(x[some], y[some], chars[some], first_round=MIN_PROMPTS)  # by default all of so few are scored
     tally.check()
+    assert Elimination([str(t) for t in range(x.shape[1])], len(x)).ends == [len(x)]
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("strong", "narrow"), ("mild", "measured")])
+def test_rivals_with_junk_are_not_taken_for_better(kind, spread):
+    """One cell of tests/simulate_race.py each; with a first round of 20 prompts a race is wrong too often to pass."""
+    from .simulate_race import junk_corpus, raced
+
+    wrong = {None: 0, MIN_PROMPTS: 0}
+    for seed in range(60):
+        x, y = junk_corpus(np.random.default_rng(seed), spread, kind, 0.04, 300, 6)
+        truth = x.mean(0) / y.mean(0)
+        for first in wrong:
+            state, _ = raced(x, y, first_round=first)
+            wrong[first] += bool(truth[int(state.winner)] > truth.min() * 1.01)
+    print(f"{kind}, {spread}: wrong in {wrong[None]} of 60, in {wrong[MIN_PROMPTS]} with a first round of {MIN_PROMPTS}")
+    assert wrong[None] <= 6  # 5% and two standard errors
+    if kind == "strong":
+        assert wrong[MIN_PROMPTS] > 12
 
 
 @needs_shared

@@ -164,7 +164,7 @@ def test_teachers_that_are_one_teacher(n_teachers):
 
 
 def test_a_difference_that_every_prompt_shows_alike_is_sure():
-    x = np.repeat(np.arange(1.0, 9.0)[:, None], 2, 1) + [0.0, 1.0]
+    x = np.repeat(np.arange(1.0, 9.0)[:, None], 2, 1) + np.array([0.0, 1.0])
     found = place_bounds(*influence(x, np.ones_like(x)))
     assert found.last.tolist() == [1, 2]
     assert chances(*influence(x, np.ones_like(x))).best.tolist() == [1, 0]
@@ -201,7 +201,7 @@ def test_all_places_hold_together_where_teachers_are_equal(monkeypatch):
 
 def test_chances_of_equal_teachers_are_rarely_near_one(monkeypatch):
     assert count_ranks(11, 8, 0.0, "measured", 150).sure <= 0.02 * 150 + 2
-    monkeypatch.setattr(inference, "_share_of_noise", lambda apart, noise, *_: np.zeros(len(noise)))
+    monkeypatch.setattr(inference, "_share_of_noise", lambda _, noise, *__: np.zeros(len(noise)))
     assert count_ranks(11, 8, 0.0, "measured", 150).sure > 0.3 * 150
 
 

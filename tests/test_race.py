@@ -110,7 +110,7 @@ def begun(tmp_path, given: pa.Table) -> tuple[Course, Store]:
     """A race by these INDEX rows, and the store it is a race of, which holds the scores that the test put there before."""
     store = Store(str(tmp_path), "m", None)
     own = Store(f"{tmp_path}/races/0", "m", None)
-    course = Course(RaceConfig(**(GIVEN | {"store": str(tmp_path)})), [SHARD], Matched.of(given, (), 0), own, "f", 1)
+    course = Course(RaceConfig(**(GIVEN | {"store": str(tmp_path), "first_round": 20})), [SHARD], Matched.of(given, (), 0), own, "f", 1)
     course.take_from(store, store.units().get("f", []))
     return course, store
 
@@ -237,15 +237,15 @@ def said(record: dict) -> str:
 
 
 def test_the_answer_in_words():
-    assert race_answer(record()).startswith("A is best, or within 1.00% of the best, with confidence 0.95")
-    assert race_answer(record(margin=0.0)).startswith("A is best, with confidence 0.95")
+    assert race_answer(record()).startswith("A is best, or within 1.00% of the best, on these 60 prompts with confidence 0.95")
+    assert race_answer(record(margin=0.0)).startswith("A is best on these 60 prompts with confidence 0.95")
     undecided = record(decided=False, winner=None, alive=["A", "B"], reason="the next round is not within the budget", next_cost_share=0.4567)
     assert race_answer(undecided) == (
         "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "
         "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
     )
-    whole = record(rounds=[{"prompts": 60, "prompts_compared": 60}], reason="every prompt is scored")
-    assert race_answer(whole) == "A is best: every prompt is scored"
+    whole = record(rounds=[{"prompts": 60, "prompts_compared": 60}], reason="all 60 prompts are scored")
+    assert race_answer(whole) == "A is best on these 60 prompts: all 60 prompts are scored"
     holes = record(rounds=[{"prompts": 60, "prompts_compared": 41}], reason="every prompt was tried")
     assert race_answer(holes) == "A is best on the 41 of 60 prompts with a score of every teacher still in: every prompt was tried"
     alone = record(decided=False, winner=None, alive=["A"], reason="3 of 60 prompts")

@@ -47,7 +47,7 @@ def corpus(tmp_path_factory):
 
 
 def config(corpus, store, **changes) -> RaceConfig:
-    given = {"corpus": (str(corpus),), "student": str(DEMO_STUDENT), "store": str(store), "replicas": 2, "margin": MARGIN}
+    given = {"corpus": (str(corpus),), "student": str(DEMO_STUDENT), "store": str(store), "replicas": 2, "margin": MARGIN, "first_round": 20}
     return RaceConfig(**(given | changes))
 
 
