@@ -8,8 +8,10 @@ import typing
 from typing import Any
 
 from rsr_ray.config import ChooseConfig, RaceConfig, ScoreConfig, load_config, load_nightly
+from rsr_ray.credentials import scrub
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.settings import check_text
 
 if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
@@ -18,10 +20,15 @@ RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray
 METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN", "verified": "COLUMN"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes no credentials of a command line that it refuses."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        super().error(scrub(message))
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="rsr-ray", description="Which teacher's reasoning trajectories should this student learn from? (rsr: lower is better)"
-    )
+    parser = _Parser(prog="rsr-ray", description="Which teacher's reasoning trajectories should this student learn from? (rsr: lower is better)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     score = commands.add_parser("score", help="score a corpus under a student and rank its teachers")
@@ -137,13 +144,22 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
+        _check_texts(vars(args))
         return args.run(args)
     except (UserError, RunError, OSError) as e:
-        print(f"rsr-ray: {safe(str(e))}", file=sys.stderr)
+        print(f"rsr-ray: {safe(scrub(str(e)))}", file=sys.stderr)
         return 2 if isinstance(e, UserError) else 1
     except KeyboardInterrupt:
         print("rsr-ray: interrupted; finished units are kept: run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _check_texts(given: dict[str, Any]) -> None:
+    """Raise UserError for a text that no option takes."""
+    for name, value in given.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                check_text(f"--{name.replace('_', '-')}", name, text, optional=True)
 
 
 def _add_options(parser: argparse.ArgumentParser, config: type) -> None:

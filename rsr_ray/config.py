@@ -11,7 +11,6 @@ import importlib.util
 import json
 import math
 import re
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from rsr_ray.elimination import MIN_PROMPTS
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.objects import absolute, endpoint_of
+from rsr_ray.settings import settled, shown
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
 
@@ -70,7 +70,7 @@ class ScoreConfig:
     trust_remote_code: bool = option("run Python code that comes with the student", False)
 
     def __post_init__(self) -> None:
-        _refuse_passwords(*self.corpus, self.store, self.s3_endpoint or "")
+        _settle(self)
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
         object.__setattr__(self, "store", absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
@@ -201,7 +201,7 @@ class ChooseConfig:
     ray_address: str | None = option("Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None)
 
     def __post_init__(self) -> None:
-        _refuse_passwords(self.store, self.out, self.s3_endpoint or "")
+        _settle(self)
         for name in ("store", "out"):
             object.__setattr__(self, name, absolute(getattr(self, name)))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
@@ -234,10 +234,12 @@ class ChooseConfig:
         return _as_mapping(self.columns)
 
 
-def _refuse_passwords(*uris: str) -> None:
-    for uri in uris:
-        if re.search(r"://[^/]*:[^/]*@", uri):  # it would be kept in every row and run file
-            raise UserError("a URL with a password in it is refused: give credentials by the AWS variables, a role, or fsspec's configuration")
+def _settle(config: Any) -> None:
+    """Every setting of a config as its type has it. Raises UserError."""
+    kinds = typing.get_type_hints(type(config))
+    for name, kind in kinds.items():
+        option = f"--{name.replace('_', '-')}"
+        object.__setattr__(config, name, settled(option, name, getattr(config, name), kind))
 
 
 def _check_least(config: Any, least: int, *names: str) -> None:
@@ -269,6 +271,7 @@ class NightlyConfig:
     wait: int = option("seconds to wait for another nightly run on the store; default: leave at once", 0)
 
     def __post_init__(self) -> None:
+        _settle(self)
         object.__setattr__(self, "night", str(self.night or datetime.datetime.now(datetime.UTC).date()))
         if not NIGHT.fullmatch(self.night):
             raise UserError(f"--night {self.night!r}: use letters, digits, '.', '_' and '-'; nights are compared in the order of their names")
@@ -305,9 +308,10 @@ def read_yaml(path: str) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises UserError."""
     try:
         with open(path) as file:
-            values = yaml.safe_load(file) or {}
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise UserError(f"--config {path}: {' '.join(str(e).split())}") from e
+            values = yaml.safe_load(file)
+    except Exception as e:  # what a tag does not fit, and what is nested too deep, fails in any way
+        raise UserError(f"--config {path}: is no YAML that can be read: {' '.join(str(e).split())[:300]}") from e
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: must hold a mapping of option names to values")
     return values
@@ -318,23 +322,10 @@ def _build(cls: type, values: dict[str, Any], given: dict[str, Any], path: str |
     kinds = typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in kinds:
-            raise UserError(f"--config {path}: unknown key {name!r}; known: {', '.join(sorted(kinds))}")
-        values[name] = _checked(name, value, kinds[name], path)
+            raise UserError(f"--config {path}: unknown key {shown(name)}; known: {', '.join(sorted(kinds))}")
+        values[name] = settled(f"--config {path}: {name}", name, value, kinds[name])
     values = values | given
     required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
     if required:
         raise UserError(f"missing: {', '.join('--' + name.replace('_', '-') for name in required)}" + (f" (--config {path})" if path else ""))
     return cls(**values)
-
-
-def _checked(name: str, value: Any, kind: Any, path: str | None) -> Any:
-    if kind == tuple[str, ...]:
-        value = tuple(value) if isinstance(value, list) else (value,)
-        wanted: tuple[type, ...] = (tuple,)
-    else:
-        wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if float in wanted and int not in wanted and type(value) is int:
-        value = float(value)
-    if type(value) not in wanted:
-        raise UserError(f"--config {path}: {name}: {value!r} is not {' or '.join(t.__name__ for t in wanted)}")
-    return value

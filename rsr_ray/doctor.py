@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from rsr_ray.aside import Aside, Ended
 from rsr_ray.cluster import Resources, connect, room_for, take
 from rsr_ray.config import ScoreConfig
-from rsr_ray.encode import How, find, tokenize
+from rsr_ray.encode import Found, How, finder, reject_of, tokenize
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.objects import InputObject, open_filesystem, protocol_of
 from rsr_ray.read import PARQUET, Unreadable, canonical, check_readable, iter_trajectories, list_corpus
 from rsr_ray.score import Work, score_rows
-from rsr_ray.shapes import BadRow
+from rsr_ray.shapes import BadRow, Turn
 from rsr_ray.store import Store
 from rsr_ray.student import Student, StudentFacts, inspect_student, load_tokenizer, resolve
 
@@ -39,6 +40,7 @@ PROBE = [
     {"role": "user", "content": "Sure?"},
     {"role": "assistant", "content": "<think>\nYes.\n</think>\n\nI am."},
 ]
+SHORT = [PROBE[0], {"role": "assistant", "content": "It is 4."}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Doctor:
         self.ids: list[np.ndarray] = []
         self.spans: list[np.ndarray] = []
         self.n_rows = 0.0
+        self.aside: Aside | None = None
+        self.endless = False  # the template took too long for a conversation of two words
 
     @property
     def failed(self) -> bool:
@@ -82,8 +86,10 @@ class Doctor:
         rows = self.look_at("corpus", self.corpus)
         if facts:
             self.look_at("template", self.template, facts)
-            if rows:
+            if rows and not self.endless:
                 self.look_at("rows", self.rows, facts, rows)
+            if self.aside:
+                self.aside.close()
         resources = self.look_at("cluster", self.cluster)
         if resources and facts:
             self.look_at("store", self.store, facts, resources)
@@ -104,6 +110,15 @@ class Doctor:
 
     def say(self, check: str, level: str, says: str) -> None:
         self.findings.append(Finding(check, level, says))
+
+    def find(self, facts: StudentFacts, turns: list[Turn], tools: list | None = None) -> Found:
+        """What `encode.find` gives, by a process aside: the template may never end. Raises BadRow."""
+        self.aside = self.aside or Aside(finder, facts.source, How.of(self.config, facts))
+        try:
+            return self.aside.ask((turns, tools))
+        except Ended as e:
+            self.endless = e.over_time and turns == SHORT
+            raise reject_of(e) from None
 
     # --- the checks ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +176,7 @@ class Doctor:
     def template(self, facts: StudentFacts) -> None:
         how = How.of(self.config, facts)
         tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
-        text, *_ = find([PROBE[0], {"role": "assistant", "content": "It is 4."}], tokenizer, how)
+        text, *_ = self.find(facts, SHORT)
         ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         if tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False).replace(" ", "") != text.replace(" ", ""):
             self.say(
@@ -170,7 +185,7 @@ class Doctor:
         kept = []
         for turns, name in ((PROBE[:2], "the last answer"), (PROBE, "earlier answers")):
             try:
-                find(turns, tokenizer, how)
+                self.find(facts, turns)
             except BadRow as e:
                 if e.reason != "template_drops_response":
                     raise
@@ -192,7 +207,7 @@ class Doctor:
                 continue
             turns, tools = json.loads(row["messages"]), json.loads(row["tools"]) if row["tools"] else None
             try:
-                text, at, _ = found = find(turns, tokenizer, how, tools)
+                text, at, _ = found = self.find(facts, turns, tools)
                 ids, spans, *_ = tokenize(found, tokenizer, how)
             except BadRow as e:
                 rejects[f"{e.reason} ({e})"] += 1

@@ -4,26 +4,28 @@ Where a turn's text lies in the rendering is found from the template itself, not
 conversation is rendered as it is, and once more with a mark of two private-use characters behind each text of an
 assistant. Where taking the marks out again gives the first rendering, each mark shows where its text ends, whatever the
 template wrote around it; the text must then stand right before it. What a turn's tool calls are rendered as is what the
-rendering loses when they are taken out.
+rendering loses when they are taken out, found for all turns at once where marks behind the turns of others keep them apart.
 """
 
+import functools
 import itertools
 import json
 import re
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from rsr_ray.aside import SECONDS, Aside, Ended, time_limit
+from rsr_ray.errors import RunError
+from rsr_ray.row_faults import row_boundary
 from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.shapes import REASONING, BadRow, Turn
 from rsr_ray.student import load_tokenizer
-from rsr_ray.watch import attempt
+from rsr_ray.watch import attempt, in_task
 
 if TYPE_CHECKING:
     from rsr_ray.config import ScoreConfig
@@ -51,8 +53,9 @@ KEEP = "--render verbatim keeps it"
 class Encode:
     """Ray Data UDF over units: READ_ROWS in, ENCODED_ROWS out, one row for one row.
 
-    A row may make native code end the whole process. Ray then starts the task again, and forever; so from the second try on
-    rows are encoded in a process aside, and the row that ends it is rejected.
+    A row may make native code end the whole process, or a template run for ever, which the kernel ends the process for. Ray
+    then starts the task again, and forever; so from the second try on rows are encoded in a process aside, one after the
+    other, and the row that ends it is rejected.
     """
 
     def __init__(self, student: str, how: "How"):
@@ -60,29 +63,62 @@ class Encode:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         (rows,) = unit["rows"].to_pylist()
-        encoded = encode_rows(rows, *self.how) if attempt() == 0 else self.encode_aside(rows)
+        encoded = self.encode_here(rows) if attempt() == 0 else self.encode_aside(rows)
         return unit.set_column(unit.schema.get_field_index("rows"), "rows", pa.array([encoded], pa.list_(ENCODED_ROWS)))
 
+    def encode_here(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What `encode_rows` gives; in a task of Ray's, which is done again, the process may end over it."""
+        return encode_rows(rows, *self.how, limit=time_limit if in_task() else nullcontext)
+
     def encode_aside(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What `encode_rows` gives, by processes that may die: all rows in one; where that dies, each half in another."""
-        done, halves = [], [rows]
-        aside = ProcessPoolExecutor(1, get_context("spawn"))
-        while halves:
-            some = halves.pop()
-            try:
-                done += aside.submit(encode_rows, some, *self.how).result()
-            except BrokenProcessPool:
-                aside = ProcessPoolExecutor(1, get_context("spawn"))
-                middle = len(some) // 2
-                if middle:
-                    halves += [some[middle:], some[:middle]]
-                    continue
-                (row,) = some
-                del row["messages"], row["tools"]
-                lost = {"reject_reason": "tokenizer_error", "reject_detail": "the tokenizer ended its whole process on this row"}
-                done.append({**row, **lost, **dict.fromkeys(Encoded._fields)})
-        aside.shutdown()
+        """What `encode_rows` gives, by processes that may end. Raises RunError where the template never ends at all."""
+        done = []
+        with Aside(_encoder, *self.how) as aside:
+            for row in rows:
+                try:
+                    done.append(aside.ask(row))
+                except Ended as e:
+                    if e.over_time:
+                        check_template(aside)
+                    reject = reject_of(e)
+                    row |= {"reject_reason": reject.reason, "reject_detail": reject.detail, **dict.fromkeys(Encoded._fields)}
+                    done.append({name: value for name, value in row.items() if name not in ("messages", "tools")})
         return done
+
+
+def _encoder(student: str, how: "How") -> Callable[[dict[str, Any]], dict[str, Any]]:
+    tokenizer = load_tokenizer(student, how.chat_template, how.proof)
+    return functools.partial(encode_row, tokenizer=tokenizer, how=how, limit=time_limit)
+
+
+def finder(student: str, how: "How") -> Callable[[tuple[list[Turn], list | None]], "Found"]:
+    """For a process aside: what `find` gives for turns and tools."""
+    tokenizer = load_tokenizer(student, how.chat_template, how.proof)
+
+    def answer(question: tuple[list[Turn], list | None]) -> Found:
+        turns, tools = question
+        with time_limit():
+            return find(turns, tokenizer, how, tools)
+
+    return answer
+
+
+def reject_of(ended: Ended) -> BadRow:
+    """Why a row over which the process aside ended cannot be scored."""
+    if ended.over_time:
+        return BadRow("template_error", f"the chat template took over {SECONDS:g} s of processor time for the row")
+    return BadRow("tokenizer_error", "the tokenizer ended its whole process on this row")
+
+
+def check_template(aside: Aside) -> None:
+    """Raise RunError where the template takes too long for any conversation: that is no row's fault."""
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    try:
+        aside.ask({"messages": json.dumps(turns), "tools": None, "reject_reason": None})
+    except Ended as e:
+        if e.over_time:
+            says = f"took over {SECONDS:g} s of processor time for a conversation of two words"
+            raise RunError(f"the student's chat template {says}: does it end? rsr-ray doctor tries it on a few rows") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,20 +149,26 @@ class How:
         )
 
 
-def encode_rows(rows: list[dict[str, Any]], student: str, how: How) -> list[dict[str, Any]]:
-    """READ_ROWS values as ENCODED_ROWS values, in their order."""
+Limit = Callable[[], AbstractContextManager[None]]
+
+
+def encode_rows(rows: list[dict[str, Any]], student: str, how: How, limit: Limit = nullcontext) -> list[dict[str, Any]]:
+    """READ_ROWS values as ENCODED_ROWS values, in their order. `limit` is of the time that the rendering of a row may take."""
     tokenizer = load_tokenizer(student, how.chat_template, how.proof)
-    return [encode_row(row, tokenizer, how) for row in rows]
+    return [encode_row(row, tokenizer, how, limit) for row in rows]
 
 
-def encode_row(row: dict[str, Any], tokenizer: Any, how: How) -> dict[str, Any]:
+def encode_row(row: dict[str, Any], tokenizer: Any, how: How, limit: Limit = nullcontext) -> dict[str, Any]:
     """A READ_ROWS value as an ENCODED_ROWS value; rejected rows pass through."""
     messages, tools = row.pop("messages"), row.pop("tools")
     row |= dict.fromkeys(Encoded._fields)
     if row["reject_reason"] is None:
         try:
-            encoded = encode(json.loads(messages), tokenizer, how, json.loads(tools) if tools else None)
-            row |= encoded._asdict()
+            with row_boundary("encoding the row"):
+                turns, functions = json.loads(messages), json.loads(tools) if tools else None
+                with limit():
+                    found = find(turns, tokenizer, how, functions)
+                row |= tokenize(found, tokenizer, how)._asdict()
         except BadRow as e:
             row["reject_reason"], row["reject_detail"] = e.reason, e.detail
     return row
@@ -246,10 +288,8 @@ def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> 
     spans = _find_texts(turns, slots, text, tokenizer, tools)
     ends = {slot.index: end for slot, (_, end) in zip(slots, spans, strict=True)}
     owned = [(span, slot.index) for span, slot in zip(spans, slots, strict=True)]
-    for n, i in enumerate(answers, 1):
-        if turns[i].get("tool_calls"):
-            start, stop = _find_calls(turns, i, n, text, tokenizer, tools)
-            owned.append(((max(start, ends.get(i, 0)), stop), i))
+    for i, (start, stop) in _find_calls(turns, text, tokenizer, tools).items():
+        owned.append(((max(start, ends.get(i, 0)), stop), i))
     owned.sort()
     return text, [span for span, _ in owned], [i for _, i in owned]
 
@@ -353,13 +393,80 @@ def _find_texts(turns: list[Turn], slots: list[Slot], text: str, tokenizer: Any,
     return spans
 
 
-def _find_calls(turns: list[Turn], index: int, n: int, text: str, tokenizer: Any, tools: list | None) -> tuple[int, int]:
-    """What a turn's tool calls are rendered as: what is there with them and is not without them."""
-    silent = [{k: v for k, v in turn.items() if i != index or k != "tool_calls"} for i, turn in enumerate(turns)]
+def _find_calls(turns: list[Turn], text: str, tokenizer: Any, tools: list | None) -> dict[int, tuple[int, int]]:
+    """For each turn with tool calls what they are rendered as: what is there with them and is not without them.
+
+    The marks behind the turns of others cut the rendering into segments. Where these come together to the rendering, and
+    those without a call are the same when all calls are left out, a segment with one calling turn is compared with itself
+    without the calls: two renderings for all of them. Any other turn is left out by itself, a rendering for each.
+    """
+    calling = [i for i, turn in enumerate(turns) if turn.get("tool_calls")]
+    numbers = {i: n for n, i in enumerate((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 1)}
+    found: dict[int, tuple[int, int]] = {}
+    for (owners, start, piece), without in _segments(turns, text, tokenizer, tools) if len(calling) > 2 else ():
+        if len(owners) == 1:
+            (i,) = owners
+            first, stop = _inserted(piece, without, turns[i], numbers[i], tokenizer)
+            found[i] = start + first, start + stop
+    for i in calling:
+        if i not in found:
+            try:
+                without = render(_silent(turns, {i}), tokenizer, tools)
+            except BadRow as e:
+                raise BadRow(
+                    "template_error", f"cannot find where the tool calls of assistant turn {numbers[i]} lie: without them, {e.detail}"
+                ) from e
+            found[i] = _inserted(text, without, turns[i], numbers[i], tokenizer)
+    return found
+
+
+Segment = tuple[list[int], int, str]  # turns with calls in it; where it starts in the rendering; its text
+
+
+def _segments(turns: list[Turn], text: str, tokenizer: Any, tools: list | None) -> list[tuple[Segment, str]]:
+    """The rendering cut behind the turns that are not an assistant's, each segment with what it is without any calls.
+
+    Nothing where the template takes the marks or the missing calls for more than that.
+    """
+    others = [i for i, turn in enumerate(turns) if turn["role"] != "assistant"]
+    if not others:
+        return []
+    marks = _marks(len(others), text)
+    marked = [dict(turn) for turn in turns]
+    for i, mark in zip(others, marks, strict=True):
+        content = marked[i]["content"]
+        behind = len(content.rstrip())
+        marked[i]["content"] = content[:behind] + mark + content[behind:]
     try:
-        without = render(silent, tokenizer, tools)
-    except BadRow as e:
-        raise BadRow("template_error", f"cannot find where the tool calls of assistant turn {n} lie: without them, {e.detail}") from e
+        pieces = _cut(render(marked, tokenizer, tools), marks)
+        silent = _cut(render(_silent(marked, {*range(len(turns))}), tokenizer, tools), marks)
+    except BadRow:
+        return []
+    if "".join(pieces) != text or len(pieces) != len(silent) or len(pieces) != len(marks) + 1:
+        return []
+    segments, start = [], 0
+    borders = [-1, *others, len(turns)]
+    for piece, without, (before, behind) in zip(pieces, silent, itertools.pairwise(borders), strict=True):
+        owners = [i for i in range(before + 1, behind) if turns[i].get("tool_calls")]
+        if not owners and piece != without:
+            return []
+        segments.append(((owners, start, piece), without))
+        start += len(piece)
+    return segments
+
+
+def _cut(text: str, marks: list[str]) -> list[str]:
+    """A text cut at marks, which are gone; a single piece where they do not stand in it once each and in their order."""
+    mark = re.compile(f"{marks[0][0]}[0-9]+{marks[0][-1]}")
+    return mark.split(text) if mark.findall(text) == marks else [text]
+
+
+def _silent(turns: list[Turn], which: set[int]) -> list[Turn]:
+    return [{k: v for k, v in turn.items() if i not in which or k != "tool_calls"} for i, turn in enumerate(turns)]
+
+
+def _inserted(text: str, without: str, turn: Turn, n: int, tokenizer: Any) -> tuple[int, int]:
+    """[start, stop) in `text` of the calls of the n-th assistant turn, which `without` lacks. Raises BadRow."""
     behind = _n_equal(reversed(text), reversed(without))
     before = _n_equal(text, without[: len(without) - behind])
     start, stop = before, len(text) - behind
@@ -369,7 +476,7 @@ def _find_calls(turns: list[Turn], index: int, n: int, text: str, tokenizer: Any
     eos = str(getattr(tokenizer, "eos_token", None) or "")
     if eos and text[slice(*span)].endswith(eos):  # a template that ends a turn only where there is something in it
         span = span[0], span[1] - len(eos)
-    if any(call["function"]["name"] not in text[slice(*span)] for call in turns[index]["tool_calls"]):
+    if any(call["function"]["name"] not in text[slice(*span)] for call in turn["tool_calls"]):
         raise BadRow("template_drops_response", f"assistant turn {n}: the template leaves out its tool calls")
     return span
 

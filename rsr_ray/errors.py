@@ -1,5 +1,7 @@
 """The ways a command can fail. Bad data is neither: it becomes a rejected row."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """The user can mend it: a wrong path, option or student. One line, exit code 2."""
@@ -11,6 +13,19 @@ class RunError(RuntimeError):
 
 class StoreError(RunError):
     """A file of the store is not what was written there. Its line names the file and says what to do."""
+
+
+class BadRow(Exception):
+    """A row that cannot be scored: its reason, from the closed list of the schema, and what is wrong in words."""
+
+    def __init__(self, reason: str, detail: str):
+        detail = detail.encode("utf-8", "replace").decode()  # it may quote what no file of the store could hold
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What goes from one process to another."""
+        return BadRow, (self.reason, self.detail)
 
 
 def safe(text: str) -> str:

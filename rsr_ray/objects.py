@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import fsspec
 import pyarrow.fs as pafs
 
+from rsr_ray.credentials import refuse_credentials
 from rsr_ray.errors import UserError
 
 ATTEMPTS = 10
@@ -39,8 +40,11 @@ class InputObject:
 
 
 def endpoint_of(option: str | None) -> str | None:
-    """The S3 endpoint: the option, or what the AWS variables say; None is AWS itself."""
-    return option or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    """The S3 endpoint: the option, or what the AWS variables say; None is AWS itself. Raises UserError for one with credentials."""
+    variables = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
+    setting, endpoint = next(((name, url) for name, url in {"--s3-endpoint": option, **variables}.items() if url), ("", None))
+    refuse_credentials(setting, [endpoint, f"http://{endpoint}"] if endpoint and "://" not in endpoint else endpoint)
+    return endpoint
 
 
 @functools.lru_cache

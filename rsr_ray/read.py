@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsr_ray.errors import UserError
+from rsr_ray.identity import name_of, sample_of
 from rsr_ray.objects import InputObject, absolute, list_objects, open_filesystem
 from rsr_ray.records import warn_once
+from rsr_ray.row_faults import check_json, check_size, one_line, row_boundary, rows_of
 from rsr_ray.schema import READ_ROWS
 from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, samples, shape_of
 from rsr_ray.units import store_of
@@ -33,7 +35,7 @@ SHARDS = PARQUET + JSON_LINES + JSON
 
 KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
 READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
-UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError)  # what a broken shard makes the readers raise
+UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError, RecursionError)  # what a broken shard makes the readers raise
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Unreadable:
 
     detail: str
     shard: bool = False
+    reason: str = "unreadable_row"  # of one row
 
 
 def list_corpus(corpus: tuple[str, ...], endpoint: str | None, store: str | None = None) -> list[InputObject]:
@@ -107,7 +110,7 @@ def iter_rows(
             try:
                 yield from itertools.islice(_rows(here, None, columns, only), n, None)
             except UNREADABLE as e:
-                yield Unreadable(f"unreadable from here on: {_one_line(e)}", shard=True)
+                yield Unreadable(f"unreadable from here on: {one_line(e)}", shard=True)
 
 
 def _rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any] | Unreadable]:
@@ -131,14 +134,19 @@ def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     return InputObject(uri=name, version=obj.version, size=obj.size)
 
 
-def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any]]:
+def _parquet_rows(
+    obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None
+) -> Iterator[dict[str, Any] | Unreadable]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = pq.ParquetFile(file)
         there = shard.schema_arrow.names
         wanted = [name for name in there if only is None or name in only or name in columns.values()]
-        for batch in shard.iter_batches(batch_size=64, columns=wanted if wanted or only != KNOWN else there):
-            yield from batch.to_pylist()
+        wanted = wanted if wanted or only != KNOWN else there
+        if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
+            raise ValueError(f"the column {twice[0]!r} is there twice, and which one is meant cannot be known")
+        for batch in shard.iter_batches(batch_size=64, columns=wanted):
+            yield from (Unreadable(row.detail, reason=row.reason) if isinstance(row, BadRow) else row for row in rows_of(batch))
 
 
 def _json_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
@@ -155,7 +163,7 @@ def _json_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as e:
-                yield Unreadable(f"not JSON: {_one_line(e)}")
+                yield Unreadable(f"not JSON: {one_line(e)}")
                 continue
             yield row if isinstance(row, dict) else Unreadable("the line is not a JSON object")
 
@@ -170,58 +178,66 @@ def _lines(chunk: bytes, stream: pa.NativeFile) -> Iterator[bytes]:
     yield rest
 
 
-def _one_line(e: BaseException) -> str:
-    return " ".join(f"{type(e).__name__}: {e}".split())[:300]
-
-
 # --- canonical rows ---------------------------------------------------------------------------------------------------
 
 
 def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, teacher: str | None) -> dict[str, Any]:
     """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set."""
-    fields = {} if isinstance(row, Unreadable) else row
-    name = teacher or _text(fields.get("teacher")) or teacher_of_path(obj.uri)
-    given_id = next((_text(fields[c]) for c in ID_COLUMNS if _text(fields.get(c))), None)
-    sample = fields.get("sample")
-    out: dict[str, Any] = {
-        "trajectory_id": given_id or _digest([obj.uri, index]),
-        "prompt_id": _text(fields.get("prompt_id")),
-        "teacher": name,
-        "sample": sample if type(sample) is int and abs(sample) < 2**63 else None,
-        "source": obj.uri,
-        "source_row": index,
-        "messages": None,
-        "tools": None,
-        "reject_reason": None,
-        "reject_detail": None,
-    }
+    out: dict[str, Any] = dict.fromkeys(field.name for field in READ_ROWS)
+    out |= {"trajectory_id": _digest([obj.uri, index]), "source": obj.uri, "source_row": index}
     try:
-        if isinstance(row, Unreadable):
-            raise BadRow("unreadable_shard" if row.shard else "unreadable_row", row.detail)
-        messages = conversation(row)
-        if not name:
-            raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
-        first_answer = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
-        prompt = messages[:first_answer]
-        out["prompt_id"] = out["prompt_id"] or _digest(prompt)
-        if not given_id:
-            out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
-        if first_answer == len(messages):
-            raise BadRow("no_assistant_turn", f"roles: {', '.join(m['role'] for m in messages) or 'none'}")
-        if not any(m["content"].strip() or m.get("tool_calls") for m in messages if m["role"] == "assistant"):
-            raise BadRow("empty_response", "every assistant turn is empty")
-        out["messages"], out["tools"] = json.dumps(messages), _tools(row.get("tools"))
+        with row_boundary("reading the row"):
+            _fill(out, row, teacher, obj)
     except BadRow as e:
-        out["reject_reason"], out["reject_detail"] = e.reason, e.detail
+        out |= {"messages": None, "tools": None, "reject_reason": e.reason, "reject_detail": e.detail}
     return out
+
+
+def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, teacher: str | None, obj: InputObject) -> None:
+    """Set what a row says of itself, its names first: a reject has those that could be read. Raises BadRow."""
+    fields = {} if isinstance(row, Unreadable) else row
+    name = out["teacher"] = teacher or name_of(teacher_of_path(obj.uri), "the teacher in the path")
+    if not teacher:
+        name = out["teacher"] = name_of(fields.get("teacher"), "teacher") or name
+    given_id = next((found for column in ID_COLUMNS if (found := name_of(fields.get(column), column))), None)
+    out["trajectory_id"] = given_id or out["trajectory_id"]
+    out["prompt_id"] = name_of(fields.get("prompt_id"), "prompt_id")
+    out["sample"] = sample_of(fields.get("sample"))
+    if isinstance(row, Unreadable):
+        raise BadRow("unreadable_shard" if row.shard else row.reason, row.detail)
+    messages = conversation(row)
+    if not name:
+        raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
+    _check_calls(messages)
+    first_answer = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+    prompt = messages[:first_answer]
+    out["prompt_id"] = out["prompt_id"] or _digest(prompt)
+    if not given_id:
+        out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
+    if first_answer == len(messages):
+        raise BadRow("no_assistant_turn", f"roles: {', '.join(m['role'] for m in messages) or 'none'}")
+    if not any(m["content"].strip() or m.get("tool_calls") for m in messages if m["role"] == "assistant"):
+        raise BadRow("empty_response", "every assistant turn is empty")
+    text, tools = json.dumps(messages), _tools(row.get("tools"))
+    check_size(text, tools)
+    out["messages"], out["tools"] = text, tools
+
+
+def _check_calls(messages: list[dict[str, Any]]) -> None:
+    """Raise BadRow where the arguments of a call are not JSON's."""
+    for turn in messages:
+        for call in turn.get("tool_calls", ()):
+            function = call["function"]
+            check_json(function["arguments"], f"the arguments of {function['name']:.60}")
 
 
 def _tools(given: Any) -> str | None:
     """The functions that a row declares, as JSON."""
     try:
         tools = json.loads(given) if isinstance(given, str) else given
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadRow("tool_calls", f"the column tools is not JSON: {given!r:.100}") from e
+    check_json(tools, "the column tools")
     return json.dumps(tools) if tools else None
 
 
@@ -230,13 +246,6 @@ def teacher_of_path(uri: str) -> str | None:
     folders = uri.split("://")[-1].split("/")[:-1]
     hive = [f.removeprefix("teacher=") for f in folders if f.startswith("teacher=")]
     return unquote(hive[-1]) if hive else (folders[-1] if folders and folders[-1] else None)
-
-
-def _text(value: Any) -> str | None:
-    """A name or id as text Arrow can hold; None for nothing."""
-    if value is None or value == "" or isinstance(value, (dict, list)):
-        return None
-    return str(value).encode("utf-8", "replace").decode()
 
 
 def _digest(value: Any) -> str:
@@ -258,10 +267,15 @@ def iter_trajectories(
 ) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object under the names they are mapped to; a row that holds several answers is several."""
     for row in iter_rows(obj, endpoint, columns, only):
-        if isinstance(row, Unreadable):
-            yield row
-        else:
-            yield from samples(mapped(row, columns))
+        yield from [row] if isinstance(row, Unreadable) else _trajectories(row, columns)
+
+
+def _trajectories(row: dict[str, Any], columns: dict[str, str]) -> list[dict[str, Any] | Unreadable]:
+    try:
+        with row_boundary("reading the row"):
+            return list(samples(mapped(row, columns)))
+    except BadRow as e:
+        return [Unreadable(e.detail, reason=e.reason)]
 
 
 def iter_units(

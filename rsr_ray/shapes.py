@@ -9,6 +9,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from rsr_ray.errors import BadRow
+from rsr_ray.identity import numbered
+
 Turn = dict[str, Any]
 
 ROLES = {
@@ -23,15 +26,6 @@ ID_COLUMNS = ("trajectory_id", "id", "_id")
 # What a column may be mapped to; instruction, input and output are Alpaca's names for prompt and response.
 TEXTS = ("messages", "conversations", "prompt", "response", "system", "tools", *REASONING, "instruction", "input", "output")
 COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", *TEXTS)
-
-
-class BadRow(Exception):
-    """A row that cannot be scored: its reason, from the closed list, and what is wrong in words."""
-
-    def __init__(self, reason: str, detail: str):
-        detail = detail.encode("utf-8", "replace").decode()  # it may quote what no file of the store could hold
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 def shape_of(columns: set[str]) -> str | None:
@@ -59,11 +53,11 @@ def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not isinstance(answers, list) or _is_turns(answers) or not all(isinstance(a, str) or _is_turns(a) for a in answers) or not answers:
         yield row
         return
-    given = next((column for column in ID_COLUMNS if row.get(column) not in (None, "")), None)
+    given = next((column for column in ID_COLUMNS if numbered(row.get(column), 0) is not None), None)
     for n, answer in enumerate(answers):
         one = {**row, name: answer, "sample": n}
         if given and len(answers) > 1:  # one id for all would count them once
-            one[given] = f"{row[given]}/{n}"
+            one[given] = numbered(row[given], n)
         for field in REASONING:
             if isinstance(row.get(field), list):
                 one[field] = row[field][n] if n < len(row[field]) else None
@@ -188,5 +182,5 @@ def _parsed(text: Any, what: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadRow("tool_calls", f"{what}: not JSON: {text!r:.100}") from e

@@ -25,6 +25,13 @@ def attempt() -> int:
     return n
 
 
+def in_task() -> bool:
+    """Whether this process works on a task of Ray's, which is done again where the process ends."""
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().get_task_id() is not None
+
+
 class Counters:
     """A replica's work so far, for Prometheus: `ray_rsr_*` on the metrics port of its Ray node, while it lives."""
 

@@ -1,0 +1,113 @@
+"""Where tool calls lie in a rendering is found for all turns at once; a rendering for each turn gives the same."""
+
+import random
+
+import pytest
+
+from rsr_ray import encode
+from rsr_ray.encode import _find_calls, _inserted, _silent, find_turns, render
+from rsr_ray.errors import BadRow
+
+from .conftest import SHARED, needs_shared
+
+TEMPLATES = sorted(path.stem for path in (SHARED / "chat_templates").glob("*.jinja")) if SHARED.is_dir() else []
+CALL = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}<|end|>{% endfor %}"
+)
+TEXTS = ["", "", "ok", "</call>", "call", "<|end|>", "<call>", "x" * 50, "a\nb ", " lead", "{", '"}', "the same", "the same"]
+
+
+def one_by_one(turns, text, tokenizer, tools):
+    """The slow way: a rendering for each turn with calls."""
+    found, n = {}, 0
+    for i, turn in enumerate(turns):
+        n += turn["role"] == "assistant"
+        if turn.get("tool_calls"):
+            found[i] = _inserted(text, render(_silent(turns, {i}), tokenizer, tools), turn, n, tokenizer)
+    return found
+
+
+def agents_trace(rng: random.Random, n: int) -> list[dict]:
+    """n steps of an agent: calls, one or several, answered or not, with text or without, turns of others empty or missing."""
+    turns = [{"role": "user", "content": rng.choice(TEXTS) or "go"}]
+    for step in range(n):
+        names = [rng.choice(["search", "f", "run"]) for _ in range(rng.choice([0, 1, 1, 1, 2]))]
+        ids = [f"id{step:04d}{k:03d}" for k in range(len(names))]
+        calls = [
+            {"type": "function", "id": i, "function": {"name": name, "arguments": {"q": rng.choice([*TEXTS, 1, None, ["x"]])}}}
+            for i, name in zip(ids, names, strict=True)
+        ]
+        content = rng.choice(TEXTS) if calls else "said"
+        turns.append({"role": "assistant", "content": content} | ({"tool_calls": calls} if calls else {}))
+        how = rng.random()
+        if calls and how < 0.8:
+            turns += [{"role": "tool", "name": name, "tool_call_id": i, "content": rng.choice(TEXTS)} for i, name in zip(ids, names, strict=True)]
+        elif how < 0.9:
+            turns.append({"role": "user", "content": rng.choice(TEXTS)})
+    return [*turns, {"role": "assistant", "content": "done"}]
+
+
+@pytest.fixture
+def templated(tokenizer):
+    own = tokenizer.chat_template
+
+    def with_template(template: str):
+        tokenizer.chat_template = template
+        return tokenizer
+
+    yield with_template
+    tokenizer.chat_template = own
+
+
+def outcome(find, *args):
+    try:
+        return find(*args)
+    except BadRow as e:
+        return e.reason
+
+
+def compare(tokenizer, rng, n_rows: int) -> int:
+    """How many of random traces had spans; they are the same both ways, or the same reject."""
+    found = 0
+    for _ in range(n_rows):
+        turns = agents_trace(rng, rng.randrange(1, 9))
+        try:
+            text = render(turns, tokenizer)
+        except BadRow:
+            continue
+        fast, slow = (outcome(find, turns, text, tokenizer, None) for find in (_find_calls, one_by_one))
+        assert fast == slow, turns
+        found += isinstance(fast, dict) and bool(fast)
+    return found
+
+
+def test_all_at_once_is_as_one_by_one(templated):
+    assert compare(templated(CALL), random.Random(0), 200) > 150
+
+
+@needs_shared
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_all_at_once_is_as_one_by_one_under_real_templates(templated, name):
+    compare(templated((SHARED / "chat_templates" / f"{name}.jinja").read_text()), random.Random(name), 40)
+
+
+def plain_trace(n: int) -> list[dict]:
+    turns = [{"role": "user", "content": "go"}]
+    for i in range(n):
+        call = {"type": "function", "id": f"id{i:07d}", "function": {"name": "search", "arguments": {"q": f"x{i}"}}}
+        turns.append({"role": "assistant", "content": f"step {i}" if i % 2 else "", "tool_calls": [call]})
+        turns.append({"role": "tool", "name": "search", "tool_call_id": call["id"], "content": f"found {i}" if i % 3 else ""})
+    return [*turns, {"role": "assistant", "content": "done"}]
+
+
+def test_a_row_takes_as_many_renderings_however_many_calls_it_has(templated, monkeypatch):
+    tokenizer, counts = templated(CALL), []
+    for n in (10, 100, 400):
+        rendered = []
+        monkeypatch.setattr(encode, "render", lambda *args, _to=rendered, **more: _to.append(1) or render(*args, **more))
+        _, spans, owners = find_turns(plain_trace(n), tokenizer)
+        counts.append(len(rendered))
+        assert len(set(owners)) == n + 1
+        assert len(spans) == n + n // 2 + 1
+    assert counts == [4, 4, 4]
