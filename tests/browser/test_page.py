@@ -277,7 +277,7 @@ def test_headings_charts_and_tables_are_what_they_say(plain, open_page):
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     charts = page.get_by_role("img").all()
-    assert len(charts) == 6
+    assert len(charts) == 5
     for chart in charts:
         title = chart.get_attribute("aria-labelledby")
         assert len(page.locator(f'[id="{title}"]').text_content()) > 30
@@ -304,7 +304,7 @@ def test_on_paper_nothing_is_cut_off(plain, open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
     for region in page.locator(".scroll").all():
         assert region.evaluate("e => getComputedStyle(e).overflowX === 'visible' && e.scrollWidth <= e.clientWidth")
-    assert page.locator("figure svg.wide:visible").count() == page.locator("figure").count() == 6
+    assert page.locator("figure svg.wide:visible").count() == page.locator("figure").count() == 5
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert len(page.pdf()) > 20_000
 
@@ -466,16 +466,6 @@ def test_lengths_rejects_and_trajectories_are_the_stores(plain, open_page, score
     within = scores.groupby("teacher")[["rsr", "n_tokens"]].apply(lambda g: g.corr(method="spearman").iloc[0, 1]).mean()
     over_all = scores[["rsr", "n_tokens"]].corr(method="spearman").iloc[0, 1]
     assert re.findall(r"[+-]\d\.\d\d", said) == [f"{round(r, 2) + 0:+.2f}" for r in (over_all, within)]
-    bins = table(page, "Is it only length?").set_index("teacher")
-    edges = np.quantile(scores.n_tokens, [0, 0.25, 0.5, 0.75, 1])
-    place = np.clip(np.searchsorted(edges, scores.n_tokens, side="right") - 1, 0, 3)
-    means = scores.groupby(["teacher", place])[["x", "y"]].mean()
-    for n, name in enumerate(bins):
-        inside = scores.n_tokens[place == n]
-        assert [int(text) for text in re.findall(r"\d+", name)] == [inside.min(), inside.max()]
-        for teacher, text in bins[name].items():
-            known = (teacher, n) in means.index
-            assert text == (digits(means.x[teacher, n] / means.y[teacher, n]) if known else "-")
     rejects = table(page, "Rejected rows").set_index("reason")
     assert rejects["rows"].to_dict() == {"unknown_role": "5", "no_teacher": "1"}
     assert "turn 2 has role 'critic'" in rejects["for example"]["unknown_role"]
@@ -507,7 +497,7 @@ UNUSUAL = {
     "no-teacher": (lambda: rejects_of(None, 4, "no column", "no_teacher"), "No trajectory was scored: every row was rejected."),
     "all-rejected": (lambda: rejects_of("alpha-7b", 4), "No trajectory was scored: every row was rejected."),
     "one-each": (lambda: rows_of(PLAIN, 1), "alpha-7b is first, on 1 prompt: too few to say how sure that is."),
-    "equal": (equal_teachers, "cannot be told apart"),
+    "equal": (equal_teachers, "Any of the 3 teachers may be best on prompts like these (95%)"),
     "no-shared-prompt": (lambda: rows_of(PLAIN[:2]).assign(prompt_id=lambda r: r.trajectory_id), "no prompt was answered by all 2 teachers"),
 }
 
@@ -618,27 +608,8 @@ def test_what_is_left_out_is_said(forty, open_page):
     page = open_page(forty / "index.html")
     of = {heading: page.locator(f"section:has(h3:text('{heading}'))").inner_text() for heading in ("Is it only", "Which of two", "Since the last")}
     assert "of the first 8 teachers" in of["Is it only"]
-    assert "(the first 20 teachers)" in of["Is it only"]
     assert "(the first 12)" in of["Which of two"]
     assert "(the first 8 of the last one)" in of["Since the last"]
-    assert page.locator("section:has(h3:text('Is it only')) tbody tr").count() == 20
-
-
-def test_the_chart_of_lengths_holds_every_value_it_joins(tmp_path, open_page):
-    """One teacher of few answers is far above the others: beyond the 99th percentile of what is drawn."""
-    rows = pd.concat([rows_of(PLAIN[:3], 200), rows_of(["newcomer"], 4, seed=9).assign(rank_sum=lambda r: r.rank_sum * 9)])
-    page = open_page(report(tmp_path, lambda store: write_store(store, rows.assign(trajectory_id=rows.teacher + rows.trajectory_id))) / "index.html")
-    section = page.locator("section:has(h3:text('Is it only'))")
-    marks = section.locator("svg:visible").evaluate(JOINED)
-    assert len(marks["at"]) == sum(text != "-" for text in section.locator("td").all_inner_texts()) > 12
-    assert all(marks["top"] <= y <= marks["bottom"] for y in marks["at"])
-
-
-JOINED = """(svg) => {
-  const axes = svg.querySelector("clipPath rect"), number = (e, name) => Number(e.getAttribute(name));
-  const top = number(axes, "y"), at = [...svg.querySelectorAll("g[clip-path] use")].map((mark) => number(mark, "y"));
-  return {at, top, bottom: top + number(axes, "height")};
-}"""
 
 
 def test_two_students_side_by_side(tmp_path, open_page):

@@ -91,7 +91,7 @@ def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
     for said in ("Student one", "Student two", f"new teacher C takes place {place} of 3", "Place of each teacher over the last nights"):
         assert said in page
     assert f"{store}/report/index.html" in shown.stdout
-    assert "is first with probability" in shown.stdout
+    assert "is best on prompts like these" in shown.stdout
 
 
 def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ray, tmp_path, monkeypatch):
