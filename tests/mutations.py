@@ -80,10 +80,10 @@ class Bench:
             ran = run(["nightly", "--config", str(folder / "nightly.yaml"), "--night", night])
             assert ran.code == 0, ran.said
         shutil.rmtree(self.store / "report")
-        self.files = sorted(p.relative_to(self.store) for p in self.store.rglob("*") if p.is_file())
         self.undisturbed = {name: self.run(name, self.store) for name in COMMANDS}
         for name, outcome in self.undisturbed.items():
             assert outcome.code == 0, (name, outcome)
+        self.files = sorted(p.relative_to(self.store) for p in self.store.rglob("*") if p.is_file())
 
     def score_options(self, store: Path, name: str) -> list[str]:
         where = ["--corpus", str(self.corpus), "--student", str(DEMO_STUDENT), "--student-name", name, "--store", str(store)]
