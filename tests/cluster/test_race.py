@@ -152,7 +152,7 @@ def test_killed_resumed_and_followed_by_a_full_run(head, undisturbed, full, corp
     """Killed while the second round is at work, resumed: the same answer, and no unit is scored twice. A full run on the
     same store then is as one without a race, and another race after it has nothing to score."""
     command = [sys.executable, "-m", "rsr_ray", "race", "--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path)]
-    command += ["--margin", str(MARGIN), "--replicas", "2", "--ray-address", head.address, "--json"]
+    command += ["--margin", str(MARGIN), "--first-round", "20", "--replicas", "2", "--ray-address", head.address, "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ) as run:
         assert run.stderr is not None
         lines = iter(run.stderr)
