@@ -14,7 +14,7 @@ import ray.data
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rsr_ray.config import ScoreConfig
-from rsr_ray.errors import RunError, StoreError, UserError
+from rsr_ray.errors import RunError, StoreError, UserError, one_line
 
 # A replica leaves half of its CPU free: with whole ones, replicas could take every CPU of a cluster and the tasks that feed
 # them would never start (ray#44687). Smaller shares start more workers at once than the CPUs can import a library in.
@@ -124,7 +124,7 @@ def _cause(e: BaseException, after_failure: str) -> Exception:
     """The error a user can act on, behind Ray's wrappers. What a worker raised is kept by Ray as text only."""
     raised = raised_in(str(e)) if isinstance(e, RayTaskError | RayActorError) else []
     ours = [error for error in raised if error[0] in ("UserError", "StoreError", "RunError")]
-    kind, message = (ours or raised or [(type(e).__name__, _one_line(str(e)))])[-1 if ours else 0]
+    kind, message = (ours or raised or [(type(e).__name__, one_line(str(e), 500))])[-1 if ours else 0]
     if kind == "UserError":
         return UserError(message)
     if kind == "StoreError":
@@ -145,12 +145,8 @@ def raised_in(text: str) -> list[tuple[str, str]]:
         match = re.search(r"^(?:\w+\.)*(\w+)(?:: (.*))?$", rest or part, re.MULTILINE)
         named = re.search(r"^(?:\w+\.)*(\w+(?:Error|Exception|Interrupt|Exit))(?:: ([\s\S]*))?", rest or part, re.MULTILINE)
         if best := named or match:
-            found.append((best[1], _one_line(best[2] or "")))
+            found.append((best[1], one_line(best[2], 500) if best[2] else ""))
     return found
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
 
 
 def _quiet() -> None:

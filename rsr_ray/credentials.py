@@ -4,7 +4,6 @@ A setting is kept in run records, and a URI in every score row. So a password, k
 is not enough to tell: revisions, nights, containers and paths have one too.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -62,17 +61,13 @@ def scrub(text: str) -> str:
     return text
 
 
-def scrubbed_json(value: Any, **how: Any) -> str:
-    """A record as JSON, its texts scrubbed."""
-    return json.dumps(_scrubbed(value), **how)
-
-
-def _scrubbed(value: Any) -> Any:
+def scrubbed(value: Any) -> Any:
+    """A record, or any part of one, with its texts scrubbed."""
     if isinstance(value, str):
         return scrub(value)
     if isinstance(value, dict):
-        return {key: _scrubbed(one) for key, one in value.items()}
-    return [_scrubbed(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: scrubbed(one) for key, one in value.items()}
+    return [scrubbed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -50,9 +50,13 @@ def round_ends(n_prompts: int, first_round: int) -> list[int]:
 
 
 def influence(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ratios of means [A] and what each prompt adds to them, [P, A]: (x - R y) / mean y, the ratio made linear in the means."""
-    ratio = x.mean(0) / y.mean(0)
-    return ratio, (x - ratio * y) / y.mean(0)
+    """Ratios of sums [T] of x and y [P, T], and what each prompt adds to them, [P, T].
+
+    (x - R y) / mean y, the ratio made linear in the means; it sums to 0 over the prompts.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = x.sum(0) / y.sum(0)
+        return ratio, (x - ratio * y) / y.mean(0)
 
 
 def t_quantile(p: float, n: int) -> float:

@@ -31,3 +31,8 @@ class BadRow(Exception):
 def safe(text: str) -> str:
     """A text from the data as a terminal may show it: escape sequences, line breaks and marks of direction are spelt out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(e: object, most: int = 200) -> str:
+    """What an exception or its text says, in one line of bearable length."""
+    return " ".join(str(e).split())[:most] or type(e).__name__

@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special
 
+from rsr_ray.elimination import influence as influence  # of numpy alone: settings import that module
+
 DRAWS = 2000
 FEWEST = 5  # prompts from which anything is said of how sure a value is
 MOST = 150  # teachers whose places are bounded: the work grows with the square of their number
@@ -58,16 +60,6 @@ class Chances:
 
     best: np.ndarray  # float64 [T]: to be the best
     before: np.ndarray  # float64 [T, T]: the row's teacher to be better than the column's
-
-
-def influence(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ratios of sums [T] of x and y [P, T], and what each prompt adds to them, [P, T].
-
-    (x - R y) / mean y, the ratio made linear in the means; it sums to 0 over the prompts.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = x.sum(0) / y.sum(0)
-        return ratio, (x - ratio * y) / y.mean(0)
 
 
 def standard_error(each: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import functools
 import re
 from typing import Any
 
+from rsr_ray.credentials import scrubbed
 from rsr_ray.errors import StoreError, safe
 from rsr_ray.objects import get, put
 from rsr_ray.seal import BrokenError, read_record, write_record
@@ -19,8 +20,8 @@ def night_place(night: str) -> str:
 
 
 def put_record(store: str, place: str, record: dict[str, Any], endpoint: str | None) -> None:
-    """Write the record at a place below the store."""
-    put(f"{store}/{place}", write_record(record, place), endpoint)
+    """Write the record at a place below the store, without credentials that a message in it may quote."""
+    put(f"{store}/{place}", write_record(scrubbed(record), place), endpoint)
 
 
 def get_record(store: str, place: str, keys: tuple[str, ...], endpoint: str | None) -> dict[str, Any]:

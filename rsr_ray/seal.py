@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsr_ray.errors import one_line
+
 MARK = b"rsr_ray:"  # of both: a file that has either must have both
 DIGEST = b"rsr_ray:sha256:"
 PLACE = b"rsr_ray:place:"
@@ -57,7 +59,7 @@ def read_parquet(data: bytes, place: str, columns: list[str] | None = None, sche
     except BrokenError:
         raise
     except UNREADABLE as e:
-        raise BrokenError(f"no Parquet file that can be read ({_one_line(e)})") from e
+        raise BrokenError(f"no Parquet file that can be read ({one_line(e)})") from e
     for field in schema or ():
         at = table.schema.get_all_field_indices(field.name)
         if len(at) > 1 or any(table.schema.field(i).type != field.type for i in at):
@@ -77,7 +79,7 @@ def read_record(data: bytes, place: str, keys: tuple[str, ...] = ()) -> dict[str
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise BrokenError(f"not JSON ({_one_line(e)})") from e
+        raise BrokenError(f"not JSON ({one_line(e)})") from e
     if not isinstance(record, dict):
         raise BrokenError("not a JSON object")
     if missing := [key for key in keys if key not in record]:
@@ -141,7 +143,3 @@ def unpack(text: bytes) -> list[str]:
         return zlib.decompress(base64.b64decode(text, validate=True)).decode().splitlines()
     except zlib.error as e:
         raise ValueError(str(e)) from e
-
-
-def _one_line(e: BaseException) -> str:
-    return " ".join(str(e).split())[:200]

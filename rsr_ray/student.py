@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsr_ray.errors import RunError, UserError
-from rsr_ray.weights import check_finite, check_report, check_weights, one_line, quiet
+from rsr_ray.errors import RunError, UserError, one_line
+from rsr_ray.weights import check_finite, check_report, check_weights, quiet
 
 if TYPE_CHECKING:
     import torch

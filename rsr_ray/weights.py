@@ -6,11 +6,12 @@ that may be absent, keys of older versions. It takes a second, and is done befor
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsr_ray.errors import UserError
+from rsr_ray.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -119,21 +120,19 @@ def _load_without_values(config: Any, shapes: "dict[str, torch.Tensor]", trust_r
     return dict(report) | {"whole_numbers": is_weight}
 
 
-class quiet:  # noqa: N801
+@contextmanager
+def quiet() -> Iterator[None]:
     """The library's own table of what did not fit, and its bar, are left out: what is said is our line."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.level, self.bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity(logging.CRITICAL)
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.level)
-        if self.bar:
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
             logging.enable_progress_bar()
 
 
@@ -185,8 +184,3 @@ def check_finite(student: str, model: Any) -> None:
 def few(keys: list[str]) -> str:
     """The first keys of a list."""
     return ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
-
-
-def one_line(e: object) -> str:
-    """What an exception says, in one line of bearable length."""
-    return " ".join(str(e).split())[:200] or type(e).__name__
