@@ -151,7 +151,7 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/shapes.py",
-        'one[given] = f"{row[given]}/{n}"',
+        "one[given] = numbered(row[given], n)",
         "one[given] = row[given]",
         "test_shapes.py::test_several_answers_to_a_prompt_are_several_trajectories",
     ),
@@ -163,8 +163,8 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/read.py",
-        'name = teacher or _text(fields.get("teacher")) or',
-        'name = _text(fields.get("teacher")) or teacher or',
+        "    if not teacher:\n        name = out",
+        "    if True:\n        name = out",
         "test_read.py::test_the_teacher_comes_from_the_option_the_column_or_the_path",
     ),
     Fault(
@@ -255,8 +255,8 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/student.py",
-        "_hash_files(weights)",
-        "_hash_files(weights[:0])",
+        "weights_hash=_hash_files(weights)",
+        "weights_hash=_hash_files(weights[:0])",
         "test_student.py::test_a_copy_is_the_same_student_and_other_weights_are_not",
     ),
     Fault("rsr_ray/student.py", "<= 2 * SLICE_POSITIONS", "<= 99 * SLICE_POSITIONS", "test_long.py::test_a_long_row_on_a_cpu"),
