@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from rsr_ray.errors import UserError
 from rsr_ray.identity import name_of, sample_of
 from rsr_ray.json_rows import READ_BYTES, Row, Unreadable, json_rows
-from rsr_ray.objects import InputObject, absolute, list_objects, open_filesystem
+from rsr_ray.listing import TWICE, Skipped, tell_skipped
+from rsr_ray.objects import InputObject, absolute, find_objects, open_filesystem, protocol_of
 from rsr_ray.records import warn_once
 from rsr_ray.row_faults import check_json, check_size, one_line, row_boundary, rows_of
 from rsr_ray.schema import READ_ROWS
@@ -41,12 +42,27 @@ UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError, Re
 
 
 def list_corpus(corpus: tuple[str, ...], endpoint: str | None, store: str | None = None) -> list[InputObject]:
-    """Every shard of every corpus URI, once, sorted by URI. Raises UserError for one that is missing or empty.
+    """Every shard of every corpus URI, once, sorted by URI; `find_corpus` without what it skipped."""
+    return find_corpus(corpus, endpoint, store)[0]
 
-    What a store keeps is no corpus: files of `store`, or of any other, that lie inside a corpus folder are left out, which is said.
+
+def find_corpus(corpus: tuple[str, ...], endpoint: str | None, store: str | None = None) -> tuple[list[InputObject], str]:
+    """Every shard of every corpus URI, once, sorted by URI, and what is there and is not read, in a line or "".
+
+    What a store keeps is no corpus: files of `store`, or of any other, that lie inside a corpus folder are left out, which
+    is said. Raises UserError for a URI that is missing or empty, or of which a part cannot be read.
     """
-    found = {obj.uri: obj for uri in corpus for obj in without_stores(uri, list_objects(uri, endpoint, SHARDS), store)}
-    return [found[uri] for uri in sorted(found)]
+    found: dict[str, InputObject] = {}
+    skipped: dict[str, Skipped] = {}
+    for uri in corpus:
+        objects, passed_over = find_objects(uri, endpoint, SHARDS)
+        skipped |= {one.path: one for one in passed_over}
+        for obj in without_stores(uri, objects, store):
+            real = os.path.realpath(obj.uri) if len(corpus) > 1 and protocol_of(obj.uri) == "file" else obj.uri
+            if found.setdefault(real, obj).uri != obj.uri:
+                skipped[obj.uri] = Skipped(obj.uri, TWICE)
+    read = {obj.uri: obj for obj in found.values()}
+    return [read[uri] for uri in sorted(read)], tell_skipped(one for path, one in skipped.items() if path not in read)
 
 
 def without_stores(corpus: str, objects: list[InputObject], store: str | None) -> list[InputObject]:
