@@ -23,7 +23,7 @@ from rsr_ray.encode import Found, How, finder, reject_of, tokenize
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.objects import InputObject, open_filesystem, protocol_of
-from rsr_ray.read import PARQUET, Unreadable, canonical, check_readable, iter_trajectories, list_corpus
+from rsr_ray.read import PARQUET, Unreadable, canonical, check_readable, find_corpus, iter_trajectories
 from rsr_ray.score import Work, score_rows
 from rsr_ray.shapes import BadRow, Turn
 from rsr_ray.store import Store
@@ -140,7 +140,9 @@ class Doctor:
     def corpus(self) -> list[dict[str, Any]]:
         """Rows from shards all over the corpus, canonical."""
         config = self.config
-        objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
+        objects, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
+        if skipped:
+            self.say("corpus", "warning", skipped)
         shape = check_readable(objects, config.s3_endpoint, config.column_names)
         chosen = [objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SAMPLE)})]
         each, rows, weights = -(-SAMPLE // len(chosen)), [], []

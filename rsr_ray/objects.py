@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 
 from rsr_ray.credentials import refuse_credentials
 from rsr_ray.errors import UserError
+from rsr_ray.listing import DATASET, Skipped, dataset_files, matches, reason_to_skip, stat_file, tell_skipped, walk
 
 ATTEMPTS = 10
 
@@ -99,48 +100,84 @@ def open_filesystem(uri: str, endpoint: str | None) -> tuple[pafs.FileSystem, st
 
 
 def _version(info: dict) -> str:
-    tag = info.get("ETag") or info.get("etag") or f"{info['size']}-{info.get('mtime') or info.get('LastModified') or ''}"
+    lfs = info.get("lfs") or {}  # of the Hugging Face hub: the hash of the content
+    tag = info.get("ETag") or info.get("etag") or lfs.get("sha256") or info.get("blob_id")
+    tag = tag or f"{info['size']}-{info.get('mtime') or info.get('LastModified') or ''}"
     return hashlib.sha256(str(tag).encode()).hexdigest()[:12]
 
 
 def list_objects(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> list[InputObject]:
-    """Every object under a folder, matching a glob, or the one named, sorted by URI.
+    """Every object under a folder, matching a glob, or the one named, sorted by URI; `find_objects` without what it skipped."""
+    return find_objects(uri, endpoint, endings)[0]
 
-    In folders and globs only names with one of `endings` count, and hidden ones (a part that starts with . or _) do
-    not. Raises UserError where nothing is there, naming the URI.
+
+def find_objects(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> tuple[list[InputObject], list[Skipped]]:
+    """Every object under a folder, matching a glob, or the one named, sorted by URI, and what is there and no shard.
+
+    In folders and globs only names with one of `endings` count, and hidden ones (a part that starts with . or _) do not.
+    Raises UserError where nothing is there or something cannot be read, naming it.
     """
-    protocol = protocol_of(uri)
-    fs = _fsspec(protocol, endpoint)
-    path = absolute(uri) if protocol == "file" else uri.split("://", 1)[1].rstrip("/")
-    prefix = "" if protocol == "file" else f"{protocol}://"
     try:
-        if os.path.exists(path) if protocol == "file" else fs.exists(path):
-            found = fs.find(path, detail=True)
-            root, named = path, not fs.isdir(path)
-        elif glob.has_magic(path):
-            found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
-            root, named = path[: path.index(next(c for c in path if c in "*?["))].rsplit("/", 1)[0], False
-        else:
-            raise UserError(f"corpus {uri}: there is no such file or folder")
-    except (OSError, ValueError) as e:
+        found, skipped = (_find_local if protocol_of(uri) == "file" else _find_remote)(uri, endpoint, endings)
+    except (OSError, ValueError, ImportError) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(f"corpus {uri}: cannot be listed: {e}") from e
-    objects = []
-    for name, info in sorted(found.items()):
-        below = name.removeprefix(root).strip("/").split("/")
-        if not named and (not name.lower().endswith(endings) or any(part[:1] in "._" for part in below)):
-            continue
-        objects.append(InputObject(uri=prefix + name, version=_version(info), size=int(info["size"])))
+    extra = dataset_files([obj.uri for obj in found])
+    skipped += [Skipped(path, DATASET) for path in sorted(extra)]
+    objects = [obj for obj in found if obj.uri not in extra]
     if not objects:
-        raise UserError(f"corpus {uri}: no shard found there; shards end with {', '.join(endings)}")
-    return objects
+        told = tell_skipped(skipped)
+        raise UserError(f"corpus {uri}: no shard found there; shards end with {', '.join(endings)}" + (f"; {told}" if told else ""))
+    return objects, skipped
+
+
+def _find_local(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> tuple[list[InputObject], list[Skipped]]:
+    path = absolute(uri)
+    if os.path.isdir(path):
+        files, skipped = walk(path, endings)
+    elif os.path.lexists(path):
+        files, skipped = [stat_file(path)], []
+    elif glob.has_magic(path):
+        files, skipped = matches(path, endings)
+    else:
+        raise UserError(f"corpus {uri}: there is no such file or folder")
+    return [InputObject(uri=f.path, version=_version({"size": f.size, "mtime": f.mtime}), size=f.size) for f in files], skipped
+
+
+def _find_remote(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> tuple[list[InputObject], list[Skipped]]:
+    protocol = protocol_of(uri)
+    fs = _fsspec(protocol, endpoint)
+    fs.invalidate_cache()
+    path = uri.split("://", 1)[1].rstrip("/")
+    if fs.exists(path):
+        found = fs.find(path, detail=True)
+        root, named = path, not fs.isdir(path)
+    elif glob.has_magic(path):
+        found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
+        root, named = path[: path.index(next(c for c in path if c in "*?["))].rsplit("/", 1)[0], False
+    else:
+        raise UserError(f"corpus {uri}: there is no such file or folder")
+    objects, skipped = [], []
+    for name, info in sorted(found.items()):
+        address = f"{protocol}://{name}"
+        reason = None if named else reason_to_skip(name.removeprefix(root).strip("/").split("/"), endings)
+        if reason:
+            skipped.append(Skipped(address, reason))
+        else:
+            objects.append(InputObject(uri=address, version=_version(info), size=int(info["size"])))
+    return objects, skipped
 
 
 def version_of(uri: str, endpoint: str | None) -> str | None:
     """The version of an object as it is now, as `list_objects` says it; None where it is gone."""
     try:
-        return _version(_fsspec(protocol_of(uri), endpoint).info(uri))
+        if protocol_of(uri) == "file":
+            facts = os.stat(absolute(uri))  # of what a link leads to
+            return _version({"size": facts.st_size, "mtime": facts.st_mtime})
+        fs = _fsspec(protocol_of(uri), endpoint)
+        fs.invalidate_cache()
+        return _version(fs.info(uri))
     except FileNotFoundError:
         return None
 

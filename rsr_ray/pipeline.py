@@ -1,5 +1,6 @@
 """The whole path on one screen: read -> encode -> score -> reduce."""
 
+import sys
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_blo
 from rsr_ray.config import ScoreConfig
 from rsr_ray.encode import Encode, How
 from rsr_ray.lease import alone, at_work
-from rsr_ray.read import check_readable, list_corpus, read_units
+from rsr_ray.read import check_readable, find_corpus, list_corpus, read_units
 from rsr_ray.reduce import reduce_scores
 from rsr_ray.run import Run
 from rsr_ray.score import Score, Wanted
@@ -25,7 +26,11 @@ def score_corpus(config: ScoreConfig) -> Run:
     Raises UserError for what the user can mend and RunError for a broken run; either way what was finished is kept.
     """
     run = Run(config)
-    objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
+    objects, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
+    if skipped:
+        run.log("part of the corpus skipped", skipped=skipped)
+        if config.log == "text":
+            print(skipped, file=sys.stderr)
     run.shape = check_readable(objects, config.s3_endpoint, config.column_names)
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,7 +20,9 @@ import pyarrow.parquet as pq
 
 from rsr_ray.errors import UserError
 from rsr_ray.identity import name_of, sample_of
-from rsr_ray.objects import InputObject, absolute, list_objects, open_filesystem
+from rsr_ray.json_rows import READ_BYTES, Row, Unreadable, json_rows
+from rsr_ray.listing import TWICE, Skipped, tell_skipped
+from rsr_ray.objects import InputObject, absolute, find_objects, open_filesystem, protocol_of
 from rsr_ray.records import warn_once
 from rsr_ray.row_faults import check_json, check_size, one_line, row_boundary, rows_of
 from rsr_ray.schema import READ_ROWS
@@ -29,31 +30,39 @@ from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, sa
 from rsr_ray.units import store_of
 
 PARQUET = (".parquet",)
-JSON_LINES = tuple(f".jsonl{c}" for c in ("", ".gz", ".zst", ".bz2"))
+ARROW = (".arrow",)
+JSON_LINES = tuple(f"{kind}{c}" for kind in (".jsonl", ".ndjson") for c in ("", ".gz", ".zst", ".bz2"))
 JSON = tuple(f".json{c}" for c in ("", ".gz", ".zst", ".bz2"))
-SHARDS = PARQUET + JSON_LINES + JSON
+SHARDS = PARQUET + ARROW + JSON_LINES + JSON
+ARROW_MAGIC = b"ARROW1"
+BATCH_ROWS = 64
 
 KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
-READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
 UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError, RecursionError)  # what a broken shard makes the readers raise
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands where a row should be: a broken line, or (`shard`) the place from which the object cannot be read."""
-
-    detail: str
-    shard: bool = False
-    reason: str = "unreadable_row"  # of one row
-
-
 def list_corpus(corpus: tuple[str, ...], endpoint: str | None, store: str | None = None) -> list[InputObject]:
-    """Every shard of every corpus URI, once, sorted by URI. Raises UserError for one that is missing or empty.
+    """Every shard of every corpus URI, once, sorted by URI; `find_corpus` without what it skipped."""
+    return find_corpus(corpus, endpoint, store)[0]
 
-    What a store keeps is no corpus: files of `store`, or of any other, that lie inside a corpus folder are left out, which is said.
+
+def find_corpus(corpus: tuple[str, ...], endpoint: str | None, store: str | None = None) -> tuple[list[InputObject], str]:
+    """Every shard of every corpus URI, once, sorted by URI, and what is there and is not read, in a line or "".
+
+    What a store keeps is no corpus: files of `store`, or of any other, that lie inside a corpus folder are left out, which
+    is said. Raises UserError for a URI that is missing or empty, or of which a part cannot be read.
     """
-    found = {obj.uri: obj for uri in corpus for obj in without_stores(uri, list_objects(uri, endpoint, SHARDS), store)}
-    return [found[uri] for uri in sorted(found)]
+    found: dict[str, InputObject] = {}
+    skipped: dict[str, Skipped] = {}
+    for uri in corpus:
+        objects, passed_over = find_objects(uri, endpoint, SHARDS)
+        skipped |= {one.path: one for one in passed_over}
+        for obj in without_stores(uri, objects, store):
+            real = os.path.realpath(obj.uri) if len(corpus) > 1 and protocol_of(obj.uri) == "file" else obj.uri
+            if found.setdefault(real, obj).uri != obj.uri:
+                skipped[obj.uri] = Skipped(obj.uri, TWICE)
+    read = {obj.uri: obj for obj in found.values()}
+    return [read[uri] for uri in sorted(read)], tell_skipped(one for path, one in skipped.items() if path not in read)
 
 
 def without_stores(corpus: str, objects: list[InputObject], store: str | None) -> list[InputObject]:
@@ -114,16 +123,22 @@ def iter_rows(
 
 
 def _rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any] | Unreadable]:
-    return _parquet_rows(obj, endpoint, columns, only) if obj.uri.lower().endswith(PARQUET) else _json_rows(obj, endpoint)
+    name = obj.uri.lower()
+    if name.endswith(PARQUET):
+        return _parquet_rows(obj, endpoint, columns, only)
+    if name.endswith(ARROW):
+        return _arrow_rows(obj, endpoint, columns, only)
+    return _json_rows(obj, endpoint, columns)
 
 
 def parquet_schema(obj: InputObject, endpoint: str | None) -> pa.Schema | None:
-    """The columns of a Parquet shard with their types; None for a shard of another format, whose values have JSON's."""
-    if not obj.uri.lower().endswith(PARQUET):
+    """The columns of a Parquet or Arrow shard with their types; None for another format, whose values have JSON's."""
+    name = obj.uri.lower()
+    if not name.endswith(PARQUET + ARROW):
         return None
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
-        return pq.read_schema(file)
+        return pq.read_schema(file) if name.endswith(PARQUET) else _open_arrow(file).schema
 
 
 def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
@@ -134,48 +149,59 @@ def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     return InputObject(uri=name, version=obj.version, size=obj.size)
 
 
-def _parquet_rows(
-    obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None
-) -> Iterator[dict[str, Any] | Unreadable]:
+def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[Row]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = pq.ParquetFile(file)
-        there = shard.schema_arrow.names
-        wanted = [name for name in there if only is None or name in only or name in columns.values()]
-        wanted = wanted if wanted or only != KNOWN else there
-        if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
-            raise ValueError(f"the column {twice[0]!r} is there twice, and which one is meant cannot be known")
-        for batch in shard.iter_batches(batch_size=64, columns=wanted):
-            yield from (Unreadable(row.detail, reason=row.reason) if isinstance(row, BadRow) else row for row in rows_of(batch))
+        for batch in shard.iter_batches(batch_size=BATCH_ROWS, columns=_wanted(shard.schema_arrow, columns, only)):
+            yield from _batch_rows(batch)
 
 
-def _json_rows(obj: InputObject, endpoint: str | None) -> Iterator[dict[str, Any] | Unreadable]:
+def _arrow_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[Row]:
     fs, path = open_filesystem(obj.uri, endpoint)
+    with fs.open_input_file(path) as file:
+        shard = _open_arrow(file)
+        wanted = _wanted(shard.schema, columns, only)
+        batches = map(shard.get_batch, range(shard.num_record_batches)) if isinstance(shard, pa.RecordBatchFileReader) else shard
+        for batch in batches:
+            some = batch.select(wanted)
+            for start in range(0, some.num_rows, BATCH_ROWS):
+                yield from _batch_rows(some.slice(start, BATCH_ROWS))
+
+
+def _open_arrow(file: pa.NativeFile) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
+    """An Arrow file in either of its formats; `datasets.save_to_disk` writes the streaming one."""
+    magic = file.read(len(ARROW_MAGIC))
+    file.seek(0)
+    return pa.ipc.open_file(file) if magic == ARROW_MAGIC else pa.ipc.open_stream(file)
+
+
+def _wanted(schema: pa.Schema, columns: dict[str, str], only: frozenset[str] | None) -> list[str]:
+    """The columns that are read. Raises ValueError where one of them is there twice."""
+    there = schema.names
+    mapped_from = set(columns.values())
+    wanted = [name for name in there if only is None or name in only or name in mapped_from]
+    if not wanted and only == KNOWN:
+        wanted = there
+    if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
+        raise ValueError(f"the column {twice[0]!r} is there twice, and which one is meant cannot be known")
+    return wanted
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[Row]:
+    yield from (Unreadable(row.detail, reason=row.reason) if isinstance(row, BadRow) else row for row in rows_of(batch))
+
+
+def _json_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[Row]:
+    fs, path = open_filesystem(obj.uri, endpoint)
+    if obj.size == 0:
+        with fs.open_input_stream(path, compression=None) as stream:
+            if not stream.read(1):
+                yield Unreadable("the file has 0 bytes: it was never written to its end", shard=True)
+                return
+    known = KNOWN | set(columns.values())
     with fs.open_input_stream(path, compression="detect") as stream:
-        head = stream.read(READ_BYTES)
-        if obj.uri.lower().endswith(JSON) and head.lstrip()[:1] == b"[":
-            for row in json.loads(head + stream.read()):
-                yield row if isinstance(row, dict) else Unreadable("an element of the array is not a JSON object")
-            return
-        for line in _lines(head, stream):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                yield Unreadable(f"not JSON: {one_line(e)}")
-                continue
-            yield row if isinstance(row, dict) else Unreadable("the line is not a JSON object")
-
-
-def _lines(chunk: bytes, stream: pa.NativeFile) -> Iterator[bytes]:
-    """Lines of a stream of which `chunk` was read already. A read that fails comes after the lines before it."""
-    rest = b""
-    while chunk:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-        chunk = stream.read(READ_BYTES)
-    yield rest
+        yield from json_rows(stream, lines_only=not obj.uri.lower().endswith(JSON), known=known)
 
 
 # --- canonical rows ---------------------------------------------------------------------------------------------------

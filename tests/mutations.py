@@ -230,6 +230,7 @@ def try_one(bench: Bench, command: str, seed: str, told: Told) -> None:
         told.ends["the same numbers" if same and not is_named else "the same numbers, the file named" if same else "the file named"] += 1
         return
     told.wrong.append(f"{seed} {command} {kind} {', '.join(map(str, touched))}: {problem}")
+    print(told.wrong[-1], file=sys.stderr, flush=True)
 
 
 def commands_of(n: int, rng: random.Random, shares: dict[str, int]) -> list[str]:

