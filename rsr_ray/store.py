@@ -283,6 +283,9 @@ class Store:
         try:
             opened = self._open(self._teachers_place, None, TEACHERS)
         except (FileNotFoundError, NotADirectoryError) as e:
+            if units := sum(map(len, self.units().values())):
+                line = f"{units:,} work units of student {self.student_name}, and its {self._teachers_place} is not there"
+                raise UserError(f"store {self.uri}: {line}: the next rsr-ray score makes it of them") from e
             known = ", ".join(self.students(self.uri, self.endpoint)) or "none yet: run rsr-ray score"
             raise UserError(f"store {self.uri}: no teachers of student {self.student_name}; students there: {known}") from e
         if missing := {"teacher", "fingerprint", "n_trajectories"} - {*opened.table.column_names}:
