@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from rsr_ray.aside import SECONDS, Aside, Ended, time_limit
 from rsr_ray.errors import RunError
-from rsr_ray.row_faults import row_boundary
+from rsr_ray.row_faults import one_line, row_boundary
 from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.shapes import REASONING, BadRow, Turn
 from rsr_ray.student import load_tokenizer
@@ -206,7 +206,7 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
     except BaseException as e:  # a panic inside the tokenizer's Rust code derives from BaseException alone
         if isinstance(e, (KeyboardInterrupt, SystemExit)):
             raise
-        raise BadRow("tokenizer_error", f"{type(e).__name__}: {e}"[:300]) from e
+        raise BadRow("tokenizer_error", one_line(e)) from e
     runs = [(_first_token(encoding, a, len(text)), _first_token(encoding, b, len(text)), i) for (a, b), i in zip(spoken, whose, strict=True)]
     runs = [(max(a, 1), b, i) for a, b, i in runs if max(a, 1) < b]
     if not runs:
@@ -499,7 +499,7 @@ def render(turns: list[Turn], tokenizer: Any, tools: list | None = None, *, add_
             return tokenizer.apply_chat_template(conversation, tools=functions, **more)
         except Exception as e:  # the template is a program of its own, and anything can go wrong in it
             problem = e
-    raise BadRow("template_error", " ".join(str(problem).split())[:300]) from problem
+    raise BadRow("template_error", one_line(problem)) from problem
 
 
 def _spelt_out(turns: list[Turn]) -> list[Turn]:

@@ -80,8 +80,9 @@ def inspect_student(student: str, trust_remote_code: bool, chat_template: str | 
         ) from e
     text_config = config.get("text_config", config)
     vocab_size = int(text_config.get("vocab_size", 0))
-    if len(tokenizer) > vocab_size:
-        raise UserError(f"student {student}: its tokenizer has {len(tokenizer)} tokens, its head only {vocab_size} rows")
+    n_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
+    if n_ids > vocab_size:
+        raise UserError(f"student {student}: its tokenizer gives ids up to {n_ids - 1:,}, and its head has {vocab_size:,} rows only")
     check_weights(student, folder, trust_remote_code)
     facts = StudentFacts(
         source=folder if os.path.isdir(student) else f"{student.split('@')[0]}@{Path(folder).name}",

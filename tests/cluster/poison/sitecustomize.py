@@ -1,6 +1,8 @@
-"""For processes with this folder on their PYTHONPATH, encoding a conversation with POISON in it is a segmentation fault.
+"""For processes with this folder on their PYTHONPATH: a poisonous text, and little patience.
 
-This stands for a bug in native code (tokenizers, the regular expressions below them), which ends the process without an exception.
+Encoding a conversation with POISON in it is a segmentation fault: this stands for a bug in native code (tokenizers, the
+regular expressions below them), which ends the process without an exception. A template that does not end is ended after
+LIMIT seconds in place of ten.
 """
 
 import ctypes
@@ -8,25 +10,37 @@ import importlib.machinery
 import sys
 
 POISON = "POISON: this text ends the process that encodes it"
+LIMIT = 2.0
+
+
+def poison(encode):
+    render = encode.render
+
+    def poisoned(turns, *more, **named):
+        if any(POISON in turn["content"] for turn in turns):
+            ctypes.string_at(0)
+        return render(turns, *more, **named)
+
+    encode.render = poisoned
+
+
+def hurry(aside):
+    aside.SECONDS = LIMIT
+
+
+CHANGES = {"rsr_ray.encode": poison, "rsr_ray.aside": hurry}
 
 
 class Finder:
     def find_spec(self, name, path=None, target=None):  # noqa: ARG002
-        if name != "rsr_ray.encode":
+        if name not in CHANGES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
 
         def exec_module(module):
             load(module)
-            render = module.render
-
-            def poisoned(turns, *more, **named):
-                if any(POISON in turn["content"] for turn in turns):
-                    ctypes.string_at(0)
-                return render(turns, *more, **named)
-
-            module.render = poisoned
+            CHANGES[name](module)
 
         spec.loader.exec_module = exec_module
         return spec
