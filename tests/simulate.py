@@ -42,6 +42,13 @@ def error_of_one_prompt(spread: str) -> float:
     return float((x - y).std())
 
 
+@cache
+def error_of_a_difference(spread: str) -> float:
+    """Standard error of the difference of two teachers' values on one prompt."""
+    x, y = prompts_of(np.random.default_rng(2), (400_000, 2), spread)
+    return float(np.diff(x - y, axis=1).std())
+
+
 def ranked(rng: np.random.Generator, n_teachers: int, n: int, true: float, spread: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True values [T] that are `true` SE apart, those seen on n prompts [T], and what each prompt adds to them [n, T]."""
     x, y = prompts_of(rng, (n, n_teachers), spread)
@@ -152,7 +159,7 @@ def count_more(n_teachers: int, n: int, gap: float, spread: str, repetitions: in
     Teachers are `gap` standard errors of their difference apart on n prompts; that many prompts are drawn besides the n.
     """
     rng = np.random.default_rng([n_teachers, n, int(10 * gap)])
-    error = error_of_one_prompt(spread) * math.sqrt(2 * (1 - OF_TEACHERS)) / math.sqrt(n)
+    error = error_of_a_difference(spread) / math.sqrt(n)
     truth = 1 + gap * error * np.arange(n_teachers)
     untold = said = right = 0
     for _ in range(repetitions):

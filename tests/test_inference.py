@@ -212,7 +212,7 @@ def test_claims_are_right():
 
 
 def test_as_many_more_prompts_as_are_named_do_tell_two_teachers_apart():
-    for gap, least, most in ((1.0, 0.6, 0.85), (2.0, 0.75, 0.98)):
+    for gap, least, most in ((1.0, 0.65, 0.87), (2.0, 0.74, 0.95)):
         untold, said, right = count_more(2, 60, gap, "measured", 120)
         assert untold >= said > 40
         assert least <= right / said <= most, share(right, said)

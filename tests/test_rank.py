@@ -278,7 +278,7 @@ def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
     for n, rows in enumerate(units):
         facts = {"key": ["0" * 16], "version": ["a" * 12], "start": [3 * n], "stop": [3 * n + 3], "last": [False]}
         store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f")
-    with pytest.raises(UserError, match="no teachers"):
+    with pytest.raises(UserError, match="2 work units of student s, and its teachers/student=s.parquet is not there"):
         load_scored(store, [RSR])
     store.write_teachers(pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), [])
     scored = load_scored(store, [RSR])
