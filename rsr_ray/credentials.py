@@ -41,7 +41,7 @@ ANYWHERE = (
     r"|shared[_-]?access[_-]?key|shared[_-]?access[_-]?signature|private[_-]?key|signature|credentials?"
     r"|(?:auth|access|session|security|refresh|bearer|hf|private|github|api)[_-]?token)"
 )
-IN_URI = r"(?:[a-z0-9_.-]{0,60}?(?:token|subscription-key|auth-?key|%s)|sig|auth|authorization|key|pass|pw|sas|jwt)" % ANYWHERE
+IN_URI = rf"(?:[a-z0-9_.-]{{0,60}}?(?:token|subscription-key|auth-?key|{ANYWHERE})|sig|auth|authorization|key|pass|pw|sas|jwt)"
 HEADER = r"(?:(?:proxy-)?authorization|x-api-key|api-key|private-token|x-auth-token|x-amz-security-token|cookie|set-cookie)"
 NAMED = [
     rf"(?:(?<=[?&;#])|(?<=\\u0026)){IN_URI}=(?P<secret>(?!\*\*\*)[^&;\s\"'\\]+)",
