@@ -184,10 +184,10 @@ def _login(scheme: str, rest: str) -> int:
         if is_name:
             return 0
         # A password may hold both @ and /: what seems to be the host is then no name of one.
-        is_host = "@" not in rest[len(head) :] or WITH_HOST.fullmatch(host)
+        is_host = "@" not in rest[len(head) :] or bool(WITH_HOST.fullmatch(host))
         return len(user) if is_host else rest.rindex("@")
     # A key may hold / ? and #: then what looks like the host and its port is a name and the start of a key.
-    is_host = scheme in WITH_PORT and PORT.fullmatch(head)
+    is_host = scheme in WITH_PORT and bool(PORT.fullmatch(head))
     return rest.rindex("@") if "@" in rest and ":" in head and not is_host else 0
 
 
