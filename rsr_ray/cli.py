@@ -11,7 +11,7 @@ from rsr_ray.config import ChooseConfig, RaceConfig, ScoreConfig, load_config, l
 from rsr_ray.credentials import scrub
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.settings import check_text
+from rsr_ray.settings import check_text, check_whole
 
 if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
-        _check_texts(vars(args))
+        _check_given(vars(args))
         return args.run(args)
     except (UserError, RunError, OSError) as e:
         print(f"rsr-ray: {safe(scrub(str(e)))}", file=sys.stderr)
@@ -154,12 +154,15 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _check_texts(given: dict[str, Any]) -> None:
-    """Raise UserError for a text that no option takes."""
+def _check_given(given: dict[str, Any]) -> None:
+    """Raise UserError for a text or a number that no option takes. Where --config is one, the config says which may be empty."""
     for name, value in given.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                check_text(f"--{name.replace('_', '-')}", name, text, optional=True)
+        setting = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str):
+                check_text(setting, name, one, optional=one == "" and "config" in given)
+            elif isinstance(one, int):
+                check_whole(setting, name, one)
 
 
 def _add_options(parser: argparse.ArgumentParser, config: type) -> None:

@@ -278,6 +278,8 @@ class NightlyConfig:
         if self.lease_seconds < 3:
             raise UserError(f"lease_seconds {self.lease_seconds}: must be at least 3")
         _check_least(self, 0, "wait")
+        if not isinstance(self.students, tuple) or not all(isinstance(student, ScoreConfig) for student in self.students):
+            raise UserError(f"students: {shown(self.students)} is no list of students, each with settings of its own")
         names = [student.student_name for student in self.students]
         if not names or len({*names}) < len(names):
             raise UserError(f"students: each needs a name of its own (student_name); given: {', '.join(map(str, names)) or 'none'}")

@@ -6,7 +6,6 @@ it. One rule for all of trajectory_id, prompt_id, teacher and sample.
 
 import datetime
 import decimal
-import math
 import re
 import uuid
 from typing import Any
@@ -22,8 +21,10 @@ def name_of(value: Any, column: str) -> str | None:
     """An id or name as text; None where the value is none. Raises BadRow for one that cannot be told from others.
 
     None are: null, empty text, NaN and infinities, true and false, lists and mappings. A whole number is its digits,
-    whatever its type. Bytes are UTF-8.
+    whatever its type, numpy's included. Bytes are UTF-8.
     """
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # a number of numpy's
     if value is None or isinstance(value, (bool, dict, list)):
         return None
     if isinstance(value, str):
@@ -72,14 +73,15 @@ def _decoded(value: bytes, column: str) -> str:
 
 
 def _number(value: float | decimal.Decimal, column: str) -> str | None:
-    if not math.isfinite(value):
+    exact = value if isinstance(value, decimal.Decimal) else decimal.Decimal(repr(value))
+    if not exact.is_finite():
         return None
-    if value == int(value):
-        if isinstance(value, float) and abs(value) >= EXACT:
-            problem = "is a float that stands for several whole numbers; store ids as text or integers"
-            raise BadRow("identity", f"{column}: {value!r} {problem}")
-        return _digits(int(value))
-    return str(value) if isinstance(value, float) else format(value, "f").rstrip("0")
+    if exact != int(exact):
+        return format(exact, "f").rstrip("0")
+    if isinstance(value, float) and abs(value) >= EXACT:
+        problem = "is a float that stands for several whole numbers; store ids as text or integers"
+        raise BadRow("identity", f"{column}: {value!r} {problem}")
+    return _digits(int(exact))
 
 
 def _digits(value: int) -> str:

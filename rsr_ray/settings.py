@@ -9,6 +9,8 @@ from rsr_ray.errors import UserError
 
 MOST = 2**31 - 1  # of whole numbers; no setting has a use for more
 MOST_SEED = 2**63 - 1
+MOST_TEXT = 4096  # characters; no system opens a longer path
+MAY_BE_LONG = ("system_prompt",)
 MAY_BE_EMPTY = ("night", "system_prompt", "s3_endpoint", "ray_address")  # where empty text says: none
 WANTED = {
     bool: "true or false",
@@ -35,15 +37,23 @@ def settled(setting: str, name: str, value: Any, kind: Any) -> Any:
         raise UserError(f"{setting}: {shown(value)} is not {wanted.__name__}: give {WANTED[wanted]}")
     if isinstance(value, str):
         check_text(setting, name, value, optional=value == "" and type(None) in typing.get_args(kind))
+    elif isinstance(value, int):
+        check_whole(setting, name, value)
     elif not math.isfinite(value):
         raise UserError(f"{setting} {value}: is not a finite number")
-    elif wanted is int and abs(value) > (MOST_SEED if name == "seed" else MOST):
-        raise UserError(f"{setting} {shown(value)}: is beyond any use")
     return value
 
 
+def check_whole(setting: str, name: str, number: int) -> None:
+    """Raise UserError where a whole number is larger than any that is of use."""
+    if abs(number) > (MOST_SEED if name == "seed" else MOST):
+        raise UserError(f"{setting} {shown(number)}: is beyond any use")
+
+
 def check_text(setting: str, name: str, text: str, *, optional: bool = False) -> None:
-    """Raise UserError where a text is empty, none that a file could hold, or holds credentials."""
+    """Raise UserError where a text is empty, too long, none that a file could hold, or holds credentials."""
+    if len(text) > MOST_TEXT and name not in MAY_BE_LONG:
+        raise UserError(f"{setting}: has {len(text):,} characters; give at most {MOST_TEXT:,}")
     refuse_credentials(setting, text)
     if not text.strip() and name not in MAY_BE_EMPTY and not optional:
         raise UserError(f"{setting}: is empty; give a value or leave it out")

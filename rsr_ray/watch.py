@@ -3,10 +3,12 @@
 import logging
 from typing import Any
 
+from rsr_ray.credentials import Scrub
 from rsr_ray.errors import RunError
 
 ATTEMPTS = 10  # of a task whose process dies
 log = logging.getLogger("rsr_ray")
+log.addFilter(Scrub())
 
 
 def attempt() -> int:
