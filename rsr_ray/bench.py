@@ -26,7 +26,7 @@ import numpy as np
 from rsr_ray.errors import UserError
 from rsr_ray.score import Work, score_rows
 from rsr_ray.student import Student, load_whole
-from rsr_ray.weights import check_weights
+from rsr_ray.weights import check_weights, quiet
 
 NAIVE_ROWS = 4
 
@@ -161,7 +161,8 @@ def make_student(shape: Shape, folder: str) -> int:
         model = Qwen3ForCausalLM(config)
     finally:
         torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     return sum(p.numel() for p in model.model.layers.parameters())
 
 

@@ -271,7 +271,10 @@ def _in_slices(forward: Any) -> Any:
 
 
 def load_whole(source: str, dtype: str, **how: Any) -> Any:
-    """The model of a folder or hub id, every tensor of it from its files; `how` goes to the loader. Raises UserError."""
+    """The model of a folder or hub id, every tensor of it from its files; `how` goes to the loader.
+
+    Raises UserError where the files give no model, RunError where they could not be read or the device broke.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -282,7 +285,11 @@ def load_whole(source: str, dtype: str, **how: Any) -> Any:
             model, report = load(resolve(source), **named, **how)
     except torch.OutOfMemoryError:
         raise
+    except (MemoryError, torch.AcceleratorError) as e:
+        raise RunError(f"student {source}: it cannot be loaded on this machine: {one_line(e)}") from e
     except Exception as e:  # the library raises many kinds; each means that these files give no model here
+        if isinstance(e, OSError) and e.errno is not None:  # the system's own, and not the library's word for a bad file
+            raise RunError(f"student {source}: its files cannot be read: {one_line(e)}") from e
         raise UserError(f"student {source}: it cannot be loaded: {one_line(e)}") from e
     check_report(source, report)
     return model

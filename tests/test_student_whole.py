@@ -1,5 +1,6 @@
 """A student is loaded whole or not at all: each tensor left out, renamed, cut, of another shape."""
 
+import errno
 import itertools
 import json
 import shutil
@@ -80,6 +81,20 @@ def test_each_tensor_left_out_renamed_cut_or_of_another_shape_is_refused(saved):
             assert f"{path} is cut off" in refused(saved)
     finally:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("error", "kind"), [
+    (OSError(errno.EIO, "Input/output error"), RunError), (MemoryError(), RunError), (torch.AcceleratorError("CUDA error: ECC"), RunError),
+    (OSError("no such model"), UserError), (KeyError("architectures"), UserError), (RuntimeError("size mismatch"), UserError),
+], ids=repr)  # fmt: skip
+def test_a_machine_that_breaks_is_not_the_students_fault(monkeypatch, error, kind):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", broken)
+    with pytest.raises(kind) as caught:
+        load_whole(str(DEMO_STUDENT), "float32")
+    assert "cannot be" in str(caught.value)
 
 
 @pytest.fixture

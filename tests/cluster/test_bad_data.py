@@ -1,7 +1,9 @@
 """Whole runs with rows that once stopped them: each is one reject that names itself, and the others are scored."""
 
 import datetime
+import gzip
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -115,3 +117,62 @@ def test_doctor_ends_where_the_template_does_not(corpus, tmp_path, little_patien
     assert done.returncode == 1
     (failure,) = [line for line in done.stdout.splitlines() if line.startswith("failure")]
     assert failure.startswith("failure  template: the chat template took over ")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def lines(*ids: str) -> str:
+    return "".join(json.dumps({"id": name, "messages": turns()}) + "\n" for name in ids)
+
+
+def write_files(folder: Path) -> None:
+    """Shards that once ended a run, took all memory, or were passed over; and one that is good."""
+    (folder / "good.jsonl").write_text(lines("good-0", "good-1"))
+    (folder / "bom.json").write_bytes(b"\xef\xbb\xbf[" + lines("bom-0").encode() + b"," + lines("bom-1").encode() + b"]")
+    (folder / "zero.jsonl").write_bytes(b"")
+    (folder / "zero.parquet").write_bytes(b"")
+    (folder / "blank.jsonl").write_bytes(bytes(4096))
+    with gzip.open(folder / "endless.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(300):
+            file.write(b"a" * (1 << 20))
+    rows = [{"id": f"binary-{n}", "teacher": b"QwQ", "messages": turns()} for n in range(2)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "binary.parquet")
+    twice = pa.table([["t-0"], [turns()], [turns()]], names=["id", "messages", "messages"])
+    pq.write_table(twice, folder / "twice.parquet")
+    whole = (folder / "binary.parquet").read_bytes()
+    (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+
+
+def test_broken_files_are_named_and_the_others_scored(tmp_path):
+    folder = tmp_path / "teacher=t"
+    folder.mkdir()
+    write_files(folder)
+    done = rsr_ray("score", "--corpus", folder, "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--max-rejects", "1", "--replicas", "1")
+    assert done.returncode == 1  # shards that cannot be read are no success
+    rows = stored(tmp_path / "store")
+    assert {row["trajectory_id"] for row in rows if not row["reject_reason"]} == {"good-0", "good-1", "bom-0", "bom-1", "binary-0", "binary-1"}
+    broken = {Path(row["source"]).name: row["reject_reason"] for row in rows if row["reject_reason"]}
+    names = ("zero.jsonl", "zero.parquet", "blank.jsonl", "endless.jsonl.gz", "twice.parquet", "cut.parquet")
+    assert broken == dict.fromkeys(names, "unreadable_shard")
+    assert {row["teacher"] for row in rows if row["trajectory_id"].startswith("binary")} == {"QwQ"}
+    assert "Traceback" not in done.stderr
+    assert "6 shard(s) could not be read to the end" in done.stderr.splitlines()[-1]
+
+
+def test_what_of_a_corpus_cannot_be_read_is_one_line_before_anything_starts(tmp_path):
+    command = ["score", "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--corpus"]
+    for name in (b"gone.jsonl", b"\xff.jsonl"):
+        folder = tmp_path / name.hex() / "teacher=t"
+        folder.mkdir(parents=True)
+        (folder / "good.jsonl").write_text(lines("good"))
+        path = os.fsencode(folder) + b"/" + name
+        if name == b"gone.jsonl":
+            os.symlink(b"nowhere", path)
+        else:
+            with open(path, "w") as file:
+                file.write(lines("other"))
+        done = rsr_ray(*command, folder)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert name.decode(errors="backslashreplace") in done.stderr
+    assert not (tmp_path / "store" / "scores").exists()
