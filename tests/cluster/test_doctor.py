@@ -47,7 +47,7 @@ def no_chat_template(tmp_path, corpus):
 
 
 def a_head_smaller_than_the_tokenizer(tmp_path, corpus):
-    return {"student": student_saying(tmp_path, vocab_size=100)}, "student", "its head only 100 rows"
+    return {"student": student_saying(tmp_path, vocab_size=100)}, "student", "its head has 100 rows only"
 
 
 def weights_that_are_not_numbers(tmp_path, corpus):

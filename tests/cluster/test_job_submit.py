@@ -66,8 +66,8 @@ def test_a_nightly_job_by_the_readmes_command(head, tmp_path):
 
 def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     write_many(tmp_path / "corpus", 8, 100)
-    (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").parent.mkdir()
-    (tmp_path / "corpus" / "teacher=bad" / "part.jsonl").write_text("not json\n" * 30)
+    with next((tmp_path / "corpus").rglob("*.jsonl")).open("a") as file:
+        file.write("not json\n" * 30)
     options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--ray-address", head.address]
     options += ["--student-name", "watched"]
     command = [sys.executable, "-m", "rsr_ray", "score", "--log", "json", "--json", "--unit-rows", "25", *map(str, options)]

@@ -164,7 +164,8 @@ def test_scores_of_other_settings_do_not_mix(tmp_path):
 def test_one_trajectory_and_none(tmp_path):
     write_lines(tmp_path / "corpus/teacher=A/0.jsonl", [{"messages": conversation(1)}])
     write_lines(tmp_path / "corpus/teacher=B/0.jsonl", [{"messages": conversation(1)[:1]}])
-    write_lines(tmp_path / "corpus/teacher=C/0.jsonl", [])
+    (tmp_path / "corpus/teacher=C").mkdir()
+    (tmp_path / "corpus/teacher=C/0.jsonl").write_text("\n")  # no row; a file of 0 bytes would be a broken one
     run = score(tmp_path / "corpus", tmp_path / "store")
     one, none = table(run)
     assert (one["teacher"], one["n_trajectories"], one["rsr_std"], one["place"]) == ("A", 1, None, 1)
