@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
     from rsr_ray.store import Store
 
 RANKED_ROWS = 2_000_000  # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
+POSITIONAL = {"a", "b"}  # arguments that are no options
 METAVARS = {"corpus": "URI", "columns": "NAME=COLUMN", "keep": "COLUMN", "verified": "COLUMN"}
 
 
@@ -157,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
 def _check_given(given: dict[str, Any]) -> None:
     """Raise UserError for a text or a number that no option takes. Where --config is one, the config says which may be empty."""
     for name, value in given.items():
-        setting = f"--{name.replace('_', '-')}"
+        setting = name.upper() if name in POSITIONAL else f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str):
                 check_text(setting, name, one, optional=one == "" and "config" in given)

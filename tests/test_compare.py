@@ -497,7 +497,7 @@ def test_by_the_command_line(tmp_path, capsys):
         (["{a}", "{a}/nothing"], "no teachers of any student"),
         (["{a}", "{a}#s@2026-01-01"], "no night 2026-01-01; the last are: none"),
         (["{a}", "{a}#s/t"], "give STORE, STORE#STUDENT"),
-        (["{a}", ""], "give STORE, STORE#STUDENT"),
+        (["{a}", ""], "B: is empty; give a value"),
         (["{a}", "{a}", "--by", "speed"], "no such metric"),
         (["{a}", "{a}", "--by", "local_naturalness"], "score them with --metrics local_naturalness"),
         (["{a}", "{a}", "--confidence", "95"], "a probability, between 0 and 1"),
