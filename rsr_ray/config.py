@@ -72,7 +72,7 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         _settle(self)
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
-        object.__setattr__(self, "store", absolute(self.store))
+        object.__setattr__(self, "store", self.store and absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1].split("@")[0])
         _check_columns(self.columns)
@@ -140,6 +140,20 @@ class ScoreConfig:
                 facts["step_context"] = "with prompt"
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig(ScoreConfig):
+    """What `rsr-ray preview` does: settings of a run, of which it needs no store."""
+
+    store: str | None = option(  # type: ignore[assignment]
+        "not needed: files of a store inside the corpus are left out", None
+    )
+    rows: int = option("trajectories to show, from all over the corpus", 10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_least(self, 1, "rows")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -271,8 +271,11 @@ def find(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None)
     added = bool(how.system_prompt) and all(turn["role"] != "system" for turn in turns)
     if added:
         turns = [{"role": "system", "content": how.system_prompt}, *turns]
+    context = {i for i, turn in enumerate(turns) if not turn.get("train", True)}
+    turns = [{k: v for k, v in turn.items() if k != "train"} for turn in turns]
     text, spans, whose = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
-    return text, spans, [i - added for i in whose]
+    found = [(span, i - added) for span, i in zip(spans, whose, strict=True) if i not in context]
+    return text, [span for span, _ in found], [i for _, i in found]
 
 
 def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:
