@@ -24,6 +24,7 @@ from rsr_ray.objects import absolute, endpoint_of
 from rsr_ray.settings import settled, shown
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
+from rsr_ray.units import AS_IT_IS
 
 # Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
 SCORES_VERSION = 2
@@ -111,6 +112,16 @@ class ScoreConfig:
     def column_names(self) -> dict[str, str]:
         """`columns` as a mapping."""
         return _as_mapping(self.columns)
+
+    @property
+    def reading(self) -> str:
+        """How these settings say that rows are read, as the names of units have it: -, six digits
+        of the teacher and six of all else; "" where no setting says anything."""
+        if not self.teacher and not self.columns:
+            return ""
+        said = (self.teacher or "", sorted(self.columns) or "")
+        halves = [hashlib.sha256(json.dumps(some).encode()).hexdigest()[:6] if some else AS_IT_IS for some in said]
+        return "-" + "".join(halves)
 
     def length_limit(self, student: StudentFacts) -> int:
         """Tokens above which a row is over length: never more than the student's context."""

@@ -19,7 +19,6 @@ OPEN = {
     "22-system-on-gemma": "a template without a system role",
     "23-tool-call-content-none": "templates that leave calls out are refused",
     "35-prompt-already-rendered": "a prompt that is rendered already",
-    "44-column-that-is-not-there": "a mapped column that is not there",
 }
 STUDENT = SHARED / "students" / "tiny-qwen3"
 
