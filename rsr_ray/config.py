@@ -49,6 +49,10 @@ class ScoreConfig:
     chat_template: str | None = option(f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's own", None)
     render: str = option("template: answers through the chat template; verbatim: only what is around them, the answers as they stand", "template")
     system_prompt: str | None = option("system turn for conversations that have none", None)
+    system_role: str = option(
+        "system turns under a template that has none: merge them into the first user turn, drop them, or refuse the row",
+        "merge",
+    )
     metrics: str = option("local_naturalness, with commas between several, adds what needs passes of its own; all others are always there", "rsr")
     steps: str = option("what a step of local naturalness is: sentence or paragraph", "sentence")
     step_window: float = option("steps before it that a step is scored with; under 1: this share of all before it", 4.0)
@@ -85,6 +89,8 @@ class ScoreConfig:
             raise UserError(f"--render {self.render}: choose template or verbatim")
         if unknown := [name for name in self.metrics.split(",") if name not in REGISTRY]:
             raise UserError(f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them")
+        if self.system_role not in ("merge", "drop", "refuse"):
+            raise UserError(f"--system-role {self.system_role}: choose merge, drop or refuse")
         if self.steps not in STEPS:
             raise UserError(f"--steps {self.steps}: choose {' or '.join(STEPS)}")
         if not 0 < self.step_window < math.inf or (self.step_window > 1 and self.step_window != int(self.step_window)):
@@ -143,6 +149,8 @@ class ScoreConfig:
         facts = dataclasses.asdict(student)
         del facts["source"]
         facts |= {"system_prompt": self.system_prompt, "render": self.render, "over_length": self.over_length}
+        if self.system_role != "merge":
+            facts["system_role"] = self.system_role
         # What changes no score, but what is kept beside it.
         facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
         if self.local:

@@ -11,7 +11,8 @@ from typing import Any
 from rsr_ray.config import PreviewConfig
 from rsr_ray.encode import Found, How, find, tokenize
 from rsr_ray.errors import UserError
-from rsr_ray.read import canonical, check_readable, find_corpus, iter_trajectories
+from rsr_ray.plan import make_plan
+from rsr_ray.read import canonical, find_corpus, iter_trajectories
 from rsr_ray.row_faults import row_boundary
 from rsr_ray.shapes import BadRow
 from rsr_ray.student import load_tokenizer, resolve
@@ -58,7 +59,9 @@ class Preview:
         self.config = config
         endpoint = config.s3_endpoint
         self.objects, self.skipped = find_corpus(config.corpus, endpoint, config.store)
-        self.plan = {"shape": check_readable(self.objects, endpoint, config.column_names)}
+        made = make_plan(self.objects, endpoint, config.column_names, config.teacher)
+        skipped = {"skipped": self.skipped} if self.skipped else {}
+        self.plan: dict[str, Any] = dataclasses.asdict(made) | skipped
 
     def rows(self) -> Iterator[PreviewRow]:
         """`--rows` trajectories in the order of shards and rows, as many of each shard as the rest allows."""
@@ -78,6 +81,7 @@ class Preview:
             max_length=min(self.config.max_length or NO_LIMIT, context_length(self.config.student)),
             chat_template=self.config.template_text,
             system_prompt=self.config.system_prompt,
+            system_role=self.config.system_role,
             verbatim=self.config.render == "verbatim",
             over_length=self.config.over_length,
             token_text=True,

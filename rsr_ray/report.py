@@ -365,7 +365,11 @@ def print_doctor(doctor: "Doctor", out: Console) -> None:
 def print_plan(plan: dict[str, Any], out: Console) -> None:
     """How a corpus is read, a line a fact."""
     for name, value in plan.items():
-        out.print(Text.assemble((f"{name:10}", "bold"), safe(str(value))), soft_wrap=True)
+        pairs = [f"{key}={some}" for key, some in value.items()] if isinstance(value, dict) else value
+        said = ", ".join(pairs) if isinstance(pairs, list) else str(pairs)
+        if said:
+            line = Text.assemble((f"{name.replace('_', ' '):14}", "bold"), safe(said))
+            out.print(line, soft_wrap=True)
 
 
 def print_preview_row(row: "PreviewRow", out: Console) -> None:

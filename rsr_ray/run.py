@@ -16,8 +16,9 @@ import pyarrow as pa
 import rsr_ray
 from rsr_ray.cluster import Resources
 from rsr_ray.config import SCORES_VERSION, ScoreConfig
-from rsr_ray.errors import RunError
+from rsr_ray.errors import RunError, safe
 from rsr_ray.objects import InputObject
+from rsr_ray.plan import Plan
 from rsr_ray.read import teacher_of_path
 from rsr_ray.records import warn_once
 from rsr_ray.store import Store
@@ -49,6 +50,7 @@ class Run:
         self.replaced: list[str] = []
         self.broken: dict[str, str] = {}  # units of this corpus that were not what was written: name, and what was wrong
         self.absent: dict[str, int] = {}  # what the ranking counts of shards that this corpus does not have: shards, rows
+        self.reading: Plan | None = None
         self.read_apart = 0  # rows of this corpus that another teacher's columns gave
         self.facts: dict[str, Any] = {}
         self.teachers: pa.Table | None = None
@@ -90,6 +92,10 @@ class Run:
             size = sum(obj.size for obj in objects) / 1e6
             done = f"{len(objects) - len(todo):,} of them scored already"
             print(f"{self.shape} -> messages; {len(objects):,} shards, {size:,.1f} MB, {done}; {len(folders):,} teachers by folder", file=sys.stderr)
+            if self.reading and self.reading.teachers:
+                print(safe(f"teachers by folder: {self.reading.teachers}"), file=sys.stderr)
+            for note in self.reading.notes if self.reading else ():
+                print(safe(note), file=sys.stderr)
         self.log("run planned", fingerprint=self.fingerprint, shards=len(objects), shards_to_do=len(todo), rows_already_scored=self.n_already)
         kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64()), ("done", pa.list_(pa.list_(pa.int64())))]
         return pa.Table.from_pylist(todo, schema=pa.schema(kinds))
@@ -187,6 +193,7 @@ class Run:
             "config": dataclasses.asdict(self.config),
             "max_length": self.max_length,
             "shape": self.shape,
+            "plan": dataclasses.asdict(self.reading) if self.reading else None,
             **self.facts,
             "versions": {"rsr_ray": rsr_ray.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
             "equation": {

@@ -118,15 +118,15 @@ def as_it_came(row: dict[str, Any], one: dict[str, Any], columns: Mapping[str, s
     return {column: one[name] if name in CHANGED and name in one else row[column] for column, name in named}
 
 
-def conversation(row: dict[str, Any], roles: Mapping[str, str] | None = None) -> list[Turn]:
+def conversation(row: dict[str, Any]) -> list[Turn]:
     """The turns of a row of any shape. Raises BadRow."""
     name = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
     pair = next((pair for pair in PAIRS if all(row.get(side) is not None for side in pair)), None)
     if name:
-        turns = turns_of(row[name], roles)
+        turns = turns_of(row[name])
         _check_reasoning(row, turns)
     elif pair:
-        turns = _history(row.get("history")) + _asked(row, pair[0], roles) + _answer(row[pair[1]], row, roles)
+        turns = _history(row.get("history")) + _asked(row, pair[0]) + _answer(row[pair[1]], row)
     else:
         wanted = "messages, conversations, prompt and response, or instruction and output"
         raise BadRow("unreadable_row", f"a row needs {wanted} (--columns maps other names); columns: {', '.join(map(str, row))[:200]}")
@@ -159,20 +159,20 @@ def _history(given: Any) -> list[Turn]:
     return turns
 
 
-def _asked(row: dict[str, Any], name: str, roles: Mapping[str, str] | None) -> list[Turn]:
+def _asked(row: dict[str, Any], name: str) -> list[Turn]:
     """The turns of a prompt: text, or turns themselves."""
     if _is_turns(row[name]):
-        return turns_of(row[name], roles)
+        return turns_of(row[name])
     parts = [row[name], *([row["input"]] if name == "instruction" and row.get("input") else [])]
     return [{"role": "user", "content": "\n".join(text_of(part, "user") for part in parts)}]
 
 
-def _answer(value: Any, row: dict[str, Any], roles: Mapping[str, str] | None) -> list[Turn]:
+def _answer(value: Any, row: dict[str, Any]) -> list[Turn]:
     """The turns of a response: text, blocks, turns, or a dict that holds one of them."""
     if isinstance(value, dict):
         message = value["message"] if isinstance(value.get("message"), dict) else value
         value = [{**message, "role": "assistant"}] if _has_text(message) else value
     if _is_turns(value):
-        return turns_of(value, roles)
+        return turns_of(value)
     thought = reasoning_of(row)
     return turns_of([{"role": "assistant", "content": value, **({"thinking": thought} if thought is not None else {})}])

@@ -44,19 +44,19 @@ TEXT_BLOCKS = (None, "text", "input_text", "output_text")
 UNTRAINED = {"weight": 0, "loss": False, "train": False}
 
 
-def turns_of(given: Any, roles: Mapping[str, str] | None = None) -> list[Turn]:
+def turns_of(given: Any) -> list[Turn]:
     """Turns of a list of turns, or of such a list as JSON text. Raises BadRow."""
     if isinstance(given, str):
         given = json_or_none(given)
     if not isinstance(given, list) or not given or not all(isinstance(t, dict) for t in given):
         raise BadRow("unreadable_row", "the conversation is not a list of turns")
-    return [turn for one in given for turn in turns_of_one(one, roles)]
+    return [turn for one in given for turn in turns_of_one(one)]
 
 
-def turns_of_one(given: Mapping[str, Any], roles: Mapping[str, str] | None = None) -> list[Turn]:
+def turns_of_one(given: Mapping[str, Any]) -> list[Turn]:
     """The turns that one is: several where a user's blocks hold what tools said. Raises BadRow."""
     said = _role_field(given)
-    role = role_of(said, roles)
+    role = role_of(said)
     content = _content_of(given, role)
     blocks = _blocks(content) if isinstance(content, list) else []
     results = [turn for b in blocks if b.get("type") == "tool_result" for turn in [_result(b)]]
@@ -71,13 +71,11 @@ def is_scored(turn: Mapping[str, Any]) -> bool:
     return turn["role"] == "assistant" and turn.get("train", True)
 
 
-def role_of(said: str, roles: Mapping[str, str] | None) -> str:
+def role_of(said: str) -> str:
     """One of the four roles. Raises BadRow."""
-    known = {**ROLES, **(roles or {})}
-    role = known.get(said) or known.get(said.lower())
+    role = ROLES.get(said) or ROLES.get(said.lower())
     if role is None:
-        ways_out = "--roles NAME=ROLE says which of system, user, assistant and tool it is"
-        raise BadRow("unknown_role", f"a turn has the role {said!r:.60}; {ways_out}")
+        raise BadRow("unknown_role", f"a turn has the role {said!r:.60}")
     return role
 
 
@@ -180,7 +178,7 @@ def _turn(role: str, said: str, content: Any, given: Mapping[str, Any]) -> Turn:
         calls, content = calls_of(_parsed(content, "a call")), ""
     if isinstance(content, list) and any(not _is_text(block) for block in content):
         thought, content, calls = _assistant_blocks(content, thought, calls)
-    if content is None and (calls or thought is not None):
+    if content in (None, []) and (calls or thought is not None):
         content = ""
     text = text_of(content, role)
     out = {"role": role, "content": text if thought is None else _thought(thought, text, calls)}

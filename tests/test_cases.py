@@ -12,11 +12,9 @@ CASES = sorted(path.parent for path in SHARED.glob("cases/*/expected.json"))
 # Not as expected, or refused with the option that reads it.
 OPEN = {
     "11-think-newlines-on-qwen3": "the template drops it, and the reject names --render verbatim",
-    "12-glm-reasoning-content": "a template that has reasoning in a form of its own",
     "13-agent-traces-qwen3": "reasoning of earlier turns with calls",
     "13b-reasoning-then-call": "reasoning and a call in one turn",
     "16-orphan-closing-think": "the template drops it, and the reject names --render verbatim",
-    "22-system-on-gemma": "a template without a system role",
     "23-tool-call-content-none": "templates that leave calls out are refused",
     "35-prompt-already-rendered": "a prompt that is rendered already",
 }
