@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from rsr_ray.objects import InputObject
 from rsr_ray.read import Unreadable, check_readable, iter_rows, teacher_of_path
-from rsr_ray.shapes import COLUMNS, ID_COLUMNS
+from rsr_ray.shapes import COLUMNS, ID_COLUMNS, value_at
 
 LOOKED_AT = 32  # rows of each of as many shards as `SHARDS`
 SHARDS = 8
 NAMED = 8  # teachers that a line names before it only counts
 DATE = re.compile(r"(19|20)\d\d[-_.]?\d\d[-_.]?\d\d([T_-]?\d{2,6}Z?)?")
+MARKERS = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|user\|>|<｜User｜>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,15 @@ def make_plan(
     """The plan of a corpus. Raises UserError where no shard of it can be read as asked for."""
     shape = check_readable(objects, endpoint, dict(columns))
     there: dict[str, None] = {}
+    rendered = 0
+    prompt = columns.get("prompt", "prompt")
     for obj in objects[:: max(1, len(objects) // SHARDS)][:SHARDS]:
         for row in itertools.islice(iter_rows(obj, endpoint, dict(columns), None), LOOKED_AT):
-            there |= {} if isinstance(row, Unreadable) else dict.fromkeys(map(str, row))
+            if isinstance(row, Unreadable):
+                continue
+            there |= dict.fromkeys(map(str, row))
+            text = value_at(row, prompt)
+            rendered += isinstance(text, str) and bool(MARKERS.search(text))
     read = {*COLUMNS, *columns.values(), *(path.partition(".")[0] for path in columns.values())}
     from_path = Counter(teacher_of_path(obj.uri) or "none" for obj in objects)
 
@@ -62,7 +69,7 @@ def make_plan(
         sample=source("sample", "the place in a list of answers"),
         teachers=listed(from_path) if from_data == by_path else "",
         not_read=[name for name in there if name not in read],
-        notes=_doubts(from_path) if from_data == by_path else [],
+        notes=(_doubts(from_path) if from_data == by_path else []) + _rendered(rendered, prompt),
     )
 
 
@@ -70,6 +77,14 @@ def listed(names: Mapping[str, int]) -> str:
     """Names with their counts in one line."""
     first = [f"{name} ({n:,} shards)" for name, n in sorted(names.items())[:NAMED]]
     return ", ".join(first) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def _rendered(n: int, column: str) -> list[str]:
+    """What to say of prompts that hold a template's markers."""
+    if not n:
+        return []
+    what = f"{n:,} of the first prompts in column {column} hold a chat template's markers"
+    return [f"{what}: they would be wrapped a second time; give the conversation's own text"]
 
 
 def _doubts(names: Mapping[str, int]) -> list[str]:

@@ -375,7 +375,8 @@ def print_plan(plan: dict[str, Any], out: Console) -> None:
 def print_preview_row(row: "PreviewRow", out: Console) -> None:
     """A row as the student sees it, what is scored of it marked; or why it is rejected."""
     where = f"{row.source} row {row.source_row}"
-    out.print(Text(safe(f"\n{where}  {row.teacher or 'no teacher'}"), style="bold"), soft_wrap=True)
+    out.print()
+    out.print(Text(safe(f"{where}  {row.teacher or 'no teacher'}"), style="bold"), soft_wrap=True)
     if row.reject_reason:
         reject = f"rejected: {row.reject_reason}: {row.reject_detail}"
         out.print(Text(safe(reject), style="red"), soft_wrap=True)

@@ -43,3 +43,11 @@ def test_names_that_are_not_those_of_teachers_are_pointed_out(tmp_path, places, 
     assert note.startswith(says)
     for named in ({"columns": {**COLUMNS, "teacher": "model"}}, {"teacher": "M"}):
         assert plan_of(tmp_path, *places, **named).notes == []
+
+
+def test_prompts_that_are_rendered_already_are_pointed_out(tmp_path):
+    path = tmp_path / "A" / "a.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"prompt": "<|im_start|>user\n2+2?<|im_end|>", "response": "4"}) + "\n")
+    plan = make_plan([InputObject(uri=str(path), version="v", size=1)], None, {}, "T")
+    assert "1 of the first prompts in column prompt hold" in plan.notes[0]
