@@ -33,6 +33,7 @@ from rsr_ray.sft import CHOSEN, clear, refuse_foreign, write_files
 from rsr_ray.shapes import BadRow, conversation
 from rsr_ray.store import READ_UNITS, UNIT_NAME, Store, settle_units
 from rsr_ray.sums import from_fixed, to_fixed
+from rsr_ray.units import reading_of
 
 PARTITION_ROWS = 50_000
 TIES = "equal values: by teacher, then sample (none comes last), then trajectory_id, in the order of their UTF-8 bytes"
@@ -166,6 +167,9 @@ class Candidates:
         if not sources:
             return CANDIDATES.empty_table()
         now = version_of(sources[0], self.config.s3_endpoint)
+        if len(ways := {reading_of(name) for name in by_version.get(now, [])}) > 1:
+            what = f"{sources[0]} was read in {len(ways)} ways, by --teacher and --columns"
+            raise UserError(f"{what}: choose writes rows of one; score each into a store of its own")
         version = now if now in tables else next(v for v, table in tables.items() if table.num_rows)
         rows = tables[version]
         dropped = drop_by_scores(rows, self.config)

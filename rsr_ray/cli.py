@@ -7,7 +7,7 @@ import sys
 import typing
 from typing import Any
 
-from rsr_ray.config import ChooseConfig, RaceConfig, ScoreConfig, load_config, load_nightly
+from rsr_ray.config import ChooseConfig, PreviewConfig, RaceConfig, ScoreConfig, load_config, load_nightly
 from rsr_ray.credentials import scrub
 from rsr_ray.errors import RunError, UserError, safe
 from rsr_ray.schema import REJECT_REASONS
@@ -100,6 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     choose.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
     _add_options(choose, ChooseConfig)
     choose.set_defaults(run=_choose)
+
+    preview = commands.add_parser("preview", help="show how a corpus is read, and rows as the student sees them: no Ray, no weights")
+    preview.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
+    _add_options(preview, PreviewConfig)
+    preview.set_defaults(run=_preview)
 
     doctor = commands.add_parser("doctor", help="check what a run needs, show ten rows with what is scored of them, and say what it would cost")
     doctor.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line wins")
@@ -378,6 +383,24 @@ def _choose(args: argparse.Namespace) -> int:
         print(json.dumps(manifest))
     else:
         print_choice(manifest, console())
+    return 0
+
+
+def _preview(args: argparse.Namespace) -> int:
+    config = _config(PreviewConfig, args)
+    from rsr_ray.preview import Preview
+    from rsr_ray.report import console, print_plan, print_preview_row
+
+    preview = Preview(config)
+    if args.json:
+        print(json.dumps(preview.plan))
+        for row in preview.rows():
+            print(json.dumps(row.as_json()))
+        return 0
+    out = console()
+    print_plan(preview.plan, out)
+    for row in preview.rows():
+        print_preview_row(row, out)
     return 0
 
 

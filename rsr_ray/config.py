@@ -24,6 +24,7 @@ from rsr_ray.objects import absolute, endpoint_of
 from rsr_ray.settings import settled, shown
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
+from rsr_ray.units import AS_IT_IS
 
 # Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
 SCORES_VERSION = 2
@@ -48,6 +49,10 @@ class ScoreConfig:
     chat_template: str | None = option(f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's own", None)
     render: str = option("template: answers through the chat template; verbatim: only what is around them, the answers as they stand", "template")
     system_prompt: str | None = option("system turn for conversations that have none", None)
+    system_role: str = option(
+        "system turns under a template that has none: merge them into the first user turn, drop them, or refuse the row",
+        "merge",
+    )
     metrics: str = option("local_naturalness, with commas between several, adds what needs passes of its own; all others are always there", "rsr")
     steps: str = option("what a step of local naturalness is: sentence or paragraph", "sentence")
     step_window: float = option("steps before it that a step is scored with; under 1: this share of all before it", 4.0)
@@ -72,7 +77,7 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         _settle(self)
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
-        object.__setattr__(self, "store", absolute(self.store))
+        object.__setattr__(self, "store", self.store and absolute(self.store))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1].split("@")[0])
         _check_columns(self.columns)
@@ -84,6 +89,8 @@ class ScoreConfig:
             raise UserError(f"--render {self.render}: choose template or verbatim")
         if unknown := [name for name in self.metrics.split(",") if name not in REGISTRY]:
             raise UserError(f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them")
+        if self.system_role not in ("merge", "drop", "refuse"):
+            raise UserError(f"--system-role {self.system_role}: choose merge, drop or refuse")
         if self.steps not in STEPS:
             raise UserError(f"--steps {self.steps}: choose {' or '.join(STEPS)}")
         if not 0 < self.step_window < math.inf or (self.step_window > 1 and self.step_window != int(self.step_window)):
@@ -112,6 +119,16 @@ class ScoreConfig:
         """`columns` as a mapping."""
         return _as_mapping(self.columns)
 
+    @property
+    def reading(self) -> str:
+        """How these settings say that rows are read, as the names of units have it: -, six digits
+        of the teacher and six of all else; "" where no setting says anything."""
+        if not self.teacher and not self.columns:
+            return ""
+        said = (self.teacher or "", sorted(self.columns) or "")
+        halves = [hashlib.sha256(json.dumps(some).encode()).hexdigest()[:6] if some else AS_IT_IS for some in said]
+        return "-" + "".join(halves)
+
     def length_limit(self, student: StudentFacts) -> int:
         """Tokens above which a row is over length: never more than the student's context."""
         return min(self.max_length or student.context_length, student.context_length)
@@ -132,6 +149,8 @@ class ScoreConfig:
         facts = dataclasses.asdict(student)
         del facts["source"]
         facts |= {"system_prompt": self.system_prompt, "render": self.render, "over_length": self.over_length}
+        if self.system_role != "merge":
+            facts["system_role"] = self.system_role
         # What changes no score, but what is kept beside it.
         facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
         if self.local:
@@ -140,6 +159,20 @@ class ScoreConfig:
                 facts["step_context"] = "with prompt"
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig(ScoreConfig):
+    """What `rsr-ray preview` does: settings of a run, of which it needs no store."""
+
+    store: str | None = option(  # type: ignore[assignment]
+        "not needed: files of a store inside the corpus are left out", None
+    )
+    rows: int = option("trajectories to show, from all over the corpus", 10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_least(self, 1, "rows")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from rsr_ray.encode import Found, How, finder, reject_of, tokenize
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.lm_head_reference import token_stats_reference
 from rsr_ray.objects import InputObject, open_filesystem, protocol_of
-from rsr_ray.read import PARQUET, Unreadable, canonical, check_readable, find_corpus, iter_trajectories
+from rsr_ray.plan import make_plan
+from rsr_ray.read import PARQUET, Unreadable, canonical, find_corpus, iter_trajectories
 from rsr_ray.score import Work, score_rows
 from rsr_ray.shapes import BadRow, Turn
 from rsr_ray.store import Store
@@ -143,7 +144,10 @@ class Doctor:
         objects, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
         if skipped:
             self.say("corpus", "warning", skipped)
-        shape = check_readable(objects, config.s3_endpoint, config.column_names)
+        plan = make_plan(objects, config.s3_endpoint, config.column_names, config.teacher)
+        shape = plan.shape
+        for note in plan.notes:
+            self.say("corpus", "warning", note)
         chosen = [objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SAMPLE)})]
         each, rows, weights = -(-SAMPLE // len(chosen)), [], []
         for obj in chosen:
@@ -158,11 +162,10 @@ class Doctor:
             if some:
                 weights.append(obj.size / self.rows_of(obj, some))
         self.n_rows = sum(obj.size for obj in objects) / (sum(weights) / len(weights)) if weights else 0.0
-        teachers = {row["teacher"] for row in rows}
+        teachers = {row["teacher"] or "none" for row in rows}
         size = sum(obj.size for obj in objects) / 1e6
-        self.say(
-            "corpus", "ok", f"{shape} -> messages; {len(objects):,} shards, {size:,.1f} MB; {len(teachers)} teachers in a sample of {len(rows)} rows"
-        )
+        named = f"{len(teachers)} teachers in a sample of {len(rows)} rows: {', '.join(sorted(teachers)[:8])}"
+        self.say("corpus", "ok", f"{shape} -> messages; {len(objects):,} shards, {size:,.1f} MB; {named}")
         return rows
 
     def rows_of(self, obj: InputObject, some: list[Any]) -> float:

@@ -128,6 +128,7 @@ class How:
     max_length: int
     chat_template: str | None = None  # in place of the student's own
     system_prompt: str | None = None  # for conversations without a system turn
+    system_role: str = "merge"  # of a template without one: merge into the first user turn, drop, or refuse
     verbatim: bool = False
     over_length: str = "reject"  # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
     steps: str | None = None  # what a step is, where they are wanted: a sentence or a paragraph
@@ -141,6 +142,7 @@ class How:
             max_length=config.length_limit(student),
             chat_template=config.template_text,
             system_prompt=config.system_prompt,
+            system_role=config.system_role,
             verbatim=config.render == "verbatim",
             over_length=config.over_length,
             steps=config.steps if config.local else None,
@@ -271,8 +273,32 @@ def find(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None)
     added = bool(how.system_prompt) and all(turn["role"] != "system" for turn in turns)
     if added:
         turns = [{"role": "system", "content": how.system_prompt}, *turns]
-    text, spans, whose = (find_verbatim if how.verbatim else find_turns)(turns, tokenizer, tools)
-    return text, spans, [i - added for i in whose]
+    context = {i for i, turn in enumerate(turns) if not turn.get("train", True)}
+    turns = [{k: v for k, v in turn.items() if k != "train"} for turn in turns]
+    look = find_verbatim if how.verbatim else find_turns
+    try:
+        text, spans, whose = look(turns, tokenizer, tools)
+    except BadRow as problem:
+        without = _without_system(turns, how.system_role)
+        if problem.reason != "template_error" or without is None:
+            raise
+        try:
+            text, spans, whose = look(without, tokenizer, tools)
+        except BadRow:
+            raise problem from None
+        whose = [i + 1 for i in whose]
+    found = [(span, i - added) for span, i in zip(spans, whose, strict=True) if i not in context]
+    return text, [span for span, _ in found], [i for _, i in found]
+
+
+def _without_system(turns: list[Turn], policy: str) -> list[Turn] | None:
+    """The turns for a template without a system role; None where there is no system turn, or the policy is to refuse."""
+    if policy == "refuse" or [turn["role"] for turn in turns[:2]] != ["system", "user"]:
+        return None
+    system, user, *rest = turns
+    if policy == "drop":
+        return [user, *rest]
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
 def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:
@@ -281,7 +307,23 @@ def find_turns(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> 
     White space that the template strips from a text's ends is not in the span; white space that it keeps is. Raises
     BadRow where the template fails, or leaves out or rewrites any of the assistant's text.
     """
-    turns = _split_reasoning(turns, tokenizer.get_chat_template())
+    template = tokenizer.get_chat_template()
+    plain = _split_reasoning(turns, template)
+    try:
+        return _find_in_rendering(plain, tokenizer, tools)
+    except BadRow as problem:
+        field = _field_of(template)
+        split = _in_fields(turns, field) if field else plain
+        if split == plain:
+            raise
+        try:
+            return _widened(_find_in_rendering(split, tokenizer, tools), turns, split, str(field))
+        except BadRow:
+            raise problem from None
+
+
+def _find_in_rendering(turns: list[Turn], tokenizer: Any, tools: list | None) -> Found:
+    """What `find_turns` gives, of turns with reasoning in the fields where it is to be."""
     text = render(turns, tokenizer, tools)
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     slots = [Slot(i, field, n) for n, i in enumerate(answers, 1) for field in (*REASONING, "content") if turns[i].get(field, "").strip()]
@@ -302,7 +344,7 @@ def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) 
     """
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     if any(turns[i].get("tool_calls") for i in answers):
-        raise BadRow("tool_calls", "structured tool calls have no text of their own: --render template scores them")
+        return _find_verbatim_calls(turns, answers, tokenizer, tools)
     *before, last = answers
     marks = _marks(len(answers), json.dumps(turns, ensure_ascii=False))
     context = [dict(turn) for turn in turns[:last]]
@@ -326,6 +368,51 @@ def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) 
     return text + turns[last]["content"], spans, answers
 
 
+def _find_verbatim_calls(turns: list[Turn], answers: list[int], tokenizer: Any, tools: list | None) -> Found:
+    """As `find_verbatim`, structured calls being what the template makes of them behind a mark."""
+    last = answers[-1]
+    opens = not turns[last].get("tool_calls")  # the last answer is text alone, behind the generation prompt
+    shown = [dict(turn) for turn in (turns[:last] if opens else turns[: last + 1])]
+    marks = dict(zip(answers, _marks(len(answers), json.dumps(turns, ensure_ascii=False)), strict=True))
+    for i in answers:
+        if i < len(shown) and turns[i]["content"].strip():
+            shown[i]["content"] = marks[i]
+    closed = render(shown, tokenizer, tools)
+    calls = _find_calls(shown, closed, tokenizer, tools)
+    text = render(shown, tokenizer, tools, add_generation_prompt=True) if opens else closed
+    if not text.startswith(closed):
+        raise BadRow("template_error", "the template renders a conversation differently when an answer is to follow")
+    out, at = "", 0
+    owned: list[tuple[tuple[int, int], int]] = []
+
+    def say(said: str, i: int) -> None:
+        nonlocal out
+        owned.append(((len(out), len(out) + len(said)), i))
+        out += said
+
+    for i in answers:
+        content = turns[i]["content"]
+        if content.strip():
+            before = text.find(marks[i], at) if i < len(shown) else len(text)
+            if before < 0:
+                raise BadRow("template_drops_response", "the template leaves out an earlier answer altogether")
+            header = text[at:before]
+            if content.lstrip().startswith("<think>"):  # the answer brings its own
+                header = re.sub(r"<think>\s*(</think>\s*)?$", "", header)
+            out += header
+            say(content, i)
+            at = before + len(marks[i])
+        if i in calls:
+            start, stop = calls[i]
+            between, call = text[at:start], text[start:stop]
+            if content.strip() and content[-1].isspace():
+                between, call = "", call.lstrip()
+            out += between
+            say(call, i)
+            at = stop
+    return out, [span for span, _ in owned], [i for _, i in owned]
+
+
 @dataclass(frozen=True)
 class Slot:
     """A text of the n-th assistant turn: a field of turn `index`."""
@@ -335,18 +422,48 @@ class Slot:
     n: int
 
 
+def _field_of(template: str) -> str | None:
+    """The field in which a template wants reasoning."""
+    return next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", template)), None)
+
+
 def _split_reasoning(turns: list[Turn], template: str) -> list[Turn]:
     """Leading <think> text moved into the field in which the template wants reasoning, where it does not know <think> itself."""
-    field = next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", template)), None)
+    field = _field_of(template)
     if field is None or "<think>" in template or "</think>" in template:
         return turns
+    return _in_fields(turns, field, alone=False)
+
+
+def _in_fields(turns: list[Turn], field: str, *, alone: bool = True) -> list[Turn]:
+    """Leading <think> text moved into `field`; where `alone`, also of turns that hold nothing else."""
     split = []
     for turn in turns:
         found = re.fullmatch(r"\s*<think>(.*?)</think>(.*)", turn["content"], re.DOTALL) if turn["role"] == "assistant" else None
-        if found and found[1].strip() and (found[2].strip() or turn.get("tool_calls")):
+        if found and found[1].strip() and (alone or found[2].strip() or turn.get("tool_calls")):
             turn = {**turn, field: found[1].strip(), "content": found[2].strip()}
         split.append(turn)
     return split
+
+
+def _widened(found: Found, turns: list[Turn], split: list[Turn], field: str) -> Found:
+    """Spans of reasoning and answer as one span where the rendering has the turn's text as it stood.
+
+    So the tags count as they do where a template takes them with the text.
+    """
+    text, spans, whose = found
+    out: list[tuple[tuple[int, int], int]] = []
+    for (start, stop), i in zip(spans, whose, strict=True):
+        if out and out[-1][1] == i and start < out[-1][0][1]:  # inside the whole text, or beginning in it
+            before, end = out[-1][0]
+            out[-1] = (before, max(end, stop)), i
+            continue
+        whole, thought = turns[i]["content"].strip(), split[i].get(field)
+        at = start - whole.find(thought) if thought and text[start:stop] == thought else -1
+        if at >= 0 and text[at : at + len(whole)] == whole:
+            start, stop = at, at + len(whole)
+        out.append(((start, stop), i))
+    return text, [span for span, _ in out], [i for _, i in out]
 
 
 def _find_texts(turns: list[Turn], slots: list[Slot], text: str, tokenizer: Any, tools: list | None) -> list[tuple[int, int]]:

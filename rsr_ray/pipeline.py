@@ -11,7 +11,8 @@ from rsr_ray.cluster import REPLICA_CPUS, TASK_CPUS, Resources, connect, one_blo
 from rsr_ray.config import ScoreConfig
 from rsr_ray.encode import Encode, How
 from rsr_ray.lease import alone, at_work
-from rsr_ray.read import check_readable, find_corpus, list_corpus, read_units
+from rsr_ray.plan import make_plan
+from rsr_ray.read import find_corpus, list_corpus, read_units
 from rsr_ray.reduce import reduce_scores
 from rsr_ray.run import Run
 from rsr_ray.score import Score, Wanted
@@ -31,7 +32,8 @@ def score_corpus(config: ScoreConfig) -> Run:
         run.log("part of the corpus skipped", skipped=skipped)
         if config.log == "text":
             print(skipped, file=sys.stderr)
-    run.shape = check_readable(objects, config.s3_endpoint, config.column_names)
+    run.reading = make_plan(objects, config.s3_endpoint, config.column_names, config.teacher)
+    run.shape = run.reading.shape
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable(run.run_id)

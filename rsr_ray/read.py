@@ -4,6 +4,7 @@ A work unit is a slice of one input object: rows [start, stop), of which one tha
 Every row of the object belongs to exactly one unit, readable or not. Nothing here imports torch or transformers.
 """
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -26,7 +27,8 @@ from rsr_ray.objects import InputObject, absolute, find_objects, open_filesystem
 from rsr_ray.records import warn_once
 from rsr_ray.row_faults import check_json, check_size, one_line, row_boundary, rows_of
 from rsr_ray.schema import READ_ROWS
-from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, samples, shape_of
+from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, samples, shape_of, value_at
+from rsr_ray.turns import is_scored, without_nulls
 from rsr_ray.units import store_of
 
 PARQUET = (".parquet",)
@@ -36,6 +38,7 @@ JSON = tuple(f".json{c}" for c in ("", ".gz", ".zst", ".bz2"))
 SHARDS = PARQUET + ARROW + JSON_LINES + JSON
 ARROW_MAGIC = b"ARROW1"
 BATCH_ROWS = 64
+SAMPLED_SHARDS, SAMPLED_ROWS = 16, 256  # in which a mapped column is looked for
 
 KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
 UNREADABLE = (pa.ArrowException, OSError, EOFError, UnicodeError, ValueError, RecursionError)  # what a broken shard makes the readers raise
@@ -81,8 +84,38 @@ def without_stores(corpus: str, objects: list[InputObject], store: str | None) -
     return kept
 
 
+def check_mapped(objects: list[InputObject], endpoint: str | None, columns: dict[str, str]) -> None:
+    """Raise UserError for a mapped column that is in none of the first rows of shards all over the corpus."""
+    missing = dict(columns)
+    there: set[Any] = set()
+    for obj in objects[:: max(1, len(objects) // SAMPLED_SHARDS)]:
+        if not missing:
+            return
+        for row in itertools.islice(iter_rows(obj, endpoint, columns, None), SAMPLED_ROWS):
+            if isinstance(row, Unreadable):
+                continue
+            there |= row.keys()
+            missing = {name: path for name, path in missing.items() if not _is_there(row, path)}
+            if not missing:
+                return
+    if missing and there:
+        name, path = next(iter(missing.items()))
+        known = sorted(map(str, there))
+        near = difflib.get_close_matches(path, known, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there: {', '.join(known)[:300]}"
+        raise UserError(f"--columns {name}={path}: no row looked at has such a column; {hint}")
+
+
+def _is_there(row: dict[str, Any], path: str) -> bool:
+    return path in row or value_at(row, path) is not None
+
+
 def check_readable(objects: list[InputObject], endpoint: str | None, columns: dict[str, str]) -> str:
-    """The shape of the first row of the first shard that begins with a conversation. Raises UserError if none does."""
+    """The shape of the first row of the first shard that begins with a conversation.
+
+    Raises UserError if none does, or where a mapped column is not there.
+    """
+    check_mapped(objects, endpoint, columns)
     problem = ""
     for obj in objects:
         first = next(iter_rows(obj, endpoint, columns), Unreadable("the shard has no rows"))
@@ -179,7 +212,7 @@ def _open_arrow(file: pa.NativeFile) -> pa.RecordBatchFileReader | pa.RecordBatc
 def _wanted(schema: pa.Schema, columns: dict[str, str], only: frozenset[str] | None) -> list[str]:
     """The columns that are read. Raises ValueError where one of them is there twice."""
     there = schema.names
-    mapped_from = set(columns.values())
+    mapped_from = {name for path in columns.values() for name in (path, path.partition(".")[0])}
     wanted = [name for name in there if only is None or name in only or name in mapped_from]
     if not wanted and only == KNOWN:
         wanted = there
@@ -199,7 +232,7 @@ def _json_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) 
             if not stream.read(1):
                 yield Unreadable("the file has 0 bytes: it was never written to its end", shard=True)
                 return
-    known = KNOWN | set(columns.values())
+    known = KNOWN | {path.partition(".")[0] for path in columns.values()}
     with fs.open_input_stream(path, compression="detect") as stream:
         yield from json_rows(stream, lines_only=not obj.uri.lower().endswith(JSON), known=known)
 
@@ -235,14 +268,14 @@ def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, teacher: str | 
     if not name:
         raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
     _check_calls(messages)
-    first_answer = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+    first_answer = next((i for i, m in enumerate(messages) if is_scored(m)), len(messages))
     prompt = messages[:first_answer]
     out["prompt_id"] = out["prompt_id"] or _digest(prompt)
     if not given_id:
         out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
     if first_answer == len(messages):
         raise BadRow("no_assistant_turn", f"roles: {', '.join(m['role'] for m in messages) or 'none'}")
-    if not any(m["content"].strip() or m.get("tool_calls") for m in messages if m["role"] == "assistant"):
+    if not any(m["content"].strip() or m.get("tool_calls") for m in messages if is_scored(m)):
         raise BadRow("empty_response", "every assistant turn is empty")
     text, tools = json.dumps(messages), _tools(row.get("tools"))
     check_size(text, tools)
@@ -260,7 +293,7 @@ def _check_calls(messages: list[dict[str, Any]]) -> None:
 def _tools(given: Any) -> str | None:
     """The functions that a row declares, as JSON."""
     try:
-        tools = json.loads(given) if isinstance(given, str) else given
+        tools = json.loads(given) if isinstance(given, str) else without_nulls(given)
     except (ValueError, RecursionError) as e:
         raise BadRow("tool_calls", f"the column tools is not JSON: {given!r:.100}") from e
     check_json(tools, "the column tools")

@@ -16,13 +16,14 @@ import pyarrow as pa
 import rsr_ray
 from rsr_ray.cluster import Resources
 from rsr_ray.config import SCORES_VERSION, ScoreConfig
-from rsr_ray.errors import RunError
+from rsr_ray.errors import RunError, safe
 from rsr_ray.objects import InputObject
+from rsr_ray.plan import Plan
 from rsr_ray.read import teacher_of_path
 from rsr_ray.records import warn_once
 from rsr_ray.store import Store
 from rsr_ray.student import StudentFacts
-from rsr_ray.units import Done, n_rows, named, outdated_units, settle_units, stale_units
+from rsr_ray.units import Done, n_rows, named, outdated_units, reading_of, settle_units, stale_units
 from rsr_ray.watch import log
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
@@ -49,6 +50,8 @@ class Run:
         self.replaced: list[str] = []
         self.broken: dict[str, str] = {}  # units of this corpus that were not what was written: name, and what was wrong
         self.absent: dict[str, int] = {}  # what the ranking counts of shards that this corpus does not have: shards, rows
+        self.reading: Plan | None = None
+        self.read_apart = 0  # rows of this corpus that another teacher's columns gave
         self.facts: dict[str, Any] = {}
         self.teachers: pa.Table | None = None
         self.record: dict[str, Any] = {}
@@ -79,15 +82,20 @@ class Run:
         found, self.stale = settle_units(self.units)
         todo = []
         for obj in objects:
-            state = self.objects[obj.key, obj.version] = found.get((obj.key, obj.version), Done())
+            version = obj.version + self.config.reading
+            state = self.objects[obj.key, version] = found.get((obj.key, version), Done())
             self.n_already += state.n_done
             if not state.whole:
-                todo.append({**dataclasses.asdict(obj), "done": [list(r) for r in state.ranges]})
+                todo.append({**dataclasses.asdict(obj), "version": version, "done": [list(r) for r in state.ranges]})
         if self.config.log == "text":
             folders = {self.config.teacher or teacher_of_path(obj.uri) for obj in objects}
             size = sum(obj.size for obj in objects) / 1e6
             done = f"{len(objects) - len(todo):,} of them scored already"
             print(f"{self.shape} -> messages; {len(objects):,} shards, {size:,.1f} MB, {done}; {len(folders):,} teachers by folder", file=sys.stderr)
+            if self.reading and self.reading.teachers:
+                print(safe(f"teachers by folder: {self.reading.teachers}"), file=sys.stderr)
+            for note in self.reading.notes if self.reading else ():
+                print(safe(note), file=sys.stderr)
         self.log("run planned", fingerprint=self.fingerprint, shards=len(objects), shards_to_do=len(todo), rows_already_scored=self.n_already)
         kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64()), ("done", pa.list_(pa.list_(pa.int64())))]
         return pa.Table.from_pylist(todo, schema=pa.schema(kinds))
@@ -134,9 +142,10 @@ class Run:
         mixed = outdated_units(self.written, objects)
         self.replaced = sorted({obj.uri for obj in mixed.values()})
         names = {*self.units, *self.written}
-        gone = {*self.stale, *mixed, *stale_units(sorted(names), objects)}
+        gone = {*self.stale, *mixed, *stale_units(sorted(names), objects, self.config.reading)}
         store.drop(self.fingerprint, sorted(gone))
         keys = {obj.key for obj in objects}
+        self.read_apart = n_rows(n for n in names - gone if n[:16] in keys and reading_of(n) != self.config.reading)
         elsewhere = [name for name in names - gone if name[:16] not in keys]
         if elsewhere:
             self.absent = {"shards": len({name[:16] for name in elsewhere}), "rows": n_rows(elsewhere)}
@@ -147,6 +156,9 @@ class Run:
         said = []
         if self.broken:
             said.append(f"{len(self.broken):,} units of the store were broken and were scored again: {named(self.broken)}")
+        if self.read_apart:
+            what = f"{self.read_apart:,} rows of these shards were read under another --teacher and other --columns"
+            said.append(f"{what}, and count beside those of this run")
         if self.absent:
             what = f"{self.absent['rows']:,} rows of {self.absent['shards']:,} shards that this corpus does not have are in the store and count"
             said.append(f"{what} in the ranking; to rank without them score this corpus into another --store")
@@ -181,6 +193,7 @@ class Run:
             "config": dataclasses.asdict(self.config),
             "max_length": self.max_length,
             "shape": self.shape,
+            "plan": dataclasses.asdict(self.reading) if self.reading else None,
             **self.facts,
             "versions": {"rsr_ray": rsr_ray.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
             "equation": {

@@ -11,6 +11,7 @@ REJECT_REASONS: dict[str, str] = {
     "row_error": "Reading, normalizing or encoding the row raised an error, or the row is larger than any that can be scored.",
     "identity": "An id, teacher or sample is of a type that names nothing, or is not valid UTF-8.",
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
+    "unread_content": "The row may hold text of the assistant that would not be read: a key that nothing reads, or two that differ.",
     "not_text": "A turn's content is not text, or is not valid unicode.",
     "no_teacher": "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher.",
     "no_assistant_turn": "The conversation has no assistant turn, so there is nothing to score.",

@@ -165,7 +165,7 @@ def whole_rows(obj: InputObject, chosen: pa.Table, config: ChooseConfig) -> tupl
             raise UserError(f"{obj.uri} row {index} is {now}, and was scored as {then}: give the --columns that it was scored with")
         out = {name: value for name, value in as_it_came(row, one, config.column_names).items() if _kept(name, config)}
         changed |= {name for name, value in out.items() if value is not row[name]}
-        if not _is_plain(out.get("messages")):
+        if one.get("messages") is None or not _is_plain(out.get("messages")):
             out["messages"] = _plain(one)
             changed.add("messages")
         out["rsr_ray"] = {name: facts[name] for name in SCORE_COLUMNS}

@@ -1,56 +1,83 @@
 """shapes: rows of the shapes in use -> conversations of one shape.
 
 A conversation is a list of turns. A turn has `role` (system, user, assistant, tool) and `content` (text), an assistant's
-also `tool_calls` where it made some, a tool's `name` and `tool_call_id` where they are known. Reasoning that lies in a
-field of its own becomes `<think>` text in front of the answer, so that the same conversation is the same in every shape.
+also `tool_calls` where it made some, and `train` False where it is context and not scored; a tool's `name` and
+`tool_call_id` where they are known. Reasoning that lies in a field of its own becomes `<think>` text in front of the
+answer, so that the same conversation is the same in every shape. What the user maps comes before what names suggest.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rsr_ray.errors import BadRow
 from rsr_ray.identity import numbered
+from rsr_ray.turns import REASONING, ROLES, Turn, is_switch, json_or_none, reasoning_of, text_of, turns_of
 
-Turn = dict[str, Any]
+__all__ = ["COLUMNS", "ID_COLUMNS", "REASONING", "ROLES", "BadRow", "Turn", "as_it_came", "conversation", "mapped", "samples", "shape_of"]
 
-ROLES = {
-    **{role: role for role in ("system", "user", "assistant", "tool")},
-    **{"developer": "system", "human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"},
-    **{"observation": "tool", "tool_response": "tool", "function_response": "tool", "function": "tool"},
-    **{"function_call": "assistant", "tool_call": "assistant"},  # what such a turn says is the call itself
-}
-CALLS = ("function_call", "tool_call")
-REASONING = ("reasoning_content", "reasoning", "thinking")
 ID_COLUMNS = ("trajectory_id", "id", "_id")
 # What a column may be mapped to; instruction, input and output are Alpaca's names for prompt and response.
 TEXTS = ("messages", "conversations", "prompt", "response", "system", "tools", *REASONING, "instruction", "input", "output")
-COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", *TEXTS)
+MORE = ("completion", "query", "history")  # further names that are read as they are
+COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", *TEXTS, *MORE)
+PAIRS = (
+    ("prompt", "response"), ("instruction", "output"), ("prompt", "completion"), ("query", "response"), ("input", "output")
+)  # fmt: skip
+SHAPE_NAMES = {("instruction", "output"): "instruction + input + output"}
+ANSWERS = ("response", "output", "completion")
+CHANGED = frozenset((*ANSWERS, *REASONING, *ID_COLUMNS, "sample"))  # what `samples` may change
+BLOCKS = ("text", "thinking", "tool_use", "output_text", "reasoning", "image_url", "redacted_thinking", "refusal")
 
 
 def shape_of(columns: set[str]) -> str | None:
     """The shape of rows with these columns, mapped names included, in the order of preference; None where there is none."""
-    if "messages" in columns:
-        return "messages"
-    if "conversations" in columns:
-        return "conversations"
-    if {"prompt", "response"} <= columns:
-        return "prompt + response"
-    if {"instruction", "output"} <= columns:
-        return "instruction + input + output"
-    return None
+    for name in ("messages", "conversations"):
+        if name in columns:
+            return name
+    pair = next((pair for pair in PAIRS if {*pair} <= columns), None)
+    return SHAPE_NAMES.get(pair, " + ".join(pair)) if pair else None
 
 
-def mapped(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """A row with its columns under the names that they are mapped to, {name: column}; rows without such a column as they are."""
-    return {**row, **{name: row[column] for name, column in columns.items() if row.get(column) is not None}}
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of a path into one (metadata.task_id, choices.0.text); None where there is none."""
+    if path in row:
+        return row[path]
+    found: Any = row
+    for key in path.split("."):
+        if isinstance(found, str):
+            found = json_or_none(found)
+        if isinstance(found, dict):
+            found = found.get(key)
+        elif isinstance(found, list) and key.isdigit() and int(key) < len(found):
+            found = found[int(key)]
+        else:
+            return None
+    return found
+
+
+def mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """A row with its columns under the names that they are mapped to, {name: column}; rows without such a column as they are.
+
+    A mapped response is the answer: a list of turns beside it is then the prompt, where no other prompt is.
+    """
+    found = {name: value for name, column in columns.items() if (value := value_at(row, column)) is not None}
+    if not found:
+        return row
+    out = {**row, **found}
+    if any(name in found for name in ANSWERS):
+        turns = {name: out.pop(name) for name in ("messages", "conversations") if out.get(name) is not None and name not in found}
+        if turns and not any(out.get(name) is not None for name in ("prompt", "query", "instruction", "input")):
+            out["prompt"] = next(iter(turns.values()))
+    if "thinking" in found:  # what the user says is the reasoning, whatever else is called so
+        out |= {name: None for name in REASONING if name != "thinking" and name not in found and name in out}
+    return out
 
 
 def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row of one answer as it is; one that holds a list of answers to its prompt as a row an answer, `sample` numbered."""
-    name = "response" if row.get("response") is not None else "output"
-    answers = row.get(name)
-    if not isinstance(answers, list) or _is_turns(answers) or not all(isinstance(a, str) or _is_turns(a) for a in answers) or not answers:
+    name = next((name for name in ANSWERS if row.get(name) is not None), "response")
+    answers = _answers(row.get(name))
+    if answers is None:
         yield row
         return
     given = next((column for column in ID_COLUMNS if numbered(row.get(column), 0) is not None), None)
@@ -64,123 +91,88 @@ def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield one
 
 
-def as_it_came(row: dict[str, Any], one: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+def _answers(value: Any) -> list[Any] | None:
+    """The answers that a list holds, null ones as empty text; None where a value is one answer."""
+    if isinstance(value, dict) and isinstance(value.get("choices"), list):
+        value = value["choices"]
+    if not isinstance(value, list) or not value or _is_turns(value) or not all(map(_is_answer, value)):
+        return None
+    if any(isinstance(a, dict) and a.get("type") in BLOCKS for a in value):  # blocks of one answer
+        return None
+    return ["" if answer is None else answer for answer in value]
+
+
+def _is_answer(value: Any) -> bool:
+    is_text = value is None or isinstance(value, str) or _is_turns(value)
+    return is_text or (isinstance(value, dict) and not {"role", "from"} & value.keys() and _has_text(value))
+
+
+def _has_text(answer: dict[str, Any]) -> bool:
+    return any(name in answer for name in ("content", "text", "message", "value"))
+
+
+def as_it_came(row: dict[str, Any], one: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """One of the `samples` of the mapped `row` with the columns, and under the names, that the row came with."""
     names = {column: name for name, column in columns.items() if row.get(column) is not None}
-    return {column: one[names.get(column, column)] for column in row}
+    named = ((column, names.get(column, column)) for column in row)
+    return {column: one[name] if name in CHANGED and name in one else row[column] for column, name in named}
 
 
 def conversation(row: dict[str, Any]) -> list[Turn]:
     """The turns of a row of any shape. Raises BadRow."""
-    if row.get("messages") is not None:
-        turns = [_turn(_text_field(t, "role"), t.get("content"), t) for t in _turns(row["messages"])]
-    elif row.get("conversations") is not None:
-        turns = [_turn(*_from_value(t), t) for t in _turns(row["conversations"])]
-    elif row.get("prompt") is not None and row.get("response") is not None:
-        turns = _side(row["prompt"], "user", {}) + _side(row["response"], "assistant", row)
-    elif row.get("instruction") is not None and row.get("output") is not None:
-        asked = [row["instruction"], *([row["input"]] if row.get("input") else [])]
-        text = "\n".join(_text(part, "user") for part in asked)
-        turns = [_turn("user", text, {}), *_side(row["output"], "assistant", row)]
+    name = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
+    pair = next((pair for pair in PAIRS if all(row.get(side) is not None for side in pair)), None)
+    if name:
+        turns = turns_of(row[name])
+        _check_reasoning(row, turns)
+    elif pair:
+        turns = _history(row.get("history")) + _asked(row, pair[0]) + _answer(row[pair[1]], row)
     else:
         wanted = "messages, conversations, prompt and response, or instruction and output"
         raise BadRow("unreadable_row", f"a row needs {wanted} (--columns maps other names); columns: {', '.join(map(str, row))[:200]}")
     if isinstance(row.get("system"), str) and row["system"] and all(t["role"] != "system" for t in turns):
-        turns = [_turn("system", row["system"], {}), *turns]
+        turns = [{"role": "system", "content": text_of(row["system"], "system")}, *turns]
     return turns
+
+
+def _check_reasoning(row: dict[str, Any], turns: list[Turn]) -> None:
+    """Raise BadRow where reasoning lies beside the turns and in none of them."""
+    said = " ".join(" ".join(turn["content"].split()) for turn in turns)
+    for name in REASONING:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip() and not is_switch(value) and " ".join(value.split()) not in said:
+            raise BadRow("unread_content", f"the column {name} holds text that is in none of the turns")
 
 
 def _is_turns(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)
 
 
-def _side(value: Any, role: str, row: dict[str, Any]) -> list[Turn]:
-    """The turns of a prompt or a response: text, or turns themselves."""
+def _history(given: Any) -> list[Turn]:
+    """Earlier questions and answers, [[question, answer], ...]: context, which is not scored."""
+    turns: list[Turn] = []
+    for pair in given or ():
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise BadRow("unreadable_row", f"history is not a list of questions with answers: {pair!r:.60}")
+        turns.append({"role": "user", "content": text_of(pair[0], "user")})
+        turns.append({"role": "assistant", "content": text_of(pair[1], "assistant"), "train": False})
+    return turns
+
+
+def _asked(row: dict[str, Any], name: str) -> list[Turn]:
+    """The turns of a prompt: text, or turns themselves."""
+    if _is_turns(row[name]):
+        return turns_of(row[name])
+    parts = [row[name], *([row["input"]] if name == "instruction" and row.get("input") else [])]
+    return [{"role": "user", "content": "\n".join(text_of(part, "user") for part in parts)}]
+
+
+def _answer(value: Any, row: dict[str, Any]) -> list[Turn]:
+    """The turns of a response: text, blocks, turns, or a dict that holds one of them."""
+    if isinstance(value, dict):
+        message = value["message"] if isinstance(value.get("message"), dict) else value
+        value = [{**message, "role": "assistant"}] if _has_text(message) else value
     if _is_turns(value):
-        return [_turn(*(_from_value(t) if "from" in t else (_text_field(t, "role"), t.get("content"))), t) for t in value]
-    return [_turn(role, value, {name: row.get(name) for name in REASONING})]
-
-
-def _turns(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, list) and value and all(isinstance(t, dict) for t in value):
-        return value
-    raise BadRow("unreadable_row", "the conversation is not a list of turns")
-
-
-def _from_value(turn: dict[str, Any]) -> tuple[str, Any]:
-    return _text_field(turn, "from" if turn.get("from") is not None else "role"), turn.get("value", turn.get("content"))
-
-
-def _text_field(turn: dict[str, Any], name: str) -> str:
-    value = turn.get(name)
-    if not isinstance(value, str):
-        raise BadRow("unknown_role", f"a turn has {name} {value!r:.60}")
-    return value
-
-
-def _turn(given_role: str, content: Any, turn: dict[str, Any]) -> Turn:
-    role = ROLES.get(given_role)
-    if role is None:
-        raise BadRow("unknown_role", f"a turn has the role {given_role!r:.60}")
-    calls = _calls(turn.get("tool_calls"))
-    if given_role in CALLS:
-        calls, content = _calls(_parsed(content, "a call")), ""
-    if content is None and calls:
-        content = ""
-    out: Turn = {"role": role, "content": _text(content, role)}
-    if role == "assistant":
-        reasoning = next((turn[name] for name in REASONING if turn.get(name)), None)
-        if reasoning is not None:
-            out["content"] = f"<think>\n{_text(reasoning, role).strip()}\n</think>\n\n{out['content'].lstrip()}"
-        if calls:
-            out["tool_calls"] = calls
-    if role == "tool":
-        out |= {name: str(turn[name]) for name in ("name", "tool_call_id") if turn.get(name)}
-    return out
-
-
-def _text(content: Any, role: str) -> str:
-    """Text given as it is or as a list of text parts."""
-    if isinstance(content, list) and content:
-        parts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None for part in content]
-        wrong = next((part for part, text in zip(content, parts, strict=True) if not isinstance(text, str)), None)
-        if wrong is not None:
-            kind = wrong.get("type", "no text") if isinstance(wrong, dict) else type(wrong).__name__
-            raise BadRow("not_text", f"a turn of the {role} has a part that is not text: {kind!r:.60}")
-        content = "".join(part for part in parts if isinstance(part, str))
-    if not isinstance(content, str):
-        raise BadRow("not_text", f"the content of a turn of the {role} is {type(content).__name__}, not text")
-    try:
-        content.encode()
-    except UnicodeEncodeError as e:
-        raise BadRow("not_text", f"a turn of the {role} holds half a surrogate pair: not valid unicode") from e
-    return content
-
-
-def _calls(given: Any) -> list[dict[str, Any]]:
-    """Tool calls as templates want them: a list of functions with their arguments as a mapping."""
-    if not given:
-        return []
-    calls = []
-    for call in given if isinstance(given, list) else [given]:
-        function = (call.get("function") or call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRow("tool_calls", f"a tool call names no function: {call!r:.100}")
-        arguments = function.get("arguments", function.get("parameters"))
-        arguments = _parsed(arguments, "the arguments of a tool call") if isinstance(arguments, str) and arguments else arguments or {}
-        if isinstance(arguments, dict):
-            arguments = {name: value for name, value in arguments.items() if value is not None}  # what a Parquet struct fills in
-        out: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-        if isinstance(call.get("id"), str):
-            out["id"] = call["id"]
-        calls.append(out)
-    return calls
-
-
-def _parsed(text: Any, what: str) -> Any:
-    if not isinstance(text, str):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise BadRow("tool_calls", f"{what}: not JSON: {text!r:.100}") from e
+        return turns_of(value)
+    thought = reasoning_of(row)
+    return turns_of([{"role": "assistant", "content": value, **({"thinking": thought} if thought is not None else {})}])

@@ -9,7 +9,11 @@ from typing import Any
 from rsr_ray import seal
 from rsr_ray.objects import InputObject
 
-UNIT_NAME = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<version>[0-9a-f]{12})-(?P<start>\d{10})-(?P<stop>\d{10})(?P<last>-last)?\.parquet")
+UNIT_NAME = re.compile(
+    r"(?P<key>[0-9a-f]{16})-(?P<version>[0-9a-f]{12}(?P<reading>-[0-9a-f]{12})?)"
+    r"-(?P<start>\d{10})-(?P<stop>\d{10})(?P<last>-last)?\.parquet"
+)
+AS_IT_IS = 6 * "0"  # the half of a reading that no option says
 FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
 NAMED = 3  # files that a line names before it only counts
 
@@ -143,9 +147,33 @@ def outdated_units(names: list[str], objects: list[InputObject]) -> dict[str, In
     return {name: now[name[:16]] for name in names if name[:16] in now and name[17:29] != now[name[:16]].version}
 
 
-def stale_units(names: list[str], objects: list[InputObject]) -> list[str]:
-    """Names of the units of earlier versions of objects whose present version is scored whole."""
+def reading_of(name: str) -> str:
+    """How the rows of a unit were read, as its name says; "" where no option said it."""
+    unit = UNIT_NAME.fullmatch(name)
+    return (unit and unit["reading"]) or ""
+
+
+def is_superseded(old: str, new: str) -> bool:
+    """Whether rows read in the old way are what the new way reads, put right.
+
+    They are others where both name a teacher, and other ones, and read other columns: two
+    teachers' answers that lie side by side in a row.
+    """
+    if old == new:
+        return False
+    teachers, columns = {old[1:7], new[1:7]}, {old[7:], new[7:]}
+    both_named = not teachers & {"", AS_IT_IS}
+    return not (both_named and len(teachers) == 2 and len(columns) == 2)
+
+
+def stale_units(names: list[str], objects: list[InputObject], reading: str = "") -> list[str]:
+    """Names of the units of earlier versions, or of a reading that was put right, of objects of
+    which the present version in the present `reading` is scored whole."""
     outdated = outdated_units(names, objects)
-    keys = {obj.key for obj in outdated.values()}
+    now = {obj.key: obj for obj in objects}
+    reread = {n: now[n[:16]] for n in names if n[:16] in now and is_superseded(reading_of(n), reading)}
+    gone = {**outdated, **reread}
+    keys = {obj.key for obj in gone.values()}
     done, _ = settle_units([name for name in names if name[:16] in keys])
-    return [name for name, obj in outdated.items() if (state := done.get((obj.key, obj.version))) and state.whole]
+    whole = {key for (key, version), state in done.items() if state.whole and version == now[key].version + reading}
+    return [name for name, obj in gone.items() if obj.key in whole]
