@@ -52,7 +52,7 @@ NOTED_UNITS = 200  # of which local naturalness is compared with the global one:
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 SUMMED = tuple(dict.fromkeys(name for metric in REGISTRY.values() for name in metric.columns))
-IDENTITY = ("trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row")
+IDENTITY = ("trajectory_id", "content", "prompt_id", "teacher", "sample", "source", "source_row")
 READ = tuple(dict.fromkeys((*IDENTITY, *SUMMED, "mean_rank", "mean_surprisal", "rsr")))
 CANDIDATES = pa.schema(
     [
@@ -74,7 +74,8 @@ def choose(config: ChooseConfig) -> dict[str, Any]:
     refuse_foreign(config)
     with connect(config.ray_address, "text", "Nothing is left of this choice: run the same command again."):
         chosen, found = _choose_rows(config, store, fingerprint, names)
-        manifest = make_manifest(config, fingerprint, found) | {"notes": notes(config, store, fingerprint, names)}
+        said = notes(config, store, fingerprint, names, said_complete=found["said_complete"])
+        manifest = make_manifest(config, fingerprint, found) | {"notes": said}
         clear(config)
         try:
             manifest["files"], manifest["columns"] = write_files(chosen, manifest["chosen"], len({name[:16] for name in names}), config)
@@ -148,7 +149,8 @@ class Candidates:
     @property
     def reads_corpus(self) -> bool:
         """Whether the scores alone do not say which rows are candidates."""
-        return self.config.verified is not None or self.config.complete_only or self.config.by == "rule_quality"
+        config = self.config
+        return config.verified is not None or config.complete_only or config.complete_column is not None or config.by == "rule_quality"
 
     def read(self, objects: pa.Table) -> pa.Table:
         """Ray Data UDF over input objects, given as the names of their units: their rows."""
@@ -161,7 +163,7 @@ class Candidates:
         by_version: dict[str, list[str]] = defaultdict(list)
         for name in names:
             by_version[name[17:29]].append(name)
-        wanted = [*READ, "truncated", "reject_reason"]
+        wanted = [*READ, "truncated", "complete", "reject_reason"]
         tables = {v: self.store.read_units(pa.table({"name": some}), self.fingerprint, wanted) for v, some in sorted(by_version.items())}
         sources = [table["source"][0].as_py() for table in tables.values() if table.num_rows]
         if not sources:
@@ -180,13 +182,15 @@ class Candidates:
                     f"shard {sources[0]} {what}, or give --skip-missing, which leaves out those of its trajectories that no other shard has"
                 )
             dropped = pc.fill_null(dropped, "missing")
-        rows = rows.drop_columns(["truncated", "reject_reason"])
+        said = pa.nulls(rows.num_rows, pa.bool_()) if self.config.complete_column else rows["complete"]
+        rows = rows.drop_columns(["truncated", "complete", "reject_reason"])
         rows = rows.append_column("version", pa.repeat(version, rows.num_rows).cast(pa.string()))
-        columns = {name: pa.nulls(rows.num_rows, pa.float64()) for name in KEYWORDS} | {"complete": pa.nulls(rows.num_rows, pa.bool_())}
+        columns = {name: pa.nulls(rows.num_rows, pa.float64()) for name in KEYWORDS} | {"complete": said}
         if self.reads_corpus and dropped.null_count:
             obj = InputObject(uri=sources[0], version=version, size=0)
             at = np.flatnonzero(dropped.is_null().to_numpy(zero_copy_only=False))
             dropped, columns = self.read_corpus(obj, rows["source_row"].to_numpy(), at, dropped)
+            columns["complete"] = pc.coalesce(columns["complete"], said)
         for name, column in columns.items():
             rows = rows.append_column(name, column)
         rows = rows.append_column("dropped", dropped)
@@ -208,7 +212,7 @@ class Candidates:
                 continue
             left.remove(index)
             where, i = f"{obj.uri} row {index}", place[index]
-            if config.complete_only:
+            if config.complete_only or config.complete_column:
                 complete[i] = says(row, complete_column, where)
             if complete[i] is False:
                 reasons[i] = "incomplete"
@@ -231,6 +235,8 @@ def drop_by_scores(rows: pa.Table, config: ChooseConfig) -> pa.Array:
     dropped = pc.binary_join_element_wise("rejected/", rows["reject_reason"], "")
     filters = [("teachers", pc.invert(pc.is_in(teacher, pa.array(config.teachers, pa.string()))))] if config.teachers else []
     filters.append(("exclude_teachers", pc.is_in(teacher, pa.array(config.exclude_teachers, pa.string()))))
+    if not config.keep_incomplete and not config.complete_column:
+        filters.append(("incomplete", pc.invert(rows["complete"])))
     if config.complete_only:
         filters.append(("truncated", rows["truncated"]))
     if config.min_tokens is not None:
@@ -319,14 +325,15 @@ def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
 
 
 def count_once(rows: pa.Table) -> pa.Table:
-    """Rows sorted by prompt, teacher and trajectory_id, further ones of the same three marked as dropped.
+    """Rows sorted by prompt, teacher, trajectory_id and content, further ones of the same four marked as dropped.
 
     A candidate counts before a row that is dropped already, for whatever reason, then the first by source and row.
     """
     rows = rows.append_column("out", pc.is_valid(rows["dropped"]))
-    rows = rows.sort_by([(name, "ascending") for name in ("prompt_id", "teacher", "trajectory_id", "out", "source", "source_row")])
+    key = ("prompt_id", "teacher", "trajectory_id", "content")
+    rows = rows.sort_by([(name, "ascending") for name in (*key, "out", "source", "source_row")])
     same = np.zeros(rows.num_rows, bool)
-    same[1:] = np.logical_and.reduce([np.diff(codes(rows[name])) == 0 for name in ("prompt_id", "teacher", "trajectory_id")])
+    same[1:] = np.logical_and.reduce([np.diff(codes(rows[name])) == 0 for name in key])
     return _drop(rows.drop_columns(["out"]), same, "duplicate")
 
 
@@ -560,11 +567,13 @@ def make_manifest(config: ChooseConfig, fingerprint: str, found: dict[str, Any])
     }  # fmt: skip
 
 
-def notes(config: ChooseConfig, store: Store, fingerprint: str, names: list[str]) -> list[str]:
+def notes(config: ChooseConfig, store: Store, fingerprint: str, names: list[str], *, said_complete: int) -> list[str]:
     """What the store lacks; of local naturalness whether it says another thing than global naturalness, from some of the units, spread over all."""
     from rsr_ray.rank import naturalness_notes
 
     said = store.notes(fingerprint)
+    if not said_complete:
+        said.append("no row says whether its answer is complete, so none was left out for it; --complete-column names such a column")
     if config.by != "local_naturalness":
         return said
     some = pa.table({"name": names[:: math.ceil(len(names) / NOTED_UNITS)]})

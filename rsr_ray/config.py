@@ -21,13 +21,12 @@ from rsr_ray.elimination import MIN_PROMPTS
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.objects import absolute, endpoint_of
+from rsr_ray.schema import SCORES, SCORES_VERSION
 from rsr_ray.settings import settled, shown
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
 from rsr_ray.units import AS_IT_IS
 
-# Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
-SCORES_VERSION = 2
 STEPS = ("sentence", "paragraph")
 NIGHT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -157,6 +156,7 @@ class ScoreConfig:
             facts |= {"steps": self.steps, "step_window": self.step_window}
             if self.over_length == "window":  # earlier versions cut the front off, the prompt too
                 facts["step_context"] = "with prompt"
+        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]  # what is kept of a row
         settings = {"version": SCORES_VERSION, "r_max": self.r_max, "dtype": dtype, "quantize": self.quantize, "max_length": max_length, **facts}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -220,8 +220,9 @@ class ChooseConfig:
     exclude_teachers: tuple[str, ...] = option("choose from all but these teachers", ())
     min_tokens: int | None = option("leave out trajectories of fewer scored tokens", None)
     max_tokens: int | None = option("leave out trajectories of more scored tokens", None)
-    complete_only: bool = option("leave out what was cut to the length limit, and what --complete-column calls incomplete", False)
-    complete_column: str | None = option("column that says whether an answer is complete; rows without it are; default: complete", None)
+    keep_incomplete: bool = option("keep answers that the corpus says are cut off (complete, finish_reason, stop_reason, truncated)", False)
+    complete_only: bool = option("leave out what was cut to the length limit as well", False)
+    complete_column: str | None = option("column that says whether an answer is complete, in place of what was read with the scores", None)
     verified: str | None = option("column of the corpus that says whether an answer is correct; only rows where it does are chosen from", None)
     seed: int = option("seed of --by random and of the random choice every choice is compared with", 0)
     format: str = option("parquet or jsonl", "parquet")
@@ -251,8 +252,9 @@ class ChooseConfig:
             raise UserError(f"--format {self.format}: choose parquet or jsonl")
         if both := sorted({*self.teachers} & {*self.exclude_teachers}):
             raise UserError(f"--exclude-teachers {both[0]}: --teachers names it as well")
-        if self.complete_column and not self.complete_only:
-            raise UserError(f"--complete-column {self.complete_column}: it is looked at with --complete-only")
+        for name in ("complete_only", "complete_column"):
+            if self.keep_incomplete and getattr(self, name):
+                raise UserError(f"--keep-incomplete: --{name.replace('_', '-')} leaves them out")
         if (self.min_tokens or 0) > (self.max_tokens or math.inf):
             raise UserError(f"--min-tokens {self.min_tokens} is above --max-tokens {self.max_tokens}: no trajectory is both")
 

@@ -33,6 +33,7 @@ INDEX = pa.schema(
         pa.field("teacher", pa.string()),
         pa.field("prompt_id", pa.string()),
         pa.field("trajectory_id", pa.string()),
+        pa.field("content", pa.string()),
         pa.field("object", pa.int32()),  # place in the listing of the corpus
         pa.field("source_row", pa.int64()),
         pa.field("n_chars", pa.int64()),  # of the conversation: what scoring it costs is in proportion
@@ -81,7 +82,7 @@ class Matched:
 
     @staticmethod
     def of(index: pa.Table, wanted: tuple[str, ...], seed: int) -> "Matched":
-        """Each trajectory once, the first where an id is repeated. Raises UserError where no prompt is matched."""
+        """Each trajectory once, the first where it is repeated. Raises UserError where no prompt is matched."""
         good = index.filter(pc.is_null(index["reject_reason"]))
         n_unreadable = index.num_rows - good.num_rows
         known = sorted(pc.unique(good["teacher"]).to_pylist())
@@ -92,8 +93,8 @@ class Matched:
             raise UserError(f"a race needs at least two teachers; the corpus has {', '.join(known) or 'none'}")
         rows = good.filter(pc.is_in(good["teacher"], pa.array(teachers)))
         place = pa.array(np.arange(rows.num_rows))
-        first = rows.append_column("place", place).group_by(["teacher", "trajectory_id"]).aggregate([("place", "min")])
-        rows = rows.take(pa.array(np.sort(first["place_min"].to_numpy())))
+        first = rows.append_column("place", place).group_by(["teacher", "trajectory_id", "content"]).aggregate([("place", "min")])
+        rows = _named_apart(rows.take(pa.array(np.sort(first["place_min"].to_numpy()))))
         prompts = pc.unique(rows["prompt_id"])
         t = pc.index_in(rows["teacher"], pa.array(teachers)).to_numpy()
         p = pc.index_in(rows["prompt_id"], prompts).to_numpy()
@@ -108,6 +109,16 @@ class Matched:
         to_place[order] = np.arange(len(order))
         rows = rows.append_column("t", pa.array(t)).append_column("p", pa.array(to_place[p])).filter(pa.array(matched[p]))
         return Matched(teachers, [names[i] for i in order], rows, n_unreadable)
+
+
+def _named_apart(rows: pa.Table) -> pa.Table:
+    """INDEX rows of which those that share a teacher and an id have some of their content in it."""
+    key = pc.binary_join_element_wise(rows["teacher"], rows["trajectory_id"], "\0")
+    counts = key.value_counts()
+    shared = pc.is_in(key, counts.field("values").filter(pc.greater(counts.field("counts"), 1)))
+    longer = pc.binary_join_element_wise(rows["trajectory_id"], pc.utf8_slice_codeunits(rows["content"], 0, 8), "#")
+    ids = pc.if_else(shared, longer, rows["trajectory_id"])
+    return rows.set_column(rows.schema.get_field_index("trajectory_id"), "trajectory_id", ids)
 
 
 def _unmatched(teachers: list[str], there: np.ndarray) -> str:
@@ -137,7 +148,7 @@ def write_rows(config: RaceConfig, objects: list[InputObject], matched: Matched,
         teacher = matched.teachers[t[start]]
         name = re.sub("[^A-Za-z0-9._-]+", "_", teacher)[:FOLDER_LENGTH]
         names += [f"teacher={name}/part-{digest([teacher, ids[start:stop]])[:16]}.jsonl"] * (stop - start)
-    chosen = chosen.select(["trajectory_id", "object", "source_row"]).append_column("part", pa.array(names, pa.string()))
+    chosen = chosen.select(["trajectory_id", "content", "object", "source_row"]).append_column("part", pa.array(names, pa.string()))
     wanted: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for place, row in enumerate(chosen.to_pylist()):
         wanted[row.pop("object")].append({**row, "place": place})
@@ -162,10 +173,11 @@ def read_rows(objects: pa.Table, endpoint: str | None, teacher: str | None, colu
         for index, given in enumerate(iter_trajectories(obj, endpoint, columns)):
             if entry := wanted.pop(index, None):
                 found = canonical(given, obj, index, teacher)
-                if found["trajectory_id"] != entry["trajectory_id"] or found["reject_reason"]:
+                if found["content"] != entry["content"] or found["reject_reason"]:
                     wanted[index] = entry
                     break
-                line = {name: found[name] for name in ("trajectory_id", "prompt_id", "teacher", "sample")}
+                line = {name: found[name] for name in ("prompt_id", "teacher", "sample", "complete")}
+                line["trajectory_id"] = entry["trajectory_id"]
                 line |= {name: json.loads(found[name]) for name in ("messages", "tools") if found[name]}
                 lines.append({"part": entry["part"], "place": entry["place"], "line": json.dumps(line)})
             if not wanted:

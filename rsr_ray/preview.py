@@ -30,6 +30,8 @@ class PreviewRow:
     prompt_id: str | None
     teacher: str | None
     sample: int | None
+    content: str | None = None
+    complete: bool | None = None
     text: str | None = None  # rendered
     spans: tuple[tuple[int, int], ...] = ()  # [start, stop) in characters of what is scored
     reject_reason: str | None = None

@@ -38,7 +38,7 @@ LOCAL = REGISTRY["local_naturalness"]
 COLLAPSED = 0.95  # rank correlation of local with global naturalness above which the two are one
 NAMED = 5  # teachers that the answer names before it only counts
 PAIRED = 100  # teachers of which the probability of each pairwise order is told
-ROW = ["trajectory_id", "sample", "source", "source_row"]
+ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
 GROUPS_TRIED = 12  # teachers from which a group that shares prompts is sought
 
 
@@ -148,8 +148,6 @@ def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterab
 
     def read(name: str) -> pa.Table:
         table = store.read_unit(fingerprint, name, columns)
-        if missing := set(columns) - set(table.column_names):
-            raise UserError(f"store {store.uri}: its scores lack {', '.join(sorted(missing))}: an earlier version wrote them; score again")
         table = table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
         for column in ("teacher", "source"):
             table = table.set_column(table.schema.get_field_index(column), column, table[column].dictionary_encode())
@@ -162,9 +160,10 @@ def load_units(store: Store, fingerprint: str, names: list[str], metrics: Iterab
     rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     teacher, teachers = _codes(rows["teacher"])
     trajectory, _ = _codes(rows["trajectory_id"])
-    order = np.lexsort((rows["source_row"].to_numpy(), _codes(rows["source"])[0], trajectory, teacher))
+    content, _ = _codes(pc.fill_null(rows["content"], ""))
+    order = np.lexsort((rows["source_row"].to_numpy(), _codes(rows["source"])[0], content, trajectory, teacher))
     first = np.ones(len(order), bool)
-    first[1:] = (np.diff(teacher[order]) != 0) | (np.diff(trajectory[order]) != 0)
+    first[1:] = np.logical_or.reduce([np.diff(code[order]) != 0 for code in (teacher, trajectory, content)])
     order = order[first]
     prompt, prompts = _codes(rows["prompt_id"].take(pa.array(order)))
     values = {name: rows[name].to_numpy()[order] for name in numbers}

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsr_ray.endings import is_complete
 from rsr_ray.errors import UserError
 from rsr_ray.identity import name_of, sample_of
 from rsr_ray.json_rows import READ_BYTES, Row, Unreadable, json_rows
@@ -264,10 +265,11 @@ def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, teacher: str | 
     out["sample"] = sample_of(fields.get("sample"))
     if isinstance(row, Unreadable):
         raise BadRow("unreadable_shard" if row.shard else row.reason, row.detail)
-    messages = conversation(row)
+    messages, tools = conversation(row), _tools(row.get("tools"))
+    _check_calls(messages)
+    out["content"], out["complete"] = _digest([messages, tools])[:16], is_complete(row)
     if not name:
         raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
-    _check_calls(messages)
     first_answer = next((i for i, m in enumerate(messages) if is_scored(m)), len(messages))
     prompt = messages[:first_answer]
     out["prompt_id"] = out["prompt_id"] or _digest(prompt)
@@ -277,7 +279,7 @@ def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, teacher: str | 
         raise BadRow("no_assistant_turn", f"roles: {', '.join(m['role'] for m in messages) or 'none'}")
     if not any(m["content"].strip() or m.get("tool_calls") for m in messages if is_scored(m)):
         raise BadRow("empty_response", "every assistant turn is empty")
-    text, tools = json.dumps(messages), _tools(row.get("tools"))
+    text = json.dumps(messages)
     check_size(text, tools)
     out["messages"], out["tools"] = text, tools
 

@@ -10,9 +10,10 @@ from rsr_ray.store import Store
 from rsr_ray.sums import FIXED_POINT_BITS, fixed_total, from_fixed, to_fixed
 
 COLUMNS = ["teacher", "trajectory_id", "prompt_id", "source", "source_row", "n_tokens", "rank_sum", "surprisal_sum"]
-COLUMNS += ["mean_rank", "mean_surprisal", "rsr", "reject_reason", "truncated"]
+COLUMNS += ["mean_rank", "mean_surprisal", "rsr", "reject_reason", "truncated", "content", "complete"]
 AVERAGED = {"mean_rank": 2, "mean_surprisal": 2, "rsr": 4, "rsr_squared": 4, "surprisal_sum": 2}  # parts of their fixed point
-COUNTED = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate", "is_truncated", "is_endless")
+COUNTED: tuple[str, ...] = ("n_tokens", "rank_sum", "is_scored", "is_rejected", "is_duplicate", "is_repeated_id", "is_complete", "is_incomplete")
+COUNTED += ("is_truncated", "is_endless")
 MOST_RSR = 2.0**47  # a token that surprises by next to nothing can make it endless: its square has to fit into the fixed point
 PARTITION_ROWS = 50_000
 
@@ -20,8 +21,7 @@ PARTITION_ROWS = 50_000
 def reduce_scores(store: Store, fingerprint: str, names: list[str], n_rows: int) -> pa.Table:
     """The TEACHERS table of the scores in units of a fingerprint, best first. `n_rows` only sizes the shuffle.
 
-    A trajectory_id that a teacher has twice counts once: the scored row before a rejected one, then the first by
-    source and row.
+    A trajectory_id that a teacher has twice with the same content counts once, the first by source and row.
     """
     partitions = int(np.clip(n_rows // PARTITION_ROWS, 2, 200))
     rows = (
@@ -45,16 +45,18 @@ def reduce_scores(store: Store, fingerprint: str, names: list[str], n_rows: int)
 
 
 def count_once(rows: pa.Table) -> pa.Table:
-    """Marks further rows of a (teacher, trajectory_id) and adds the columns that are summed.
+    """Marks further rows of a (teacher, trajectory_id, content) and adds the columns that are summed.
 
     Ray Data UDF over partitions: all rows of a trajectory_id are in one. Rows that do not count get null and 0.
     """
     rows = rows.append_column("rejected", pc.is_valid(rows["reject_reason"]))
-    rows = rows.sort_by([(name, "ascending") for name in ("teacher", "trajectory_id", "rejected", "source", "source_row")])
-    same = np.zeros(rows.num_rows, bool)
-    same[1:] = _repeats(rows["teacher"]) & _repeats(rows["trajectory_id"])
+    rows = rows.sort_by([(name, "ascending") for name in ("teacher", "trajectory_id", "content", "rejected", "source", "source_row")])
+    same_id, same = (np.zeros(rows.num_rows, bool) for _ in range(2))
+    same_id[1:] = _repeats(rows["teacher"]) & _repeats(rows["trajectory_id"])
+    same[1:] = same_id[1:] & _repeats(rows["content"])
     rejected = rows["rejected"].to_numpy()
     counts = ~same & ~rejected
+    complete = rows["complete"]
     is_endless = counts & ~(pc.fill_null(rows["rsr"], 0.0).to_numpy() < MOST_RSR)
     out = {
         "teacher": rows["teacher"],
@@ -64,6 +66,9 @@ def count_once(rows: pa.Table) -> pa.Table:
         "is_scored": counts.astype(np.int64),
         "is_rejected": (~same & rejected).astype(np.int64),
         "is_duplicate": same.astype(np.int64),
+        "is_repeated_id": _repeated(same_id, counts),
+        "is_complete": (counts & pc.fill_null(complete, False).to_numpy()).astype(np.int64),
+        "is_incomplete": (counts & ~pc.fill_null(complete, True).to_numpy()).astype(np.int64),
         "is_truncated": (counts & pc.fill_null(rows["truncated"], False).to_numpy()).astype(np.int64),
         "is_endless": is_endless.astype(np.int64),
     }
@@ -75,6 +80,13 @@ def count_once(rows: pa.Table) -> pa.Table:
         for n, part in enumerate(to_fixed(values**2 if name == "rsr_squared" else values, n_parts)):
             out[f"{name}_{n}"] = part
     return pa.table(out)
+
+
+def _repeated(same_id: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """int64 [n]: 1 for rows that count behind another one of the same id that counts."""
+    order = np.cumsum(counts)  # of rows that count, up to and with this one
+    before = np.maximum.accumulate(np.where(same_id, 0, order - counts))  # of these, before its id's first row
+    return (counts & (order - before > 1)).astype(np.int64)
 
 
 def _repeats(column: pa.ChunkedArray) -> np.ndarray:
@@ -95,6 +107,9 @@ def teacher_table(totals: list[dict], fingerprint: str) -> pa.Table:
             "n_rejected": int(t["is_rejected"]),
             "rejects": {reason: int(n) for reason, n in sorted(zip(*t["rejects"].values(), strict=True), key=str) if reason is not None},
             "n_duplicates": int(t["is_duplicate"]),
+            "n_repeated_ids": int(t["is_repeated_id"]),
+            "n_complete": int(t["is_complete"]),
+            "n_incomplete": int(t["is_incomplete"]),
             "n_truncated": int(t["is_truncated"]),
             "n_tokens": int(t["n_tokens"]),
             "fingerprint": fingerprint,

@@ -29,6 +29,13 @@ def console() -> Console:
     return Console() if Console().is_terminal else Console(width=120)
 
 
+COUNTS = {
+    "n_duplicates": "further rows of a trajectory that counts once",
+    "n_repeated_ids": "trajectories whose id another has, with other content; all count",
+    "n_truncated": "trajectories cut to the length limit",
+}
+
+
 def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Console) -> None:
     """The ranking: lowest rsr first, the length beside it."""
     title = Text(f"Teachers for student {student_name}, sorted by rsr (lower is better)")
@@ -79,9 +86,11 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         out.print(Text(places_in_words(ranking), style="dim"))
     _print_spreads(ranking, table, out)
     _print_notes(list(filter(None, [unscored(table)])), out)
-    for column, what in (("n_duplicates", "further rows of a trajectory that counts once"), ("n_truncated", "trajectories cut to the length limit")):
-        if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t[column]]:
+    for column, what in COUNTS.items():
+        if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t.get(column)]:
             out.print(Text(f"{what}: {', '.join(some)}"))
+    if some := [f"{safe(t['teacher'])} {share:.1%}" for t in table if (share := incomplete_share(t))]:
+        out.print(Text(f"answers that the corpus says are cut off: {', '.join(some)}"))
     _print_notes(ranking["notes"], out)
     if len(ranking["pairwise"]) > 12:
         out.print(Text("the probability of each pairwise order is in --json"))
@@ -98,6 +107,12 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
     if length["spearman"] is not None:
         within = f", {length['within_teachers']:+.2f} within teachers" if length["within_teachers"] is not None else ""
         out.print(Text(f"length: Spearman of {metric} and n_tokens {length['spearman']:+.2f} over trajectories{within}"))
+
+
+def incomplete_share(t: dict[str, Any]) -> float | None:
+    """Of a teacher's trajectories of which the corpus says whether they are complete, those that are not; None where it says nothing."""
+    said = (t.get("n_complete") or 0) + (t.get("n_incomplete") or 0)
+    return t["n_incomplete"] / said if said else None
 
 
 def places(t: dict[str, Any]) -> str:
@@ -305,6 +320,8 @@ def print_choice(manifest: dict[str, Any], out: Console) -> None:
     """What was chosen: from which teachers, beside all candidates and a random choice, and what was left out."""
     by, chosen, prompts, config = manifest["by"], manifest["chosen"], manifest["prompts"], manifest["config"]
     title = f"{chosen:,} trajectories for student {manifest['student']}, up to {config['k']:,} a prompt, by {by['name']} ({by['better']} is better)"
+    if n := manifest["dropped"].get("incomplete", 0):
+        title += f"; {n:,} cut-off {'answer' if n == 1 else 'answers'} left out (--keep-incomplete keeps them)"
     out.print(Text(safe(title), style="bold"), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("teacher", overflow="fold", min_width=12)

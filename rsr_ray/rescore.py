@@ -18,7 +18,7 @@ from rsr_ray.score import score_table, sum_by_turn
 from rsr_ray.store import Store
 from rsr_ray.sums import Tokens, metric_sums_by_row
 
-CARRIED = ["trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "truncated"]
+CARRIED = ["trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content", "complete", "truncated"]
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
 
 

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 import rsr_ray
 from rsr_ray.cluster import Resources
-from rsr_ray.config import SCORES_VERSION, ScoreConfig
+from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, safe
 from rsr_ray.objects import InputObject
 from rsr_ray.plan import Plan
 from rsr_ray.read import teacher_of_path
 from rsr_ray.records import warn_once
+from rsr_ray.schema import SCORES_VERSION
 from rsr_ray.store import Store
 from rsr_ray.student import StudentFacts
 from rsr_ray.units import Done, n_rows, named, outdated_units, reading_of, settle_units, stale_units

@@ -5,6 +5,9 @@ A score that could not be computed is null and has a reject_reason; it is never 
 
 import pyarrow as pa
 
+# Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
+SCORES_VERSION = 3
+
 REJECT_REASONS: dict[str, str] = {
     "unreadable_shard": "The shard could not be read to its end (corrupt, truncated, or not of the format its name says).",
     "unreadable_row": "The line is not a JSON object, or the row has no conversation in any of the known shapes.",
@@ -28,11 +31,11 @@ REJECT_REASONS: dict[str, str] = {
 
 # Why `choose` leaves a scored row out; a rejected one is rejected/<reason>.
 DROPPED: dict[str, str] = {
-    "duplicate": "The same trajectory_id again for this prompt and teacher.",
+    "duplicate": "The same trajectory_id and content again for this prompt and teacher.",
     "teachers": "Its teacher is not among --teachers.",
     "exclude_teachers": "Its teacher is among --exclude-teachers.",
     "truncated": "It was cut to the length limit before it was scored (--complete-only).",
-    "incomplete": "The corpus says that the answer is not complete (--complete-only).",
+    "incomplete": "The corpus says that the answer is not complete (--keep-incomplete keeps it).",
     "min_tokens": "It has fewer scored tokens than --min-tokens.",
     "max_tokens": "It has more scored tokens than --max-tokens.",
     "not_verified": "The corpus says that the answer is not correct (--verified).",
@@ -63,6 +66,8 @@ SCORES = pa.schema(
         _column("sample", pa.int64(), "number of the answer among one teacher's answers to one prompt, from the data"),
         _column("source", pa.string(), "URI of the input object"),
         _column("source_row", pa.int64(), "0-based row in the input object; a row of several answers counts as several"),
+        _column("content", pa.string(), "hash of the conversation and its tools; null for a row of which none could be read"),
+        _column("complete", pa.bool_(), "whether the corpus says that the answer ended by itself; null where it does not say"),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
         _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
         _column("rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"),
@@ -92,6 +97,9 @@ SCORES = pa.schema(
     ]
 )
 
+# What scores of earlier versions lack, and can be read without.
+SINCE_VERSION_3 = frozenset({"content", "complete"})
+
 # Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a scored token.
 TOKENS = pa.schema(
     [
@@ -111,7 +119,10 @@ TEACHERS = pa.schema(
         _column("n_prompts", pa.int64(), "distinct prompts among them"),
         _column("n_rejected", pa.int64(), "rejected trajectories, duplicates counted once"),
         _column("rejects", pa.map_(pa.string(), pa.int64()), "n_rejected by reason"),
-        _column("n_duplicates", pa.int64(), "further rows with a trajectory_id already counted; they enter no aggregate"),
+        _column("n_duplicates", pa.int64(), "further rows of a trajectory_id and content already counted; they enter no aggregate"),
+        _column("n_repeated_ids", pa.int64(), "trajectories among n_trajectories of a trajectory_id that another has, with other content"),
+        _column("n_complete", pa.int64(), "trajectories among n_trajectories that the corpus says are complete"),
+        _column("n_incomplete", pa.int64(), "trajectories among n_trajectories that the corpus says are not complete"),
         _column("n_truncated", pa.int64(), "trajectories among n_trajectories that were cut to the length limit"),
         _column("n_tokens", pa.int64(), "scored tokens"),
         _column("mean_tokens", pa.float64(), "scored tokens a trajectory"),
@@ -131,7 +142,7 @@ TEACHERS = pa.schema(
 # given to a replica and a file of the store are all the same thing.
 READ_ROWS = pa.struct(
     [
-        *[SCORES.field(n) for n in ("trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row")],
+        *[SCORES.field(n) for n in ("trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content", "complete")],
         pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
         pa.field("tools", pa.string()),  # JSON: the functions the row declares
         SCORES.field("reject_reason"),

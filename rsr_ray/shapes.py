@@ -9,6 +9,7 @@ answer, so that the same conversation is the same in every shape. What the user 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rsr_ray.endings import ENDINGS
 from rsr_ray.errors import BadRow
 from rsr_ray.identity import numbered
 from rsr_ray.turns import REASONING, ROLES, Turn, is_switch, json_or_none, reasoning_of, text_of, turns_of
@@ -19,7 +20,7 @@ ID_COLUMNS = ("trajectory_id", "id", "_id")
 # What a column may be mapped to; instruction, input and output are Alpaca's names for prompt and response.
 TEXTS = ("messages", "conversations", "prompt", "response", "system", "tools", *REASONING, "instruction", "input", "output")
 MORE = ("completion", "query", "history")  # further names that are read as they are
-COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", *TEXTS, *MORE)
+COLUMNS = (*ID_COLUMNS, "prompt_id", "teacher", "sample", *TEXTS, *MORE, *ENDINGS)
 PAIRS = (
     ("prompt", "response"), ("instruction", "output"), ("prompt", "completion"), ("query", "response"), ("input", "output")
 )  # fmt: skip
@@ -85,7 +86,7 @@ def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         one = {**row, name: answer, "sample": n}
         if given and len(answers) > 1:  # one id for all would count them once
             one[given] = numbered(row[given], n)
-        for field in REASONING:
+        for field in (*REASONING, *ENDINGS):
             if isinstance(row.get(field), list):
                 one[field] = row[field][n] if n < len(row[field]) else None
         yield one

@@ -30,7 +30,7 @@ from rsr_ray import seal
 from rsr_ray.errors import StoreError, UserError
 from rsr_ray.objects import absolute, delete, get, list_files, list_versions, put
 from rsr_ray.records import broken, find_record, put_record
-from rsr_ray.schema import SCORES, TEACHERS, TOKENS
+from rsr_ray.schema import SCORES, SCORES_VERSION, SINCE_VERSION_3, TEACHERS, TOKENS
 from rsr_ray.units import UNIT_NAME, Done, Listing, MadeOf, named, outdated_units, settle_units, stale_units, unit_at, unit_name
 
 if TYPE_CHECKING:
@@ -105,12 +105,21 @@ class Store:
         units = self.listing().units
         others = [other for other in units if other != fingerprint]
         if others and not new_generation:
+            if all(self._is_earlier(other) for other in others):
+                line = f"store {self.uri} holds scores of student {self.student_name} that an earlier version of rsr_ray wrote"
+                what = "they can be ranked, compared and chosen from, and not be added to"
+                raise UserError(f"{line}: {what}. Give --new-generation to score all again beside them, or another --store.")
             raise UserError(
                 f"store {self.uri} holds scores of student {self.student_name} under other settings or weights "
                 f"(fingerprint {', '.join(others)}; this run: {fingerprint}), and the two cannot be compared. "
                 "Give the old settings, another --student-name or --store, or --new-generation to score all again."
             )
         return units.get(fingerprint, {})
+
+    def _is_earlier(self, fingerprint: str) -> bool:
+        """Whether the record of the last run says that it was one of an earlier version."""
+        run = self.find_run(fingerprint)
+        return run is not None and run.get("scores_version", SCORES_VERSION) < SCORES_VERSION
 
     def generation(self) -> str:
         """The fingerprint of the scores that the teachers table was made of. Raises UserError where there are none."""
@@ -154,8 +163,17 @@ class Store:
         put(f"{self.uri}/{place}", seal.write_parquet(tokens, place, {R_MAX_KEY: str(r_max)}, **split), self.endpoint)
 
     def read_unit(self, fingerprint: str, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Columns, or all, of the SCORES rows of a unit. Raises StoreError where the file is not what was written."""
-        return self._open(self._unit_place("scores", fingerprint, name), columns, SCORES).table.replace_schema_metadata()
+        """Columns, or all, of the SCORES rows of a unit; what an earlier version did not write and can be done without is null.
+
+        Raises StoreError where the file is not what was written, UserError where an earlier version did not write a column.
+        """
+        rows = self._open(self._unit_place("scores", fingerprint, name), columns, SCORES).table.replace_schema_metadata()
+        wanted = SCORES.names if columns is None else columns
+        for missing in [column for column in wanted if column not in rows.column_names]:
+            if missing not in SINCE_VERSION_3:
+                raise UserError(f"store {self.uri}: its scores have no column {missing}: an earlier version wrote them; score again")
+            rows = rows.append_column(SCORES.field(missing).remove_metadata(), pa.nulls(rows.num_rows, SCORES.field(missing).type))
+        return rows.select(wanted)
 
     def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, int]:
         """The TOKENS rows of a unit, and the r_max of its scores.
@@ -309,6 +327,9 @@ class Store:
         names = list(listing.units.get(fingerprint, {}))
         _, repeated = settle_units(names)
         said = self.made_of().differences({*names} - {*repeated})
+        if self._is_earlier(fingerprint):
+            what = "which answers the corpus calls cut off is not known, and rows of one id count once"
+            said.append(f"an earlier version of rsr_ray wrote these scores: {what}; score --new-generation makes them again")
         if strays := [path for path in listing.strays if not path.rpartition("/")[2].startswith(".")]:
             what = f"{len(strays):,} files under {self.scores_uri} lie at no unit's place and are not read"
             said.append(f"{what}: {named(strays)}")

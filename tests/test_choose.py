@@ -247,11 +247,11 @@ def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(
         facts = {"key": ["0" * 16], "version": ["a" * 12], "start": [start], "stop": [start + len(rows)], "last": [False]}
         store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f")
     names = store.units()["f"]
-    said, collapsed = notes(config(by="local_naturalness"), store, "f", names)
+    said, collapsed = notes(config(by="local_naturalness"), store, "f", names, said_complete=1)
     assert said == "local naturalness: rank correlation with global naturalness over 4 trajectories 1.000; median number of steps 3.5"
     assert collapsed.startswith("it has collapsed")
-    assert notes(config(by="local_naturalness"), store, "f", [names[1]]) == []
-    assert notes(config(by="rsr"), store, "f", names) == []
+    assert notes(config(by="local_naturalness"), store, "f", [names[1]], said_complete=1) == []
+    assert notes(config(by="rsr"), store, "f", names, said_complete=1) == []
 
 
 # --- caps -------------------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_a_column_in_which_no_row_says_whether_it_is_complete_is_named():
         ({"by": "rsrr"}, "--by rsrr: no such metric; choose rsr, "), ({"by": "n_tokens"}, "longest or shortest"), ({"k": 0}, "--k 0"),
         ({"max_share": 0.0}, "--max-share 0"), ({"max_share": 1.5}, "--max-share 1.5"), ({"format": "csv"}, "parquet or jsonl"),
         ({"teachers": ("a", "b"), "exclude_teachers": ("b",)}, "--exclude-teachers b"), ({"min_tokens": 9, "max_tokens": 3}, "--min-tokens 9"),
-        ({"complete_column": "whole"}, "whole: it is looked at with --complete-only"),
+        ({"complete_column": "whole", "keep_incomplete": True}, "--keep-incomplete: --complete-column leaves them out"),
         ({"columns": ("x",)}, "NAME=COLUMN"), ({"store": "s3://me:secret@host/x"}, "password"),
     ],
 )  # fmt: skip

@@ -55,7 +55,7 @@ RUN = {
     },
     "resources": {"dtype": "float32"},
     "student": {"weights_hash": "w", "template_hash": "t", "tokenizer_hash": "k", "config_hash": "c"},
-    "scores_version": 2,
+    "scores_version": 3,
     "max_length": 4096,
     "versions": {"torch": "2.13.0"},
 }
@@ -349,7 +349,7 @@ def test_two_students_are_compared_by_order(tmp_path):
         ({"student": RUN["student"] | {"template_hash": "u", "weights_hash": "x"}}, "rsr", None),
         ({"config": RUN["config"] | {"over_length": "window"}}, "rsr", "over_length reject / window"),
         ({"max_length": 99}, "rsr", None),
-        ({"scores_version": 1}, "rsr", "scores_version 2 / 1"),
+        ({"scores_version": 1}, "rsr", "scores_version 3 / 1"),
         ({"config": RUN["config"] | {"step_window": 2.0}}, "rsr", None),
     ],
 )

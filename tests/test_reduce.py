@@ -51,6 +51,7 @@ def rows_of(surprisals: list[float], teacher: str = "T") -> pa.Table:
     columns = {"teacher": [teacher] * n, "trajectory_id": [f"t{i}" for i in range(n)], "prompt_id": ["p"] * n, "source": ["s"] * n}
     columns |= {"source_row": range(n), "n_tokens": [1] * n, "rank_sum": [2] * n, "surprisal_sum": surprisals, "mean_rank": [2.0] * n}
     more = {"mean_surprisal": surprisals, "rsr": rsr, "reject_reason": pa.nulls(n, pa.string()), "truncated": [False] * n}
+    more |= {"content": ["c"] * n, "complete": pa.nulls(n, pa.bool_())}
     return pa.table(columns | more)
 
 
