@@ -205,7 +205,7 @@ class Candidates:
         counts = {name: np.full(len(reasons), np.nan) for name in KEYWORDS}
         complete: list[bool | None] = [None] * len(reasons)
         only = frozenset({"response", "output", complete_column, *([config.verified] if config.verified else [])})
-        rows = iter_trajectories(obj, config.s3_endpoint, config.column_names, None if config.by == "rule_quality" else only)
+        rows = iter_trajectories(obj, config.s3_endpoint, config.reading, None if config.by == "rule_quality" else only)
         left = set(place)
         for index, row in enumerate(rows):
             if index not in left or isinstance(row, Unreadable):

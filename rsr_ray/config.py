@@ -21,11 +21,11 @@ from rsr_ray.elimination import MIN_PROMPTS
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.objects import absolute, endpoint_of
+from rsr_ray.reading import Reading, check_patterns, check_roles, check_teacher_from
 from rsr_ray.schema import SCORES, SCORES_VERSION
 from rsr_ray.settings import settled, shown
 from rsr_ray.shapes import COLUMNS as NAMES
 from rsr_ray.student import CHAT_TEMPLATES, DTYPES, QUANTIZE, StudentFacts
-from rsr_ray.units import AS_IT_IS
 
 STEPS = ("sentence", "paragraph")
 NIGHT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -44,7 +44,13 @@ class ScoreConfig:
     store: str = option("folder or URI the scores are kept in")
     student_name: str | None = option("name of the student in the store; default: the last part of its path", None)
     teacher: str | None = option("teacher of every row; default: the teacher column, or the teacher=NAME/ folder, or the shard's folder", None)
-    columns: tuple[str, ...] = option("columns that go by another name, as NAME=COLUMN: response=completion; names: " + ", ".join(NAMES), ())
+    teacher_from: str | None = option("part of the path that names the teacher: file, folder, folder:2 (the one above), or {teacher}/*/*.jsonl", None)
+    columns: tuple[str, ...] = option(
+        "columns that go by another name: response=completion, prompt_id=meta.task; answers side by side: "
+        "response={teacher}_attempt or response=solution_{sample}; names: " + ", ".join(NAMES),
+        (),
+    )
+    roles: tuple[str, ...] = option("roles of turns that go by another name, as NAME=ROLE: critic=assistant", ())
     chat_template: str | None = option(f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's own", None)
     render: str = option("template: answers through the chat template; verbatim: only what is around them, the answers as they stand", "template")
     system_prompt: str | None = option("system turn for conversations that have none", None)
@@ -80,6 +86,11 @@ class ScoreConfig:
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         object.__setattr__(self, "student_name", self.student_name or self.student.rstrip("/").split("/")[-1].split("@")[0])
         _check_columns(self.columns)
+        _check_roles(self.roles)
+        if self.teacher_from:
+            check_teacher_from(self.teacher_from)
+        if self.teacher and (self.teacher_from or any("{teacher}" in pair for pair in self.columns)):
+            raise UserError("--teacher names it already: leave --teacher-from and {teacher} in --columns out, or --teacher")
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
@@ -114,19 +125,9 @@ class ScoreConfig:
         return "local_naturalness" in self.metrics.split(",")
 
     @property
-    def column_names(self) -> dict[str, str]:
-        """`columns` as a mapping."""
-        return _as_mapping(self.columns)
-
-    @property
-    def reading(self) -> str:
-        """How these settings say that rows are read, as the names of units have it: -, six digits
-        of the teacher and six of all else; "" where no setting says anything."""
-        if not self.teacher and not self.columns:
-            return ""
-        said = (self.teacher or "", sorted(self.columns) or "")
-        halves = [hashlib.sha256(json.dumps(some).encode()).hexdigest()[:6] if some else AS_IT_IS for some in said]
-        return "-" + "".join(halves)
+    def reading(self) -> Reading:
+        """How these settings say that rows are read."""
+        return Reading(self.teacher, self.teacher_from, _as_mapping(self.columns), _as_mapping(self.roles))
 
     def length_limit(self, student: StudentFacts) -> int:
         """Tokens above which a row is over length: never more than the student's context."""
@@ -228,6 +229,7 @@ class ChooseConfig:
     format: str = option("parquet or jsonl", "parquet")
     keep: tuple[str, ...] = option("columns of the corpus to keep, or none; default: all", ())
     columns: tuple[str, ...] = option("columns of the corpus that go by another name, as they were scored with: NAME=COLUMN", ())
+    roles: tuple[str, ...] = option("roles of turns that go by another name, as they were scored with: NAME=ROLE", ())
     fingerprint: str | None = option("fingerprint of the scores, where the store holds several of the student", None)
     skip_missing: bool = option("leave out trajectories whose shard is gone, or was replaced since it was scored", False)
     overwrite: bool = option("replace the earlier choice in --out", False)
@@ -240,6 +242,7 @@ class ChooseConfig:
             object.__setattr__(self, name, absolute(getattr(self, name)))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         _check_columns(self.columns)
+        _check_roles(self.roles)
         if self.by not in CONTROLS and self.by not in REGISTRY:
             raise UserError(f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}")
         if self.better == "-":
@@ -264,9 +267,9 @@ class ChooseConfig:
         return CONTROLS[self.by][1] if self.by in CONTROLS else REGISTRY[self.by].better
 
     @property
-    def column_names(self) -> dict[str, str]:
-        """`columns` as a mapping."""
-        return _as_mapping(self.columns)
+    def reading(self) -> Reading:
+        """How these settings say that rows are read."""
+        return Reading(columns=_as_mapping(self.columns), roles=_as_mapping(self.roles))
 
 
 def _settle(config: Any) -> None:
@@ -290,6 +293,14 @@ def _check_columns(pairs: tuple[str, ...]) -> None:
         name, _, column = pair.partition("=")
         if name not in NAMES or not column:
             raise UserError(f"--columns {pair}: give NAME=COLUMN; the names are {', '.join(NAMES)}")
+    check_patterns(_as_mapping(pairs))
+
+
+def _check_roles(pairs: tuple[str, ...]) -> None:
+    for pair in pairs:
+        if "=" not in pair.strip("="):
+            raise UserError(f"--roles {pair}: give NAME=ROLE")
+    check_roles(_as_mapping(pairs))
 
 
 def _as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -144,7 +144,7 @@ class Doctor:
         objects, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
         if skipped:
             self.say("corpus", "warning", skipped)
-        plan = make_plan(objects, config.s3_endpoint, config.column_names, config.teacher)
+        plan = make_plan(objects, config.s3_endpoint, config.reading)
         shape = plan.shape
         for note in plan.notes:
             self.say("corpus", "warning", note)
@@ -152,13 +152,13 @@ class Doctor:
         each, rows, weights = -(-SAMPLE // len(chosen)), [], []
         for obj in chosen:
             some = []
-            for n, row in enumerate(iter_trajectories(obj, config.s3_endpoint, config.column_names)):
+            for n, row in enumerate(iter_trajectories(obj, config.s3_endpoint, config.reading)):
                 if isinstance(row, Unreadable) and row.shard:
                     self.say("corpus", "failure", f"{obj.uri}: {row.detail}; mend or remove it, or its unreadable rows are rejected")
                 if n == each:
                     break
                 some.append(row)
-            rows += [canonical(row, obj, n, config.teacher) for n, row in enumerate(some)]
+            rows += [canonical(row, obj, n, config.reading) for n, row in enumerate(some)]
             if some:
                 weights.append(obj.size / self.rows_of(obj, some))
         self.n_rows = sum(obj.size for obj in objects) / (sum(weights) / len(weights)) if weights else 0.0

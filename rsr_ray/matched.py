@@ -24,6 +24,7 @@ from rsr_ray.config import RaceConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.objects import InputObject, put
 from rsr_ray.read import canonical, iter_trajectories
+from rsr_ray.reading import Reading
 
 PART_ROWS = 256  # trajectories in a shard of a round
 INDEX_ROWS = 4096  # rows of the index that leave a task at once
@@ -47,7 +48,7 @@ def build_index(config: RaceConfig, objects: list[InputObject]) -> pa.Table:
     rows = [dataclasses.asdict(obj) | {"object": n} for n, obj in enumerate(objects)]
     tables = ray.data.from_arrow([pa.Table.from_pylist([row]) for row in rows]).map_batches(
         index_objects,
-        fn_args=(config.s3_endpoint, config.teacher, config.column_names),
+        fn_args=(config.s3_endpoint, config.reading),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
@@ -56,13 +57,13 @@ def build_index(config: RaceConfig, objects: list[InputObject]) -> pa.Table:
     return pa.concat_tables([part.cast(INDEX) for part in parts]).sort_by([("object", "ascending"), ("source_row", "ascending")])
 
 
-def index_objects(objects: pa.Table, endpoint: str | None, teacher: str | None, columns: dict[str, str]) -> Iterator[pa.Table]:
+def index_objects(objects: pa.Table, endpoint: str | None, reading: Reading) -> Iterator[pa.Table]:
     """Ray Data UDF over input objects: their INDEX rows."""
     for row in objects.to_pylist():
         place, held = row.pop("object"), []
         obj = InputObject(**row)
-        for index, given in enumerate(iter_trajectories(obj, endpoint, columns)):
-            found = canonical(given, obj, index, teacher)
+        for index, given in enumerate(iter_trajectories(obj, endpoint, reading)):
+            found = canonical(given, obj, index, reading)
             chars = sum(len(turn["content"]) + len(json.dumps(turn.get("tool_calls", ""))) for turn in json.loads(found["messages"] or "[]"))
             held.append(found | {"object": place, "n_chars": chars})
             if len(held) == INDEX_ROWS:
@@ -155,7 +156,7 @@ def write_rows(config: RaceConfig, objects: list[InputObject], matched: Matched,
     sources = [pa.Table.from_pylist([dataclasses.asdict(objects[n]) | {"rows": some}]) for n, some in wanted.items()]
     read = ray.data.from_arrow(sources).map_batches(
         read_rows,
-        fn_args=(config.s3_endpoint, config.teacher, config.column_names),
+        fn_args=(config.s3_endpoint, config.reading),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
@@ -164,15 +165,15 @@ def write_rows(config: RaceConfig, objects: list[InputObject], matched: Matched,
     parts.map_groups(write_part, fn_args=(folder, config.s3_endpoint), batch_format="pyarrow", num_cpus=TASK_CPUS).materialize()
 
 
-def read_rows(objects: pa.Table, endpoint: str | None, teacher: str | None, columns: dict[str, str]) -> Iterator[pa.Table]:
+def read_rows(objects: pa.Table, endpoint: str | None, reading: Reading) -> Iterator[pa.Table]:
     """Ray Data UDF over input objects with the `rows` that are wanted of each: these as lines of JSON."""
     for row in objects.to_pylist():
         wanted = {entry["source_row"]: entry for entry in row.pop("rows")}
         obj = InputObject(**row)
         lines = []
-        for index, given in enumerate(iter_trajectories(obj, endpoint, columns)):
+        for index, given in enumerate(iter_trajectories(obj, endpoint, reading)):
             if entry := wanted.pop(index, None):
-                found = canonical(given, obj, index, teacher)
+                found = canonical(given, obj, index, reading)
                 if found["content"] != entry["content"] or found["reject_reason"]:
                     wanted[index] = entry
                     break

@@ -32,7 +32,7 @@ def score_corpus(config: ScoreConfig) -> Run:
         run.log("part of the corpus skipped", skipped=skipped)
         if config.log == "text":
             print(skipped, file=sys.stderr)
-    run.reading = make_plan(objects, config.s3_endpoint, config.column_names, config.teacher)
+    run.reading = make_plan(objects, config.s3_endpoint, config.reading)
     run.shape = run.reading.shape
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
@@ -83,7 +83,7 @@ def build_scores(todo: pa.Table, run: Run, student: StudentFacts, resources: Res
     config = run.config
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
-    units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.teacher, config.column_names), **task)
+    units = objects.map_batches(read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.reading), **task)
     how = How.of(config, student)
     encoded = units.map_batches(Encode(student.source, how), **task)
     load = {

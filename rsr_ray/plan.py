@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rsr_ray.objects import InputObject
-from rsr_ray.read import Unreadable, check_readable, iter_rows, teacher_of_path
+from rsr_ray.read import Unreadable, check_readable, iter_rows
+from rsr_ray.reading import BY_PATH, Reading, columns_of
 from rsr_ray.shapes import COLUMNS, ID_COLUMNS, value_at
 
 LOOKED_AT = 32  # rows of each of as many shards as `SHARDS`
@@ -35,30 +36,33 @@ class Plan:
 def make_plan(
     objects: list[InputObject],
     endpoint: str | None,
-    columns: Mapping[str, str],
-    teacher: str | None,
+    reading: Reading,
 ) -> Plan:
     """The plan of a corpus. Raises UserError where no shard of it can be read as asked for."""
-    shape = check_readable(objects, endpoint, dict(columns))
+    columns = reading.columns
+    shape = check_readable(objects, endpoint, columns)
     there: dict[str, None] = {}
     rendered = 0
     prompt = columns.get("prompt", "prompt")
     for obj in objects[:: max(1, len(objects) // SHARDS)][:SHARDS]:
-        for row in itertools.islice(iter_rows(obj, endpoint, dict(columns), None), LOOKED_AT):
+        for row in itertools.islice(iter_rows(obj, endpoint, columns, None), LOOKED_AT):
             if isinstance(row, Unreadable):
                 continue
             there |= dict.fromkeys(map(str, row))
             text = value_at(row, prompt)
             rendered += isinstance(text, str) and bool(MARKERS.search(text))
-    read = {*COLUMNS, *columns.values(), *(path.partition(".")[0] for path in columns.values())}
-    from_path = Counter(teacher_of_path(obj.uri) or "none" for obj in objects)
+    read = {*COLUMNS} | columns_of(columns.values(), there)
+    from_path = Counter(reading.teacher_of(obj.uri) or "none" for obj in objects)
 
     def source(name: str, otherwise: str) -> str:
         column = columns.get(name, name)
         return f"column {column}" if name in columns or name in there else otherwise
 
-    by_path = "the path: teacher=NAME/, or the shard's folder"
-    from_data = f"--teacher {teacher}" if teacher else source("teacher", by_path)
+    by_column = next((column for column in columns.values() if "{teacher}" in column), "")
+    from_data = f"the names of columns: {by_column}" if by_column else reading.teacher_source
+    if not by_column and not reading.is_explicit:
+        from_data = source("teacher", BY_PATH)
+    by_path = from_data.startswith("the path")
     given_id = next((name for name in ID_COLUMNS if name in columns or name in there), "")
     return Plan(
         shape=shape,
@@ -67,9 +71,9 @@ def make_plan(
         trajectory_id=source(given_id, "the text of the row"),
         prompt_id=source("prompt_id", "the text of the prompt"),
         sample=source("sample", "the place in a list of answers"),
-        teachers=listed(from_path) if from_data == by_path else "",
+        teachers=listed(from_path) if by_path else "",
         not_read=[name for name in there if name not in read],
-        notes=(_doubts(from_path) if from_data == by_path else []) + _rendered(rendered, prompt),
+        notes=(_doubts(from_path) if by_path else []) + _rendered(rendered, prompt),
     )
 
 
@@ -89,7 +93,7 @@ def _rendered(n: int, column: str) -> list[str]:
 
 def _doubts(names: Mapping[str, int]) -> list[str]:
     """What is odd about teachers that paths name."""
-    ways_out = "give --teacher NAME, --columns teacher=COLUMN, or teacher=NAME/ folders"
+    ways_out = "give --teacher-from file or folder:2, --teacher NAME, --columns teacher=COLUMN, or teacher=NAME/ folders"
     dates = sorted(name for name in names if DATE.fullmatch(name))
     if dates:
         return [f"{dates[0]} is taken for a teacher's name and looks like a date: {ways_out}"]

@@ -61,7 +61,7 @@ class Preview:
         self.config = config
         endpoint = config.s3_endpoint
         self.objects, self.skipped = find_corpus(config.corpus, endpoint, config.store)
-        made = make_plan(self.objects, endpoint, config.column_names, config.teacher)
+        made = make_plan(self.objects, endpoint, config.reading)
         skipped = {"skipped": self.skipped} if self.skipped else {}
         self.plan: dict[str, Any] = dataclasses.asdict(made) | skipped
 
@@ -72,9 +72,9 @@ class Preview:
         chosen = self.objects[::every][: config.rows]
         for n, obj in enumerate(chosen):
             share = -(-left // (len(chosen) - n))
-            rows = iter_trajectories(obj, config.s3_endpoint, config.column_names)
+            rows = iter_trajectories(obj, config.s3_endpoint, config.reading)
             for index, row in zip(range(share), rows, strict=False):
-                yield self.seen(canonical(row, obj, index, config.teacher))
+                yield self.seen(canonical(row, obj, index, config.reading))
                 left -= 1
 
     @functools.cached_property

@@ -43,7 +43,7 @@ def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str,
     Raises UserError and RunError as score_corpus does.
     """
     objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
-    check_readable(objects, config.s3_endpoint, config.column_names)
+    check_readable(objects, config.s3_endpoint, config.reading.columns)
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     with connect(config.ray_address, config.log):

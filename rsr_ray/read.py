@@ -12,9 +12,8 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,10 +24,11 @@ from rsr_ray.identity import name_of, sample_of
 from rsr_ray.json_rows import READ_BYTES, Row, Unreadable, json_rows
 from rsr_ray.listing import TWICE, Skipped, tell_skipped
 from rsr_ray.objects import InputObject, absolute, find_objects, open_filesystem, protocol_of
+from rsr_ray.reading import Reading, columns_of, is_pattern, trajectories
 from rsr_ray.records import warn_once
 from rsr_ray.row_faults import check_json, check_size, one_line, row_boundary, rows_of
 from rsr_ray.schema import READ_ROWS
-from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, samples, shape_of, value_at
+from rsr_ray.shapes import COLUMNS, ID_COLUMNS, BadRow, conversation, mapped, shape_of, value_at
 from rsr_ray.turns import is_scored, without_nulls
 from rsr_ray.units import store_of
 
@@ -85,7 +85,7 @@ def without_stores(corpus: str, objects: list[InputObject], store: str | None) -
     return kept
 
 
-def check_mapped(objects: list[InputObject], endpoint: str | None, columns: dict[str, str]) -> None:
+def check_mapped(objects: list[InputObject], endpoint: str | None, columns: Mapping[str, str]) -> None:
     """Raise UserError for a mapped column that is in none of the first rows of shards all over the corpus."""
     missing = dict(columns)
     there: set[Any] = set()
@@ -108,10 +108,12 @@ def check_mapped(objects: list[InputObject], endpoint: str | None, columns: dict
 
 
 def _is_there(row: dict[str, Any], path: str) -> bool:
+    if is_pattern(path):
+        return bool(columns_of([path], row))
     return path in row or value_at(row, path) is not None
 
 
-def check_readable(objects: list[InputObject], endpoint: str | None, columns: dict[str, str]) -> str:
+def check_readable(objects: list[InputObject], endpoint: str | None, columns: Mapping[str, str]) -> str:
     """The shape of the first row of the first shard that begins with a conversation.
 
     Raises UserError if none does, or where a mapped column is not there.
@@ -122,7 +124,7 @@ def check_readable(objects: list[InputObject], endpoint: str | None, columns: di
         first = next(iter_rows(obj, endpoint, columns), Unreadable("the shard has no rows"))
         if isinstance(first, Unreadable):
             problem = problem or f"{obj.uri}: {first.detail}"
-        elif shape := shape_of({name for name, value in mapped(first, columns).items() if value is not None}):
+        elif shape := _shape_of(first, columns):
             return shape
         else:
             problem = problem or f"{obj.uri} has the columns {', '.join(map(str, first))[:200]}"
@@ -130,11 +132,18 @@ def check_readable(objects: list[InputObject], endpoint: str | None, columns: di
     raise UserError(f"no shard of the corpus can be used: {problem}. A row needs {wanted}.")
 
 
+def _shape_of(row: dict[str, Any], columns: Mapping[str, str]) -> str | None:
+    for of_answer, _ in Reading(columns=columns).each(row):
+        if shape := shape_of({name for name, value in mapped(row, of_answer).items() if value is not None}):
+            return shape
+    return None
+
+
 # --- rows of one object -----------------------------------------------------------------------------------------------
 
 
 def iter_rows(
-    obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None = KNOWN
+    obj: InputObject, endpoint: str | None, columns: Mapping[str, str], only: frozenset[str] | None = KNOWN
 ) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object in order. A broken object ends with one `Unreadable(shard=True)` after its readable rows.
 
@@ -156,7 +165,7 @@ def iter_rows(
                 yield Unreadable(f"unreadable from here on: {one_line(e)}", shard=True)
 
 
-def _rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any] | Unreadable]:
+def _rows(obj: InputObject, endpoint: str | None, columns: Mapping[str, str], only: frozenset[str] | None) -> Iterator[dict[str, Any] | Unreadable]:
     name = obj.uri.lower()
     if name.endswith(PARQUET):
         return _parquet_rows(obj, endpoint, columns, only)
@@ -183,7 +192,7 @@ def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     return InputObject(uri=name, version=obj.version, size=obj.size)
 
 
-def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[Row]:
+def _parquet_rows(obj: InputObject, endpoint: str | None, columns: Mapping[str, str], only: frozenset[str] | None) -> Iterator[Row]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = pq.ParquetFile(file)
@@ -191,7 +200,7 @@ def _parquet_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str
             yield from _batch_rows(batch)
 
 
-def _arrow_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None) -> Iterator[Row]:
+def _arrow_rows(obj: InputObject, endpoint: str | None, columns: Mapping[str, str], only: frozenset[str] | None) -> Iterator[Row]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = _open_arrow(file)
@@ -210,10 +219,10 @@ def _open_arrow(file: pa.NativeFile) -> pa.RecordBatchFileReader | pa.RecordBatc
     return pa.ipc.open_file(file) if magic == ARROW_MAGIC else pa.ipc.open_stream(file)
 
 
-def _wanted(schema: pa.Schema, columns: dict[str, str], only: frozenset[str] | None) -> list[str]:
+def _wanted(schema: pa.Schema, columns: Mapping[str, str], only: frozenset[str] | None) -> list[str]:
     """The columns that are read. Raises ValueError where one of them is there twice."""
     there = schema.names
-    mapped_from = {name for path in columns.values() for name in (path, path.partition(".")[0])}
+    mapped_from = columns_of(columns.values(), there)
     wanted = [name for name in there if only is None or name in only or name in mapped_from]
     if not wanted and only == KNOWN:
         wanted = there
@@ -226,7 +235,7 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[Row]:
     yield from (Unreadable(row.detail, reason=row.reason) if isinstance(row, BadRow) else row for row in rows_of(batch))
 
 
-def _json_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) -> Iterator[Row]:
+def _json_rows(obj: InputObject, endpoint: str | None, columns: Mapping[str, str]) -> Iterator[Row]:
     fs, path = open_filesystem(obj.uri, endpoint)
     if obj.size == 0:
         with fs.open_input_stream(path, compression=None) as stream:
@@ -241,23 +250,23 @@ def _json_rows(obj: InputObject, endpoint: str | None, columns: dict[str, str]) 
 # --- canonical rows ---------------------------------------------------------------------------------------------------
 
 
-def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, teacher: str | None) -> dict[str, Any]:
+def canonical(row: dict[str, Any] | Unreadable, obj: InputObject, index: int, reading: Reading) -> dict[str, Any]:
     """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set."""
     out: dict[str, Any] = dict.fromkeys(field.name for field in READ_ROWS)
     out |= {"trajectory_id": _digest([obj.uri, index]), "source": obj.uri, "source_row": index}
     try:
         with row_boundary("reading the row"):
-            _fill(out, row, teacher, obj)
+            _fill(out, row, reading, obj)
     except BadRow as e:
         out |= {"messages": None, "tools": None, "reject_reason": e.reason, "reject_detail": e.detail}
     return out
 
 
-def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, teacher: str | None, obj: InputObject) -> None:
+def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, reading: Reading, obj: InputObject) -> None:
     """Set what a row says of itself, its names first: a reject has those that could be read. Raises BadRow."""
     fields = {} if isinstance(row, Unreadable) else row
-    name = out["teacher"] = teacher or name_of(teacher_of_path(obj.uri), "the teacher in the path")
-    if not teacher:
+    name = out["teacher"] = reading.teacher or name_of(reading.teacher_of(obj.uri), "the teacher in the path")
+    if not reading.is_explicit:
         name = out["teacher"] = name_of(fields.get("teacher"), "teacher") or name
     given_id = next((found for column in ID_COLUMNS if (found := name_of(fields.get(column), column))), None)
     out["trajectory_id"] = given_id or out["trajectory_id"]
@@ -269,7 +278,7 @@ def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, teacher: str | 
     _check_calls(messages)
     out["content"], out["complete"] = _digest([messages, tools])[:16], is_complete(row)
     if not name:
-        raise BadRow("no_teacher", "pass --teacher, add a teacher column, or put the shard in a teacher=NAME/ folder")
+        raise BadRow("no_teacher", "pass --teacher or --teacher-from, add a teacher column, or put the shard in a teacher=NAME/ folder")
     first_answer = next((i for i, m in enumerate(messages) if is_scored(m)), len(messages))
     prompt = messages[:first_answer]
     out["prompt_id"] = out["prompt_id"] or _digest(prompt)
@@ -302,13 +311,6 @@ def _tools(given: Any) -> str | None:
     return json.dumps(tools) if tools else None
 
 
-def teacher_of_path(uri: str) -> str | None:
-    """NAME of a `teacher=NAME/` folder, else the name of the folder the object lies in, else None."""
-    folders = uri.split("://")[-1].split("/")[:-1]
-    hive = [f.removeprefix("teacher=") for f in folders if f.startswith("teacher=")]
-    return unquote(hive[-1]) if hive else (folders[-1] if folders and folders[-1] else None)
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -316,32 +318,30 @@ def _digest(value: Any) -> str:
 # --- work units -------------------------------------------------------------------------------------------------------
 
 
-def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, teacher: str | None, columns: dict[str, str]) -> Iterator[pa.Table]:
+def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, reading: Reading) -> Iterator[pa.Table]:
     """Ray Data UDF over input objects (uri, version, size, done): their work units, one after the other."""
     for row in objects.to_pylist():
         done = [(start, stop) for start, stop in row.pop("done")]
-        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, teacher, columns)
+        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, reading)
 
 
 def iter_trajectories(
-    obj: InputObject, endpoint: str | None, columns: dict[str, str], only: frozenset[str] | None = KNOWN
+    obj: InputObject, endpoint: str | None, reading: Reading, only: frozenset[str] | None = KNOWN
 ) -> Iterator[dict[str, Any] | Unreadable]:
     """The rows of an object under the names they are mapped to; a row that holds several answers is several."""
-    for row in iter_rows(obj, endpoint, columns, only):
-        yield from [row] if isinstance(row, Unreadable) else _trajectories(row, columns)
+    for row in iter_rows(obj, endpoint, reading.columns, only):
+        yield from [row] if isinstance(row, Unreadable) else _trajectories(row, reading)
 
 
-def _trajectories(row: dict[str, Any], columns: dict[str, str]) -> list[dict[str, Any] | Unreadable]:
+def _trajectories(row: dict[str, Any], reading: Reading) -> list[dict[str, Any] | Unreadable]:
     try:
         with row_boundary("reading the row"):
-            return list(samples(mapped(row, columns)))
+            return [one for one, _ in trajectories(row, reading)]
     except BadRow as e:
         return [Unreadable(e.detail, reason=e.reason)]
 
 
-def iter_units(
-    obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], teacher: str | None, columns: dict[str, str]
-) -> Iterator[pa.Table]:
+def iter_units(obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], reading: Reading) -> Iterator[pa.Table]:
     """The work units of an object whose rows are not in `done`, each a table of one row.
 
     Units lie on the grid of `unit_rows`, so the same object is cut the same way every time; `done` holds the row
@@ -352,7 +352,7 @@ def iter_units(
     starts = [start for start, _ in ranges]
     total = 0
     held: list[dict[str, Any]] = []
-    for index, row in enumerate(iter_trajectories(obj, endpoint, columns)):
+    for index, row in enumerate(iter_trajectories(obj, endpoint, reading)):
         total = index + 1
         before = bisect_right(starts, index) - 1
         if before >= 0 and index < ranges[before][1]:
@@ -360,7 +360,7 @@ def iter_units(
         if held and (index % unit_rows == 0 or index != held[-1]["source_row"] + 1):
             yield _unit(obj, held[0]["source_row"], held, last=False)
             held = []
-        held.append(canonical(row, obj, index, teacher))
+        held.append(canonical(row, obj, index, reading))
     at_end = bool(held) and held[-1]["source_row"] == total - 1
     if held:
         yield _unit(obj, held[0]["source_row"], held, last=at_end)

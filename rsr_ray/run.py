@@ -19,7 +19,6 @@ from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, safe
 from rsr_ray.objects import InputObject
 from rsr_ray.plan import Plan
-from rsr_ray.read import teacher_of_path
 from rsr_ray.records import warn_once
 from rsr_ray.schema import SCORES_VERSION
 from rsr_ray.store import Store
@@ -83,13 +82,13 @@ class Run:
         found, self.stale = settle_units(self.units)
         todo = []
         for obj in objects:
-            version = obj.version + self.config.reading
+            version = obj.version + self.config.reading.label
             state = self.objects[obj.key, version] = found.get((obj.key, version), Done())
             self.n_already += state.n_done
             if not state.whole:
                 todo.append({**dataclasses.asdict(obj), "version": version, "done": [list(r) for r in state.ranges]})
         if self.config.log == "text":
-            folders = {self.config.teacher or teacher_of_path(obj.uri) for obj in objects}
+            folders = {self.config.teacher or self.config.reading.teacher_of(obj.uri) for obj in objects}
             size = sum(obj.size for obj in objects) / 1e6
             done = f"{len(objects) - len(todo):,} of them scored already"
             print(f"{self.shape} -> messages; {len(objects):,} shards, {size:,.1f} MB, {done}; {len(folders):,} teachers by folder", file=sys.stderr)
@@ -143,10 +142,10 @@ class Run:
         mixed = outdated_units(self.written, objects)
         self.replaced = sorted({obj.uri for obj in mixed.values()})
         names = {*self.units, *self.written}
-        gone = {*self.stale, *mixed, *stale_units(sorted(names), objects, self.config.reading)}
+        gone = {*self.stale, *mixed, *stale_units(sorted(names), objects, self.config.reading.label)}
         store.drop(self.fingerprint, sorted(gone))
         keys = {obj.key for obj in objects}
-        self.read_apart = n_rows(n for n in names - gone if n[:16] in keys and reading_of(n) != self.config.reading)
+        self.read_apart = n_rows(n for n in names - gone if n[:16] in keys and reading_of(n) != self.config.reading.label)
         elsewhere = [name for name in names - gone if name[:16] not in keys]
         if elsewhere:
             self.absent = {"shards": len({name[:16] for name in elsewhere}), "rows": n_rows(elsewhere)}

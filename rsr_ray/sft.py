@@ -8,12 +8,13 @@ A row's own columns keep values and, from Parquet, types. Of a row that holds a 
 the list's place.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from rsr_ray.config import ChooseConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.objects import InputObject, delete, get, list_files, put, version_of
 from rsr_ray.read import Unreadable, canonical, iter_rows, parquet_schema
+from rsr_ray.reading import trajectories
 from rsr_ray.schema import SCORES
-from rsr_ray.shapes import BadRow, as_it_came, conversation, mapped, samples
+from rsr_ray.shapes import BadRow, as_it_came, conversation
 
 if TYPE_CHECKING:
     import ray.data
@@ -154,16 +156,16 @@ def whole_rows(obj: InputObject, chosen: pa.Table, config: ChooseConfig) -> tupl
     there = {*schema.names} if schema else set()
     changed: set[str] = set()
     n = 0
-    for index, row, one in _samples(obj, config):
+    for index, row, one, names in _samples(obj, config):
         there |= row.keys()
         if index not in wanted:
             continue
         facts = wanted.pop(index)
-        found = canonical(one, obj, index, facts["teacher"])
+        found = canonical(one, obj, index, dataclasses.replace(config.reading, teacher=facts["teacher"]))
         if found["trajectory_id"] != facts["trajectory_id"]:
             now, then = found["trajectory_id"], facts["trajectory_id"]
             raise UserError(f"{obj.uri} row {index} is {now}, and was scored as {then}: give the --columns that it was scored with")
-        out = {name: value for name, value in as_it_came(row, one, config.column_names).items() if _kept(name, config)}
+        out = {name: value for name, value in as_it_came(row, one, names).items() if _kept(name, config)}
         changed |= {name for name, value in out.items() if value is not row[name]}
         if one.get("messages") is None or not _is_plain(out.get("messages")):
             out["messages"] = _plain(one)
@@ -187,15 +189,15 @@ def whole_rows(obj: InputObject, chosen: pa.Table, config: ChooseConfig) -> tupl
     return table, sorted(there)
 
 
-def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """source_row, row as it came, and trajectory under the names that columns are mapped to."""
+def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[tuple[int, dict[str, Any], dict[str, Any], Mapping[str, str]]]:
+    """source_row, row as it came, trajectory under the names that columns are mapped to, and these columns by name."""
     index = 0
-    for row in iter_rows(obj, config.s3_endpoint, config.column_names, only=None):
+    for row in iter_rows(obj, config.s3_endpoint, config.reading.columns, only=None):
         if isinstance(row, Unreadable):
             index += 1
             continue
-        for one in samples(mapped(row, config.column_names)):
-            yield index, row, one
+        for one, names in trajectories(row, config.reading):
+            yield index, row, one, names
             index += 1
 
 

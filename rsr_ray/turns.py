@@ -75,7 +75,7 @@ def role_of(said: str) -> str:
     """One of the four roles. Raises BadRow."""
     role = ROLES.get(said) or ROLES.get(said.lower())
     if role is None:
-        raise BadRow("unknown_role", f"a turn has the role {said!r:.60}")
+        raise BadRow("unknown_role", f"a turn has the role {said!r:.60}; --roles {said:.60}=ROLE says what it is")
     return role
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from rsr_ray.encode import How, encode_row
 from rsr_ray.objects import InputObject
 from rsr_ray.read import Unreadable, canonical, iter_rows, list_corpus
+from rsr_ray.reading import Reading
 from rsr_ray.schema import ENCODED_ROWS, READ_ROWS, REJECT_REASONS
 from rsr_ray.shapes import COLUMNS, ROLES, samples
 from rsr_ray.student import load_tokenizer
@@ -99,7 +100,7 @@ def main(folder: str, n: int) -> None:
                     read = [row] if isinstance(row, dict) else [Unreadable("not an object")]
                 for one in [s for r in read for s in ([r] if isinstance(r, Unreadable) else samples(r))]:
                     signal.alarm(10)
-                    read_row = canonical(one, obj, done, None)
+                    read_row = canonical(one, obj, done, Reading())
                     pa.array([read_row], READ_ROWS)  # what goes from stage to stage in a run
                     out = encode_row(read_row, tokenizer, how)
                     pa.array([out], ENCODED_ROWS)

@@ -13,7 +13,7 @@ from .conftest import DEMO_STUDENT
 
 # The options of `rsr-ray score` are a promise: a change here is a change for every user and every YAML file.
 OPTIONS = {
-    "system_role",
+    "system_role", "teacher_from", "roles",
     "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "gpus_per_replica", "quantize",
     "batch_tokens", "unit_rows", "log", "columns", "system_prompt", "chat_template", "render", "max_rejects", "over_length", "per_turn",
     "metrics", "steps", "step_window", "token_scores",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rsr_ray.elimination import MIN_PROMPTS, Elimination, first_prompts, round_ends
-from rsr_ray.read import iter_trajectories, list_corpus, teacher_of_path
+from rsr_ray.read import iter_trajectories, list_corpus
+from rsr_ray.reading import Reading, teacher_of_path
 
 from .conftest import SHARED, needs_shared
 
@@ -315,7 +316,7 @@ def real(group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     read = {
         (teacher_of_path(obj.uri), row["id"]): (row["prompt_id"], sum(len(turn["content"]) for turn in row["messages"]))
         for obj in list_corpus((str(SHARED / "corpus" / group),), None)
-        for row in iter_trajectories(obj, None, {})
+        for row in iter_trajectories(obj, None, Reading())
     }
     with (SHARED / "golden" / "tiny-qwen3.trajectories.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["corpus"] == group]

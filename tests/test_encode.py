@@ -7,6 +7,7 @@ import re
 import pytest
 
 from rsr_ray.encode import How, encode, find_turns, find_verbatim, render
+from rsr_ray.reading import Reading
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.shapes import BadRow
 
@@ -198,7 +199,7 @@ def test_real_conversations_keep_their_text(tokenizer):
 
     (obj,) = list_corpus((str(SHARED / "corpus/puzzles/teacher=QwQ-32b/part-00000.jsonl.gz"),), None)
     for index, row in enumerate(iter_rows(obj, None, {})):
-        messages = json.loads(canonical(row, obj, index, None)["messages"])
+        messages = json.loads(canonical(row, obj, index, Reading())["messages"])
         assert spans_text(messages, tokenizer) == [m["content"] for m in messages if m["role"] == "assistant"]
 
 

@@ -6,6 +6,7 @@ import pytest
 from rsr_ray.endings import is_complete
 from rsr_ray.objects import InputObject
 from rsr_ray.read import canonical
+from rsr_ray.reading import Reading
 from rsr_ray.reduce import count_once
 from rsr_ray.shapes import mapped, samples
 
@@ -44,16 +45,16 @@ def test_what_a_row_says(row, verdict):
 
 def test_each_of_several_answers_has_its_own():
     row = {"prompt": "?", "response": ["a", "b", "c"], "finish_reason": ["stop", "length", None], "teacher": "t"}
-    assert [canonical(one, OBJ, 0, None)["complete"] for one in samples(row)] == [True, False, None]
+    assert [canonical(one, OBJ, 0, Reading())["complete"] for one in samples(row)] == [True, False, None]
 
 
 def test_a_column_of_another_name_is_mapped():
     row = mapped({"prompt": "?", "response": "a", "meta": {"why": "length"}}, {"finish_reason": "meta.why"})
-    assert canonical(row, OBJ, 0, "t")["complete"] is False
+    assert canonical(row, OBJ, 0, Reading("t"))["complete"] is False
 
 
 def contents(*rows):
-    return [canonical({"prompt": "?", "id": "7"} | row, OBJ, n, "t")["content"] for n, row in enumerate(rows)]
+    return [canonical({"prompt": "?", "id": "7"} | row, OBJ, n, Reading("t"))["content"] for n, row in enumerate(rows)]
 
 
 def test_content_is_the_conversation_and_its_tools_and_nothing_else():

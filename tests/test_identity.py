@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rsr_ray.errors import BadRow
 from rsr_ray.identity import EXACT, INT64, name_of, numbered, sample_of
 from rsr_ray.read import iter_units, list_corpus
+from rsr_ray.reading import Reading
 
 COLUMNS = ("trajectory_id", "prompt_id", "teacher", "sample")
 
@@ -238,7 +239,7 @@ FILES = {
 def read(path, teacher: str | None = None) -> list[dict]:
     """The canonical rows of a file, as a run reads them."""
     (obj,) = list_corpus((str(path),), None)
-    return [row for unit in iter_units(obj, None, 5, [], teacher, {}) for row in unit["rows"].to_pylist()[0]]
+    return [row for unit in iter_units(obj, None, 5, [], Reading(teacher)) for row in unit["rows"].to_pylist()[0]]
 
 
 def identities(rows: list[dict]) -> list[tuple]:

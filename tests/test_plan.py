@@ -6,6 +6,7 @@ import pytest
 
 from rsr_ray.objects import InputObject
 from rsr_ray.plan import make_plan
+from rsr_ray.reading import Reading
 
 ROW = {"question": "2+2?", "answer": "4", "id": "p1", "meta": {"task": 1}, "model": "M", "cost": 3}
 COLUMNS = {"prompt": "question", "response": "answer", "prompt_id": "meta.task"}
@@ -18,7 +19,7 @@ def plan_of(tmp_path, *places, columns=None, teacher=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(ROW) + "\n")
         objects.append(InputObject(uri=str(path), version="v", size=1))
-    return make_plan(objects, None, columns or COLUMNS, teacher)
+    return make_plan(objects, None, Reading(teacher=teacher, columns=columns or COLUMNS))
 
 
 def test_the_plan_says_what_is_read_as_what(tmp_path):
@@ -49,5 +50,5 @@ def test_prompts_that_are_rendered_already_are_pointed_out(tmp_path):
     path = tmp_path / "A" / "a.jsonl"
     path.parent.mkdir()
     path.write_text(json.dumps({"prompt": "<|im_start|>user\n2+2?<|im_end|>", "response": "4"}) + "\n")
-    plan = make_plan([InputObject(uri=str(path), version="v", size=1)], None, {}, "T")
+    plan = make_plan([InputObject(uri=str(path), version="v", size=1)], None, Reading("T"))
     assert "1 of the first prompts in column prompt hold" in plan.notes[0]

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.errors import UserError
-from rsr_ray.read import Unreadable, canonical, check_readable, iter_rows, iter_units, list_corpus, teacher_of_path
+from rsr_ray.read import Unreadable, canonical, check_readable, iter_rows, iter_units, list_corpus
+from rsr_ray.reading import Reading, teacher_of_path
 from rsr_ray.schema import REJECT_REASONS
 
 
@@ -133,7 +134,7 @@ def test_a_corpus_without_one_usable_shard_is_a_mistake(tmp_path):
 def one(row, path="/corpus/teacher=T%2F1/a.jsonl", teacher=None) -> dict:
     from rsr_ray.objects import InputObject
 
-    return canonical(row, InputObject(uri=path, version="v", size=1), 5, teacher)
+    return canonical(row, InputObject(uri=path, version="v", size=1), 5, Reading(teacher))
 
 
 TURNS = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
@@ -204,7 +205,7 @@ def test_bad_rows_are_rejected_with_a_reason(row, reason):
 
 def units(path, unit_rows, done=()):
     (obj,) = list_corpus((str(path),), None)
-    out = [unit.to_pylist()[0] for unit in iter_units(obj, None, unit_rows, list(done), "T", {})]
+    out = [unit.to_pylist()[0] for unit in iter_units(obj, None, unit_rows, list(done), Reading("T"))]
     assert [u["last"] for u in out] == [False] * (len(out) - 1) + [True]
     for u in out:
         assert [row["source_row"] for row in u["rows"]] == list(range(u["start"], u["stop"]))

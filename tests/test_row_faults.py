@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 
 import rsr_ray.encode
 import rsr_ray.read
+import rsr_ray.reading
 from rsr_ray.encode import Encode, How
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.read import iter_units, list_corpus
+from rsr_ray.reading import Reading
 from rsr_ray.row_faults import MAX_CHARS, MAX_DEPTH, PASS, one_line
 from rsr_ray.schema import REJECT_REASONS
 
@@ -97,7 +99,7 @@ def corpus(tmp_path_factory) -> Path:
 
 def encoded(corpus: Path, encode: Encode) -> list[dict]:
     """All rows of a corpus on their way up to the student."""
-    units = [unit for obj in list_corpus((str(corpus),), None) for unit in iter_units(obj, None, 64, [], None, {})]
+    units = [unit for obj in list_corpus((str(corpus),), None) for unit in iter_units(obj, None, 64, [], Reading())]
     return [row for unit in units if unit["stop"][0].as_py() > unit["start"][0].as_py() for row in encode(unit)["rows"].to_pylist()[0]]
 
 
@@ -136,8 +138,8 @@ def speaks_of_it(args: tuple) -> bool:
 
 
 STAGES = {
-    "the answers of a row": (rsr_ray.read, "samples"),
-    "the names of its columns": (rsr_ray.read, "mapped"),
+    "the answers of a row": (rsr_ray.reading, "samples"),
+    "the names of its columns": (rsr_ray.reading, "mapped"),
     "its conversation": (rsr_ray.read, "conversation"),
     "the digest of its prompt": (rsr_ray.read, "_digest"),
     "what is in it": (rsr_ray.read, "check_size"),

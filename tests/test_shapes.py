@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rsr_ray.objects import InputObject
 from rsr_ray.read import canonical, iter_trajectories
+from rsr_ray.reading import Reading
 from rsr_ray.schema import READ_ROWS, REJECT_REASONS
 from rsr_ray.shapes import COLUMNS as KNOWN
 from rsr_ray.shapes import BadRow, conversation, mapped, samples, shape_of
@@ -35,7 +36,7 @@ COLUMNS = {"prompt": "question", "response": "completion"}
 
 
 def canonical_of(row: dict, **more) -> dict:
-    return canonical({**row, **more}, InputObject(uri="/corpus/teacher=T/a.jsonl", version="v", size=1), 0, None)
+    return canonical({**row, **more}, InputObject(uri="/corpus/teacher=T/a.jsonl", version="v", size=1), 0, Reading())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -76,7 +77,7 @@ def test_several_answers_to_a_prompt_are_several_trajectories():
 def test_rows_of_several_answers_are_counted_one_by_one(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"question": ASKED, "completion": ["a", "b"]}) + "\n" + json.dumps({"question": ASKED, "completion": "c"}) + "\n")
-    rows = list(iter_trajectories(InputObject(uri=str(path), version="v", size=1), None, COLUMNS))
+    rows = list(iter_trajectories(InputObject(uri=str(path), version="v", size=1), None, Reading(columns=COLUMNS)))
     assert [row["response"] for row in rows] == ["a", "b", "c"]
 
 

@@ -51,8 +51,8 @@ def _read(rows: list[dict[str, Any]], config: ScoreConfig) -> Iterator[tuple[dic
     for source, wanted in by_source.items():
         obj = InputObject(uri=source, version="", size=0)
         last = max(wanted)
-        for index, given in enumerate(iter_trajectories(obj, config.s3_endpoint, config.column_names)):
+        for index, given in enumerate(iter_trajectories(obj, config.s3_endpoint, config.reading)):
             if index in wanted and not isinstance(given, Unreadable):
-                yield wanted[index], canonical(given, obj, index, config.teacher)
+                yield wanted[index], canonical(given, obj, index, config.reading)
             if index == last:
                 break

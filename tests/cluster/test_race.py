@@ -18,6 +18,7 @@ from rsr_ray.errors import UserError
 from rsr_ray.objects import list_objects
 from rsr_ray.race import race
 from rsr_ray.read import SHARDS, canonical, iter_trajectories
+from rsr_ray.reading import Reading
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import kill, replicas, rsr_ray, score, stored, wait_for
@@ -139,7 +140,7 @@ def test_a_rounds_shards_hold_what_the_corpus_holds(undisturbed, corpus):
 
     def rows(*folders):
         objects = [obj for folder in folders for obj in list_objects(str(folder), None, SHARDS)]
-        found = [canonical(row, obj, n, None) for obj in objects for n, row in enumerate(iter_trajectories(obj, None, {}))]
+        found = [canonical(row, obj, n, Reading()) for obj in objects for n, row in enumerate(iter_trajectories(obj, None, Reading()))]
         return {row["trajectory_id"]: {name: row[name] for name in ("teacher", "prompt_id", "sample", "messages", "tools")} for row in found}
 
     given, written = rows(corpus), rows(*(store / "races" / record["race_id"]).glob("round-*"))
