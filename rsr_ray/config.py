@@ -52,7 +52,11 @@ class ScoreConfig:
     )
     roles: tuple[str, ...] = option("roles of turns that go by another name, as NAME=ROLE: critic=assistant", ())
     chat_template: str | None = option(f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's own", None)
-    render: str = option("template: answers through the chat template; verbatim: only what is around them, the answers as they stand", "template")
+    render: str = option(
+        "template: answers through the chat template; verbatim: only what is around them, the answers as they stand; "
+        "raw: prompts are rendered already, and prompt and answer are taken as they stand",
+        "template",
+    )
     system_prompt: str | None = option("system turn for conversations that have none", None)
     system_role: str = option(
         "system turns under a template that has none: merge them into the first user turn, drop them, or refuse the row",
@@ -95,8 +99,10 @@ class ScoreConfig:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.dtype not in ("auto", *DTYPES):
             raise UserError(f"--dtype {self.dtype}: choose auto, {', '.join(DTYPES)}")
-        if self.render not in ("template", "verbatim"):
-            raise UserError(f"--render {self.render}: choose template or verbatim")
+        if self.render not in ("template", "verbatim", "raw"):
+            raise UserError(f"--render {self.render}: choose template, verbatim or raw")
+        if self.render == "raw" and self.system_prompt:
+            raise UserError("--system-prompt: --render raw adds nothing to a prompt; leave it out")
         if unknown := [name for name in self.metrics.split(",") if name not in REGISTRY]:
             raise UserError(f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them")
         if self.system_role not in ("merge", "drop", "refuse"):

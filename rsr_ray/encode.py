@@ -47,8 +47,6 @@ STEP_ENDS = {
     "paragraph": re.compile(r"(?<=\S)(?=[^\S\n]*\n\s*\n)"),
 }
 
-KEEP = "--render verbatim keeps it"
-
 
 class Encode:
     """Ray Data UDF over units: READ_ROWS in, ENCODED_ROWS out, one row for one row.
@@ -130,6 +128,7 @@ class How:
     system_prompt: str | None = None  # for conversations without a system turn
     system_role: str = "merge"  # of a template without one: merge into the first user turn, drop, or refuse
     verbatim: bool = False
+    raw: bool = False  # prompts are rendered already
     over_length: str = "reject"  # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
     steps: str | None = None  # what a step is, where they are wanted: a sentence or a paragraph
     token_text: bool = False  # the text of each scored token is wanted
@@ -144,6 +143,7 @@ class How:
             system_prompt=config.system_prompt,
             system_role=config.system_role,
             verbatim=config.render == "verbatim",
+            raw=config.render == "raw",
             over_length=config.over_length,
             steps=config.steps if config.local else None,
             token_text=config.token_scores,
@@ -275,20 +275,34 @@ def find(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None)
         turns = [{"role": "system", "content": how.system_prompt}, *turns]
     context = {i for i, turn in enumerate(turns) if not turn.get("train", True)}
     turns = [{k: v for k, v in turn.items() if k != "train"} for turn in turns]
-    look = find_verbatim if how.verbatim else find_turns
+    look = find_raw if how.raw else find_verbatim if how.verbatim else find_turns
     try:
         text, spans, whose = look(turns, tokenizer, tools)
     except BadRow as problem:
+        if how.raw:
+            raise
         without = _without_system(turns, how.system_role)
         if problem.reason != "template_error" or without is None:
-            raise
+            raise _with_way_out(problem, turns, tokenizer, tools, how) from None
         try:
             text, spans, whose = look(without, tokenizer, tools)
         except BadRow:
-            raise problem from None
+            raise _with_way_out(problem, turns, tokenizer, tools, how) from None
         whose = [i + 1 for i in whose]
     found = [(span, i - added) for span, i in zip(spans, whose, strict=True) if i not in context]
     return text, [span for span, _ in found], [i for _, i in found]
+
+
+def _with_way_out(problem: BadRow, turns: list[Turn], tokenizer: Any, tools: list | None, how: How) -> BadRow:
+    """The reject of a row that a template cannot take, with the option that can: what is named has been tried."""
+    other, name = (find_turns, "template") if how.verbatim else (find_verbatim, "verbatim")
+    try:
+        other(turns, tokenizer, tools)
+    except BadRow:
+        way_out = "--render template and verbatim cannot have all of it under this template; --chat-template gives another"
+    else:
+        way_out = f"--render {name} keeps it"
+    return BadRow(problem.reason, f"{problem.detail}; {way_out}")
 
 
 def _without_system(turns: list[Turn], policy: str) -> list[Turn] | None:
@@ -334,6 +348,16 @@ def _find_in_rendering(turns: list[Turn], tokenizer: Any, tools: list | None) ->
         owned.append(((max(start, ends.get(i, 0)), stop), i))
     owned.sort()
     return text, [span for span, _ in owned], [i for _, i in owned]
+
+
+def find_raw(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:
+    """As `find_turns`, of a prompt that is rendered already: it and the answer as they stand, and nothing else. Raises BadRow."""
+    if [turn["role"] for turn in turns] != ["user", "assistant"] or turns[1].get("tool_calls") or tools:
+        raise BadRow("template_error", "--render raw takes a rendered prompt and an answer, both text, and the row has more")
+    prompt, answer = turns[0]["content"], turns[1]["content"]
+    if prompt.rstrip().endswith("<think>") and answer.lstrip().startswith("<think>"):
+        prompt = prompt.rstrip().removesuffix("<think>")  # the answer brings its own
+    return prompt + answer, [(len(prompt), len(prompt) + len(answer))], [1]
 
 
 def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Found:
@@ -519,7 +543,7 @@ def _find_calls(turns: list[Turn], text: str, tokenizer: Any, tools: list | None
     """
     calling = [i for i, turn in enumerate(turns) if turn.get("tool_calls")]
     numbers = {i: n for n, i in enumerate((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 1)}
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, tuple[int, int] | None] = {}
     for (owners, start, piece), without in _segments(turns, text, tokenizer, tools) if len(calling) > 2 else ():
         if len(owners) == 1:
             (i,) = owners
@@ -530,11 +554,44 @@ def _find_calls(turns: list[Turn], text: str, tokenizer: Any, tools: list | None
             try:
                 without = render(_silent(turns, {i}), tokenizer, tools)
             except BadRow as e:
-                raise BadRow(
-                    "template_error", f"cannot find where the tool calls of assistant turn {numbers[i]} lie: without them, {e.detail}"
-                ) from e
+                found[i] = _behind_prompt(text, turns, i, tokenizer, tools)
+                if found[i] is None:
+                    what = f"cannot find where the tool calls of assistant turn {numbers[i]} lie: without them, {e.detail}"
+                    raise BadRow("template_error", what) from e
+                continue
             found[i] = _inserted(text, without, turns[i], numbers[i], tokenizer)
-    return found
+    return {i: span for i, span in found.items() if span}
+
+
+def _behind_prompt(text: str, turns: list[Turn], i: int, tokenizer: Any, tools: list | None) -> tuple[int, int] | None:
+    """[start, stop) in `text` of what turn i adds behind the generation prompt; None where that cannot be told.
+
+    For templates that refuse a conversation without its calls. The place is told by a mark behind the turn before, or where
+    the template spells that out by all that comes before.
+    """
+    (mark,) = _marks(1, text)
+    marked = [dict(turn) for turn in turns]
+    marked[i - 1]["content"] += mark
+    for some, cut in [(marked, mark), (turns, "")][i == 0 :]:
+        try:
+            whole, asked, answered = (
+                render(some, tokenizer, tools),
+                render(some[:i], tokenizer, tools, add_generation_prompt=True),
+                render(some[: i + 1], tokenizer, tools),
+            )
+        except BadRow:
+            continue
+        before, *rest = whole.split(cut) if cut else ("", whole)
+        ends = [part.split(cut)[-1] if cut else part for part in (asked, answered)]
+        if len(rest) != 1 or before + rest[0] != text or not (rest[0].startswith(ends[1]) and ends[1].startswith(ends[0])):
+            continue
+        start, stop = len(before) + len(ends[0]), len(before) + len(ends[1])
+        eos = str(getattr(tokenizer, "eos_token", None) or "")
+        if eos and text[start:stop].endswith(eos):
+            stop -= len(eos)
+        if all(call["function"]["name"] in text[start:stop] for call in turns[i]["tool_calls"]):
+            return start, stop
+    return None
 
 
 Segment = tuple[list[int], int, str]  # turns with calls in it; where it starts in the rendering; its text
@@ -643,7 +700,7 @@ def _split(text: str, marks: list[str], turns: list[Turn], slots: list[Slot], pl
         piece, found, text = text.partition(mark)
         if not found:
             if turns[slot.index][slot.field].strip() not in plain:
-                raise BadRow("template_drops_response", f"assistant turn {slot.n} is not in the rendering; {KEEP}")
+                raise BadRow("template_drops_response", f"assistant turn {slot.n} is not in the rendering")
             raise BadRow("template_error", f"cannot find where assistant turn {slot.n} ends in the rendering")
         pieces.append(piece)
     return [*pieces, text]
@@ -653,6 +710,6 @@ def _altered(body: str, rendered: str, n: int) -> BadRow:
     """The reject for a turn of which the template made something else."""
     if len("".join(rendered.split())) < len("".join(body.split())):
         kept = f"{len(rendered)} of {len(body)} characters"
-        return BadRow("template_drops_response", f"assistant turn {n}: the template leaves out text: {kept} are rendered; {KEEP}")
+        return BadRow("template_drops_response", f"assistant turn {n}: the template leaves out text: {kept} are rendered")
     at = next((i for i, (a, b) in enumerate(zip(body, rendered, strict=False)) if a != b), len(rendered))
     return BadRow("template_changes_response", f"assistant turn {n}: the template rewrites {body[at : at + 40]!r} as {rendered[at : at + 40]!r}")

@@ -1,15 +1,18 @@
 """plan: how a corpus is read, found from its first rows and said before anything is scored."""
 
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rsr_ray.objects import InputObject
-from rsr_ray.read import Unreadable, check_readable, iter_rows
+from rsr_ray.read import Unreadable, canonical, check_readable, iter_rows, iter_trajectories
 from rsr_ray.reading import BY_PATH, Reading, columns_of
-from rsr_ray.shapes import COLUMNS, ID_COLUMNS, value_at
+from rsr_ray.shapes import COLUMNS, ID_COLUMNS
+from rsr_ray.turns import is_scored
 
 LOOKED_AT = 32  # rows of each of as many shards as `SHARDS`
 SHARDS = 8
@@ -28,7 +31,7 @@ class Plan:
     trajectory_id: str
     prompt_id: str
     sample: str
-    teachers: str  # those that the paths name, with how many shards each has
+    teachers: str  # names, each with how many shards of the corpus, or rows of those looked at, it has
     not_read: list[str]  # columns
     notes: list[str]  # what may not be as it was meant, a sentence each
 
@@ -41,16 +44,8 @@ def make_plan(
     """The plan of a corpus. Raises UserError where no shard of it can be read as asked for."""
     columns = reading.columns
     shape = check_readable(objects, endpoint, columns)
-    there: dict[str, None] = {}
-    rendered = 0
-    prompt = columns.get("prompt", "prompt")
-    for obj in objects[:: max(1, len(objects) // SHARDS)][:SHARDS]:
-        for row in itertools.islice(iter_rows(obj, endpoint, columns, None), LOOKED_AT):
-            if isinstance(row, Unreadable):
-                continue
-            there |= dict.fromkeys(map(str, row))
-            text = value_at(row, prompt)
-            rendered += isinstance(text, str) and bool(MARKERS.search(text))
+    seen = Seen.of(objects, endpoint, reading)
+    there = seen.columns
     read = {*COLUMNS} | columns_of(columns.values(), there)
     from_path = Counter(reading.teacher_of(obj.uri) or "none" for obj in objects)
 
@@ -71,28 +66,74 @@ def make_plan(
         trajectory_id=source(given_id, "the text of the row"),
         prompt_id=source("prompt_id", "the text of the prompt"),
         sample=source("sample", "the place in a list of answers"),
-        teachers=listed(from_path) if by_path else "",
+        teachers=listed(from_path, "shards") if by_path else listed(seen.teachers, "of the first rows"),
         not_read=[name for name in there if name not in read],
-        notes=(_doubts(from_path) if by_path else []) + _rendered(rendered, prompt),
+        notes=[*(_doubts(from_path, reading) if by_path else []), *seen.notes(by_path=by_path)],
     )
 
 
-def listed(names: Mapping[str, int]) -> str:
+@dataclass
+class Seen:
+    """What the first rows of some shards hold."""
+
+    columns: dict[str, None] = field(default_factory=dict)
+    teachers: Counter[str] = field(default_factory=Counter)
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)  # without `sample`, by teacher and prompt
+    n_rows: int = 0
+    n_rendered: int = 0  # prompts that hold a chat template's markers
+    n_untrained: int = 0  # turns of an assistant that are context
+
+    @classmethod
+    def of(cls, objects: list[InputObject], endpoint: str | None, reading: Reading) -> "Seen":
+        """Of LOOKED_AT rows of each of SHARDS shards all over the corpus."""
+        seen = cls()
+        for obj in objects[:: max(1, len(objects) // SHARDS)][:SHARDS]:
+            for row in itertools.islice(iter_rows(obj, endpoint, reading.columns, None), LOOKED_AT):
+                if not isinstance(row, Unreadable):
+                    seen.columns |= dict.fromkeys(map(str, row))
+            for n, one in enumerate(itertools.islice(iter_trajectories(obj, endpoint, reading), LOOKED_AT)):
+                seen.add(canonical(one, obj, n, reading))
+        return seen
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.n_rows += 1
+        self.teachers[row["teacher"] or "none"] += 1
+        if row["reject_reason"] is not None:
+            return
+        turns = json.loads(row["messages"])
+        asked = next((turn["content"] for turn in turns if turn["role"] == "user"), "")
+        self.n_rendered += bool(MARKERS.search(asked))
+        self.n_untrained += sum(turn["role"] == "assistant" and not is_scored(turn) for turn in turns)
+        if row["sample"] is None:
+            self.answers[row["teacher"], row["prompt_id"]] += 1
+
+    def notes(self, *, by_path: bool) -> list[str]:
+        """What may not be as it was meant, a sentence each."""
+        said = []
+        if self.n_rendered:
+            what = f"{self.n_rendered:,} of the first {self.n_rows:,} prompts hold a chat template's markers"
+            said.append(f"{what}: --render raw takes them as they stand, any other wraps them a second time")
+        if self.n_untrained:
+            what = f"{self.n_untrained:,} assistant turns of the first {self.n_rows:,} rows are marked as not trained on"
+            said.append(f"{what} (weight 0, loss or train false, history): they are context and not scored")
+        several = sorted({teacher for (teacher, _), n in self.answers.items() if n > 1})
+        if several and by_path:
+            what = f"{several[0]}, a teacher by its path, has several answers to one prompt, and no column sample numbers them"
+            said.append(f"{what}: are they one teacher's?")
+        return said
+
+
+def listed(names: Mapping[str, int], what: str) -> str:
     """Names with their counts in one line."""
-    first = [f"{name} ({n:,} shards)" for name, n in sorted(names.items())[:NAMED]]
+    first = [f"{name} ({n:,} {what})" for name, n in sorted(names.items())[:NAMED]]
     return ", ".join(first) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
-def _rendered(n: int, column: str) -> list[str]:
-    """What to say of prompts that hold a template's markers."""
-    if not n:
-        return []
-    what = f"{n:,} of the first prompts in column {column} hold a chat template's markers"
-    return [f"{what}: they would be wrapped a second time; give the conversation's own text"]
-
-
-def _doubts(names: Mapping[str, int]) -> list[str]:
+def _doubts(names: Mapping[str, int], reading: Reading) -> list[str]:
     """What is odd about teachers that paths name."""
+    if reading.teacher_from:
+        n = names.get("none", 0)
+        return [f"{n:,} shards have a path that --teacher-from {reading.teacher_from} does not match: no teacher"] if n else []
     ways_out = "give --teacher-from file or folder:2, --teacher NAME, --columns teacher=COLUMN, or teacher=NAME/ folders"
     dates = sorted(name for name in names if DATE.fullmatch(name))
     if dates:

@@ -85,6 +85,7 @@ class Preview:
             system_prompt=self.config.system_prompt,
             system_role=self.config.system_role,
             verbatim=self.config.render == "verbatim",
+            raw=self.config.render == "raw",
             over_length=self.config.over_length,
             token_text=True,
         )

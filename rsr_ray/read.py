@@ -281,7 +281,7 @@ def _fill(out: dict[str, Any], row: dict[str, Any] | Unreadable, reading: Readin
         raise BadRow("no_teacher", "pass --teacher or --teacher-from, add a teacher column, or put the shard in a teacher=NAME/ folder")
     first_answer = next((i for i, m in enumerate(messages) if is_scored(m)), len(messages))
     prompt = messages[:first_answer]
-    out["prompt_id"] = out["prompt_id"] or _digest(prompt)
+    out["prompt_id"] = out["prompt_id"] or _digest([{**turn, "content": " ".join(turn["content"].split())} for turn in prompt])
     if not given_id:
         out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
     if first_answer == len(messages):

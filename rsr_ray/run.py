@@ -93,7 +93,7 @@ class Run:
             done = f"{len(objects) - len(todo):,} of them scored already"
             print(f"{self.shape} -> messages; {len(objects):,} shards, {size:,.1f} MB, {done}; {len(folders):,} teachers by folder", file=sys.stderr)
             if self.reading and self.reading.teachers:
-                print(safe(f"teachers by folder: {self.reading.teachers}"), file=sys.stderr)
+                print(safe(f"teachers: {self.reading.teachers}"), file=sys.stderr)
             for note in self.reading.notes if self.reading else ():
                 print(safe(note), file=sys.stderr)
         self.log("run planned", fingerprint=self.fingerprint, shards=len(objects), shards_to_do=len(todo), rows_already_scored=self.n_already)

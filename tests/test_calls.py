@@ -1,5 +1,6 @@
 """Where tool calls lie in a rendering is found for all turns at once; a rendering for each turn gives the same."""
 
+import itertools
 import random
 
 import pytest
@@ -67,6 +68,13 @@ def outcome(find, *args):
         return e.reason
 
 
+def all_in_place(found, turns, text) -> bool:
+    """Whether each span of calls has the names of its turn's calls, and none overlaps another."""
+    spans = [found[i] for i in sorted(found)]
+    names = all(call["function"]["name"] in text[slice(*found[i])] for i in found for call in turns[i]["tool_calls"])
+    return names and all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
 def compare(tokenizer, rng, n_rows: int) -> int:
     """How many of random traces had spans; they are the same both ways, or the same reject."""
     found = 0
@@ -77,6 +85,9 @@ def compare(tokenizer, rng, n_rows: int) -> int:
         except BadRow:
             continue
         fast, slow = (outcome(find, turns, text, tokenizer, None) for find in (_find_calls, one_by_one))
+        if slow == "template_error":  # the template refuses the conversation without its calls
+            assert fast == slow or all_in_place(fast, turns, text)
+            continue
         assert fast == slow, turns
         found += isinstance(fast, dict) and bool(fast)
     return found

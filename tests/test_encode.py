@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rsr_ray.encode import How, encode, find_turns, find_verbatim, render
+from rsr_ray.encode import How, encode, find, find_turns, find_verbatim, render
 from rsr_ray.reading import Reading
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.shapes import BadRow
@@ -302,7 +302,7 @@ def test_verbatim_keeps_every_answer_under_every_template(templated, name):
 @pytest.mark.parametrize("name", ["Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"])
 def test_the_reject_names_the_way_out(templated, name):
     with pytest.raises(BadRow, match="--render verbatim keeps it"):
-        find_turns(TWO_ANSWERS, real(templated, name))
+        find(TWO_ANSWERS, real(templated, name), How(max_length=10**6))
 
 
 def test_a_generation_prompt_that_opens_the_thinking_does_not_open_it_twice(templated):

@@ -32,6 +32,16 @@ def test_reasoning_goes_into_the_field_that_the_template_has():
     assert scored(turns, FIELD)[0] == ["Two and two.", "<call>look</call>"]
 
 
+def test_a_prompt_that_is_rendered_already_is_taken_as_it_stands():
+    asked = {"role": "user", "content": "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n<think>\n"}
+    turns = [asked, {"role": "assistant", "content": THOUGHT + "\n\nIt is 4."}]
+    spans, whose, text = scored(turns, FIELD, raw=True)
+    assert (spans, whose) == ([THOUGHT + "\n\nIt is 4."], [1])
+    assert text == asked["content"].removesuffix("<think>\n") + spans[0]
+    with pytest.raises(BadRow, match="--render raw takes a rendered prompt and an answer"):
+        scored([*turns, *turns], FIELD, raw=True)
+
+
 def test_a_text_that_the_template_puts_together_as_it_stood_is_one_span():
     template = FIELD.replace("<think>{{ m.reasoning_content }}</think>|", "<think>\n{{ m.reasoning_content }}\n</think>\n\n")
     turns = [ASKED, {"role": "assistant", "content": THOUGHT + "\n\nIt is 4."}]

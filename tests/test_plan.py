@@ -17,7 +17,8 @@ def plan_of(tmp_path, *places, columns=None, teacher=None):
     for place in places:
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(ROW) + "\n")
+        row = {**ROW, "question": f"{len(objects)}+2?", "meta": {"task": len(objects)}}
+        path.write_text(json.dumps(row) + "\n")
         objects.append(InputObject(uri=str(path), version="v", size=1))
     return make_plan(objects, None, Reading(teacher=teacher, columns=columns or COLUMNS))
 
@@ -51,4 +52,30 @@ def test_prompts_that_are_rendered_already_are_pointed_out(tmp_path):
     path.parent.mkdir()
     path.write_text(json.dumps({"prompt": "<|im_start|>user\n2+2?<|im_end|>", "response": "4"}) + "\n")
     plan = make_plan([InputObject(uri=str(path), version="v", size=1)], None, Reading("T"))
-    assert "1 of the first prompts in column prompt hold" in plan.notes[0]
+    assert "1 of the first 1 prompts hold a chat template's markers: --render raw" in plan.notes[0]
+
+
+def notes_of(tmp_path, rows, place="A/a.jsonl", **reading):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return make_plan([InputObject(uri=str(path), version="v", size=1)], None, Reading(**reading)).notes
+
+
+def test_turns_that_are_not_trained_on_are_counted(tmp_path):
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!", "weight": 0}]
+    turns += [{"role": "user", "content": "??"}, {"role": "assistant", "content": "!!"}]
+    (note,) = notes_of(tmp_path, [{"messages": turns}] * 3, teacher="T")
+    assert note.startswith("3 assistant turns of the first 3 rows are marked as not trained on")
+
+
+def test_several_answers_of_a_folders_teacher_to_a_prompt_are_pointed_out(tmp_path):
+    rows = [{"prompt": "2 + 2?", "response": answer} for answer in ("4", "four")]
+    notes = notes_of(tmp_path, rows)
+    assert any(note.startswith("A, a teacher by its path, has several answers to one prompt") for note in notes)
+    assert not notes_of(tmp_path / "b", [row | {"sample": n} for n, row in enumerate(rows)], "A/a.jsonl", teacher_from="folder")
+
+
+def test_shards_that_a_rule_does_not_match_are_counted(tmp_path):
+    (note,) = notes_of(tmp_path, [{"prompt": "?", "response": "!"}], teacher_from="{teacher}/*.parquet")
+    assert note == "1 shards have a path that --teacher-from {teacher}/*.parquet does not match: no teacher"
