@@ -298,6 +298,17 @@ def test_verbatim_keeps_every_answer_under_every_template(templated, name):
     assert "<think>" not in text[: spans[0][0]].removesuffix("<think>")
 
 
+@pytest.mark.parametrize("white", [" ", "\n", "\n\n  ", "\t", " \u3000"])
+def test_a_turn_that_begins_with_white_space_is_scored_whole(templated, white):
+    """Whatever token the header's line break and the white space are one of: a search for the header's ids would miss them."""
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": f"{white}It is 4."}]
+    for verbatim in (False, True):
+        text, ((start, stop),), _ = find(turns, templated(CHATML), How(max_length=999, verbatim=verbatim))
+        assert text[start:stop] == f"{white}It is 4."
+        encoded = encode(turns, templated(CHATML), How(max_length=999, verbatim=verbatim, token_text=True))
+        assert "".join(encoded.token_text).strip() == "It is 4."
+
+
 @needs_shared
 @pytest.mark.parametrize("name", ["Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"])
 def test_the_reject_names_the_way_out(templated, name):
