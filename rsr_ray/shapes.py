@@ -26,6 +26,12 @@ PAIRS = (
 )  # fmt: skip
 SHAPE_NAMES = {("instruction", "output"): "instruction + input + output"}
 ANSWERS = ("response", "output", "completion")
+# What a column that is named for one of these leaves out.
+INSTEAD = {
+    "messages": ("conversations", *ANSWERS, *REASONING),
+    "conversations": ("messages", *ANSWERS, *REASONING),
+    **dict.fromkeys(ANSWERS, ANSWERS),
+}
 CHANGED = frozenset((*ANSWERS, *REASONING, *ID_COLUMNS, "sample"))  # what `samples` may change
 BLOCKS = ("text", "thinking", "tool_use", "output_text", "reasoning", "image_url", "redacted_thinking", "refusal")
 
@@ -69,6 +75,8 @@ def mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         turns = {name: out.pop(name) for name in ("messages", "conversations") if out.get(name) is not None and name not in found}
         if turns and not any(out.get(name) is not None for name in ("prompt", "query", "instruction", "input")):
             out["prompt"] = next(iter(turns.values()))
+    for name in found.keys() & INSTEAD.keys():  # named answers are the answers, whatever else is called so
+        out |= {other: None for other in INSTEAD[name] if other in out and other not in found}
     if "thinking" in found:  # what the user says is the reasoning, whatever else is called so
         out |= {name: None for name in REASONING if name != "thinking" and name not in found and name in out}
     return out
@@ -125,9 +133,10 @@ def conversation(row: dict[str, Any]) -> list[Turn]:
     pair = next((pair for pair in PAIRS if all(row.get(side) is not None for side in pair)), None)
     if name:
         turns = turns_of(row[name])
-        _check_reasoning(row, turns)
+        _check_read(row, turns, (*REASONING, *ANSWERS), f"--columns {name}={name} leaves it out")
     elif pair:
         turns = _history(row.get("history")) + _asked(row, pair[0]) + _answer(row[pair[1]], row)
+        _check_read(row, turns, ANSWERS, f"--columns {pair[1]}={pair[1]} leaves it out")
     else:
         wanted = "messages, conversations, prompt and response, or instruction and output"
         raise BadRow("unreadable_row", f"a row needs {wanted} (--columns maps other names); columns: {', '.join(map(str, row))[:200]}")
@@ -136,13 +145,13 @@ def conversation(row: dict[str, Any]) -> list[Turn]:
     return turns
 
 
-def _check_reasoning(row: dict[str, Any], turns: list[Turn]) -> None:
-    """Raise BadRow where reasoning lies beside the turns and in none of them."""
+def _check_read(row: dict[str, Any], turns: list[Turn], columns: tuple[str, ...], way_out: str) -> None:
+    """Raise BadRow where one of these columns holds text that is in none of the turns."""
     said = " ".join(" ".join(turn["content"].split()) for turn in turns)
-    for name in REASONING:
+    for name in columns:
         value = row.get(name)
         if isinstance(value, str) and value.strip() and not is_switch(value) and " ".join(value.split()) not in said:
-            raise BadRow("unread_content", f"the column {name} holds text that is in none of the turns")
+            raise BadRow("unread_content", f"the column {name} holds text that is in none of the turns; {way_out}")
 
 
 def _is_turns(value: Any) -> bool:

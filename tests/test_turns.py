@@ -115,3 +115,17 @@ def test_earlier_answers_are_context():
     assert [t.get("train", True) for t in turns] == [True, False, True, True]
     assert [t["content"] for t in turns] == ["2+2?", "4", "And 3+3?", "6"]
     assert answer_of({"content": "4", "weight": 0})["train"] is False
+
+
+@pytest.mark.parametrize("column", ["response", "output", "completion", "reasoning"])
+def test_a_second_answer_beside_the_one_that_is_read_is_refused_unless_one_is_named(column):
+    row = {"messages": [ASKED, {"role": "assistant", "content": "It is 4."}], column: "No, 5."}
+    with pytest.raises(BadRow, match=f"the column {column} holds text that is in none of the turns; --columns messages=messages"):
+        conversation(row)
+    assert conversation({**row, column: "is  4."})
+    assert conversation(mapped(row, {"messages": "messages"}))[1]["content"] == "It is 4."
+    if column in ("output", "completion"):
+        pair = {"prompt": "2+2?", "response": "4", column: "five"}
+        with pytest.raises(BadRow, match=f"the column {column}"):
+            conversation(pair)
+        assert conversation(mapped(pair, {"response": "response"}))[1]["content"] == "4"
