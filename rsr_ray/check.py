@@ -25,6 +25,7 @@ KINDS = {
 }
 WRONG = ("broken", "table")  # what makes the exit code 1
 REMOVED = ("broken", "leftover")  # what --repair removes
+NO_DAMAGE = ("no unit's place", "an earlier version of rsr_ray")  # of notes on a store
 SCHEMAS = {"scores": SCORES, "tokens": TOKENS}
 
 IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
@@ -153,7 +154,7 @@ def _tables(root: str, endpoint: str | None, places: list[str], bad: set[str]) -
         except (UserError, RunError) as e:  # nothing was scored, or by two fingerprints
             findings += [] if "every row was rejected" in str(e) else [Finding("table", place, str(e))]
             continue
-        findings += [Finding("table", place, note) for note in scored.notes if "no unit's place" not in note]
+        findings += [Finding("table", place, note) for note in scored.notes if not any(mark in note for mark in NO_DAMAGE)]
     return findings
 
 

@@ -168,13 +168,14 @@ def mixed(local_ray, tmp_path_factory):
 
 
 COLUMNS = {"columns": ("prompt=question", "response=generations")}
+ALL = COLUMNS | {"keep_incomplete": True}
 
 
 def test_every_shape_becomes_messages_and_one_schema(mixed, tmp_path):
     import datasets
 
     folder, store, run = mixed
-    manifest = pick(store, tmp_path / "out", k=10, keep=("conversations", "generations", "question", "when", "small", "lang", "meta"), **COLUMNS)
+    manifest = pick(store, tmp_path / "out", k=10, keep=("conversations", "generations", "question", "when", "small", "lang", "meta"), **ALL)
     assert manifest["chosen"] == run.n_scored
     rows = {row["rsr_ray"]["trajectory_id"]: row for row in written(tmp_path / "out")}
     assert len({pq.read_schema(path).to_string() for path in (tmp_path / "out").glob("*.parquet")}) == 1
@@ -202,7 +203,7 @@ def test_json_lines_that_begin_with_nulls_load_by_their_card(mixed, tmp_path):
     import datasets
 
     _, store, run = mixed
-    manifest = pick(store, tmp_path / "out", k=10, keep=("lang", "meta"), format="jsonl", **COLUMNS)
+    manifest = pick(store, tmp_path / "out", k=10, keep=("lang", "meta"), format="jsonl", **ALL)
     files = [raw(str(path)) for path in sorted((tmp_path / "out").glob("*.jsonl"))]
     assert any(all(row["lang"] is None for row in rows) for rows in files), "else the card is not needed"
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
@@ -248,7 +249,7 @@ def test_without_the_columns_it_was_scored_with_the_choice_is_refused(mixed, tmp
 
 def test_rule_quality_reads_the_answers(mixed, tmp_path):
     _, store, _ = mixed
-    manifest = pick(store, tmp_path / "out", by="rule_quality", keep=("none",), **COLUMNS)
+    manifest = pick(store, tmp_path / "out", by="rule_quality", keep=("none",), **ALL)
     assert manifest["by"]["better"] == "higher"
     # Long, and full of "check": the doubtful one, by every rule.
     assert {row["rsr_ray"]["teacher"] for row in written(tmp_path / "out")} == {"typed"}
