@@ -113,7 +113,7 @@ def _answers(value: Any) -> list[Any] | None:
 
 def _is_answer(value: Any) -> bool:
     is_text = value is None or isinstance(value, str) or _is_turns(value)
-    return is_text or (isinstance(value, dict) and not {"role", "from"} & value.keys() and _has_text(value))
+    return is_text or (isinstance(value, dict) and not _has_role(value) and _has_text(value))
 
 
 def _has_text(answer: dict[str, Any]) -> bool:
@@ -155,7 +155,11 @@ def _check_read(row: dict[str, Any], turns: list[Turn], columns: tuple[str, ...]
 
 
 def _is_turns(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and _has_role(t) for t in value)
+
+
+def _has_role(turn: dict[str, Any]) -> bool:
+    return turn.get("role") is not None or turn.get("from") is not None
 
 
 def _history(given: Any) -> list[Turn]:
