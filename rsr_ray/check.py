@@ -30,9 +30,9 @@ SCHEMAS = {"scores": SCORES, "tokens": TOKENS}
 
 IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
 OF_STUDENT = re.compile(rf"(?P<kind>scores|tokens|teachers)/student=(?P<student>{STUDENT_NAME.pattern}?)(?P<rest>/.+|\.parquet)")
-RECORD = re.compile(r"(runs|nightly)/[^/]+\.json|race\.json")
+RECORD = re.compile(r"(runs|nightly|packs/student=[^/]+)/[^/]+\.json|race\.json")
 LEASE = re.compile(r"(?P<folder>nightly/lease|claims/student=[^/]+(/lock)?)/(?P<name>(?:[0-9a-f]+/[0-9a-f]{32}|\d{12})\.json)")
-OURS = re.compile(r"(scores|tokens|teachers|runs|nightly|claims)/.+")
+OURS = re.compile(r"(scores|tokens|teachers|packs|runs|nightly|claims)/.+")
 
 
 @dataclass(frozen=True)

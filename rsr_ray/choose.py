@@ -27,6 +27,7 @@ from rsr_ray.config import ChooseConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.objects import InputObject, put, version_of
+from rsr_ray.packs import stored_packs
 from rsr_ray.read import Unreadable, iter_trajectories
 from rsr_ray.schema import SCORES
 from rsr_ray.sft import CHOSEN, clear, refuse_foreign, write_files
@@ -109,7 +110,7 @@ def _choose_rows(config: ChooseConfig, store: Store, fingerprint: str, names: li
 
     n_rows = sum(int(unit["stop"]) - int(unit["start"]) for name in names if (unit := UNIT_NAME.fullmatch(name)))
     partitions = 1 if config.max_share is not None else int(np.clip(n_rows // PARTITION_ROWS, 2, 200))
-    find = Candidates(config, store, fingerprint)
+    find = Candidates(config, store, fingerprint, names)
     chosen = (
         ray.data.from_arrow(list(_batches(names, 1 if find.reads_corpus else READ_UNITS)))
         .map_batches(find.read, batch_size=None, batch_format="pyarrow")
@@ -143,8 +144,9 @@ def _batches(names: list[str], size: int) -> Iterator[pa.Table]:
 class Candidates:
     """Input objects -> CANDIDATES rows. Small and picklable: it travels to the tasks."""
 
-    def __init__(self, config: ChooseConfig, store: Store, fingerprint: str):
+    def __init__(self, config: ChooseConfig, store: Store, fingerprint: str, names: Iterable[str] = ()):
         self.config, self.store, self.fingerprint = config, store, fingerprint
+        self.packs = {pack.key: pack for pack in stored_packs(store, {name[:16] for name in names})}
 
     @property
     def reads_corpus(self) -> bool:
@@ -165,12 +167,18 @@ class Candidates:
             by_version[name[17:29]].append(name)
         wanted = [*READ, "truncated", "complete", "reject_reason"]
         tables = {v: self.store.read_units(pa.table({"name": some}), self.fingerprint, wanted) for v, some in sorted(by_version.items())}
+        if pack := self.packs.get(names[0][:16]):
+            rows = pa.concat_tables(tables.values())
+            files = ((file, rows.filter(pc.equal(rows["source"], file.uri))) for file in pack.members)
+            return pa.concat_tables([self.of_file(file.uri, {file.version: some}, by_version) for file, some in files if some.num_rows])
         sources = [table["source"][0].as_py() for table in tables.values() if table.num_rows]
-        if not sources:
-            return CANDIDATES.empty_table()
-        now = version_of(sources[0], self.config.s3_endpoint)
+        return self.of_file(sources[0], tables, by_version) if sources else CANDIDATES.empty_table()
+
+    def of_file(self, source: str, tables: dict[str, pa.Table], by_version: dict[str, list[str]]) -> pa.Table:
+        """The rows of one file, given by its versions. Raises UserError where it is not there as it was scored."""
+        now = version_of(source, self.config.s3_endpoint)
         if len(ways := {reading_of(name) for name in by_version.get(now, [])}) > 1:
-            what = f"{sources[0]} was read in {len(ways)} ways, by --teacher and --columns"
+            what = f"{source} was read in {len(ways)} ways, by --teacher and --columns"
             raise UserError(f"{what}: choose writes rows of one; score each into a store of its own")
         version = now if now in tables else next(v for v, table in tables.items() if table.num_rows)
         rows = tables[version]
@@ -178,16 +186,14 @@ class Candidates:
         if now != version and dropped.null_count:
             if not self.config.skip_missing:
                 what = "is gone since it was scored: put it back" if now is None else "was replaced since it was scored: score it as it is now"
-                raise UserError(
-                    f"shard {sources[0]} {what}, or give --skip-missing, which leaves out those of its trajectories that no other shard has"
-                )
+                raise UserError(f"shard {source} {what}, or give --skip-missing, which leaves out those of its trajectories that no other shard has")
             dropped = pc.fill_null(dropped, "missing")
         said = pa.nulls(rows.num_rows, pa.bool_()) if self.config.complete_column else rows["complete"]
         rows = rows.drop_columns(["truncated", "complete", "reject_reason"])
         rows = rows.append_column("version", pa.repeat(version, rows.num_rows).cast(pa.string()))
         columns = {name: pa.nulls(rows.num_rows, pa.float64()) for name in KEYWORDS} | {"complete": said}
         if self.reads_corpus and dropped.null_count:
-            obj = InputObject(uri=sources[0], version=version, size=0)
+            obj = InputObject(uri=source, version=version, size=0)
             at = np.flatnonzero(dropped.is_null().to_numpy(zero_copy_only=False))
             dropped, columns = self.read_corpus(obj, rows["source_row"].to_numpy(), at, dropped)
             columns["complete"] = pc.coalesce(columns["complete"], said)

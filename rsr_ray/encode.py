@@ -11,7 +11,8 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +47,9 @@ STEP_ENDS = {
     "sentence": re.compile(r"[.!?…]+[\"')\]*_”’»]*(?=\s)|[。！？]+|(?<=\S)(?=[^\S\n]*\n)"),
     "paragraph": re.compile(r"(?<=\S)(?=[^\S\n]*\n\s*\n)"),
 }
+
+
+WORD = re.compile(r"[A-Za-z0-9_]+")
 
 
 class Encode:
@@ -589,7 +593,7 @@ def _behind_prompt(text: str, turns: list[Turn], i: int, tokenizer: Any, tools: 
         eos = str(getattr(tokenizer, "eos_token", None) or "")
         if eos and text[start:stop].endswith(eos):
             stop -= len(eos)
-        if all(call["function"]["name"] in text[start:stop] for call in turns[i]["tool_calls"]):
+        if not _lacks_call(text[start:stop], turns[i]):
             return start, stop
     return None
 
@@ -650,9 +654,32 @@ def _inserted(text: str, without: str, turn: Turn, n: int, tokenizer: Any) -> tu
     eos = str(getattr(tokenizer, "eos_token", None) or "")
     if eos and text[slice(*span)].endswith(eos):  # a template that ends a turn only where there is something in it
         span = span[0], span[1] - len(eos)
-    if any(call["function"]["name"] not in text[slice(*span)] for call in turn["tool_calls"]):
+    if _lacks_call(text[slice(*span)], turn):
         raise BadRow("template_drops_response", f"assistant turn {n}: the template leaves out its tool calls")
     return span
+
+
+def _lacks_call(text: str, turn: Turn) -> bool:
+    """Whether the rendering of a turn's calls lacks one of them: some templates write the first alone.
+
+    Names count as often as they are called; of arguments, whose quotes and letters may be escaped in several ways, the words.
+    """
+    names = Counter(call["function"]["name"] for call in turn["tool_calls"])
+    words = {word for call in turn["tool_calls"] for part in _strings(call["function"]["arguments"]) for word in WORD.findall(part)}
+    return any(text.count(name) < n for name, n in names.items()) or any(word not in text for word in words)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The keys and texts of a JSON value."""
+    if isinstance(value, dict):
+        for key, some in value.items():
+            yield key
+            yield from _strings(some)
+    elif isinstance(value, list):
+        for some in value:
+            yield from _strings(some)
+    elif isinstance(value, str):
+        yield value
 
 
 def _n_equal(a: Iterable[str], b: Iterable[str]) -> int:

@@ -27,12 +27,12 @@ def score_corpus(config: ScoreConfig) -> Run:
     Raises UserError for what the user can mend and RunError for a broken run; either way what was finished is kept.
     """
     run = Run(config)
-    objects, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
+    files, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
     if skipped:
         run.log("part of the corpus skipped", skipped=skipped)
         if config.log == "text":
             print(skipped, file=sys.stderr)
-    run.reading = make_plan(objects, config.s3_endpoint, config.reading)
+    run.reading = make_plan(files, config.s3_endpoint, config.reading)
     run.shape = run.reading.shape
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
@@ -42,16 +42,16 @@ def score_corpus(config: ScoreConfig) -> Run:
         resources = take(config)
         run.settle(student, resources)
         with at_work(store, run.fingerprint):
-            run.find(store, objects)
+            objects = run.find(store, files)
             todo = run.plan(objects)
             if todo.num_rows:
                 with one_block_a_row():
                     units = build_scores(todo, run, student, resources, store)
                 for unit in units.iter_rows():
                     run.count(unit)
-                objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
+                files = list_corpus(config.corpus, config.s3_endpoint, config.store)
             run.check_equation()
-            run.tidy(store, objects)
+            run.tidy(store, objects, files)
             run.teachers = make_teachers(store, run.fingerprint)
             store.write_run(run.finish())
     return run

@@ -27,6 +27,7 @@ from rsr_ray.errors import RunError, UserError
 from rsr_ray.matched import Matched, build_index, digest, write_rows
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.objects import InputObject, list_files
+from rsr_ray.packs import find_packs
 from rsr_ray.pipeline import score_corpus
 from rsr_ray.read import check_readable, list_corpus
 from rsr_ray.records import put_record
@@ -65,7 +66,7 @@ def race(config: RaceConfig, say: Callable[[dict[str, Any]], None]) -> dict[str,
 
 def race_id(config: RaceConfig, objects: list[InputObject], fingerprint: str) -> str:
     """The same for the same corpus and settings, whatever the budget, so that a race goes on where it was."""
-    names = ("teacher", "columns", "teachers", "by", "confidence", "margin", "first_round", "seed", "student_name")
+    names = ("teacher", "teacher_from", "columns", "roles", "teachers", "by", "confidence", "margin", "first_round", "seed", "student_name")
     settings = {name: getattr(config, name) for name in names} | {"teachers": sorted({*config.teachers})}
     corpus = [[obj.uri, obj.version] for obj in objects]
     return digest([RACE_VERSION, fingerprint, settings, corpus])[:16]
@@ -95,7 +96,8 @@ class Course:
 
     def take_from(self, store: Store, names: list[str]) -> None:
         """Take what units of the store hold, scored or rejected, of these objects as they are now, and the race itself has not scored."""
-        versions = {(obj.key, obj.version) for obj in self.objects}
+        packs, _ = find_packs(self.objects, store, names)
+        versions = {(obj.key, obj.version) for obj in [*self.objects, *packs]}
         present = [name for name in names if (name[:16], name[17:29]) in versions]
         self.taken |= self._take_in(store, present, ("source", "source_row", "teacher", "trajectory_id"))
 

@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +40,7 @@ JSON = tuple(f".json{c}" for c in ("", ".gz", ".zst", ".bz2"))
 SHARDS = PARQUET + ARROW + JSON_LINES + JSON
 ARROW_MAGIC = b"ARROW1"
 BATCH_ROWS = 64
+FILES_AT_ONCE = 8  # of a pack, which are read at the same time
 SAMPLED_SHARDS, SAMPLED_ROWS = 16, 256  # in which a mapped column is looked for
 
 KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
@@ -319,10 +321,21 @@ def _digest(value: Any) -> str:
 
 
 def read_units(objects: pa.Table, endpoint: str | None, unit_rows: int, reading: Reading) -> Iterator[pa.Table]:
-    """Ray Data UDF over input objects (uri, version, size, done): their work units, one after the other."""
+    """Ray Data UDF over input objects (uri, version, size, members, done): their work units, one after the other."""
     for row in objects.to_pylist():
         done = [(start, stop) for start, stop in row.pop("done")]
-        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, reading)
+        files = [InputObject(**file) for file in row.pop("members")]
+        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, reading, files)
+
+
+def _rows_of_files(files: Sequence[InputObject], endpoint: str | None, reading: Reading) -> Iterator[tuple[InputObject, int, Any]]:
+    """The rows of files, each with its file and its place in it. Several files are small, and are read some ahead."""
+    if len(files) == 1:
+        yield from ((files[0], n, row) for n, row in enumerate(iter_trajectories(files[0], endpoint, reading)))
+        return
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for file, rows in zip(files, pool.map(lambda file: list(iter_trajectories(file, endpoint, reading)), files), strict=True):
+            yield from ((file, n, row) for n, row in enumerate(rows))
 
 
 def iter_trajectories(
@@ -341,8 +354,10 @@ def _trajectories(row: dict[str, Any], reading: Reading) -> list[dict[str, Any] 
         return [Unreadable(e.detail, reason=e.reason)]
 
 
-def iter_units(obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], reading: Reading) -> Iterator[pa.Table]:
-    """The work units of an object whose rows are not in `done`, each a table of one row.
+def iter_units(
+    obj: InputObject, endpoint: str | None, unit_rows: int, done: list[tuple[int, int]], reading: Reading, files: Sequence[InputObject] = ()
+) -> Iterator[pa.Table]:
+    """The work units of an object whose rows are not in `done`, each a table of one row. `files`, where given, are what it is a pack of.
 
     Units lie on the grid of `unit_rows`, so the same object is cut the same way every time; `done` holds the row
     ranges that have a file already. `last` marks the unit that ends the object: with it in the store, the object is
@@ -350,20 +365,21 @@ def iter_units(obj: InputObject, endpoint: str | None, unit_rows: int, done: lis
     """
     ranges = sorted(done)
     starts = [start for start, _ in ranges]
-    total = 0
+    total = first = 0
     held: list[dict[str, Any]] = []
-    for index, row in enumerate(iter_trajectories(obj, endpoint, reading)):
+    for index, (file, n, row) in enumerate(_rows_of_files(files or [obj], endpoint, reading)):
         total = index + 1
         before = bisect_right(starts, index) - 1
         if before >= 0 and index < ranges[before][1]:
             continue
-        if held and (index % unit_rows == 0 or index != held[-1]["source_row"] + 1):
-            yield _unit(obj, held[0]["source_row"], held, last=False)
+        if held and (index % unit_rows == 0 or index != first + len(held)):
+            yield _unit(obj, first, held, last=False)
             held = []
-        held.append(canonical(row, obj, index, reading))
-    at_end = bool(held) and held[-1]["source_row"] == total - 1
+        first = first if held else index
+        held.append(canonical(row, file, n, reading))
+    at_end = bool(held) and first + len(held) == total
     if held:
-        yield _unit(obj, held[0]["source_row"], held, last=at_end)
+        yield _unit(obj, first, held, last=at_end)
     if not at_end:  # an empty object, or one whose last rows were done without it being known that they are the last
         yield _unit(obj, total, [], last=True)
 

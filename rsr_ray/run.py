@@ -18,6 +18,7 @@ from rsr_ray.cluster import Resources
 from rsr_ray.config import ScoreConfig
 from rsr_ray.errors import RunError, safe
 from rsr_ray.objects import InputObject
+from rsr_ray.packs import Pack, drop_packs, files_of, pack_up
 from rsr_ray.plan import Plan
 from rsr_ray.records import warn_once
 from rsr_ray.schema import SCORES_VERSION
@@ -48,6 +49,8 @@ class Run:
         self.stale: list[str] = []
         self.written: list[str] = []
         self.replaced: list[str] = []
+        self.superseded: list[Pack] = []
+        self.n_files_gone = 0  # of packs that count, files that the corpus no longer has
         self.broken: dict[str, str] = {}  # units of this corpus that were not what was written: name, and what was wrong
         self.absent: dict[str, int] = {}  # what the ranking counts of shards that this corpus does not have: shards, rows
         self.reading: Plan | None = None
@@ -62,13 +65,15 @@ class Run:
         self.fingerprint = self.config.fingerprint(student, resources.dtype, self.max_length)
         self.facts = {"student": dataclasses.asdict(student), "resources": dataclasses.asdict(resources)}
 
-    def find(self, store: Store, objects: list[InputObject]) -> None:
-        """Find the units the store holds under the run's settings, and delete those of this corpus that are broken: they are scored again.
+    def find(self, store: Store, files: list[InputObject]) -> list[InputObject]:
+        """The objects of the corpus, small files in packs. Finds the units the store holds of them, and deletes those that are broken.
 
         A unit is read to see that, but where the teachers table was made of it as it is. Raises UserError where the store
         holds this student's scores under other settings.
         """
         units = store.find_under(self.fingerprint, new_generation=self.config.new_generation)
+        objects, self.superseded = pack_up(files, store, list(units))
+        self.n_files_gone = len({file.uri for file in files_of(objects)} - {file.uri for file in files})
         keys, known = {obj.key for obj in objects}, store.made_of().units
         unknown = [name for name, version in units.items() if known.get(name) != version and name[:16] in keys]
         self.broken = store.find_broken(self.fingerprint, unknown, tokens=self.config.token_scores)
@@ -76,29 +81,34 @@ class Run:
             warn_once(f"{line}. This run scores it again.")
         store.drop(self.fingerprint, list(self.broken))
         self.units = [name for name in units if name not in self.broken]
+        return objects
 
     def plan(self, objects: list[InputObject]) -> pa.Table:
         """The objects that are not wholly scored, as rows for `read_units`; what is scored already is counted."""
         found, self.stale = settle_units(self.units)
-        todo = []
+        todo: list[dict[str, Any]] = []
         for obj in objects:
             version = obj.version + self.config.reading.label
             state = self.objects[obj.key, version] = found.get((obj.key, version), Done())
             self.n_already += state.n_done
             if not state.whole:
-                todo.append({**dataclasses.asdict(obj), "version": version, "done": [list(r) for r in state.ranges]})
+                members = [dataclasses.asdict(file) for file in obj.members] if isinstance(obj, Pack) else []
+                done = [list(r) for r in state.ranges]
+                todo.append({"uri": obj.uri, "size": obj.size, "version": version, "members": members, "done": done, "n_files": len(members) or 1})
         if self.config.log == "text":
-            folders = {self.config.teacher or self.config.reading.teacher_of(obj.uri) for obj in objects}
-            size = sum(obj.size for obj in objects) / 1e6
-            done = f"{len(objects) - len(todo):,} of them scored already"
-            print(f"{self.shape} -> messages; {len(objects):,} shards, {size:,.1f} MB, {done}; {len(folders):,} teachers by folder", file=sys.stderr)
+            files, left = files_of(objects), sum(row["n_files"] for row in todo)
+            folders = {self.config.teacher or self.config.reading.teacher_of(file.uri) for file in files}
+            size = sum(file.size for file in files) / 1e6
+            scored = f"{len(files) - left:,} of them scored already"
+            print(f"{self.shape} -> messages; {len(files):,} shards, {size:,.1f} MB, {scored}; {len(folders):,} teachers by folder", file=sys.stderr)
             if self.reading and self.reading.teachers:
                 print(safe(f"teachers: {self.reading.teachers}"), file=sys.stderr)
             for note in self.reading.notes if self.reading else ():
                 print(safe(note), file=sys.stderr)
         self.log("run planned", fingerprint=self.fingerprint, shards=len(objects), shards_to_do=len(todo), rows_already_scored=self.n_already)
-        kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64()), ("done", pa.list_(pa.list_(pa.int64())))]
-        return pa.Table.from_pylist(todo, schema=pa.schema(kinds))
+        kinds = [("uri", pa.string()), ("version", pa.string()), ("size", pa.int64())]
+        more = [("members", pa.list_(pa.struct(kinds))), ("done", pa.list_(pa.list_(pa.int64())))]
+        return pa.Table.from_pylist(todo, schema=pa.schema(kinds + more))
 
     def count(self, unit: dict[str, Any]) -> None:
         """Add a unit that was written."""
@@ -132,18 +142,26 @@ class Run:
         if open_ended or self.n_read != self.n_scored + self.rejected.total() + self.n_already:
             raise RunError(f"rows are missing or counted twice: {self.equation}; {open_ended} shards not whole. Run the same command again.")
 
-    def tidy(self, store: Store, objects: list[InputObject]) -> None:
-        """Delete the units that do not count, given a fresh listing of the corpus.
+    def tidy(self, store: Store, objects: list[InputObject], files: list[InputObject]) -> None:
+        """Delete the units that do not count, given the run's objects and a fresh listing of the corpus.
 
         These are units that repeat rows of others; those of an earlier version of a shard whose present one is scored
         whole; and those this run wrote of a shard that was replaced meanwhile, because what it read may be of either
         version: the next run reads it anew.
         """
+        now = {file.uri: file for file in files}
+        packs = [pack.as_of(now) for pack in objects if isinstance(pack, Pack)]
+        packed = {file.uri for file in files_of(packs)}
+        objects = [*(file for file in files if file.uri not in packed), *packs]
         mixed = outdated_units(self.written, objects)
-        self.replaced = sorted({obj.uri for obj in mixed.values()})
+        self.replaced = sorted({files_of([obj])[0].uri for obj in mixed.values()})
         names = {*self.units, *self.written}
         gone = {*self.stale, *mixed, *stale_units(sorted(names), objects, self.config.reading.label)}
+        # What a pack holds counts there, and no longer where it was scored before.
+        elsewhere = {pack.key for pack in self.superseded} | {file.key for pack in packs for file in pack.members}
+        gone |= {name for name in names if name[:16] in elsewhere}
         store.drop(self.fingerprint, sorted(gone))
+        drop_packs(store, self.superseded)
         keys = {obj.key for obj in objects}
         self.read_apart = n_rows(n for n in names - gone if n[:16] in keys and reading_of(n) != self.config.reading.label)
         elsewhere = [name for name in names - gone if name[:16] not in keys]
@@ -159,6 +177,9 @@ class Run:
         if self.read_apart:
             what = f"{self.read_apart:,} rows of these shards were read under another --teacher and other --columns"
             said.append(f"{what}, and count beside those of this run")
+        if self.n_files_gone:
+            what = f"{self.n_files_gone:,} small files that were scored together with others of this corpus are no longer in it"
+            said.append(f"{what}; their rows are in the store and count")
         if self.absent:
             what = f"{self.absent['rows']:,} rows of {self.absent['shards']:,} shards that this corpus does not have are in the store and count"
             said.append(f"{what} in the ranking; to rank without them score this corpus into another --store")

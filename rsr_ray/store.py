@@ -3,6 +3,7 @@
     scores/student=<name>/<fingerprint>/<digit>/<unit>.parquet   one row a trajectory, rejects included; one file a work unit
     tokens/student=<name>/<fingerprint>/<digit>/<unit>.parquet   its tokens, where --token-scores asked for them
     teachers/student=<name>.parquet                              one row a teacher
+    packs/student=<name>/<key>.json                              the small files that were scored together (packs.py)
     runs/<run_id>.json                                           settings, versions, the row equation, tokens, seconds
     nightly/<night>.json, nightly/lease/                         what changed in a night; who is at work on the store
     report/                                                      the page, and the same as CSV, JSON and Markdown

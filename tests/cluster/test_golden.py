@@ -83,19 +83,23 @@ def test_the_teachers_table_is_the_reference_where_it_scored_everything(real_run
         assert ours[want["teacher"]]["rsr"] == pytest.approx(float(want["rsr"]), rel=REL)
 
 
+def rows_in(folder) -> list[dict]:
+    return [row for path in folder.glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+
+
 def test_no_cut_off_answer_is_chosen_unless_it_is_asked_for(real_run, tmp_path):
     """The corpus says in `complete` which answers are cut off or loop: rsr likes them, as what repeats itself does not surprise."""
     _, store = real_run
     done = rsr_ray("choose", "--store", store, "--student", "tiny-qwen3", "--out", tmp_path / "default")
     assert done.returncode == 0, done.stderr
-    chosen = pq.read_table(tmp_path / "default").to_pylist()
+    chosen = rows_in(tmp_path / "default")
     assert chosen
     assert not [row["id"] for row in chosen if row["complete"] is False]
     manifest = json.loads((tmp_path / "default" / "manifest.json").read_text())
     assert f"; {manifest['dropped']['incomplete']:,} cut-off answers left out (--keep-incomplete keeps them)" in done.stdout.splitlines()[0]
     kept = rsr_ray("choose", "--store", store, "--student", "tiny-qwen3", "--out", tmp_path / "kept", "--keep-incomplete")
     assert kept.returncode == 0, kept.stderr
-    all_chosen = pq.read_table(tmp_path / "kept").to_pylist()
+    all_chosen = rows_in(tmp_path / "kept")
     loops = [row for row in all_chosen if row["complete"] is False]
     tokens = sum(row["rsr_ray"]["n_tokens"] for row in loops) / sum(row["rsr_ray"]["n_tokens"] for row in all_chosen)
     print(f"left out {manifest['dropped']['incomplete']}; kept, {len(loops) / len(all_chosen):.0%} of the chosen and {tokens:.0%} of their tokens")

@@ -141,7 +141,7 @@ def test_a_choice_by_local_naturalness_says_whether_it_is_another_thing(kept, tm
     manifest = choose(config)
     assert manifest["chosen"] == 30
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["notes"][-1].startswith("local naturalness: rank correlation with global naturalness over 30 trajectories")
+    assert manifest["notes"][1].startswith("local naturalness: rank correlation with global naturalness over 30 trajectories")
     shown = io.StringIO()
     print_choice(manifest, Console(file=shown, width=200))
     assert f"note: {manifest['notes'][0]}" in shown.getvalue()

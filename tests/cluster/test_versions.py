@@ -87,7 +87,7 @@ def test_a_race_and_doctor_say_so_in_a_line(store):
     assert EARLIER in race.stderr
     assert race.stderr.count("\n") == 1
     doctor = rsr_ray("doctor", *options)
-    assert doctor.returncode == 2, doctor.stdout
+    assert doctor.returncode == 1, doctor.stdout
     assert EARLIER in doctor.stdout
 
 
