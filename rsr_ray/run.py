@@ -158,8 +158,8 @@ class Run:
         names = {*self.units, *self.written}
         gone = {*self.stale, *mixed, *stale_units(sorted(names), objects, self.config.reading.label)}
         # What a pack holds counts there, and no longer where it was scored before.
-        elsewhere = {pack.key for pack in self.superseded} | {file.key for pack in packs for file in pack.members}
-        gone |= {name for name in names if name[:16] in elsewhere}
+        counted_elsewhere = {pack.key for pack in self.superseded} | {file.key for pack in packs for file in pack.members}
+        gone |= {name for name in names if name[:16] in counted_elsewhere}
         store.drop(self.fingerprint, sorted(gone))
         drop_packs(store, self.superseded)
         keys = {obj.key for obj in objects}
