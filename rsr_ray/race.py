@@ -35,6 +35,7 @@ from rsr_ray.store import Store, settle_units
 from rsr_ray.student import inspect_student
 from rsr_ray.watch import log
 
+ITS_OWN: dict[str, Any] = {"teacher": None, "teacher_from": None, "columns": (), "roles": ()}  # of reading: a race's shards are canonical
 RACE_VERSION = 3  # raised whenever the same settings would give another course of a race than before
 
 
@@ -187,7 +188,7 @@ class Course:
         # Every replica gets some units of a round, however small it is. It is not the size of what is left to score, because a
         # race that goes on must cut the same units as the one that began.
         unit_rows = max(1, min(self.config.unit_rows, math.ceil(int(rows.sum()) / (4 * self.replicas))))
-        config = dataclasses.replace(self.config, corpus=(folder,), store=self.store.uri, columns=(), teacher=None, unit_rows=unit_rows)
+        config = dataclasses.replace(self.config, corpus=(folder,), store=self.store.uri, **ITS_OWN, unit_rows=unit_rows)
         run_id = None
         begun = (rows & ~self.known).any() and any(name.endswith(".jsonl") for name in list_files(folder, self.store.endpoint))
         if begun:  # its shards first, as they are
