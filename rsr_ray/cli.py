@@ -198,8 +198,8 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _add_certainty(parser: argparse.ArgumentParser) -> None:
     """How sure is sure; `_check_certainty` checks it."""
-    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws; default: %(default)s")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="confidence level of what is said; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random draws; default: %(default)s")
 
 
 def _open_store(args: argparse.Namespace) -> "Store":

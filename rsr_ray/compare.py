@@ -17,7 +17,7 @@ from scipy import stats
 
 from rsr_ray.config import NIGHT
 from rsr_ray.errors import UserError
-from rsr_ray.inference import DRAWS, influence, interval, value_draws
+from rsr_ray.inference import DRAWS, FEWEST, influence, interval, value_draws
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.objects import absolute, list_files
 from rsr_ray.rank import Matrices, Scored, gives, jsonable, load_units
@@ -129,7 +129,7 @@ def compare(a: Side, b: Side, metric: Metric, *, confidence: float = 0.95, seed:
     basis: "matched prompts"; "all prompts" of two nights of one student; "aggregates" of nights whose rows cannot be told
     teachers: of both sides, in B's order, each teacher, a and b (value, place, n_trajectories), n_prompts (of
         aggregates None), difference (b - a), low, high (of each alone), went (same, better or worse), p_up (share of draws in which b is higher),
-        p_value (after Holm's correction over the teachers), more_than_noise (None: cannot be told, as with one prompt); of two
+        p_value (after Holm's correction over the teachers), more_than_noise (None: cannot be told, as with few prompts); of two
         students all of these from the difference on are None
     swaps: pairs of teachers in another order: before_in_a, before_in_b, share of draws with both orders as they
         are, p_value (after Holm's correction over all pairs), more_than_noise
@@ -339,6 +339,7 @@ def of_errors(values: np.ndarray, error: np.ndarray, n: np.ndarray, confidence: 
     rng, fewest = np.random.default_rng(seed), n.min(0)
     draws = values[:, None] + error[:, None] * rng.standard_normal((2, DRAWS, values.shape[1]))
     reach = stats.t.ppf((1 + confidence) / 2, np.maximum(fewest - 1, 1)) * np.hypot(*error)
+    reach = np.where(fewest < FEWEST, math.nan, reach)
     difference = values[1] - values[0]
     return Measured(values, draws, fewest, (difference - reach, difference + reach))
 
@@ -355,14 +356,14 @@ def errors(side: Side, teachers: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def p_values(value: np.ndarray, draws: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Two-sided p of values [K] that would be 0, from bootstrap draws [B, K] on n prompts [K]; NaN for one prompt.
+    """Two-sided p of values [K] that would be 0, from bootstrap draws [B, K] on n prompts [K]; NaN below FEWEST of them.
 
     Student's t of the bootstrap's standard error. For a mean it is the t-test.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(value) / (np.std(draws, axis=0) * np.sqrt(n / (n - 1)))
         p = 2 * stats.t.sf(t, n - 1)
-    return np.where(n < 2, np.nan, np.where(value == 0, 1.0, p))
+    return np.where(n < FEWEST, np.nan, np.where(value == 0, 1.0, p))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -443,7 +444,7 @@ def kendall_interval(ranked: Measured, confidence: float) -> dict[str, float] | 
         return None
     taus, tail = kendall(*ranked.draws), 50 * (1 - confidence)
     known = taus[~np.isnan(taus)]
-    low, high = np.percentile(known, [tail, 100 - tail]) if len(known) and ranked.n.min() > 1 else (math.nan, math.nan)
+    low, high = np.percentile(known, [tail, 100 - tail]) if len(known) and ranked.n.min() >= FEWEST else (math.nan, math.nan)
     return {"value": float(kendall(*ranked.values)), "low": low, "high": high}
 
 
@@ -474,8 +475,8 @@ def sentence(compared: dict[str, Any]) -> str:
     teachers, rows = compared["teachers"], compared["trajectories"]
     if rows and rows["differ"] == rows["only_a"] == rows["only_b"] == 0:
         return f"Nothing moved: the {rows['both']:,} trajectories are the same on both sides, bit for bit."
-    if all(t["n_prompts"] is not None and t["n_prompts"] < 2 for t in teachers):
-        return "On one prompt a teacher: what moved is shown, but nothing can be said of noise."
+    if all(t["n_prompts"] is not None and t["n_prompts"] < FEWEST for t in teachers):
+        return f"On fewer than {FEWEST} prompts per teacher: what moved is shown, but nothing can be said of noise."
     if compared["same_student"] and all(t["more_than_noise"] is None for t in teachers):
         return "What moved is shown, but nothing can be said of noise."
     said = []

@@ -188,7 +188,7 @@ class RaceConfig(ScoreConfig):
 
     teachers: tuple[str, ...] = option("the teachers that race; default: all of the corpus", ())
     by: str = option("metric the best teacher is best by: any of one pass that has a direction and looks at no other answer", "rsr")
-    confidence: float = option("of the answer: that no other teacher is better by more than the margin", 0.95)
+    confidence: float = option("confidence level of the answer: on the matched prompts no other teacher is better by more than the margin", 0.95)
     margin: float = option("teachers this share of the best one's value apart are as good as each other", 0.01)
     budget: float = option("share of the cost of scoring every matched prompt; a round that would go beyond is not begun", 1.0)
     first_round: int | None = option("prompts in the first round; default: 2% of them, and enough to show what 4% of a teacher's answers do", None)

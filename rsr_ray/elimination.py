@@ -71,13 +71,27 @@ def standard_error(z: np.ndarray, share: float) -> np.ndarray:
     return np.zeros(z.shape[1]) if share == 1 else z.std(0, ddof=1) / math.sqrt(len(z)) * math.sqrt(1 - share)
 
 
+def own_intervals(value: np.ndarray, z: np.ndarray, share: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of values [A] to which each prompt adds z [P, A], where `share` of the finite population was drawn: ends, [A] each.
+
+    Those that `teachers` prints, drawn in by the finite population correction.
+    """
+    from rsr_ray.inference import interval  # which imports this module
+
+    if share == 1:
+        return value, value
+    found, part = interval(value, z, confidence), math.sqrt(1 - share)
+    return value + part * (found.low - value), value + part * (found.high - value)
+
+
 @dataclass(frozen=True)
 class Standing:
     """A teacher's value when it was last looked at, lower is better, and its own interval at the confidence."""
 
     value: float
-    low: float  # the value itself where every prompt is scored: it is exact then, of these prompts
+    low: float  # where it is exact, the value itself; NaN where nothing is known of it
     high: float
+    exact: bool  # every prompt was tried, so there is nothing to infer
     n_prompts: int  # that every teacher then alive had a score for
     round: int  # 1-based
 
@@ -144,9 +158,9 @@ class Elimination:
         """The same of prompts with a score of every teacher of `names`, [n, len(names)]."""
         n, value, z = len(x), *influence(x, y)
         share = n_tried / self.n_prompts
-        width = t_quantile((1 + self.confidence) / 2, n) * standard_error(z, share)
-        for name, v, w in zip(names, value.tolist(), width.tolist(), strict=True):
-            self.standings[name] = Standing(v, v - w, v + w, n, self.round)
+        low, high = own_intervals(value, z, share, self.confidence)
+        for i, name in enumerate(names):
+            self.standings[name] = Standing(float(value[i]), float(low[i]), float(high[i]), share == 1, n, self.round)
         if n < min(MIN_PROMPTS if share == 1 else self.least, self.n_prompts):
             return
         best = min(range(len(names)), key=lambda i: (value[i], names[i]))
@@ -167,10 +181,11 @@ class Elimination:
     def _why_over(self, n: int, share: float, *, near: bool, equal: list[str]) -> str:
         """Why there is a winner: by n prompts of all, `share` of which were tried; `near` whether any other is only near it."""
         if share == 1:
-            reason = f"all {n:,} prompts are scored" if n == self.n_prompts else "every prompt was tried"
-            on_a_bound = [name for name, why in self.left.items() if name not in self.unscored and self.standings[name].round < self.round]
+            on_a_bound = [name for name in self.left if name not in self.unscored and self.standings[name].round < self.round]
+            whose = " of the teachers still in" if on_a_bound else ""
+            reason = f"all {n:,} prompts{whose} are scored" if n == self.n_prompts else "every prompt was tried"
             if on_a_bound:
-                reason += f"; {', '.join(on_a_bound)} left earlier, at the confidence of {self.confidence:g}"
+                reason += f"; {', '.join(on_a_bound)} left earlier, on a bound"
         elif len(self.unscored) == len(self.left):
             reason = "there is no other teacher left"
         else:

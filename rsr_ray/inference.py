@@ -248,7 +248,7 @@ def _studentised(each: np.ndarray, seed: int) -> np.ndarray:
     return np.where(np.abs(mean) < 1e-6, 0.0, np.where(spread < 1e-6, sure, t))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def resamples(n: int, seed: int) -> np.ndarray:
     """Shares of n things in draws of n with replacement, float32 [B, n]."""
     rng = np.random.default_rng([seed, n, DRAWS])

@@ -7,6 +7,7 @@ one of another name.
 """
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from rsr_ray.cluster import connect
@@ -149,10 +150,20 @@ def places(entry: dict[str, Any]) -> dict[str, int | None]:
     return {t["teacher"]: ranked.get(t["teacher"]) if ranked else t["place"] for t in entry["teachers"]}
 
 
-def bounds(entry: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Of a night's ranking the places that each teacher may have, where that is known."""
+def bounds(entry: dict[str, Any], among: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Of a night's ranking the places that each of some teachers may have among these, where that is known.
+
+    Of the others, those that come before a teacher are not surely worse than it, and of those behind it none is surely
+    better: without them its places lie between its bounds less the number of those before it.
+    """
     ranked = entry["ranking"]["teachers"] if entry.get("ranking") else []
-    return {t["teacher"]: (t["first_place"], t["last_place"]) for t in ranked if t.get("first_place")}
+    found, others_before = {}, 0
+    for t in sorted(ranked, key=lambda t: t["place"]):
+        if t["teacher"] not in among:
+            others_before += 1
+        elif t.get("first_place"):
+            found[t["teacher"]] = (t["first_place"] - others_before, t["last_place"] - others_before)
+    return found
 
 
 def apart(a: tuple[int, int], b: tuple[int, int]) -> bool:
@@ -163,7 +174,8 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
     """What changed between two nights' results of a student; None where there is nothing to compare with.
 
     A teacher's place has changed where it is another among the teachers of both nights: one that only makes room for a
-    newcomer keeps its own. It has moved where the places that it may have (`bounds`) are others; else the change is `unsure`.
+    newcomer keeps its own. It has moved where the places that it may have among them (`bounds`) are others; else the change
+    may be noise, and is `unsure`.
     """
     if last is None or last["fingerprint"] != now["fingerprint"]:
         return None
@@ -172,7 +184,7 @@ def compare(last: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any] 
     both = [name for name in old if was[name] and is_now.get(name)]
     before, after = ([*sorted(both, key=side.__getitem__)] for side in (was, is_now))  # type: ignore[arg-type]
     changed = [name for name in after if before.index(name) != after.index(name) and was[name] != is_now[name]]
-    could, can = bounds(last), bounds(now)
+    could, can = bounds(last, both), bounds(now, both)
     moved = {name for name in changed if name in could and name in can and apart(could[name], can[name])}
     moves = [{"teacher": name, "from": was[name], "to": is_now[name]} for name in changed]
     values = {t["teacher"]: t["value"] for t in now["ranking"]["teachers"]} if now.get("ranking") else {}

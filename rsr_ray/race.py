@@ -203,10 +203,12 @@ class Course:
         return run_id
 
     def standing(self, teacher: str) -> dict[str, Any]:
-        """A teacher's value and interval when it was last looked at, the metric's own way round."""
+        """A teacher's value and interval when it was last looked at, the metric's own way round; None where nothing is known of it."""
         standing = self.state.standings[teacher]
         value, *ends = (float(self.metric.order(np.array(v))) for v in (standing.value, standing.low, standing.high))
-        return {"value": value, "low": min(ends), "high": max(ends), "n_prompts": standing.n_prompts, "round": standing.round}
+        low, high = (None, None) if math.isnan(ends[0]) else (min(ends), max(ends))
+        facts = {"exact": standing.exact, "n_prompts": standing.n_prompts, "round": standing.round}
+        return {"value": value, "low": low, "high": high, **facts}
 
     def record(self) -> dict[str, Any]:
         """What is stored as race.json."""

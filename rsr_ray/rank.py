@@ -427,5 +427,5 @@ def naturalness_notes(columns: Mapping[str, np.ndarray]) -> list[str]:
         return [f"local naturalness: {steps}"]
     said = [f"local naturalness: rank correlation with global naturalness over {known.sum():,} trajectories {correlation:.3f}; {steps}"]
     if correlation > COLLAPSED:
-        said.append("it has collapsed into global naturalness: with so few steps the window holds nearly all; a smaller --step-window may help")
+        said.append("it has collapsed into global naturalness: the window may hold nearly all steps; a smaller --step-window may help")
     return said

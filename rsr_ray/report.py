@@ -93,9 +93,9 @@ def print_ranking(ranking: dict[str, Any], table: list[dict[str, Any]], student_
         out.print(Text(f"answers that the corpus says are cut off: {', '.join(some)}"))
     _print_notes(ranking["notes"], out)
     if len(ranking["pairwise"]) > 12:
-        out.print(Text("the probability of each pairwise order is in --json"))
+        out.print(Text("the probability of each pairwise order on prompts like these is in --json"))
     elif ranking["pairwise"]:
-        out.print(Text("probability that the row's teacher is better than the column's:"))
+        out.print(Text("probability that the row's teacher is better than the column's on prompts like these:"))
         matrix = Table(box=box.SIMPLE_HEAD, show_edge=False)
         matrix.add_column("", justify="right")
         for t in teachers[1:]:
@@ -124,7 +124,7 @@ def places(t: dict[str, Any]) -> str:
 def places_in_words(ranking: dict[str, Any]) -> str:
     """What the places and P(best) of a ranking are."""
     bounds = f"places: those that a teacher may have on prompts like these, right for all of them together at {percent(ranking['confidence'])}"
-    return f"{bounds}; P(best): the chance to be the best there, lowered for the luck of who comes first"
+    return f"{bounds}; P(best): the chance of being best there, with what was seen shrunk, because chance favours whoever comes first"
 
 
 def _ranked_table(*numbers: str) -> Table:
@@ -206,7 +206,7 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
     shown.add_column("teacher", overflow="fold", min_width=12)
     wide = out.width >= NARROW
     interval = f"{percent(compared['confidence'])} interval\nof B - A"
-    for name in ("place\nA > B", "A", "B", "B - A", interval, *(["P(B\nhigher)", "prompts", "scored\nA", "scored\nB"] if wide else [])):
+    for name in ("place\nA > B", "A", "B", "B - A", interval, *(["draws with\nB higher", "prompts", "scored\nA", "scored\nB"] if wide else [])):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("more than\nnoise", no_wrap=True)
     for t in compared["teachers"]:
@@ -214,8 +214,8 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
         between = f"{number(t['low'])} to {number(t['high'])}" if t["low"] is not None else "-"
         numbers = (number(t["a"]["value"]), number(t["b"]["value"]), number(t["difference"]), between)
         counts = [f"{n:,}" if n is not None else "-" for n in (t["n_prompts"], t["a"]["n_trajectories"], t["b"]["n_trajectories"])]
-        more = [probability(t["p_up"]), *counts] if wide else []
-        shown.add_row(Text(safe(t["teacher"])), places, *numbers, *more, _verdict(t, compared))
+        more = [f"{t['p_up']:.0%}" if t["p_up"] is not None else "-", *counts] if wide else []
+        shown.add_row(Text(safe(t["teacher"])), places, *numbers, *more, _verdict(t))
     out.print(shown)
     pairs = compared["swaps"]
     for pair in pairs[:SWAPS]:
@@ -234,19 +234,28 @@ def print_comparison(compared: dict[str, Any], out: Console) -> None:
     for what, names in (("only in A", "only_a"), ("only in B", "only_b"), ("in both, without a prompt in common", "unmatched")):
         if compared[names]:
             out.print(Text(safe(f"teachers {what}: {', '.join(compared[names])}")))
-    many = len(compared["teachers"])
-    said = f"of the {many} teachers, and of all pairs of them, corrected for being so many (Holm)" if many > 1 else "of the one teacher"
-    noise = f"more than noise: at {percent(compared['confidence'])}, {said}; an interval is of one teacher alone"
-    _print_notes([*compared["notes"], noise], out)
+    _print_notes([*compared["notes"], *noise_in_words(compared)], out)
 
 
-def _verdict(t: dict[str, Any], compared: dict[str, Any]) -> str:
-    """Whether a teacher moved, and which way where that means something."""
+def noise_in_words(compared: dict[str, Any]) -> list[str]:
+    """What "more than noise" means in a comparison; nothing where it is said of nothing."""
+    many, same_student = len(compared["teachers"]), compared["same_student"]
+    judged = [f"the {many} teachers" if many > 1 else "the one teacher"] if same_student else []
+    judged += [f"all pairs of the {many} teachers"] if many > 1 else []
+    if not judged:
+        return []
+    corrected = ", corrected for being so many (Holm)" if many > 1 else ""
+    alone = "; an interval is of one teacher alone" if same_student else ""
+    return [f"more than noise: at {percent(compared['confidence'])} on prompts like these, of {' and of '.join(judged)}{corrected}{alone}"]
+
+
+def _verdict(t: dict[str, Any]) -> str:
+    """Whether a teacher moved by more than noise, and which way; "-" where that cannot be told."""
     if t["more_than_noise"] is None:
         return "-"
     if not t["more_than_noise"]:
         return "no" if t["difference"] else "same"
-    return f"yes, {t['went']}" if compared["same_student"] else "yes"
+    return f"yes, {t['went']}"
 
 
 def _changed(rows: dict[str, Any]) -> str:
@@ -433,17 +442,19 @@ def _interval(standing: dict[str, Any]) -> str:
 
 
 def _ends(standing: dict[str, Any]) -> str:
-    """The interval; a value with every prompt scored has none: it is exact, of these prompts."""
-    return "exact" if standing["low"] == standing["high"] else f"{standing['low']:.3f} to {standing['high']:.3f}"
+    """The interval; a value with every prompt tried has none: it is exact, of these prompts."""
+    if standing["exact"]:
+        return "exact"
+    return "-" if standing["low"] is None else f"{standing['low']:.3f} to {standing['high']:.3f}"
 
 
 def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
     """The teachers of a race, best first, who is the winner and how sure that is, and what it cost."""
-    by, better, share = record["by"], record["better"], f"{record['confidence']:g}"
+    by, better, share = record["by"], record["better"], percent(record["confidence"])
     title = Text(f"Race of teachers for student {record['student']}, by {by} ({better} is better)")
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("teacher", overflow="fold", min_width=12)
-    for name in (f"{by}\n{better}=better", f"interval\nat {share}", "prompts", "out after\nround"):
+    for name in (f"{by}\n{better}=better", f"{share}\ninterval", "prompts", "out after\nround"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for t in record["teachers"]:
@@ -466,8 +477,8 @@ def print_race(record: dict[str, Any], store_uri: str, out: Console) -> None:
         out.print(Text(f"  {record['unreadable_rows']:,} rows of the corpus hold no conversation that could be read and did not race"))
     own = f"{store_uri}/races/{record['race_id']}"
     out.print(Text(f"race      {own}/race.json"), soft_wrap=True)
-    if record["decided"] and spent["trajectories"]:
-        ranked = f"rsr-ray teachers --store {own} --student {record['student']}"
+    if record["decided"] and not (spent["trajectories"] and taken["trajectories"]):  # else no store holds all that was looked at
+        ranked = f"rsr-ray teachers --store {own if spent['trajectories'] else store_uri} --student {record['student']}"
         out.print(Text(f"On prompts like these, not these alone: {ranked}"), soft_wrap=True)
 
 
@@ -479,14 +490,14 @@ def race_answer(record: dict[str, Any]) -> str:
         n = len(record["alive"])
         left = f"{n} teacher{'s'[: n != 1]} could still win: {', '.join(record['alive'])}" if n else "No teacher is left"
         return f"Not decided: {record['reason']}. {left}{go_on}"
-    last = record["rounds"][-1]
+    last, sure = record["rounds"][-1], f" ({percent(record['confidence'])})"
     if last["prompts"] == record["matched_prompts"]:
         n, of = last["prompts_compared"], last["prompts"]
         on = f"the {n:,} of {of:,} prompts with a score of every teacher still in" if n < of else f"these {of:,} prompts"
-        return f"{record['winner']} is best on {on}: {record['reason']}"
+        some_left_early = any((t["left_after_round"] or math.inf) < len(record["rounds"]) for t in record["teachers"])
+        return f"{record['winner']} is best on {on}{sure if some_left_early else ''}: {record['reason']}"
     within = f", or within {record['margin']:.2%} of the best," if record["margin"] else ""
-    on = f"on these {record['matched_prompts']:,} prompts"
-    return f"{record['winner']} is best{within} {on} with confidence {record['confidence']:g}: {record['reason']}"
+    return f"{record['winner']} is best{within} on these {record['matched_prompts']:,} prompts{sure}: {record['reason']}"
 
 
 def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:
@@ -537,7 +548,7 @@ def changes_in_words(student: dict[str, Any], night: str) -> list[str]:
         lines.append(f"  new teacher {new['teacher']} {place}")
     lines += [f"  {moved['teacher']} moved from place {moved['from']} to {moved['to']}" for moved in changes["moved"]]
     if unsure := changes.get("unsure"):
-        lines.append("  places differ within noise: " + ", ".join(f"{m['teacher']} {m['from']} -> {m['to']}" for m in unsure))
+        lines.append("  places that differ, which may be noise: " + ", ".join(f"{m['teacher']} {m['from']} -> {m['to']}" for m in unsure))
     lines += [f"  {name} is gone" for name in changes["gone_teachers"]]
     grown = changes["new_trajectories"]
     if grown:
@@ -603,8 +614,8 @@ def _correlation_notes(result: dict[str, Any]) -> list[str]:
     shown = ", ".join(tied[:8]) + (f" and {len(tied) - 8} more, see --json" if len(tied) > 8 else "")
     lines.append(f"tied values: {shown or 'none'}" + ("; they share their average rank, Kendall is tau-b" if tied else ""))
     sign = {"lower": 1, "higher": -1}
-    wrong = [(m["metric"], m["better"]) for m in result["metrics"] if m["spearman"] is not None and m["spearman"] * sign.get(m["better"], 0) > 0]
-    lines += [f"wrong sign: {name} should be {better} for better teachers, and here it is not" for name, better in wrong]
+    wrong = [m for m in result["metrics"] if m["spearman"] is not None and m["spearman"] * sign.get(m["better"], 0) > 0]
+    lines += [f"wrong sign: {m['metric']} should be {m['better']} for better teachers, and in this table it is not (p = {m['p']:.2g})" for m in wrong]
     nulls: dict[tuple[str, str], list[str]] = {}
     for metric in result["metrics"]:
         for name, of in metric["students"].items():

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rsr_ray.elimination import MIN_PROMPTS, Elimination, first_prompts, round_ends
+from rsr_ray.elimination import MIN_PROMPTS, Elimination, first_prompts, influence, round_ends
+from rsr_ray.inference import interval
 from rsr_ray.read import iter_trajectories, list_corpus
 from rsr_ray.reading import Reading, teacher_of_path
 
@@ -66,8 +67,7 @@ def slow(x, y, n_all, n_teachers, n_looks, confidence, margin):
                 lost.add(t)
             elif value[best] - value[t] + reach <= margin * value[best]:
                 near.add(t)
-    width = [stats.t.ppf(0.5 + confidence / 2, n - 1) * statistics.stdev(row[t] for row in z) / math.sqrt(n) * correction for t in columns]
-    return best, lost, near, value, width
+    return best, lost, near, value, correction
 
 
 @given(seed=st.integers(0, 10_000), n_teachers=st.integers(2, 5), n_prompts=st.integers(25, 90), margin=st.sampled_from([0.0, 0.01, 0.1]))
@@ -78,11 +78,14 @@ def test_the_first_look_is_what_the_slow_twin_says(seed, n_teachers, n_prompts, 
     state = Elimination([str(t) for t in range(n_teachers)], n_prompts, **how)
     end = state.ends[0]
     state.update(x[:end], y[:end])
-    best, lost, near, value, width = slow(x[:end].tolist(), y[:end].tolist(), n_prompts, n_teachers, len(state.ends), 0.9, margin)
+    best, lost, near, value, correction = slow(x[:end].tolist(), y[:end].tolist(), n_prompts, n_teachers, len(state.ends), 0.9, margin)
+    ranked = interval(*influence(x[:end], y[:end]), 0.9)  # what `teachers` says of prompts like these
     for t in range(n_teachers):
         standing = state.standings[str(t)]
         assert standing.value == pytest.approx(value[t], rel=1e-12)
-        assert (standing.low, standing.high) == pytest.approx((value[t] - width[t], value[t] + width[t]), rel=1e-9)
+        low, high = (value[t] + correction * (ends[t] - value[t]) for ends in (ranked.low, ranked.high))
+        assert (standing.low, standing.high) == pytest.approx((low, high), rel=1e-9)
+        assert not standing.exact
     over = len(lost | near) == n_teachers - 1
     assert state.finished == over
     assert state.leader == str(best)
@@ -138,11 +141,13 @@ def test_without_a_margin_equal_teachers_take_every_prompt():
     rng = np.random.default_rng(1)
     x, y = made_up(rng, 300, [6.0] * 3, [2.0] * 3)
     state = run(x, y, margin=0.0, first_round=MIN_PROMPTS)
-    assert state.reason.startswith("all 300 prompts are scored")
+    assert state.reason.startswith("all 300 prompts")
+    assert " are scored" in state.reason
     alive = [int(name) for name in ("0", "1", "2") if name in state.alive or "on all" in state.left.get(name, "")]
     assert state.leader == str(min(alive, key=lambda t: x[:, t].mean() / y[:, t].mean()))
     standing = state.standings[str(state.leader)]
     assert standing.low == standing.value == standing.high
+    assert standing.exact
 
 
 def test_a_corpus_smaller_than_a_round_is_scored_whole():
@@ -238,8 +243,9 @@ def test_a_tie_is_called_one():
         assert (state.winner, state.left["c"]) == ("a", "equal to a")
         assert state.leader == "a"
         assert state.left["b"].startswith("worse than ")
-        dropped = "b left earlier, at the confidence of 0.95; " if state.standings["b"].round < state.round else ""
-        assert state.reason == f"all 30 prompts are scored; {dropped}it is a tie with c, and a comes first by name"
+        early = state.standings["b"].round < state.round
+        scored = "all 30 prompts of the teachers still in are scored; b left earlier, on a bound" if early else "all 30 prompts are scored"
+        assert state.reason == f"{scored}; it is a tie with c, and a comes first by name"
 
 
 # --- over many repetitions --------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ def test_wrong_values_are_named(changes, says):
 
 
 def record(**changes) -> dict:
-    standing = {"value": 2.5, "low": 2.4, "high": 2.6, "n_prompts": 20, "round": 1}
+    standing = {"value": 2.5, "low": 2.4, "high": 2.6, "exact": False, "n_prompts": 20, "round": 1}
     a_round = {
         "round": 1,
         "prompts": 20,
@@ -237,8 +237,8 @@ def said(record: dict) -> str:
 
 
 def test_the_answer_in_words():
-    assert race_answer(record()).startswith("A is best, or within 1.00% of the best, on these 60 prompts with confidence 0.95")
-    assert race_answer(record(margin=0.0)).startswith("A is best on these 60 prompts with confidence 0.95")
+    assert race_answer(record()).startswith("A is best, or within 1.00% of the best, on these 60 prompts (95%): no other")
+    assert race_answer(record(margin=0.0)).startswith("A is best on these 60 prompts (95%): no other")
     undecided = record(decided=False, winner=None, alive=["A", "B"], reason="the next round is not within the budget", next_cost_share=0.4567)
     assert race_answer(undecided) == (
         "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "

@@ -336,15 +336,16 @@ def as_markdown(report: dict[str, Any]) -> str:
         if ranking is None:
             lines += [student["empty"], ""]
             continue
-        value = f"{report['metric']} ({report['better']} is better)"
-        lines += [f"**{_md(ranking['sentence'])}**", "", f"| # | teacher | {value} | interval | places | P(best) |"]
+        value, sure = f"{report['metric']} ({report['better']} is better)", percent(ranking["confidence"])
+        lines += [f"**{_md(ranking['sentence'])}**", "", f"| # | teacher | {value} | {sure} interval | {sure} places | P(best) |"]
         lines += ["|---:|---|---:|---|---|---:|"]
         for t in ranking["teachers"][:20]:
             between = f"{number(t['low'])} – {number(t['high'])}" if t["low"] is not None else "-"
             lines.append(f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | {places_of(t)} | {probability(t['p_best'])} |")
         if len(ranking["teachers"]) > 20:
             lines.append(f"\n{len(ranking['teachers']) - 20} more in teachers.csv.")
-        said = [*ranking["notes"], *filter(None, [student["unscored"]]), *student["changes"]]
+        words = [places_in_words(ranking)] if ranking["best"] else []
+        said = [*words, *ranking["notes"], *filter(None, [student["unscored"]]), *student["changes"]]
         lines += ["", *(f"- {_md(line)}" for line in said), ""]
     return "\n".join(lines)
 

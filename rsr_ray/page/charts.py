@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from rsr_ray.errors import safe
+from rsr_ray.inference import FEWEST
 from rsr_ray.report import number, percent
 
 if TYPE_CHECKING:
@@ -134,22 +135,26 @@ def whiskers(ranking: dict[str, Any], name: str, axis: str) -> str:
     return _draw(0.8 + ROW * len(teachers), draw, name, f"Teachers with their {percent(ranking['confidence'])} intervals. {ranking['sentence']}")
 
 
+def ellipse_radius(n: int, confidence: float) -> float:
+    """In standard errors, of the ellipse that holds both means of n prompts: Hotelling's T squared, 1931."""
+    return float(np.sqrt(2 * (n - 1) / (n - 2) * stats.f.ppf(confidence, 2, n - 2)))
+
+
 def plane(points: list[dict[str, Any]], name: str, confidence: float) -> str:
-    """Mean surprisal against mean rank of each teacher, an ellipse for where its means may lie, and lines of equal rsr.
+    """Mean surprisal against mean rank of each teacher, an ellipse that holds its true means, and lines of equal rsr.
 
     `points` have teacher, n, mean [2] and covariance [2][2] of the trajectories' (surprisal, rank).
     """
     points = points[:MOST]
-    radius = np.sqrt(stats.chi2.ppf(confidence, 2))
 
     def draw(ax: "Axes", size: Size) -> None:
         from matplotlib.patches import Ellipse
 
         for n, point in enumerate(points):
             colour = SERIES[n % len(SERIES)]
-            if point["n"] > 2:
+            if point["n"] >= FEWEST:
                 spread, turn = np.linalg.eigh(np.array(point["covariance"]) / point["n"])
-                width, height = 2 * radius * np.sqrt(spread.clip(0))
+                width, height = 2 * ellipse_radius(point["n"], confidence) * np.sqrt(spread.clip(0))
                 angle = np.degrees(np.arctan2(turn[1, 0], turn[0, 0]))
                 ax.add_patch(Ellipse(point["mean"], width, height, angle=angle, facecolor=colour, edgecolor=colour, alpha=0.25))
             ax.plot(*point["mean"], "o", color=colour, markersize=6)
