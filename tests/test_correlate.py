@@ -361,7 +361,7 @@ def test_a_metric_that_goes_the_wrong_way_is_told(tmp_path, capsys):
     rows = [{"student": "s", "teacher": t, "accuracy": a, "rsr": a / 10, "lark": a / 10} for t, a in zip("ABCD", (40, 50, 45, 20), strict=True)]
     assert main(["correlate", "--table", write(tmp_path / "t.csv", rows), "--permutations", "50"]) == 0
     shown = capsys.readouterr().out
-    assert "wrong sign: rsr should be lower for better teachers, and here it is not" in shown
+    assert "wrong sign: rsr should be lower for better teachers, and in this table it is not (p = " in shown
     assert "wrong sign: lark" not in shown
 
 
