@@ -157,7 +157,8 @@ def _find_remote(uri: str, endpoint: str | None, endings: tuple[str, ...]) -> tu
         found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
         root, named = path[: path.index(next(c for c in path if c in "*?["))].rsplit("/", 1)[0], False
     else:
-        raise UserError(f"corpus {uri}: there is no such file or folder")
+        hint = "; a private or gated dataset, which looks the same, needs HF_TOKEN" if protocol == "hf" else ""
+        raise UserError(f"corpus {uri}: there is no such file or folder{hint}")
     objects, skipped = [], []
     for name, info in sorted(found.items()):
         address = f"{protocol}://{name}"
