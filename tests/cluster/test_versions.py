@@ -100,3 +100,11 @@ def test_a_new_generation_stands_beside_it(store, tmp_path):
     chosen = rsr_ray("choose", "--store", copy, "--student", "s", "--out", tmp_path / "out")
     assert chosen.returncode == 2
     assert "--fingerprint" in chosen.stderr
+
+
+def test_correlate_takes_its_values(store, tmp_path):
+    table = tmp_path / "accuracies.csv"
+    table.write_text("student,teacher,accuracy\ns,a,40\ns,b,50\n")
+    done = rsr_ray("correlate", "--store", store, "--accuracies", table, "--permutations", "50")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or (done.returncode == 2 and done.stderr.count("\n") == 1 and "teachers" in done.stderr)
