@@ -1,11 +1,14 @@
-"""ray job submit --working-dir . -- python jobs/choose.py --store URI --student NAME --by rsr --out URI"""
+"""ray job submit --working-dir . -- python jobs/choose.py --store URI --student NAME --by rsr
+--out URI
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this file, where it is not installed
+# the package beside this file, where it is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rsr_ray.cli import main
+from rsr_ray.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["choose", *sys.argv[1:]]))
+    run(["choose", *sys.argv[1:]])

@@ -1,7 +1,5 @@
 """`python -m rsr_ray` is `rsr-ray`."""
 
-import sys
+from rsr_ray.cli import run
 
-from rsr_ray.cli import main
-
-sys.exit(main())
+run()

@@ -1,8 +1,9 @@
-"""Credentials: refused where they are given as part of a setting, and taken out of all that is printed, logged or kept.
+"""Credentials: refused in settings, and taken out of all that is printed, logged or kept.
 
-A setting is kept in run records, and a URI in every score row. So a password, key or token has no place in either. An `@`
-is not enough to tell: revisions, nights, containers and paths have one too. What is refused and what is taken out is found
-by one function, `_find`, so neither can know of a credential that the other does not.
+A setting is kept in run records, and a URI in every score row. So a password, key or token has no
+place in either. An `@` is not enough to tell: revisions, nights, containers and paths have one too.
+What is refused and what is taken out is found by one function, `_find`, so neither can know of a
+credential that the other does not.
 """
 
 import logging
@@ -16,7 +17,7 @@ from rsr_ray.errors import UserError
 HIDDEN = "***"
 Span = tuple[int, int]  # [start, stop) of a text
 
-# --- a URI's login ----------------------------------------------------------------------------------------------------
+# --- a URI's login --------------------------------------------------------------------------------
 
 # Whose part before an `@` is a name: Azure's container, or a login without its password.
 CONTAINER = ("abfs", "abfss", "az", "adl", "wasb", "wasbs")
@@ -28,21 +29,33 @@ WITH_PORT = (*LOGIN, "http", "https", "ray", "tcp", "grpc", "ws", "wss")
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,40})://", re.IGNORECASE)
 END = re.compile(r"\s|[\"'<>](?=[\s,;:.)\]}\\]|$)")  # of a URI in a sentence, a list or JSON
 PORT = re.compile(r"(\[[0-9a-f:.]+\]|[^:@]*)(:[0-9]{0,5})?", re.IGNORECASE)
-HOST = r"(?:[a-z0-9-]{1,63}\.){1,8}(?:[a-z]{2,24}|[0-9]{1,3}(?=[:/]))(?::[0-9]{2,5})?|(?:[a-z0-9-]{1,63}|\[[0-9a-f:.]+\]):[0-9]{2,5}|localhost"
+HOST = (
+    r"(?:[a-z0-9-]{1,63}\.){1,8}(?:[a-z]{2,24}|[0-9]{1,3}(?=[:/]))(?::[0-9]{2,5})?"
+    r"|(?:[a-z0-9-]{1,63}|\[[0-9a-f:.]+\]):[0-9]{2,5}"
+    r"|localhost"
+)
 WITH_HOST = re.compile(rf"(?:{HOST})(?![a-z0-9])", re.IGNORECASE)
 
-# --- named, or known by its looks -------------------------------------------------------------------------------------
+# --- named, or known by its looks -----------------------------------------------------------------
 
 BEGIN = r"(?<![^\s\"'`,;?&(\[{=])"
 VALUE = r"(?P<secret>(?!\*\*\*)[^&;,\s\"'`<>\\)\]}]+)"
 # Names that say a secret wherever they stand, and those that do so in a URI only.
 ANYWHERE = (
-    r"(?:secret|passw(?:or)?d|passphrase|pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?|secret[_-]?(?:access[_-]?)?key|account[_-]?key"
-    r"|shared[_-]?access[_-]?key|shared[_-]?access[_-]?signature|private[_-]?key|signature|credentials?"
+    r"(?:secret|passw(?:or)?d|passphrase|pwd|api[_-]?key|access[_-]?key(?:[_-]?id)?"
+    r"|secret[_-]?(?:access[_-]?)?key|account[_-]?key"
+    r"|shared[_-]?access[_-]?key|shared[_-]?access[_-]?signature|private[_-]?key"
+    r"|signature|credentials?"
     r"|(?:auth|access|session|security|refresh|bearer|hf|private|github|api)[_-]?token)"
 )
-IN_URI = rf"(?:[a-z0-9_.-]{{0,60}}?(?:token|subscription-key|auth-?key|{ANYWHERE})|sig|auth|authorization|key|pass|pw|sas|jwt)"
-HEADER = r"(?:(?:proxy-)?authorization|x-api-key|api-key|private-token|x-auth-token|x-amz-security-token|cookie|set-cookie)"
+IN_URI = (
+    rf"(?:[a-z0-9_.-]{{0,60}}?(?:token|subscription-key|auth-?key|{ANYWHERE})"
+    r"|sig|auth|authorization|key|pass|pw|sas|jwt)"
+)
+HEADER = (
+    r"(?:(?:proxy-)?authorization|x-api-key|api-key|private-token|x-auth-token"
+    r"|x-amz-security-token|cookie|set-cookie)"
+)
 NAMED = [
     rf"(?:(?<=[?&;#])|(?<=\\u0026)){IN_URI}=(?P<secret>(?!\*\*\*)[^&;\s\"'\\]+)",
     rf"{BEGIN}[a-z0-9_.-]{{0,60}}{ANYWHERE}\s?=\s?[\"']?(?!none\b|null\b|true\b|false\b){VALUE}",
@@ -59,21 +72,30 @@ SHARED_ACCESS = r"\bSharedAccessSignature=(?P<secret>(?!\*\*\*)[^;\s\"'\\]+)"
 BEARER = r"\b(?i:bearer|basic)\s(?P<secret>(?=\S*[0-9=])[A-Za-z0-9+/=._~-]{16,})"
 # Tokens that are known by their looks, wherever they stand.
 TOKEN = (
-    r"(?<![A-Za-z0-9])(?P<secret>(?:hf_|api_org_|gh[pousr]_|npm_|r8_|gsk_|dop_v1_|dapi)[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}"
-    r"|(?:glpat-|hvs\.|ya29\.|pypi-AgE)[A-Za-z0-9_-]{16,}|(?:nvapi-|AIza)[A-Za-z0-9_-]{30,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
-    r"|sk-(?:(?:proj|ant|svcacct|admin|or)-[A-Za-z0-9_-]{24,}|[A-Za-z0-9]{32,})|xox[abeprs]-[A-Za-z0-9-]{10,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*)"
+    r"(?<![A-Za-z0-9])(?P<secret>"
+    r"(?:hf_|api_org_|gh[pousr]_|npm_|r8_|gsk_|dop_v1_|dapi)[A-Za-z0-9]{20,}"
+    r"|github_pat_[A-Za-z0-9_]{20,}"
+    r"|(?:glpat-|hvs\.|ya29\.|pypi-AgE)[A-Za-z0-9_-]{16,}"
+    r"|(?:nvapi-|AIza)[A-Za-z0-9_-]{30,}"
+    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
+    r"|sk-(?:(?:proj|ant|svcacct|admin|or)-[A-Za-z0-9_-]{24,}|[A-Za-z0-9]{32,})"
+    r"|xox[abeprs]-[A-Za-z0-9-]{10,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}"
+    r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,}"
+    r"|eyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*)"
 )
 PATTERNS = [re.compile(pattern, re.IGNORECASE | re.DOTALL) for pattern in NAMED]
 PATTERNS += [re.compile(pattern) for pattern in (VARIABLE, SHARED_ACCESS, BEARER, TOKEN)]
 
-# Variables whose values are secrets, for whatever a library quotes of them; some only say where the secret lies.
+# Variables whose values are secrets, for whatever a library quotes of them; some only say where the
+# secret lies.
 VARIABLES = re.compile(r"SECRET|TOKEN|PASSW|_SAS|ACCOUNT_KEY|CONNECTION_STRING|API_KEY")
 PLACES = re.compile(r"_(FILE|PATH|DIR|URI|URL|ARN)$")
 
 HOW = (
-    "credentials come from the AWS variables or the machine's role, fsspec's configuration, or HF_TOKEN, and never from a setting, which is kept in "
-    "records: take the password, key or token out of it"
+    "credentials come from the AWS variables or the machine's role, fsspec's configuration, or "
+    "HF_TOKEN, and never from a setting, which is kept in records: take the password, key or token "
+    "out of it"
 )
 
 
@@ -111,7 +133,7 @@ class Scrub(logging.Filter):
 
 
 def _find(text: str, secrets: tuple[str, ...] = ()) -> list[Span]:
-    """Where credentials stand in a text, in order and apart; also where it is spelt with percent signs."""
+    """Where credentials stand in a text, in order and apart, spelt with percent signs or not."""
     found: list[Span] = []
     for spelt, places in _spellings(text):
         spans = [*_logins(spelt), *_addresses(spelt), *_named(spelt), *_quoted(spelt, secrets)]
@@ -131,7 +153,8 @@ ESCAPE = re.compile(r"%([0-7][0-9a-f])", re.IGNORECASE)
 def _spellings(text: str) -> Iterator[tuple[str, list[int] | range]]:
     """A text as it is, and with its percent signs read once and again, up to five times.
 
-    Each with the place in `text` of each of its characters, and of its end. Somebody reads them, at some place of the way.
+    Each with the place in `text` of each of its characters, and of its end. Somebody reads them, at
+    some place of the way.
     """
     places: list[int] | range = range(len(text) + 1)
     yield text, places
@@ -183,24 +206,38 @@ def _login(scheme: str, rest: str) -> int:
         is_name = scheme in (*CONTAINER, *LOGIN) and ":" not in user
         if is_name:
             return 0
-        # A password may hold both @ and /: what seems to be the host is then no name of one.
-        is_host = "@" not in rest[len(head) :] or bool(WITH_HOST.fullmatch(host))
+        # A password may hold / ? # and @: what looks like the host may then be a part of it.
+        is_host = "@" not in rest[len(head) :] or (
+            ":" not in user and bool(WITH_HOST.fullmatch(host))
+        )
         return len(user) if is_host else rest.rindex("@")
-    # A key may hold / ? and #: then what looks like the host and its port is a name and the start of a key.
+    # A key may hold / ? and #: then what looks like the host and its port is a name and the start
+    # of a key.
     is_host = scheme in WITH_PORT and bool(PORT.fullmatch(head))
     return rest.rindex("@") if "@" in rest and ":" in head and not is_host else 0
 
 
-ADDRESS = re.compile(rf"{BEGIN}(?!mailto:)[a-z0-9._%+-]{{1,64}}:(?P<secret>(?!\*\*\*)[^\s/\\:@\"'<>]{{1,200}})@(?:{HOST})(?![a-z0-9])", re.IGNORECASE)
+ADDRESS = re.compile(
+    rf"{BEGIN}(?!mailto:)[a-z0-9._%+-]{{1,64}}"
+    rf":(?P<secret>(?!\*\*\*)[^\s/\\:@\"'<>]{{1,200}})@(?:{HOST})(?![a-z0-9])",
+    re.IGNORECASE,
+)
 
 
 def _addresses(text: str) -> Iterator[Span]:
-    """The password of `name:password@host`, as proxies are written, where the host has a domain or a port."""
+    """The password of `name:password@host`, as proxies are written.
+
+    The host needs a domain or a port.
+    """
     for match in ADDRESS.finditer(text):
         yield match.span("secret")
 
 
 def _secrets_of_environment() -> tuple[str, ...]:
     """Values of the variables that hold secrets; short ones might be words."""
-    names = [name for name in os.environ if VARIABLES.search(name.upper()) and not PLACES.search(name.upper())]
+    names = [
+        name
+        for name in os.environ
+        if VARIABLES.search(name.upper()) and not PLACES.search(name.upper())
+    ]
     return tuple({secret for name in names if len(secret := os.environ[name]) >= 12})

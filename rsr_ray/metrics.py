@@ -1,11 +1,13 @@
-"""The metrics: one registry of names, formulas, directions and sources. Every ranking takes its direction from here.
+"""The metrics: one registry of names, formulas, directions and sources.
 
-A metric of a trajectory is `numerator / denominator`, two columns of its sums. A teacher's value is made of two terms a
-trajectory, x and y, as mean(x) / mean(y): for a ratio both are means over the tokens (so every trajectory weighs the
-same), for a mean x is the trajectory's value and y is 1.
+Every ranking takes its direction from here.
 
-Symbols of the formulas: over the scored tokens t of a trajectory p_t, l_t = -ln p_t, r_t = rank, H_t = entropy of the
-student's distribution, q_t = its sum of squared probabilities; T tokens.
+A metric of a trajectory is `numerator / denominator`, two columns of its sums. A teacher's value is
+made of two terms a trajectory, x and y, as mean(x) / mean(y): for a ratio both are means over the
+tokens (so every trajectory weighs the same), for a mean x is the trajectory's value and y is 1.
+
+Symbols of the formulas: over the scored tokens t of a trajectory p_t, l_t = -ln p_t, r_t = rank,
+H_t = entropy of the student's distribution, q_t = its sum of squared probabilities; T tokens.
 """
 
 from collections.abc import Mapping
@@ -15,8 +17,10 @@ import numpy as np
 
 from rsr_ray.errors import UserError
 
-PAPER = "arXiv 2601.14249"  # the source of RSR, and of the published figures of all metrics it was compared with
-HARDEST = {"top30": (3, 10), "top20": (2, 10)}  # shares, as fractions, of a trajectory's most surprising tokens
+# The source of RSR, and of the published figures of all metrics it was compared with.
+PAPER = "arXiv 2601.14249"
+# Shares, as fractions, of a trajectory's most surprising tokens.
+HARDEST = {"top30": (3, 10), "top20": (2, 10)}
 IMPROBABLE = 0.01  # probability under which Reverse Speculative Decoding refuses a teacher's token
 LEAST_SURPRISAL = 2.0**-24  # nats: float32 cannot tell a probability closer to 1 from 1
 
@@ -28,46 +32,72 @@ class Metric:
     name: str
     formula: str
     unit: str
-    source: str
-    better: str = "lower"  # or "higher", or "-": a control that has no direction
+    source: str  # the paper, or what it is for
+    better: str  # "lower", "higher", or "-": it has no direction, and nothing is ranked by it
     numerator: str
     denominator: str | None = "n_tokens"  # None is 1
     sign: int = 1
-    ratio_of_means: bool = False  # of a teacher: mean(numerator / T) / mean(denominator / T), not the mean of the ratios
+    # of a teacher: mean(numerator / T) / mean(denominator / T), not the mean of the ratios
+    ratio_of_means: bool = False
     within_prompt: bool = False  # its value depends on the other answers to the same prompt
-    published: float | None = None  # mean over 5 students of abs. Spearman with post-training accuracy, 11 teachers
+    # mean over 5 students of abs. Spearman with post-training accuracy, 11 teachers
+    published: float | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of SCORES it is made of."""
-        made_of = ("surprisal_sum", "brier_sum") if self.within_prompt else (self.numerator, self.denominator)
+        made_of = (
+            ("surprisal_sum", "brier_sum")
+            if self.within_prompt
+            else (self.numerator, self.denominator)
+        )
         return tuple(dict.fromkeys(name for name in (*made_of, "n_tokens") if name))
 
-    def terms(self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of each trajectory, float64 [N]: its value is x / y, a teacher's mean(x) / mean(y).
+    def terms(
+        self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x and y of each trajectory, float64 [N]: its value is x / y.
 
-        `columns` holds `self.columns`, each [N]; `prompts` int [N] says which trajectories answer the same prompt.
+        A teacher's value is mean(x) / mean(y).
+
+        `columns` holds `self.columns`, each [N]; `prompts` int [N] says which trajectories answer
+        the same prompt.
         """
         n_tokens = columns["n_tokens"].astype(np.float64)
         if self.within_prompt:
             assert prompts is not None
-            return lark(columns["surprisal_sum"] / n_tokens, columns["brier_sum"] / n_tokens, prompts), np.ones_like(n_tokens)
+            return lark(
+                columns["surprisal_sum"] / n_tokens, columns["brier_sum"] / n_tokens, prompts
+            ), np.ones_like(n_tokens)
         above = self.sign * columns[self.numerator].astype(np.float64)
-        below = columns[self.denominator].astype(np.float64) if self.denominator else np.ones_like(above)
-        return (above / n_tokens, below / n_tokens) if self.ratio_of_means else (above / below, np.ones_like(n_tokens))
+        below = (
+            columns[self.denominator].astype(np.float64)
+            if self.denominator
+            else np.ones_like(above)
+        )
+        return (
+            (above / n_tokens, below / n_tokens)
+            if self.ratio_of_means
+            else (above / below, np.ones_like(n_tokens))
+        )
 
-    def values(self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None) -> np.ndarray:
+    def values(
+        self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None
+    ) -> np.ndarray:
         """The metric of each trajectory, float64 [N]."""
         if self.within_prompt:
             return self.terms(columns, prompts)[0]
-        # One division, as the columns of SCORES are made: x / y has two more, and would part values that are equal.
+        # One division, as the columns of SCORES are made: x / y has two more, and would part values
+        # that are equal.
         above = self.sign * columns[self.numerator]
         return above / columns[self.denominator] if self.denominator else above.astype(np.float64)
 
     def check_direction(self) -> None:
         """Raise UserError for a metric that nothing can be ranked by."""
         if self.better == "-":
-            raise UserError(f"--by {self.name}: it has no better way; rsr-ray metrics lists those that have")
+            raise UserError(
+                f"--by {self.name}: it has no better way; rsr-ray metrics lists those that have"
+            )
 
     def order(self, values: np.ndarray) -> np.ndarray:
         """Values turned so that lower is better."""
@@ -76,19 +106,29 @@ class Metric:
 
 # What a choice by a metric is compared with: name -> formula, which is better.
 CONTROLS: dict[str, tuple[str, str]] = {
-    "random": ("the first 53 bits of sha256(seed, prompt_id, teacher, trajectory_id), as a number in [0, 1)", "lower"),
+    "random": (
+        "the first 53 bits of sha256(seed, prompt_id, teacher, trajectory_id), as a number in "
+        "[0, 1)",
+        "lower",
+    ),
     "longest": ("T", "higher"),
     "shortest": ("T", "lower"),
-    "rule_quality": ("0.30 z(T) + 0.20 z(check, verify) + 0.25 z(perhaps, might) + 0.25 z(therefore, since), a word's times of all words; "
-                     "z among the prompt's candidates (arXiv 2502.03387)", "higher"),
-}  # fmt: skip
+    "rule_quality": (
+        "0.30 z(T) + 0.20 z(check, verify) + 0.25 z(perhaps, might) + 0.25 z(therefore, since), "
+        "a word's times of all words; z among the prompt's candidates (arXiv 2502.03387)",
+        "higher",
+    ),
+}
 
 
 def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """LARK's score of each trajectory among the candidates of its prompt, float64 [N] (arXiv 2605.30651).
+    """LARK's score of each trajectory among its prompt's candidates, float64 [N].
 
-    With L = loss (nats a token) and rho = brier / loss: g_k = (L_k / sum L) (2 rho_k - sum rho L / sum L), sums over the
-    prompt's candidates. `prompts` int [N].
+    The source is arXiv 2605.30651.
+
+    With L = loss (nats a token) and rho = brier / loss:
+    g_k = (L_k / sum L) (2 rho_k - sum rho L / sum L), sums over the prompt's candidates.
+    `prompts` int [N].
     """
     _, group = np.unique(prompts, return_inverse=True)
     total, weighted = np.bincount(group, loss)[group], np.bincount(group, brier)[group]
@@ -99,9 +139,16 @@ def _rsr(suffix: str, clip: str, published: float | None) -> Metric:
     formula = f"sum {clip} / sum l"
     column = f"rank_sum{suffix}"
     return Metric(
-        name=f"rsr{suffix}", formula=formula, unit="ranks a nat", source=PAPER, numerator=column, denominator="surprisal_sum", ratio_of_means=True,
+        name=f"rsr{suffix}",
+        formula=formula,
+        unit="ranks a nat",
+        source=PAPER,
+        better="lower",
+        numerator=column,
+        denominator="surprisal_sum",
+        ratio_of_means=True,
         published=published,
-    )  # fmt: skip
+    )
 
 
 REGISTRY: dict[str, Metric] = {
@@ -112,35 +159,153 @@ REGISTRY: dict[str, Metric] = {
         _rsr("_200", "min(r, 200)", None),
         _rsr("_500", "min(r, 500)", 0.822),
         _rsr("_unclipped", "r", 0.700),
-        Metric(name="rsr_mean", formula="mean over trajectories of rsr", unit="ranks a nat", source=PAPER, numerator="rank_sum",
-               denominator="surprisal_sum", published=0.838),
-        Metric(name="rsr_token_mean", formula="mean min(r, r_max) / l; grows without bound as l nears 0, and was found to have no use",
-               unit="ranks a nat", source=PAPER, better="-", numerator="token_ratio_sum", published=0.391),
-        Metric(name="rsr_token_mean_top30", formula="mean min(r, r_max) / l over the 30% of tokens of highest l", unit="ranks a nat", source=PAPER,
-               numerator="token_ratio_top30_sum", denominator="n_top30", published=0.793),
-        Metric(name="rank_entropy_ratio", formula="sum min(r, r_max) / sum H", unit="ranks a nat", source=PAPER, numerator="rank_sum",
-               denominator="entropy_sum", ratio_of_means=True, published=0.764),
-        Metric(name="mean_rank", formula="mean min(r, r_max)", unit="ranks a token", source=PAPER, numerator="rank_sum", published=0.552),
-        Metric(name="mean_rank_unclipped", formula="mean r", unit="ranks a token", source=PAPER, numerator="rank_sum_unclipped", published=0.59),
-        Metric(name="mean_surprisal", formula="mean l; minus it is global naturalness, what GRAPE chooses by", unit="nats a token",
-               source="arXiv 2502.04194", numerator="surprisal_sum", published=0.49),
-        Metric(name="mean_entropy", formula="mean H", unit="nats a token", source=PAPER, numerator="entropy_sum", published=0.495),
-        Metric(name="local_naturalness", formula="mean over steps of mean -l, given only the prompt and the last steps (--steps, --step-window)",
-               unit="nats a token", source="arXiv 2510.03988", better="higher", numerator="step_surprisal_sum", denominator="n_steps", sign=-1,
-               published=0.51),
-        Metric(name="min_k", formula="mean l over the 20% of tokens of highest l", unit="nats a token", source="arXiv 2310.16789",
-               numerator="surprisal_top20_sum", denominator="n_top20"),
-        Metric(name="brier", formula="mean 1 - 2p + q", unit="1", source="arXiv 2605.30651", numerator="brier_sum"),
-        Metric(name="improbable_share", formula=f"share of tokens with p < {IMPROBABLE}: those Reverse Speculative Decoding refuses", unit="1",
-               source="arXiv 2509.22230", numerator="n_improbable"),
-        Metric(name="lark", formula="(L / sum L) (2 rho - sum rho L / sum L), L = mean l, rho = brier / L, sums over the prompt's answers", unit="1",
-               source="arXiv 2605.30651", better="higher", numerator="brier_sum", within_prompt=True),
-        Metric(name="n_tokens", formula="T, the length: the control to show beside every metric", unit="tokens", source=PAPER, better="-",
-               numerator="n_tokens", denominator=None, published=0.53),
+        Metric(
+            name="rsr_mean",
+            formula="mean over trajectories of rsr",
+            unit="ranks a nat",
+            source=PAPER,
+            better="lower",
+            numerator="rank_sum",
+            denominator="surprisal_sum",
+            published=0.838,
+        ),
+        Metric(
+            name="rsr_token_mean",
+            formula=(
+                "mean min(r, r_max) / l; grows without bound as l nears 0, and was found to have "
+                "no use"
+            ),
+            unit="ranks a nat",
+            source=PAPER,
+            better="-",
+            numerator="token_ratio_sum",
+            published=0.391,
+        ),
+        Metric(
+            name="rsr_token_mean_top30",
+            formula="mean min(r, r_max) / l over the 30% of tokens of highest l",
+            unit="ranks a nat",
+            source=PAPER,
+            better="lower",
+            numerator="token_ratio_top30_sum",
+            denominator="n_top30",
+            published=0.793,
+        ),
+        Metric(
+            name="rank_entropy_ratio",
+            formula="sum min(r, r_max) / sum H",
+            unit="ranks a nat",
+            source=PAPER,
+            better="lower",
+            numerator="rank_sum",
+            denominator="entropy_sum",
+            ratio_of_means=True,
+            published=0.764,
+        ),
+        Metric(
+            name="mean_rank",
+            formula="mean min(r, r_max)",
+            unit="ranks a token",
+            source=PAPER,
+            better="lower",
+            numerator="rank_sum",
+            published=0.552,
+        ),
+        Metric(
+            name="mean_rank_unclipped",
+            formula="mean r",
+            unit="ranks a token",
+            source=PAPER,
+            better="lower",
+            numerator="rank_sum_unclipped",
+            published=0.59,
+        ),
+        Metric(
+            name="mean_surprisal",
+            formula="mean l; minus it is global naturalness, what GRAPE chooses by",
+            unit="nats a token",
+            source="arXiv 2502.04194",
+            better="lower",
+            numerator="surprisal_sum",
+            published=0.49,
+        ),
+        Metric(
+            name="mean_entropy",
+            formula="mean H",
+            unit="nats a token",
+            source=PAPER,
+            better="lower",
+            numerator="entropy_sum",
+            published=0.495,
+        ),
+        Metric(
+            name="local_naturalness",
+            formula=(
+                "mean over steps of mean -l, given only the prompt and the last steps (--steps, "
+                "--step-window)"
+            ),
+            unit="nats a token",
+            source="arXiv 2510.03988",
+            better="higher",
+            numerator="step_surprisal_sum",
+            denominator="n_steps",
+            sign=-1,
+            published=0.51,
+        ),
+        Metric(
+            name="min_k",
+            formula="mean l over the 20% of tokens of highest l",
+            unit="nats a token",
+            source="arXiv 2310.16789",
+            better="lower",
+            numerator="surprisal_top20_sum",
+            denominator="n_top20",
+        ),
+        Metric(
+            name="brier",
+            formula="mean 1 - 2p + q",
+            unit="1",
+            source="arXiv 2605.30651",
+            better="lower",
+            numerator="brier_sum",
+        ),
+        Metric(
+            name="improbable_share",
+            formula=(
+                f"share of tokens with p < {IMPROBABLE}: those Reverse Speculative Decoding refuses"
+            ),
+            unit="1",
+            source="arXiv 2509.22230",
+            better="lower",
+            numerator="n_improbable",
+        ),
+        Metric(
+            name="lark",
+            formula=(
+                "(L / sum L) (2 rho - sum rho L / sum L), L = mean l, rho = brier / L, sums over "
+                "the prompt's answers"
+            ),
+            unit="1",
+            source="arXiv 2605.30651",
+            better="higher",
+            numerator="brier_sum",
+            within_prompt=True,
+        ),
+        Metric(
+            name="n_tokens",
+            formula="T, the length: the control to show beside every metric",
+            unit="tokens",
+            source=PAPER,
+            better="-",
+            numerator="n_tokens",
+            denominator=None,
+            published=0.53,
+        ),
     )
-}  # fmt: skip
+}
 
 RSR = REGISTRY["rsr"]
+METRICS = REGISTRY  # as `rsr_ray.METRICS`
 
 
 def find_metric(name: str) -> Metric:

@@ -1,32 +1,64 @@
-"""The columns the store holds, with their units, and the closed list of reasons for which a row is rejected.
+"""The columns the store holds, with their units, and the closed list of reasons for rejecting rows.
 
 A score that could not be computed is null and has a reject_reason; it is never 0.
 """
 
 import pyarrow as pa
 
-# Raised whenever the same settings would give another score than before; such changes stand under SCORES: in CHANGELOG.md.
+# Raised whenever the same settings would give another score than before; such changes stand under
+# SCORES: in CHANGELOG.md.
 SCORES_VERSION = 3
 
 REJECT_REASONS: dict[str, str] = {
-    "unreadable_shard": "The shard could not be read to its end (corrupt, truncated, or not of the format its name says).",
-    "unreadable_row": "The line is not a JSON object, or the row has no conversation in any of the known shapes.",
-    "row_error": "Reading, normalizing or encoding the row raised an error, or the row is larger than any that can be scored.",
+    "unreadable_shard": (
+        "The shard could not be read to its end (corrupt, truncated, or not of the format its "
+        "name says)."
+    ),
+    "unreadable_row": (
+        "The line is not a JSON object, or the row has no conversation in any of the known shapes."
+    ),
+    "row_error": (
+        "Reading, normalizing or encoding the row raised an error, or the row is larger than any "
+        "that can be scored."
+    ),
     "identity": "An id, teacher or sample is of a type that names nothing, or is not valid UTF-8.",
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
-    "unread_content": "The row may hold text of the assistant that would not be read: a key that nothing reads, or two that differ.",
+    "unread_content": (
+        "The row may hold text of the assistant that would not be read: a key that nothing reads, "
+        "or two that differ."
+    ),
     "not_text": "A turn's content is not text, or is not valid unicode.",
-    "no_teacher": "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher.",
+    "no_teacher": (
+        "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher."
+    ),
     "no_assistant_turn": "The conversation has no assistant turn, so there is nothing to score.",
     "empty_response": "Every assistant turn is empty or white space, or yields no scorable token.",
-    "tool_calls": "A tool call names no function, or its arguments or the declared tools are not JSON, or are nested too deep.",
-    "template_error": "The student's chat template refuses the conversation, takes over 10 s for it, or the place of a turn in it cannot be found.",
-    "template_drops_response": "The student's chat template leaves out part of an assistant turn (often the <think> text).",
-    "template_changes_response": "The student's chat template rewrites an assistant turn beyond stripping white space at its ends.",
+    "tool_calls": (
+        "A tool call names no function, or its arguments or the declared tools are not JSON, or "
+        "are nested too deep."
+    ),
+    "template_error": (
+        "The student's chat template refuses the conversation, takes over 10 s for it, or the "
+        "place of a turn in it cannot be found."
+    ),
+    "template_drops_response": (
+        "The student's chat template leaves out part of an assistant turn (often the <think> text)."
+    ),
+    "template_changes_response": (
+        "The student's chat template rewrites an assistant turn beyond stripping white space at "
+        "its ends."
+    ),
     "tokenizer_error": "The student's tokenizer failed on the rendered text.",
-    "over_length": "The rendered conversation has more tokens than the length limit (the student's context, or --max-length).",
-    "too_large_for_memory": "The row alone does not fit into the replica's memory beside the student.",
-    "non_finite_score": "The student's logits gave a surprisal or entropy that is not a finite number.",
+    "over_length": (
+        "The rendered conversation has more tokens than the length limit (the student's context, "
+        "or --max-length)."
+    ),
+    "too_large_for_memory": (
+        "The row alone does not fit into the replica's memory beside the student."
+    ),
+    "non_finite_score": (
+        "The student's logits gave a surprisal or entropy that is not a finite number."
+    ),
 }
 
 # Why `choose` leaves a scored row out; a rejected one is rejected/<reason>.
@@ -60,38 +92,114 @@ TURN_SUMS = pa.struct(
 )
 SCORES = pa.schema(
     [
-        _column("trajectory_id", pa.string(), "from the data, or a hash of teacher, prompt, response and sample"),
-        _column("prompt_id", pa.string(), "from the data, or a hash of the turns before the first assistant turn"),
+        _column(
+            "trajectory_id",
+            pa.string(),
+            "from the data, or a hash of teacher, prompt, response and sample",
+        ),
+        _column(
+            "prompt_id",
+            pa.string(),
+            "from the data, or a hash of the turns before the first assistant turn",
+        ),
         _column("teacher", pa.string(), "the model that wrote the assistant turns"),
-        _column("sample", pa.int64(), "number of the answer among one teacher's answers to one prompt, from the data"),
+        _column(
+            "sample",
+            pa.int64(),
+            "number of the answer among one teacher's answers to one prompt, from the data",
+        ),
         _column("source", pa.string(), "URI of the input object"),
-        _column("source_row", pa.int64(), "0-based row in the input object; a row of several answers counts as several"),
-        _column("content", pa.string(), "hash of the conversation and its tools; null for a row of which none could be read"),
-        _column("complete", pa.bool_(), "whether the corpus says that the answer ended by itself; null where it does not say"),
+        _column(
+            "source_row",
+            pa.int64(),
+            "0-based row in the input object; a row of several answers counts as several",
+        ),
+        _column(
+            "content",
+            pa.string(),
+            "hash of the conversation and its tools; null for a row of which none could be read",
+        ),
+        _column(
+            "complete",
+            pa.bool_(),
+            "whether the corpus says that the answer ended by itself; null where it does not say",
+        ),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
         _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
-        _column("rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"),
-        _column("surprisal_sum", pa.float64(), "nats; sum over scored tokens of -ln p(token | context)"),
-        _column("entropy_sum", pa.float64(), "nats; sum over scored tokens of the entropy of the student's distribution"),
-        *(_column(f"rank_sum_{clip}", pa.int64(), f"sum over scored tokens of min(rank, {clip})") for clip in (50, 200, 500)),
+        _column(
+            "rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"
+        ),
+        _column(
+            "surprisal_sum", pa.float64(), "nats; sum over scored tokens of -ln p(token | context)"
+        ),
+        _column(
+            "entropy_sum",
+            pa.float64(),
+            "nats; sum over scored tokens of the entropy of the student's distribution",
+        ),
+        *(
+            _column(f"rank_sum_{clip}", pa.int64(), f"sum over scored tokens of min(rank, {clip})")
+            for clip in (50, 200, 500)
+        ),
         _column("rank_sum_unclipped", pa.int64(), "sum over scored tokens of their ranks"),
-        _column("token_ratio_sum", pa.float64(), "ranks a nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal at least 2**-24"),
-        _column("n_top30", pa.int64(), "the 30% of scored tokens with the highest surprisal, rounded up"),
-        _column("token_ratio_top30_sum", pa.float64(), "ranks a nat; token_ratio_sum over those tokens"),
-        _column("n_top20", pa.int64(), "the 20% of scored tokens with the highest surprisal, rounded up"),
+        _column(
+            "token_ratio_sum",
+            pa.float64(),
+            "ranks a nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal at "
+            "least 2**-24",
+        ),
+        _column(
+            "n_top30", pa.int64(), "the 30% of scored tokens with the highest surprisal, rounded up"
+        ),
+        _column(
+            "token_ratio_top30_sum", pa.float64(), "ranks a nat; token_ratio_sum over those tokens"
+        ),
+        _column(
+            "n_top20", pa.int64(), "the 20% of scored tokens with the highest surprisal, rounded up"
+        ),
         _column("surprisal_top20_sum", pa.float64(), "nats; surprisal_sum over those tokens"),
-        _column("brier_sum", pa.float64(), "sum over scored tokens of 1 - 2 p(token) + sum of the squared probabilities of the vocabulary"),
+        _column(
+            "brier_sum",
+            pa.float64(),
+            "sum over scored tokens of 1 - 2 p(token) + sum of the squared probabilities of the "
+            "vocabulary",
+        ),
         _column("n_improbable", pa.int64(), "scored tokens with a probability under 0.01"),
-        _column("n_steps", pa.int64(), "steps of the assistant's text, where --metrics asked for local_naturalness"),
-        _column("step_surprisal_sum", pa.float64(), "nats a token; sum over steps of their mean surprisal given the prompt and the last steps only"),
+        _column(
+            "n_steps",
+            pa.int64(),
+            "steps of the assistant's text, where --metrics asked for local_naturalness",
+        ),
+        _column(
+            "step_surprisal_sum",
+            pa.float64(),
+            "nats a token; sum over steps of their mean surprisal given the prompt and the last "
+            "steps only",
+        ),
         _column("mean_rank", pa.float64(), "rank_sum / n_tokens"),
         _column("mean_surprisal", pa.float64(), "nats a token; surprisal_sum / n_tokens"),
         _column("mean_entropy", pa.float64(), "nats a token; entropy_sum / n_tokens"),
         _column("rsr", pa.float64(), "ranks a nat; rank_sum / surprisal_sum; lower is better"),
-        _column("local_naturalness", pa.float64(), "nats a token; -step_surprisal_sum / n_steps; higher is better"),
-        _column("turns", pa.list_(TURN_SUMS), "the sums of each assistant turn, in order, where --per-turn asked for them"),
-        _column("truncated", pa.bool_(), "the row was cut to the length limit before scoring; null for a rejected row"),
-        _column("reject_reason", pa.string(), "null for a scored row, else one of the closed list of reasons"),
+        _column(
+            "local_naturalness",
+            pa.float64(),
+            "nats a token; -step_surprisal_sum / n_steps; higher is better",
+        ),
+        _column(
+            "turns",
+            pa.list_(TURN_SUMS),
+            "the sums of each assistant turn, in order, where --per-turn asked for them",
+        ),
+        _column(
+            "truncated",
+            pa.bool_(),
+            "the row was cut to the length limit before scoring; null for a rejected row",
+        ),
+        _column(
+            "reject_reason",
+            pa.string(),
+            "null for a scored row, else one of the closed list of reasons",
+        ),
         _column("reject_detail", pa.string(), "what happened, in words"),
         _column("fingerprint", pa.string(), "hash of everything that can change a score"),
     ]
@@ -100,15 +208,23 @@ SCORES = pa.schema(
 # What scores of earlier versions lack, and can be read without.
 SINCE_VERSION_3 = frozenset({"content", "complete"})
 
-# Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a scored token.
+# Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a
+# scored token.
 TOKENS = pa.schema(
     [
         *[SCORES.field(n) for n in ("trajectory_id", "teacher", "source", "source_row")],
-        _column("text", pa.list_(pa.string()), "the token's part of the rendered text; of several tokens in one character the last has it"),
+        _column(
+            "text",
+            pa.list_(pa.string()),
+            "the token's part of the rendered text; of several tokens in one character the last "
+            "has it",
+        ),
         _column("rank", pa.list_(pa.int32()), "1-based, not clipped"),
         _column("surprisal", pa.list_(pa.float32()), "nats"),
         _column("entropy", pa.list_(pa.float32()), "nats"),
-        _column("square", pa.list_(pa.float32()), "sum of the squared probabilities of the vocabulary"),
+        _column(
+            "square", pa.list_(pa.float32()), "sum of the squared probabilities of the vocabulary"
+        ),
     ]
 )
 
@@ -119,30 +235,77 @@ TEACHERS = pa.schema(
         _column("n_prompts", pa.int64(), "distinct prompts among them"),
         _column("n_rejected", pa.int64(), "rejected trajectories, duplicates counted once"),
         _column("rejects", pa.map_(pa.string(), pa.int64()), "n_rejected by reason"),
-        _column("n_duplicates", pa.int64(), "further rows of a trajectory_id and content already counted; they enter no aggregate"),
-        _column("n_repeated_ids", pa.int64(), "trajectories among n_trajectories of a trajectory_id that another has, with other content"),
-        _column("n_complete", pa.int64(), "trajectories among n_trajectories that the corpus says are complete"),
-        _column("n_incomplete", pa.int64(), "trajectories among n_trajectories that the corpus says are not complete"),
-        _column("n_truncated", pa.int64(), "trajectories among n_trajectories that were cut to the length limit"),
+        _column(
+            "n_duplicates",
+            pa.int64(),
+            "further rows of a trajectory_id and content already counted; they enter no aggregate",
+        ),
+        _column(
+            "n_repeated_ids",
+            pa.int64(),
+            "trajectories among n_trajectories of a trajectory_id that another has, with other "
+            "content",
+        ),
+        _column(
+            "n_complete",
+            pa.int64(),
+            "trajectories among n_trajectories that the corpus says are complete",
+        ),
+        _column(
+            "n_incomplete",
+            pa.int64(),
+            "trajectories among n_trajectories that the corpus says are not complete",
+        ),
+        _column(
+            "n_truncated",
+            pa.int64(),
+            "trajectories among n_trajectories that were cut to the length limit",
+        ),
         _column("n_tokens", pa.int64(), "scored tokens"),
         _column("mean_tokens", pa.float64(), "scored tokens a trajectory"),
         _column("mean_rank", pa.float64(), "mean over trajectories of mean_rank"),
-        _column("mean_surprisal", pa.float64(), "nats a token; mean over trajectories of mean_surprisal"),
-        _column("rsr", pa.float64(), "mean_rank / mean_surprisal; every trajectory weighs the same; lower is better"),
-        _column("rsr_of_totals", pa.float64(), "sum of rank_sum / sum of surprisal_sum; every token weighs the same"),
+        _column(
+            "mean_surprisal", pa.float64(), "nats a token; mean over trajectories of mean_surprisal"
+        ),
+        _column(
+            "rsr",
+            pa.float64(),
+            "mean_rank / mean_surprisal; every trajectory weighs the same; lower is better",
+        ),
+        _column(
+            "rsr_of_totals",
+            pa.float64(),
+            "sum of rank_sum / sum of surprisal_sum; every token weighs the same",
+        ),
         _column("rsr_mean", pa.float64(), "mean over trajectories of rsr"),
         _column("rsr_median", pa.float64(), "median over trajectories of rsr"),
-        _column("rsr_std", pa.float64(), "sample standard deviation over trajectories of rsr (n - 1); null for one"),
+        _column(
+            "rsr_std",
+            pa.float64(),
+            "sample standard deviation over trajectories of rsr (n - 1); null for one",
+        ),
         _column("place", pa.int64(), "1 = lowest rsr; null where nothing was scored"),
         _column("fingerprint", pa.string(), "fingerprint of the scores reduced here"),
     ]
 )
 
-# Between the stages one Ray Data row is one work unit, its trajectories a list column: so a block, a retry, a batch
-# given to a replica and a file of the store are all the same thing.
+# Between the stages one Ray Data row is one work unit, its trajectories a list column: so a block,
+# a retry, a batch given to a replica and a file of the store are all the same thing.
 READ_ROWS = pa.struct(
     [
-        *[SCORES.field(n) for n in ("trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content", "complete")],
+        *[
+            SCORES.field(n)
+            for n in (
+                "trajectory_id",
+                "prompt_id",
+                "teacher",
+                "sample",
+                "source",
+                "source_row",
+                "content",
+                "complete",
+            )
+        ],
         pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
         pa.field("tools", pa.string()),  # JSON: the functions the row declares
         SCORES.field("reject_reason"),
@@ -155,8 +318,11 @@ ENCODED_ROWS = pa.struct(
         pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
         SCORES.field("truncated"),
         pa.field("span_turns", pa.list_(pa.int32())),  # the turn that each of the spans belongs to
-        pa.field("steps", pa.list_(pa.int32())),  # start, stop ... of the steps in input_ids, where they are asked for
-        pa.field("token_text", pa.list_(pa.string())),  # of each scored token, where it is asked for
-        pa.field("spans", pa.list_(pa.int32())),  # start, stop, start, stop ... of the scored tokens in input_ids
+        # start, stop ... of the steps in input_ids, where they are asked for
+        pa.field("steps", pa.list_(pa.int32())),
+        # of each scored token, where it is asked for
+        pa.field("token_text", pa.list_(pa.string())),
+        # start, stop, start, stop ... of the scored tokens in input_ids
+        pa.field("spans", pa.list_(pa.int32())),
     ]
 )

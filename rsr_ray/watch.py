@@ -1,6 +1,9 @@
-"""What a task tells of itself while it works: counters that Prometheus scrapes from Ray, and structured logs."""
+"""What a task tells of itself while it works: counters that Prometheus scrapes from Ray, and
+structured logs.
+"""
 
 import logging
+import sys
 from typing import Any
 
 from rsr_ray.credentials import Scrub
@@ -12,30 +15,47 @@ log.addFilter(Scrub())
 
 
 def attempt() -> int:
-    """How often this task was started before, because the process or machine it ran on died; 0 outside of Ray.
+    """How often this task was started before, because the process or machine it ran on died; 0
+    outside of Ray.
 
     Raises RunError where that was too often to be a machine's fault: Ray would go on forever.
     """
+    if not on_ray():
+        return 0
     import ray
 
-    if not ray.is_initialized():
-        return 0
     worker: Any = ray._private.worker.global_worker
     n = worker.core_worker.get_current_task_attempt_number()  # has no public name in Ray 2.60
     if n >= ATTEMPTS:
-        raise RunError(f"a task ended the process it ran in {n} times over (out of memory? Ray's logs tell)")
+        raise RunError(
+            f"a task ended the process it ran in {n} times over (out of memory? Ray's logs tell)"
+        )
     return n
 
 
 def in_task() -> bool:
     """Whether this process works on a task of Ray's, which is done again where the process ends."""
+    if not on_ray():
+        return False
     import ray
 
-    return ray.is_initialized() and ray.get_runtime_context().get_task_id() is not None
+    return ray.get_runtime_context().get_task_id() is not None
+
+
+def on_ray() -> bool:
+    """Whether this process is connected to a Ray cluster."""
+    if "ray" not in sys.modules:  # whose import takes a second
+        return False
+    import ray
+
+    return ray.is_initialized()
 
 
 class Counters:
-    """A replica's work so far, for Prometheus: `ray_rsr_*` on the metrics port of its Ray node, while it lives."""
+    """A replica's work so far, for Prometheus:
+
+    `ray_rsr_*` on the metrics port of its Ray node, while it lives.
+    """
 
     def __init__(self, student: str):
         from ray.util.metrics import Counter, Gauge
@@ -46,10 +66,23 @@ class Counters:
             return metric
 
         self.trajectories = tagged(Counter, "trajectories", "trajectories scored")
-        self.tokens = tagged(Counter, "tokens", "tokens that went through the student, by kind: scored or prompt", "kind")
+        self.tokens = tagged(
+            Counter,
+            "tokens",
+            "tokens that went through the student, by kind: scored or prompt",
+            "kind",
+        )
         self.rejects = tagged(Counter, "rejects", "rows rejected, by reason", "reason")
-        self.tokens_per_second = tagged(Gauge, "tokens_per_second", "tokens a second of the replica's last work unit, prompts included")
-        self.padding_share = tagged(Gauge, "padding_share", "share of padding in the positions of the replica's last work unit")
+        self.tokens_per_second = tagged(
+            Gauge,
+            "tokens_per_second",
+            "tokens a second of the replica's last work unit, prompts included",
+        )
+        self.padding_share = tagged(
+            Gauge,
+            "padding_share",
+            "share of padding in the positions of the replica's last work unit",
+        )
 
     def add(self, unit: dict[str, Any], rejects: dict[str, int]) -> None:
         """Count a unit that was written, by its bookkeeping."""

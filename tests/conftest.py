@@ -1,24 +1,61 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+os.environ.pop("COLUMNS", None)  # tables are as wide as they are by default, whoever runs the tests
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# The keys of the tests' own servers, there before any Ray worker starts; no test can reach a real account.
-S3_KEYS = {"AWS_ACCESS_KEY_ID": "rsr-ray-test", "AWS_SECRET_ACCESS_KEY": "rsr-ray-test-secret", "AWS_REGION": "us-east-1"}
+# The keys of the tests' own servers, there before any Ray worker starts; no test can reach a real
+# account.
+S3_KEYS = {
+    "AWS_ACCESS_KEY_ID": "rsr-ray-test",
+    "AWS_SECRET_ACCESS_KEY": "rsr-ray-test-secret",
+    "AWS_REGION": "us-east-1",
+}
 os.environ.update(S3_KEYS, AWS_REQUEST_CHECKSUM_CALCULATION="when_required")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared" / "data"  # real trajectories, where this checkout has them beside it
+# real trajectories, where this checkout has them beside it
+SHARED = REPOSITORY.parent / "shared" / "data"
 DEMO_STUDENT = REPOSITORY / "rsr_ray" / "demo" / "student"
 
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real corpus is not beside this checkout")
+WHOLE = os.environ.get("RSR_RAY_WHOLE") == "1"
+# No test is about the time that it takes: a busy machine fails none. Every day they try the same
+# examples, so that a change fails for what it changes; others are tried with RSR_RAY_WHOLE=1.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=not WHOLE)
+hypothesis.settings.load_profile("tests")
+
+
+def few(n: int, every_day: int) -> int:
+    """How often a random test is repeated: fewer times every day than with RSR_RAY_WHOLE=1."""
+    return n if WHOLE else every_day
+
+
+def by_turns(many: list, turn: int) -> list:
+    """Every day a third of them for each of many cases, so that each is met; all with
+    RSR_RAY_WHOLE=1.
+    """
+    return many if WHOLE else many[turn % 3 :: 3]
+
+
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the real corpus is not beside this checkout"
+)
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Tests without Ray and servers share out the processors; those with them take all of them."""
+    alone = "not cluster" not in config.option.markexpr or config.option.capture == "no"
+    return 0 if alone else os.cpu_count() or 1
 
 
 def pytest_collection_modifyitems(config, items):
-    """What is `slow` runs where the expression of -m speaks of it, and not for any other expression."""
+    """What is `slow` runs where the expression of -m speaks of it, and not for any other
+    expression.
+    """
     if "slow" in config.option.markexpr:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -28,13 +65,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from rsr_ray.student import load_tokenizer
+    from rsr_ray.student.tokenizer import load_tokenizer
 
     return load_tokenizer(str(DEMO_STUDENT))
 
 
 @pytest.fixture(scope="session")
 def student():
-    from rsr_ray.student import Student
+    from rsr_ray.student.model import Student
 
     return Student(str(DEMO_STUDENT), "float32", "cpu")

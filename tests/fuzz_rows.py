@@ -1,7 +1,8 @@
 """Mutated rows through read and encode: python tests/fuzz_rows.py FOLDER [100000]
 
-Takes rows from the shards of a folder, changes each at random (bytes of a line, values, types, keys, roles, lengths, unicode), and counts what
-becomes of them. Ends with an error if anything is raised, if a row takes longer than ten seconds, or if one is neither encoded nor rejected.
+Takes rows from the shards of a folder, changes each at random (bytes of a line, values, types,
+keys, roles, lengths, unicode), and counts what becomes of them. Ends with an error if anything is
+raised, if a row takes longer than ten seconds, or if one is neither encoded nor rejected.
 """
 
 import json
@@ -16,20 +17,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsr_ray.encode import How, encode_row
-from rsr_ray.objects import InputObject
-from rsr_ray.read import Unreadable, canonical, iter_rows, list_corpus
-from rsr_ray.reading import Reading
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.rows import iter_rows
+from rsr_ray.corpus.shapes import COLUMNS, samples
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.corpus.turns import ROLES
+from rsr_ray.encode.encode import encode_row
+from rsr_ray.encode.how import How
+from rsr_ray.files.objects import InputObject
 from rsr_ray.schema import ENCODED_ROWS, READ_ROWS, REJECT_REASONS
-from rsr_ray.shapes import COLUMNS, ROLES, samples
-from rsr_ray.student import load_tokenizer
+from rsr_ray.student.tokenizer import load_tokenizer
 
 STUDENT = Path(__file__).resolve().parents[1] / "rsr_ray" / "demo" / "student"
 STRANGE = [
-    None, True, 0, -1, 2**70, 1.5, float("nan"),
-    "", " ", "\n", "\x00", "\ud800", "\u202e", "🤖" * 50, "<think>", "</think>", "<|im_end|>", "{{ 7*7 }}",
-    "{% raise %}", "../../x", "=cmd()", "<script>", [],
-    {}, [[]], [{}], [None], {"role": "user"}, {"content": {}}, ["a", "b"], "a" * 20_000, "\ue000" * 3,
+    None, True, 0, -1, 2**70, 1.5, float("nan"), "", " ", "\n", "\x00", "\ud800", "\u202e",
+    "🤖" * 50, "<think>", "</think>", "<|im_end|>", "{{ 7*7 }}", "{% raise %}", "../../x", "=cmd()",
+    "<script>", [], {}, [[]], [{}], [None], {"role": "user"}, {"content": {}}, ["a", "b"],
+    "a" * 20_000, "\ue000" * 3,
 ]  # fmt: skip
 SHAPES = ("messages", "conversations", "prompt", "instruction")
 
@@ -43,7 +49,13 @@ def reshaped(row: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     if shape == "conversations":
         return {
             **rest,
-            "conversations": [{"from": {"user": "human", "assistant": "gpt"}.get(t["role"], t["role"]), "value": t["content"]} for t in turns],
+            "conversations": [
+                {
+                    "from": {"user": "human", "assistant": "gpt"}.get(t["role"], t["role"]),
+                    "value": t["content"],
+                }
+                for t in turns
+            ],
         }
     names = ("prompt", "response") if shape == "prompt" else ("instruction", "output")
     return {**rest, **dict(zip(names, (turns[0]["content"], turns[-1]["content"]), strict=True))}
@@ -57,7 +69,17 @@ def mutated(value: Any, rng: random.Random) -> Any:
         if how < 0.1:
             return {k: v for k, v in value.items() if k != key}
         if how < 0.2:
-            names = [*COLUMNS, "role", "content", "tool_calls", "from", "value", "function", "name", "arguments"]
+            names = [
+                *COLUMNS,
+                "role",
+                "content",
+                "tool_calls",
+                "from",
+                "value",
+                "function",
+                "name",
+                "arguments",
+            ]
             return {**value, rng.choice(names): rng.choice([*STRANGE, *ROLES, value[key]])}
         return {**value, key: mutated(value[key], rng)}
     if isinstance(value, list) and value and rng.random() < 0.9:
@@ -70,22 +92,45 @@ def mutated(value: Any, rng: random.Random) -> Any:
     if isinstance(value, str) and value and rng.random() < 0.7:
         i = rng.randrange(len(value))
         part = rng.choice([s for s in STRANGE if isinstance(s, str)])
-        return rng.choice([value[:i] + part + value[i:], value[:i], value[i:], value[:i] + value[i + 1 :], value[::-1]])
+        return rng.choice(
+            [
+                value[:i] + part + value[i:],
+                value[:i],
+                value[i:],
+                value[:i] + value[i + 1 :],
+                value[::-1],
+            ]
+        )
     return rng.choice([*STRANGE, *ROLES])
 
 
 def main(folder: str, n: int) -> None:
     rng = random.Random(1)
-    rows = [row for obj in list_corpus((folder,), None) for row in iter_rows(obj, None, {}) if isinstance(row, dict)]
+    rows = [
+        row
+        for obj in list_corpus((folder,), None)
+        for row in iter_rows(obj, None, {})
+        if isinstance(row, dict)
+    ]
     rows = [row for row in rows if len(json.dumps(row)) < 6000]
     obj = InputObject(uri="/corpus/teacher=T/a.jsonl", version="v", size=1)
-    templates = [None, *(p.read_text() for p in sorted(Path(folder).resolve().parent.glob("chat_templates/*.jinja")))]
+    templates = [
+        None,
+        *(
+            p.read_text()
+            for p in sorted(Path(folder).resolve().parent.glob("chat_templates/*.jinja"))
+        ),
+    ]
     line_file = Path(tempfile.mkdtemp()) / "line.jsonl"
     outcome: Counter[str] = Counter()
     done = 0
     try:
         while done < n:
-            how = How(max_length=rng.choice([50, 4096]), verbatim=rng.random() < 0.3, over_length=rng.choice(["reject", "truncate", "window"]))
+            how = How(
+                max_length=rng.choice([50, 4096]),
+                verbatim=rng.random() < 0.3,
+                over_length=rng.choice(["reject", "truncate", "window"]),
+            )
             tokenizer = load_tokenizer(str(STUDENT), rng.choice(templates))
             for _ in range(200):
                 row: Any = reshaped(rng.choice(rows), rng)
@@ -95,10 +140,14 @@ def main(folder: str, n: int) -> None:
                     line = bytearray(json.dumps(row).encode())
                     line[rng.randrange(len(line))] = rng.randrange(256)
                     line_file.write_bytes(bytes(line) + b"\n")
-                    read = list(iter_rows(InputObject(uri=str(line_file), version="v", size=1), None, {}))
+                    read = list(
+                        iter_rows(InputObject(uri=str(line_file), version="v", size=1), None, {})
+                    )
                 else:
                     read = [row] if isinstance(row, dict) else [Unreadable("not an object")]
-                for one in [s for r in read for s in ([r] if isinstance(r, Unreadable) else samples(r))]:
+                for one in [
+                    s for r in read for s in ([r] if isinstance(r, Unreadable) else samples(r))
+                ]:
                     signal.alarm(10)
                     read_row = canonical(one, obj, done, Reading())
                     pa.array([read_row], READ_ROWS)  # what goes from stage to stage in a run
@@ -106,12 +155,19 @@ def main(folder: str, n: int) -> None:
                     pa.array([out], ENCODED_ROWS)
                     signal.alarm(0)
                     reason = out["reject_reason"]
-                    assert reason in REJECT_REASONS if reason else len(out["input_ids"]) > 0 and len(out["spans"]) > 0, (one, out)
+                    assert (
+                        reason in REJECT_REASONS
+                        if reason
+                        else len(out["input_ids"]) > 0 and len(out["spans"]) > 0
+                    ), (one, out)
                     outcome[reason or "encoded"] += 1
                 done += 1
     finally:
         shutil.rmtree(line_file.parent)
-    print(f"{done:,} mutated rows, {outcome.total():,} trajectories: " + ", ".join(f"{k} {v:,}" for k, v in outcome.most_common()))
+    print(
+        f"{done:,} mutated rows, {outcome.total():,} trajectories: "
+        + ", ".join(f"{k} {v:,}" for k, v in outcome.most_common())
+    )
 
 
 if __name__ == "__main__":

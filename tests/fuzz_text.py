@@ -1,9 +1,11 @@
-"""Rows of all shapes through read and encode, with an oracle: python -m tests.fuzz_text [100000] [SEED]
+"""Rows of all shapes through read and encode, with an oracle: python -m tests.fuzz_text [100000]
+[SEED]
 
-Each row is made of words that occur nowhere else, and it is known which of them the assistant wrote. Of every trajectory either
-each of these words is scored exactly once, in the text that it was written in, and no other word is; or the row is a reject with
-a reason. Rows that hold what nothing reads must be rejects. Under the student's own template and, where they are at hand, 22
-real ones, in every mode.
+Each row is made of words that occur nowhere else, and it is known which of them the assistant
+wrote. Of every trajectory either each of these words is scored exactly once, in the text that it
+was written in, and no other word is; or the row is a reject with a reason. Rows that hold what
+nothing reads must be rejects. Under the student's own template and, where they are at hand, 22 real
+ones, in every mode.
 """
 
 import itertools
@@ -17,14 +19,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsr_ray.encode import How, find
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.pairs import PAIRS
+from rsr_ray.corpus.reading import Reading, trajectories
+from rsr_ray.corpus.row_faults import row_boundary
+from rsr_ray.encode.how import How
+from rsr_ray.encode.locate import find
 from rsr_ray.errors import BadRow
-from rsr_ray.objects import InputObject
-from rsr_ray.read import canonical
-from rsr_ray.reading import Reading, trajectories
-from rsr_ray.row_faults import row_boundary
+from rsr_ray.files.objects import InputObject
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.student import load_tokenizer
+from rsr_ray.student.tokenizer import load_tokenizer
 
 from .conftest import DEMO_STUDENT, SHARED
 
@@ -36,7 +40,6 @@ SYSTEM, USER, ASSISTANT, TOOL = (
     ("assistant", "gpt", "model", "bot", "ai"),
     ("tool", "observation", "environment", "ipython", "tool_response"),
 )
-PAIRS = (("prompt", "response"), ("instruction", "output"), ("prompt", "completion"), ("query", "response"), ("input", "output"))
 
 
 @dataclass
@@ -58,7 +61,10 @@ class Maker:
         self.rng, self.n = random.Random(seed), itertools.count(1)
 
     def word(self) -> str:
-        return "".join(self.rng.choice("bdfgklmnprstvz") + self.rng.choice("aeiou") for _ in range(2)) + f"q{next(self.n)}q"
+        return (
+            "".join(self.rng.choice("bdfgklmnprstvz") + self.rng.choice("aeiou") for _ in range(2))
+            + f"q{next(self.n)}q"
+        )
 
     def text(self, *, white: bool = True) -> str:
         words = [self.word() for _ in range(self.rng.randint(1, 4))]
@@ -85,10 +91,16 @@ class Maker:
         role, body = ("from", "value") if sharegpt else ("role", "content")
         out = {role: self.rng.choice(roles), body: text}
         if self.chance(0.2):
-            out |= dict.fromkeys(self.rng.sample(["tool_calls", "name", "tool_call_id", "thinking", "weight", "function_call"], 2))
+            out |= dict.fromkeys(
+                self.rng.sample(
+                    ["tool_calls", "name", "tool_call_id", "thinking", "weight", "function_call"], 2
+                )
+            )
         return out
 
-    def answer(self, made: Made, said: list[str], *, sharegpt: bool, calls: bool) -> list[dict[str, Any]]:
+    def answer(
+        self, made: Made, said: list[str], *, sharegpt: bool, calls: bool
+    ) -> list[dict[str, Any]]:
         """A turn of the assistant with all that may be in it; behind calls what the tools said."""
         thought = self.text(white=False) if self.chance(0.35) else None
         text = self.text() if not calls or self.chance(0.5) else self.rng.choice(["", None])
@@ -97,7 +109,11 @@ class Maker:
         used = [self.call() for _ in range(self.rng.randint(1, 2))] if calls else []
         if calls and self.chance(0.15) and not sharegpt:
             return self.blocks(made, said, thought, text, used)
-        form = self.rng.choice(["reasoning_content", "reasoning", "thinking", "think"]) if thought else ""
+        form = (
+            self.rng.choice(["reasoning_content", "reasoning", "thinking", "think"])
+            if thought
+            else ""
+        )
         shown = text
         if form == "think":
             shown = f"<think>\n{thought}\n</think>\n\n{text or ''}"
@@ -117,8 +133,16 @@ class Maker:
 
     def call(self) -> dict[str, Any]:
         said = [self.word(), self.word()]
-        arguments = {"path": said[0], "more": self.rng.choice([said[1], [said[1]], {"deep": said[1], "none": None}])}
-        return {"id": f"call{next(self.n):05d}"[:9], "name": self.rng.choice(["look", "run", "fetch"]), "arguments": arguments, "said": said}
+        arguments = {
+            "path": said[0],
+            "more": self.rng.choice([said[1], [said[1]], {"deep": said[1], "none": None}]),
+        }
+        return {
+            "id": f"call{next(self.n):05d}"[:9],
+            "name": self.rng.choice(["look", "run", "fetch"]),
+            "arguments": arguments,
+            "said": said,
+        }
 
     def calls_of(self, used: list[dict[str, Any]]) -> dict[str, Any]:
         def shown(call: dict[str, Any]) -> dict[str, Any]:
@@ -130,12 +154,24 @@ class Maker:
         calls = [{"id": call["id"], "type": "function", "function": shown(call)} for call in used]
         return {"tool_calls": json.dumps(calls) if self.chance(0.2) else calls}
 
-    def blocks(self, made: Made, said: list[str], thought: str | None, text: str | None, used: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def blocks(
+        self,
+        made: Made,
+        said: list[str],
+        thought: str | None,
+        text: str | None,
+        used: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
         """The same in Anthropic's blocks, the results in the user's next turn."""
         parts = [{"type": "thinking", "thinking": thought, "signature": "x"}] if thought else []
         parts += [{"type": "text", "text": text}] if text else []
-        parts += [{"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["arguments"]} for call in used]
-        said += [part for part in (thought, text) if part] + [word for call in used for word in call["said"]]
+        parts += [
+            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["arguments"]}
+            for call in used
+        ]
+        said += [part for part in (thought, text) if part] + [
+            word for call in used for word in call["said"]
+        ]
         results = []
         for call in used:
             result = self.text(white=False)
@@ -143,11 +179,16 @@ class Maker:
             results.append({"type": "tool_result", "tool_use_id": call["id"], "content": result})
         return [{"role": "assistant", "content": parts}, {"role": "user", "content": results}]
 
-    def results(self, made: Made, used: list[dict[str, Any]], sharegpt: bool) -> list[dict[str, Any]]:
+    def results(
+        self, made: Made, used: list[dict[str, Any]], sharegpt: bool
+    ) -> list[dict[str, Any]]:
         turns = []
         for call in used:
             made.context.append(text := self.text(white=False))
-            turns.append(self.turn(TOOL, text, sharegpt) | ({} if sharegpt else {"tool_call_id": call["id"], "name": call["name"]}))
+            turns.append(
+                self.turn(TOOL, text, sharegpt)
+                | ({} if sharegpt else {"tool_call_id": call["id"], "name": call["name"]})
+            )
         return turns
 
     def conversation(self, made: Made, said: list[str], *, sharegpt: bool) -> list[dict[str, Any]]:
@@ -167,12 +208,33 @@ class Maker:
     # --- rows ---
 
     def made(self) -> Made:
-        make = self.rng.choice([self.messages, self.messages, self.sharegpt, self.pair, self.pair, self.several, self.side_by_side])
+        make = self.rng.choice(
+            [
+                self.messages,
+                self.messages,
+                self.sharegpt,
+                self.pair,
+                self.pair,
+                self.several,
+                self.side_by_side,
+            ]
+        )
         made = make()
-        if self.chance(0.1) and made.shape != "side by side" and not {"reasoning", "thinking"} & made.row.keys():
-            made.row[self.rng.choice(["reasoning", "thinking"])] = self.rng.choice(["on", "off", True, False, "high", {"type": "enabled"}])
+        if (
+            self.chance(0.1)
+            and made.shape != "side by side"
+            and not {"reasoning", "thinking"} & made.row.keys()
+        ):
+            made.row[self.rng.choice(["reasoning", "thinking"])] = self.rng.choice(
+                ["on", "off", True, False, "high", {"type": "enabled"}]
+            )
         if self.chance(0.2):
-            made.row |= {"id": next(self.n), "source": self.word(), "score": 0.5, "note": self.word()}
+            made.row |= {
+                "id": next(self.n),
+                "source": self.word(),
+                "score": 0.5,
+                "note": self.word(),
+            }
         return made
 
     def messages(self) -> Made:
@@ -208,7 +270,14 @@ class Maker:
         text = self.text()
         made.scored[0].append(text)
         parts = [{"type": "text", "text": text}]
-        forms = [text, text, parts, {"content": text}, {"text": text, "finish_reason": "stop"}, [{"role": "assistant", "content": text}]]
+        forms = [
+            text,
+            text,
+            parts,
+            {"content": text},
+            {"text": text, "finish_reason": "stop"},
+            [{"role": "assistant", "content": text}],
+        ]
         made.row[answering] = self.rng.choice(forms)
         if self.chance(0.3) and isinstance(made.row[answering], str):
             thought = self.text(white=False)
@@ -236,7 +305,12 @@ class Maker:
         elif form == "turns":
             made.row[answering] = [[{"role": "assistant", "content": text}] for text in texts]
         elif form == "choices":
-            made.row[answering] = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for text in texts]}
+            made.row[answering] = {
+                "choices": [
+                    {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                    for text in texts
+                ]
+            }
         else:
             name = self.rng.choice(["text", "content"])
             made.row[answering] = [{name: text, "finish_reason": "length"} for text in texts]
@@ -248,7 +322,10 @@ class Maker:
         made.context.append(question := self.text())
         made.row["question"] = question
         by_teacher = self.chance(0.5)
-        made.columns = {"prompt": "question", "response": "{teacher}_said" if by_teacher else "answer_{sample}"}
+        made.columns = {
+            "prompt": "question",
+            "response": "{teacher}_said" if by_teacher else "answer_{sample}",
+        }
         with_thoughts = by_teacher and self.chance(0.5)
         if with_thoughts:
             made.columns["thinking"] = "{teacher}_thought"
@@ -263,7 +340,10 @@ class Maker:
 
 
 def through_arrow(row: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
-    """The row as Parquet has it: with a null for each key that only the row beside it has. As it is where Arrow has no type for both."""
+    """The row as Parquet has it: with a null for each key that only the row beside it has.
+
+    As it is where Arrow has no type for both.
+    """
     try:
         return pa.Table.from_pylist([row, beside]).to_pylist()[0]
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
@@ -274,8 +354,13 @@ def words_of(texts: list[str]) -> set[str]:
     return {part for text in texts for part in text.replace(".", " ").replace(":", " ").split()}
 
 
-def fault_of(text: str, spans: list[tuple[int, int]], said: list[str], others: set[str]) -> str | None:
-    """How a rendering breaks the law; None where it does not. `others` are words that the assistant did not write here."""
+def fault_of(
+    text: str, spans: list[tuple[int, int]], said: list[str], others: set[str]
+) -> str | None:
+    """How a rendering breaks the law; None where it does not.
+
+    `others` are words that the assistant did not write here.
+    """
     pieces = [text[start:stop] for start, stop in spans]
     if any(a[1] > b[0] for a, b in itertools.pairwise(spans)):
         return "spans overlap"
@@ -294,11 +379,17 @@ def modes() -> Iterator[tuple[str, Any, How]]:
     """Templates with their tokenizers, and how they are used."""
     shared = SHARED / "students" / "tiny-qwen3"
     student = str(shared if shared.is_dir() else DEMO_STUDENT)
-    templates = {"its own": None} | {path.stem: path.read_text() for path in sorted(SHARED.glob("chat_templates/*.jinja"))}
+    templates = {"its own": None} | {
+        path.stem: path.read_text() for path in sorted(SHARED.glob("chat_templates/*.jinja"))
+    }
     for name, template in templates.items():
         tokenizer = load_tokenizer(student, template)
         for verbatim in (False, True):
-            yield f"{name}{' verbatim' if verbatim else ''}", tokenizer, How(max_length=10**9, verbatim=verbatim)
+            yield (
+                f"{name}{' verbatim' if verbatim else ''}",
+                tokenizer,
+                How(max_length=10**9, verbatim=verbatim),
+            )
 
 
 def check(made: Made, tokenizer: Any, how: How, counts: Counter[str]) -> list[str]:
@@ -306,7 +397,10 @@ def check(made: Made, tokenizer: Any, how: How, counts: Counter[str]) -> list[st
     reading = Reading(columns=made.columns)
     try:
         with row_boundary("reading the row"):
-            rows = [canonical(one, OBJ, n, reading) for n, (one, _) in enumerate(trajectories(made.row, reading))]
+            rows = [
+                canonical(one, OBJ, n, reading)
+                for n, (one, _) in enumerate(trajectories(made.row, reading))
+            ]
     except BadRow as e:
         counts[f"{made.shape}: {e.reason}"] += 1
         return [] if made.unread else [f"refused whole: {e.detail}"]
@@ -323,8 +417,14 @@ def check(made: Made, tokenizer: Any, how: How, counts: Counter[str]) -> list[st
         except BadRow as e:
             counts[f"{made.shape}: {e.reason}"] += 1
             if e.reason not in REJECT_REASONS or "\n" in e.detail:
-                faults.append(f"{e.reason}: {e.detail!r} is no reason of the list, or more than a line")
-            if e.reason in ("row_error", "unread_content", "unreadable_row", "unknown_role", "not_text") and not made.unread:
+                faults.append(
+                    f"{e.reason}: {e.detail!r} is no reason of the list, or more than a line"
+                )
+            if (
+                e.reason
+                in ("row_error", "unread_content", "unreadable_row", "unknown_role", "not_text")
+                and not made.unread
+            ):
                 faults.append(f"refused for no reason: {e.reason}: {e.detail}")
             if e.reason in ("empty_response", "no_assistant_turn") and said:
                 faults.append(f"{e.reason}, and the assistant said {said}")
@@ -338,7 +438,10 @@ def check(made: Made, tokenizer: Any, how: How, counts: Counter[str]) -> list[st
 
 
 def run(n: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """n rows, each under one template in one mode, by turns. What became of them, and the violations."""
+    """n rows, each under one template in one mode, by turns.
+
+    What became of them, and the violations.
+    """
     maker, counts, faults = Maker(seed), Counter[str](), []
     under, before = list(modes()), maker.made()
     for i in range(n):
@@ -347,7 +450,9 @@ def run(n: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
         made.row = through_arrow(made.row, before.row)
         before = made
         found = check(made, tokenizer, how, counts)
-        faults += [f"row {i}, {made.shape}, {name}: {fault}\n{json.dumps(made.row)}" for fault in found]
+        faults += [
+            f"row {i}, {made.shape}, {name}: {fault}\n{json.dumps(made.row)}" for fault in found
+        ]
     return counts, faults
 
 
@@ -356,7 +461,10 @@ if __name__ == "__main__":
     counts, faults = run(n, seed)
     for what, times in sorted(counts.items()):
         print(f"{times:8,}  {what}")
-    print(f"{n:,} rows, seed {seed}: {sum(counts.values()):,} trajectories, {len(faults):,} violations")
+    print(
+        f"{n:,} rows, seed {seed}: {sum(counts.values()):,} trajectories, {len(faults):,} "
+        f"violations"
+    )
     for fault in faults[:10]:
         print(f"\n{fault}")
     sys.exit(bool(faults))

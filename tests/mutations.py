@@ -1,10 +1,12 @@
-"""Files of a store changed at random: a command says the undisturbed numbers, or it names the file; it never raises.
+"""Files of a store changed at random: a command says the undisturbed numbers, or it names the file;
+it never raises.
 
     python -m tests.mutations --n 10000 --seed 0
 
-Each mutation changes one file of a fresh copy of a small store (two students, three teachers, tokens, runs, a night,
-leases): bytes flipped, cut, zeroed, swapped with a neighbour, emptied, copied to a neighbour's name, replaced by something else,
-deleted. One command of the list then runs on it in this process. Its outcome is compared with that of the store as it was.
+Each mutation changes one file of a fresh copy of a small store (two students, three teachers,
+tokens, runs, a night, leases): bytes flipped, cut, zeroed, swapped with a neighbour, emptied,
+copied to a neighbour's name, replaced by something else, deleted. One command of the list then runs
+on it in this process. Its outcome is compared with that of the store as it was.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from rsr_ray.cli import main
-from rsr_ray.records import warn_once
+from rsr_ray.store.records import warn_once
 
 from .cluster.conftest import write_many
 from .conftest import DEMO_STUDENT
@@ -68,12 +70,23 @@ class Bench:
     """A store, its corpus, and what each command gives on it undisturbed."""
 
     def __init__(self, folder: Path):
-        self.folder, self.corpus, self.store, self.copy = folder, folder / "corpus", folder / "store", folder / "copy"
+        self.folder, self.corpus, self.store, self.copy = (
+            folder,
+            folder / "corpus",
+            folder / "store",
+            folder / "copy",
+        )
         write_many(self.corpus, 3, 12, teachers=TEACHERS)
         for name in ("one", "two"):
             ran = run(["score", *self.score_options(self.store, name)])
             assert ran.code == 0, ran.said
-        options = {"corpus": [str(self.corpus)], "store": str(self.store), "unit_rows": 6, "replicas": 1, "token_scores": True}
+        options = {
+            "corpus": [str(self.corpus)],
+            "store": str(self.store),
+            "unit_rows": 6,
+            "replicas": 1,
+            "token_scores": True,
+        }
         students = [{"student": str(DEMO_STUDENT), "student_name": name} for name in ("one", "two")]
         (folder / "nightly.yaml").write_text(json.dumps(options | {"students": students}))
         for night in ("2026-01-01", NIGHT):
@@ -86,8 +99,27 @@ class Bench:
         self.files = sorted(p.relative_to(self.store) for p in self.store.rglob("*") if p.is_file())
 
     def score_options(self, store: Path, name: str) -> list[str]:
-        where = ["--corpus", str(self.corpus), "--student", str(DEMO_STUDENT), "--student-name", name, "--store", str(store)]
-        return [*where, "--unit-rows", "6", "--replicas", "1", "--token-scores", "--max-rejects", "1", "--json"]
+        where = [
+            "--corpus",
+            str(self.corpus),
+            "--student",
+            str(DEMO_STUDENT),
+            "--student-name",
+            name,
+            "--store",
+            str(store),
+        ]
+        return [
+            *where,
+            "--unit-rows",
+            "6",
+            "--replicas",
+            "1",
+            "--token-scores",
+            "--max-rejects",
+            "1",
+            "--json",
+        ]
 
     def run(self, command: str, store: Path) -> Outcome:
         """The command on student one of a store."""
@@ -99,7 +131,11 @@ class Bench:
             done.numbers = numbers(done.out)
         elif command == "report":
             done = run(["report", *of_store, "--out", str(out)])
-            done.numbers = [scrubbed((out / name).read_text()) for name in ("teachers.csv", "summary.md") if (out / name).is_file()]
+            done.numbers = [
+                scrubbed((out / name).read_text())
+                for name in ("teachers.csv", "summary.md")
+                if (out / name).is_file()
+            ]
             done.out += "".join(path.read_text() for path in out.glob("*.md"))
         elif command == "choose":
             done = run(["choose", *of_store, "--by", "rsr", "--out", str(out), "--json"])
@@ -133,9 +169,15 @@ def run(arguments: list[str]) -> Outcome:
 
 
 def numbers(out: str) -> Any:
-    """The last line of the output as JSON, without what is another every time; None where there is none."""
+    """The last line of the output as JSON, without what is another every time; None where there
+    is none.
+    """
     lines = out.strip().splitlines()
-    return json.loads(lines[-1].replace("/copy", "/store"), object_hook=without_words) if lines and lines[-1].startswith("{") else None
+    return (
+        json.loads(lines[-1].replace("/copy", "/store"), object_hook=without_words)
+        if lines and lines[-1].startswith("{")
+        else None
+    )
 
 
 def without_words(found: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +188,7 @@ def scrubbed(text: str) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text).replace("/copy", "/store")
 
 
-# --- mutations --------------------------------------------------------------------------------------------------------
+# --- mutations-------------------------------------------------------------------------------------
 
 
 def flip(data: bytes, _: bytes, rng: random.Random) -> bytes:
@@ -173,7 +215,18 @@ def inside(data: bytes, _: bytes, rng: random.Random) -> bytes:
 
 
 def other(_: bytes, __: bytes, rng: random.Random) -> bytes:
-    return rng.choice((b"PAR1", b"{}", b"[1]", b"null", b"\0" * 300, b"PK\x03\x04", b'{"seconds": "x"}', rng.randbytes(500)))
+    return rng.choice(
+        (
+            b"PAR1",
+            b"{}",
+            b"[1]",
+            b"null",
+            b"\0" * 300,
+            b"PK\x03\x04",
+            b'{"seconds": "x"}',
+            rng.randbytes(500),
+        )
+    )
 
 
 CHANGES: dict[str, Callable[[bytes, bytes, random.Random], bytes]] = {
@@ -203,7 +256,11 @@ def mutate(bench: Bench, rng: random.Random) -> tuple[str, list[Path]]:
     if kind == "deleted":
         (bench.copy / path).unlink()
         return kind, [path]
-    touched = {path: CHANGES[kind](data, beside, rng)} if kind in CHANGES else {path: beside, neighbour: data}
+    touched = (
+        {path: CHANGES[kind](data, beside, rng)}
+        if kind in CHANGES
+        else {path: beside, neighbour: data}
+    )
     for name, content in touched.items():
         times = (bench.copy / name).stat()
         (bench.copy / name).unlink()  # a link to the store's own
@@ -225,9 +282,17 @@ def try_one(bench: Bench, command: str, seed: str, told: Told) -> None:
     if done.raised or "Traceback" in done.said:
         problem = done.raised or "a trace"
     elif not same and not is_named:
-        problem = f"exit {done.code}, other numbers, and none of the files is named: {done.err[-300:]}"
+        problem = (
+            f"exit {done.code}, other numbers, and none of the files is named: {done.err[-300:]}"
+        )
     else:
-        told.ends["the same numbers" if same and not is_named else "the same numbers, the file named" if same else "the file named"] += 1
+        told.ends[
+            "the same numbers"
+            if same and not is_named
+            else "the same numbers, the file named"
+            if same
+            else "the file named"
+        ] += 1
         return
     told.wrong.append(f"{seed} {command} {kind} {', '.join(map(str, touched))}: {problem}")
     print(told.wrong[-1], file=sys.stderr, flush=True)
@@ -235,7 +300,9 @@ def try_one(bench: Bench, command: str, seed: str, told: Told) -> None:
 
 def commands_of(n: int, rng: random.Random, shares: dict[str, int]) -> list[str]:
     """Which command each mutation runs under, Ray's last."""
-    counts = {name: max(1, round(n * share / sum(shares.values()))) for name, share in shares.items()}
+    counts = {
+        name: max(1, round(n * share / sum(shares.values()))) for name, share in shares.items()
+    }
     counts[next(iter(shares))] += n - sum(counts.values())
     return [name for name, count in counts.items() for _ in range(count)]
 
@@ -247,7 +314,11 @@ def measure(folder: Path, n: int, seed: int, shares: dict[str, int]) -> Told:
     for i, command in enumerate(commands_of(n, random.Random(seed), shares)):
         try_one(bench, command, f"{seed}/{i}", told)
         if i % 500 == 499:
-            print(f"{i + 1:,} of {n:,}, {time.monotonic() - begun:.0f} s, {len(told.wrong)} wrong", file=sys.stderr, flush=True)
+            print(
+                f"{i + 1:,} of {n:,}, {time.monotonic() - begun:.0f} s, {len(told.wrong)} wrong",
+                file=sys.stderr,
+                flush=True,
+            )
     return told
 
 
@@ -259,10 +330,29 @@ if __name__ == "__main__":
     options = parser.parse_args()
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=300_000_000,
+        log_to_driver=False,
+    )
     with tempfile.TemporaryDirectory(prefix="rsr_ray-mutations-") as made:
-        told = measure(Path(made), options.n, options.seed, {options.only: 1} if options.only else COMMANDS)
+        told = measure(
+            Path(made), options.n, options.seed, {options.only: 1} if options.only else COMMANDS
+        )
     for line in told.wrong:
         print(line)
-    print(json.dumps({"mutations": options.n, "ran": told.ran, "kinds": told.kinds, "ends": told.ends, "wrong": len(told.wrong)}, indent=1))
+    print(
+        json.dumps(
+            {
+                "mutations": options.n,
+                "ran": told.ran,
+                "kinds": told.kinds,
+                "ends": told.ends,
+                "wrong": len(told.wrong),
+            },
+            indent=1,
+        )
+    )
     sys.exit(bool(told.wrong))

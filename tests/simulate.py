@@ -1,9 +1,12 @@
-"""How often what inference.py says is right, on made-up prompts whose truth is known: `python -m tests.simulate ranks [--fast]`.
+"""How often what inference.py says is right, on made-up prompts whose truth is known:
 
-Prompts are log-normal, with the spreads and correlations measured on real corpora: coefficients of variation .47 of mean ranks
-and .21 of mean surprisals, correlation .93 of the two and .63 of two teachers; "wide" has twice the spreads. Teachers' true values
-are spread normally about a common one; a standard error (SE) is that of one teacher's value. All tables take about a quarter of
-an hour on one core: ranks intervals more compare.
+`python -m tests.simulate ranks [--fast]`.
+
+Prompts are log-normal, with the spreads and correlations measured on real corpora: coefficients of
+variation .47 of mean ranks and .21 of mean surprisals, correlation .93 of the two and .63 of two
+teachers; "wide" has twice the spreads. Teachers' true values are spread normally about a common
+one; a standard error (SE) is that of one teacher's value. All tables take about a quarter of an
+hour on one core: ranks intervals more compare.
 """
 
 import argparse
@@ -14,10 +17,13 @@ from functools import cache
 
 import numpy as np
 
-from rsr_ray.compare import Found, Measured, moves, of_errors, on_prompts
-from rsr_ray.inference import chances, influence, interval, more_prompts, place_bounds
+from rsr_ray.decide.bases import Basis
+from rsr_ray.decide.inference import chances, influence, interval, more_prompts, place_bounds
+from rsr_ray.decide.measured import Measured, measure_by_errors, measure_on_prompts
+from rsr_ray.decide.moved import find_moves
+from rsr_ray.decide.ranking import own_intervals
+from rsr_ray.decide.scored import Matrices
 from rsr_ray.metrics import RSR
-from rsr_ray.rank import Matrices, own_intervals
 
 SPREADS = {"measured": (0.47, 0.21), "wide": (0.94, 0.42)}
 OF_TERMS, OF_TEACHERS = 0.93, 0.63  # correlations
@@ -25,13 +31,20 @@ TEACHERS, PROMPTS, TRUE = (2, 6, 11, 40), (5, 8, 20, 60, 300), (0.0, 0.5, 1.0, 2
 CLAIM, SURE = 0.95, 0.99
 
 
-def prompts_of(rng: np.random.Generator, shape: tuple[int, ...], spread: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ranks and mean surprisals of the answers of teachers to prompts, [..., P, T], each of mean 1."""
+def prompts_of(
+    rng: np.random.Generator, shape: tuple[int, ...], spread: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ranks and mean surprisals of the answers of teachers to prompts, [..., P, T], each of
+    mean 1.
+    """
     shared, own = rng.standard_normal((2, *shape[:-1], 1)), rng.standard_normal((2, *shape))
     rank, other = math.sqrt(OF_TEACHERS) * shared + math.sqrt(1 - OF_TEACHERS) * own
     surprisal = OF_TERMS * rank + math.sqrt(1 - OF_TERMS**2) * other
     sigmas = (math.sqrt(math.log1p(cv**2)) for cv in SPREADS[spread])
-    x, y = (np.exp(sigma * normal - sigma**2 / 2) for sigma, normal in zip(sigmas, (rank, surprisal), strict=True))
+    x, y = (
+        np.exp(sigma * normal - sigma**2 / 2)
+        for sigma, normal in zip(sigmas, (rank, surprisal), strict=True)
+    )
     return x, y
 
 
@@ -49,14 +62,20 @@ def error_of_a_difference(spread: str) -> float:
     return float(np.diff(x - y, axis=1).std())
 
 
-def ranked(rng: np.random.Generator, n_teachers: int, n: int, true: float, spread: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True values [T] that are `true` SE apart, those seen on n prompts [T], and what each prompt adds to them [n, T]."""
+def ranked(
+    rng: np.random.Generator, n_teachers: int, n: int, true: float, spread: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True values [T] that are `true` SE apart, those seen on n prompts [T], and what each
+    prompt adds to them [n, T].
+    """
     x, y = prompts_of(rng, (n, n_teachers), spread)
-    truth = np.exp(true * error_of_one_prompt(spread) / math.sqrt(n) * rng.standard_normal(n_teachers))
+    truth = np.exp(
+        true * error_of_one_prompt(spread) / math.sqrt(n) * rng.standard_normal(n_teachers)
+    )
     return truth, *influence(x * truth, y)
 
 
-# --- places and chances -------------------------------------------------------------------------------------------------
+# --- places and chances----------------------------------------------------------------------------
 
 
 @dataclass
@@ -84,7 +103,8 @@ def count_ranks(n_teachers: int, n: int, true: float, spread: str, repetitions: 
     for _ in range(repetitions):
         truth, values, each = ranked(rng, n_teachers, n, true, spread)
         places, order = place_bounds(values, each), chances(values, each)
-        lowest = 1 + (truth < truth[:, None]).sum(1)  # equal teachers share the places from `lowest` to `highest`
+        # equal teachers share the places from `lowest` to `highest`
+        lowest = 1 + (truth < truth[:, None]).sum(1)
         highest = (truth <= truth[:, None]).sum(1)
         pairs = np.argwhere(order.before >= CLAIM)
         first = int(order.best.argmax())
@@ -107,18 +127,28 @@ def count_ranks(n_teachers: int, n: int, true: float, spread: str, repetitions: 
 
 def ranks(fast: bool) -> Iterator[str]:
     """Bounds on places, and P(best) and the probabilities of pairs."""
-    yield f"{'prompts':>9} {'T':>3} {'n':>4} {'SE apart':>8} | {'all places held':>15} {'one best':>8} {'may be best':>11} | " + (
-        f"{'P(best) .95+':>12} {'right':>6} {'pairs .95+':>10} {'right':>6} {'any > .99':>9}"
+    yield (
+        (
+            f"{'prompts':>9} {'T':>3} {'n':>4} {'SE apart':>8} | {'all places held':>15} "
+            f"{'one best':>8} {'may be best':>11} | "
+        )
+        + (f"{'P(best) .95+':>12} {'right':>6} {'pairs .95+':>10} {'right':>6} {'any > .99':>9}")
     )
     for spread in SPREADS:
         for n_teachers in TEACHERS[: 2 if fast else None]:
             for n in PROMPTS:
                 for true in TRUE:
-                    c = count_ranks(n_teachers, n, true, spread, 40 if fast else 100 if n_teachers > 11 else 500)
+                    c = count_ranks(
+                        n_teachers, n, true, spread, 40 if fast else 100 if n_teachers > 11 else 500
+                    )
                     held, best = 1 - c.wrong_places / c.reports, c.may_be_best / c.reports
-                    claims = f"{c.claims:12} {share(c.right, c.claims):>6} {c.pairs:10} {share(c.right_pairs, c.pairs):>6}"
+                    claims = (
+                        f"{c.claims:12} {share(c.right, c.claims):>6} {c.pairs:10} "
+                        f"{share(c.right_pairs, c.pairs):>6}"
+                    )
                     yield (
-                        f"{spread:>9} {n_teachers:3} {n:4} {true:8} | {held:15.1%} {c.one_best / c.reports:8.1%} {best:11.2f} | "
+                        f"{spread:>9} {n_teachers:3} {n:4} {true:8} | {held:15.1%} "
+                        f"{c.one_best / c.reports:8.1%} {best:11.2f} | "
                         f"{claims} {c.sure / c.reports:9.1%}"
                     )
 
@@ -127,7 +157,7 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-# --- intervals ----------------------------------------------------------------------------------------------------------
+# --- intervals-------------------------------------------------------------------------------------
 
 
 def tails(n: int, spread: str, repetitions: int) -> tuple[float, float]:
@@ -150,13 +180,17 @@ def intervals(fast: bool) -> Iterator[str]:
             yield f"{spread:>9} {n:4} | {below:16.1%} {above:6.1%}"
 
 
-# --- how many more prompts ----------------------------------------------------------------------------------------------
+# --- how many more prompts-------------------------------------------------------------------------
 
 
-def count_more(n_teachers: int, n: int, gap: float, spread: str, repetitions: int) -> tuple[int, int, int]:
-    """Reports that do not tell the first two apart, those that say how many more prompts would, and those that are right.
+def count_more(
+    n_teachers: int, n: int, gap: float, spread: str, repetitions: int
+) -> tuple[int, int, int]:
+    """Reports that do not tell the first two apart, those that say how many more prompts would, and
+    those that are right.
 
-    Teachers are `gap` standard errors of their difference apart on n prompts; that many prompts are drawn besides the n.
+    Teachers are `gap` standard errors of their difference apart on n prompts; that many prompts are
+    drawn besides the n.
     """
     rng = np.random.default_rng([n_teachers, n, int(10 * gap)])
     error = error_of_a_difference(spread) / math.sqrt(n)
@@ -184,47 +218,71 @@ def count_more(n_teachers: int, n: int, gap: float, spread: str, repetitions: in
 
 
 def more(fast: bool) -> Iterator[str]:
-    """How often as many more prompts as were named told the two teachers apart, the better one first."""
-    yield f"{'prompts':>9} {'T':>3} {'n':>4} {'gap in SE':>9} | {'not told apart':>14} {'said':>6} {'told apart then':>15}"
+    """How often as many more prompts as were named told the two teachers apart, the better one
+    first.
+    """
+    yield (
+        f"{'prompts':>9} {'T':>3} {'n':>4} {'gap in SE':>9} | {'not told apart':>14} "
+        f"{'said':>6} {'told apart then':>15}"
+    )
     for spread in SPREADS:
         for n_teachers in TEACHERS[: 1 if fast else 2]:
             for n in (20, 60):
                 for gap in (0.0, 0.5, 1.0, 2.0):
                     repetitions = 60 if fast else 600
                     untold, said, right = count_more(n_teachers, n, gap, spread, repetitions)
-                    yield f"{spread:>9} {n_teachers:3} {n:4} {gap:9} | {untold / repetitions:14.1%} {share(said, untold):>6} {share(right, said):>15}"
+                    yield (
+                        f"{spread:>9} {n_teachers:3} {n:4} {gap:9} | "
+                        f"{untold / repetitions:14.1%} {share(said, untold):>6} "
+                        f"{share(right, said):>15}"
+                    )
 
 
-# --- compare ------------------------------------------------------------------------------------------------------------
+# --- compare---------------------------------------------------------------------------------------
 
 
 def answers(rng: np.random.Generator, shared: np.ndarray, samples: int, within: float) -> Matrices:
-    """Sums of several answers to prompts, whose correlation within a prompt is `within`; `shared` normal [2, P, 1] is the prompts' own."""
+    """Sums of several answers to prompts, whose correlation within a prompt is `within`;
+    `shared` normal [2, P, 1] is the prompts' own.
+    """
     own = rng.standard_normal((2, shared.shape[1], samples))
     rank, other = math.sqrt(within) * shared + math.sqrt(1 - within) * own
     surprisal = OF_TERMS * rank + math.sqrt(1 - OF_TERMS**2) * other
     sigmas = (math.sqrt(math.log1p(cv**2)) for cv in SPREADS["measured"])
-    x, y = (np.exp(sigma * normal).sum(1, keepdims=True) for sigma, normal in zip(sigmas, (rank, surprisal), strict=True))
+    x, y = (
+        np.exp(sigma * normal).sum(1, keepdims=True)
+        for sigma, normal in zip(sigmas, (rank, surprisal), strict=True)
+    )
     return Matrices(x, y, np.full_like(x, samples))
 
 
 def false_moves(basis: str, n: int, samples: int, repetitions: int, within: float = 0.6) -> float:
-    """Share of comparisons of two sides that differ by noise alone in which a teacher moved by more than noise."""
+    """Share of comparisons of two sides that differ by noise alone in which a teacher moved by
+    more than noise.
+    """
     rng, moved = np.random.default_rng([n, samples, len(basis)]), 0
     for _ in range(repetitions):
         shared = rng.standard_normal((2, 2, n, 1))
-        a, b = (answers(rng, shared[0 if basis == "prompts" else side], samples, within) for side in (0, 1))
-        measured = on_prompts(a, b, np.ones((n, 1), bool), 0.95, 0) if basis == "prompts" else independent(a, b)
-        (t,) = moves(Found(basis, ["a"], measured, measured, [], []), RSR, 0.95, same_student=True)
-        moved += bool(t["more_than_noise"])
+        a, b = (
+            answers(rng, shared[0 if basis == "prompts" else side], samples, within)
+            for side in (0, 1)
+        )
+        measured = (
+            measure_on_prompts(a, b, np.ones((n, 1), bool), 0.95, 0)
+            if basis == "prompts"
+            else independent(a, b)
+        )
+        found = Basis(basis, ["a"], measured, measured, [], [])
+        (move,) = find_moves(found, np.full((2, 1), n * samples), RSR, 0.95, same_student=True)
+        moved += bool(move.more_than_noise)
     return moved / repetitions
 
 
 def independent(a: Matrices, b: Matrices) -> Measured:
-    """As `compare.on_aggregates` has it: what is known is each side's value and its error."""
+    """As `on_aggregates` has it: what is known is each side's value and its error."""
     values = np.stack([a.values(), b.values()])
     error = np.stack([own_intervals(side, 0.95, 0).error for side in (a, b)])
-    return of_errors(values, error, np.array([[len(a.x)], [len(b.x)]]), 0.95, 0)
+    return measure_by_errors(values, error, np.array([[len(a.x)], [len(b.x)]]), 0.95, 0)
 
 
 def compare(fast: bool) -> Iterator[str]:
@@ -233,15 +291,27 @@ def compare(fast: bool) -> Iterator[str]:
     for basis in ("prompts", "aggregates"):
         for n in (20, 60):
             for samples in (1, 4, 8):
-                yield f"{basis:>10} {n:4} {samples:7} | {false_moves(basis, n, samples, 300 if fast else 4000):15.1%}"
+                yield (
+                    f"{basis:>10} {n:4} {samples:7} | "
+                    f"{false_moves(basis, n, samples, 300 if fast else 4000):15.1%}"
+                )
 
 
-TABLES: dict[str, Callable[[bool], Iterator[str]]] = {"ranks": ranks, "intervals": intervals, "more": more, "compare": compare}
+TABLES: dict[str, Callable[[bool], Iterator[str]]] = {
+    "ranks": ranks,
+    "intervals": intervals,
+    "more": more,
+    "compare": compare,
+}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tables", nargs="+", choices=TABLES)
-    parser.add_argument("--fast", action="store_true", help="in seconds: fewer repetitions and teachers")
+    parser.add_argument(
+        "--fast", action="store_true", help="in seconds: fewer repetitions and teachers"
+    )
     given = parser.parse_args()
     for name in given.tables:
         print(f"\n{name}: {TABLES[name].__doc__}", flush=True)

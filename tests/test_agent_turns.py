@@ -1,7 +1,8 @@
-"""Agents' turns under real templates: what plain transformers renders whole, in any form of the turn, is scored whole.
+"""Agents' turns under real templates: what plain transformers renders whole, in any form of the
+turn, is scored whole.
 
-`python -m tests.test_agent_turns` prints the table: of each template the turns, in how many forms they are rendered whole, and
-the --render modes that score all of them.
+`python -m tests.test_agent_turns` prints the table: of each template the turns, in how many forms
+they are rendered whole, and the --render modes that score all of them.
 """
 
 import itertools
@@ -10,17 +11,31 @@ from functools import cache
 
 import pytest
 
-from rsr_ray.encode import How, find
+from rsr_ray.corpus.shapes import conversation
+from rsr_ray.encode.how import How
+from rsr_ray.encode.locate import find
 from rsr_ray.errors import BadRow
-from rsr_ray.shapes import conversation
-from rsr_ray.student import load_tokenizer
+from rsr_ray.student.tokenizer import load_tokenizer
 
 from .conftest import SHARED, needs_shared
 
 TEMPLATES = sorted(SHARED.glob("chat_templates/*.jinja"))
 STUDENT = str(SHARED / "students" / "tiny-qwen3")
-TOOLS = [{"type": "function", "function": {"name": "shell", "description": "Runs.", "parameters": {"type": "object", "properties": {}}}}]
-CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "shell", "arguments": {"cmd": "dirlist"}}}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "shell",
+            "description": "Runs.",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
+]
+CALL = {
+    "id": "abcdefghi",
+    "type": "function",
+    "function": {"name": "shell", "arguments": {"cmd": "dirlist"}},
+}
 ANSWER, THOUGHTS, SAID = "Exactly seven.", ("Which are there?", "Seven of them."), "First a look."
 TURNS = {
     "no reasoning, content ''": (None, ""),
@@ -33,7 +48,10 @@ TURNS = {
 }
 
 
-EARLIER = ({"role": "user", "content": "Are you there?"}, {"role": "assistant", "content": "I am here."})
+EARLIER = (
+    {"role": "user", "content": "Are you there?"},
+    {"role": "assistant", "content": "I am here."},
+)
 
 
 def row_of(thoughts, content, field="reasoning_content", arguments="dict", earlier=()):
@@ -48,7 +66,11 @@ def row_of(thoughts, content, field="reasoning_content", arguments="dict", earli
         {"role": "assistant", "content": ANSWER},
     ]
     for turn, thought in zip(turns[len(earlier) + 1 :: 2], thoughts or (), strict=False):
-        turn |= {"content": f"<think>\n{thought}\n</think>\n\n{turn['content'] or ''}"} if field == "think" else {field: thought}
+        turn |= (
+            {"content": f"<think>\n{thought}\n</think>\n\n{turn['content'] or ''}"}
+            if field == "think"
+            else {field: thought}
+        )
     return turns
 
 
@@ -71,7 +93,9 @@ def n_whole(template, thoughts, content, earlier=()):
     n = 0
     for shown, arguments, field in forms:
         try:
-            text = tokenizer_of(template).apply_chat_template(row_of(thoughts, shown, field, arguments, earlier), tools=TOOLS, tokenize=False)
+            text = tokenizer_of(template).apply_chat_template(
+                row_of(thoughts, shown, field, arguments, earlier), tools=TOOLS, tokenize=False
+            )
         except Exception:
             continue
         n += all(word in text for word in said_by(thoughts, content))
@@ -84,13 +108,22 @@ def modes(template, thoughts, content, earlier=()):
     for name in ("template", "verbatim"):
         try:
             turns = conversation({"messages": row_of(thoughts, content, earlier=earlier)})
-            text, spans, _ = find(turns, tokenizer_of(template), How(max_length=10**6, verbatim=name == "verbatim"), TOOLS)
+            text, spans, _ = find(
+                turns,
+                tokenizer_of(template),
+                How(max_length=10**6, verbatim=name == "verbatim"),
+                TOOLS,
+            )
         except BadRow as e:
             says[name] = e.detail
             continue
         pieces = [text[start:stop] for start, stop in spans]
-        assert all(sum(piece.count(word) for piece in pieces) == 1 for word in said_by(thoughts, content)), pieces
-        assert not any(word in piece for piece in pieces for word in ("How many files?", "a b")), pieces
+        assert all(
+            sum(piece.count(word) for piece in pieces) == 1 for word in said_by(thoughts, content)
+        ), pieces
+        assert not any(word in piece for piece in pieces for word in ("How many files?", "a b")), (
+            pieces
+        )
         scored.append(name)
     return scored, says
 
@@ -111,4 +144,7 @@ def test_what_a_template_renders_whole_is_scored(template, turn, earlier):
 if __name__ == "__main__":
     for template in TEMPLATES:
         for name, turn in TURNS.items():
-            print(f"{template.stem[:44]:44}  {name:28}  whole in {n_whole(template, *turn):2} forms   {', '.join(modes(template, *turn)[0]) or '-'}")
+            print(
+                f"{template.stem[:44]:44}  {name:28}  whole in {n_whole(template, *turn):2} "
+                f"forms   {', '.join(modes(template, *turn)[0]) or '-'}"
+            )

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsr_ray.batching import batches
+from rsr_ray.engine.batching import batches
 
 
 @given(st.lists(st.integers(1, 5000), max_size=200), st.integers(1, 10_000), st.booleans())
@@ -23,6 +23,8 @@ def test_similar_lengths_go_together():
 
 def test_little_padding_on_a_real_shaped_mix_of_lengths():
     rng = np.random.default_rng(0)
-    lengths = np.clip(np.exp(rng.normal(np.log(2000), np.log(6) / 1.645, 256)), 64, 32_768).astype(np.int64)
+    lengths = np.clip(np.exp(rng.normal(np.log(2000), np.log(6) / 1.645, 256)), 64, 32_768).astype(
+        np.int64
+    )
     padded = sum(len(b) * lengths[b].max() for b in batches(lengths, 32_768))
     assert padded < 1.06 * lengths.sum()

@@ -5,13 +5,23 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rsr_ray import bench
+from rsr_ray.bench import bench, student
 from rsr_ray.cli import main
 
 
 def test_the_bench_measures_both_ways_and_keeps_the_result(tmp_path, monkeypatch, capsys):
-    small = dataclasses.replace(bench.SHAPES["cpu"], hidden=32, layers=1, intermediate=32, vocabulary=2000, rows=80, median=60, p95=200, longest=256)
-    monkeypatch.setitem(bench.SHAPES, "cpu", small)
+    small = dataclasses.replace(
+        student.SHAPES["cpu"],
+        hidden=32,
+        layers=1,
+        intermediate=32,
+        vocabulary=2000,
+        rows=80,
+        median=60,
+        p95=200,
+        longest=256,
+    )
+    monkeypatch.setitem(student.SHAPES, "cpu", small)
     assert main(["bench", "--out", str(tmp_path), "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
     assert "share of the matmul ceiling" in shown
@@ -22,7 +32,10 @@ def test_the_bench_measures_both_ways_and_keeps_the_result(tmp_path, monkeypatch
     assert len(result["profile"]) == 5
 
 
-@pytest.mark.parametrize("key", ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize(
+    "key",
+    ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"],
+)
 @pytest.mark.parametrize("spoil", ["left out", "renamed", "of another shape", "cut"])
 def test_a_student_that_is_not_whole_is_refused(monkeypatch, capsys, tmp_path, key, spoil):
     """The bench makes its own student: here something happens to it on the disk."""
@@ -33,13 +46,28 @@ def test_a_student_that_is_not_whole_is_refused(monkeypatch, capsys, tmp_path, k
         path = Path(folder) / "model.safetensors"
         weights = load_file(path)
         values = weights.pop(key)
-        more = {"left out": {}, "renamed": {f"x.{key}": values}, "of another shape": {key: values[1:]}, "cut": {key: values}}[spoil]
-        save_file(weights | {name: value.clone() for name, value in more.items()}, path, metadata={"format": "pt"})
+        more = {
+            "left out": {},
+            "renamed": {f"x.{key}": values},
+            "of another shape": {key: values[1:]},
+            "cut": {key: values},
+        }[spoil]
+        save_file(
+            weights | {name: value.clone() for name, value in more.items()},
+            path,
+            metadata={"format": "pt"},
+        )
         if spoil == "cut":
             path.write_bytes(path.read_bytes()[:-8])
         return n
 
-    monkeypatch.setitem(bench.SHAPES, "cpu", dataclasses.replace(bench.SHAPES["cpu"], hidden=32, layers=1, intermediate=32, vocabulary=200))
+    monkeypatch.setitem(
+        student.SHAPES,
+        "cpu",
+        dataclasses.replace(
+            student.SHAPES["cpu"], hidden=32, layers=1, intermediate=32, vocabulary=200
+        ),
+    )
     monkeypatch.setattr(bench, "make_student", spoilt)
     assert main(["bench", "--out", str(tmp_path), "--rounds", "1"]) == 2
     said = capsys.readouterr().err
@@ -54,7 +82,7 @@ def test_a_wrong_number_of_rounds(capsys):
 
 
 def test_lengths_are_as_stated():
-    ids, spans = bench.rows_of(bench.SHAPES["cpu"])
+    ids, spans = student.rows_of(student.SHAPES["cpu"])
     lengths = [len(row) for row in ids]
     assert 64 <= min(lengths) <= max(lengths) <= 2048
     assert all(span.tolist() == [n // 3, n] for span, n in zip(spans, lengths, strict=True))

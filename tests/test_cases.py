@@ -1,4 +1,4 @@
-"""Row formats that people have, through `preview --json`, where the cases lie beside this checkout."""
+"""Row formats that people have, through `preview --json`; the cases lie beside the checkout."""
 
 import json
 import re
@@ -12,7 +12,8 @@ from .conftest import SHARED
 CASES = sorted(path.parent for path in SHARED.glob("cases/*/expected.json"))
 # Of these the READMEs take a reject that names the option which scores the row.
 OPTION_NAMED = ("11-", "13-", "13b-", "16-")
-# Here the template normalises what is around <think>, or leaves calls out in every form (held by test_agent_turns.py).
+# Here the template normalises what is around <think>, or leaves calls out in every form (held by
+# test_agent_turns.py).
 NORMALISED, LEFT_OUT = ("11-",), ("13b-", "23-")
 STUDENT = SHARED / "students" / "tiny-qwen3"
 
@@ -29,8 +30,12 @@ def command_of(case, run):
     command += ["--corpus", str(case / run.get("corpus", "corpus"))]
     for option in ("teacher", "render", "system_prompt", "over_length"):
         command += [f"--{option.replace('_', '-')}", run[option]] if option in run else []
-    command += ["--columns", *(f"{k}={v}" for k, v in run["columns"].items())] if "columns" in run else []
-    return command + (["--chat-template", template_of(case, run["template"])] if "template" in run else [])
+    command += (
+        ["--columns", *(f"{k}={v}" for k, v in run["columns"].items())] if "columns" in run else []
+    )
+    return command + (
+        ["--chat-template", template_of(case, run["template"])] if "template" in run else []
+    )
 
 
 def fault_of(row, wanted):
@@ -47,7 +52,11 @@ def fault_of(row, wanted):
     lacks = [text for text in wanted.get("context_has", ()) if text not in row["text"]]
     has = [text for text in wanted.get("context_lacks", ()) if text in row["text"]]
     other = wanted.get("teacher", row["teacher"]) != row["teacher"]
-    return f"lacks {lacks}, has {has}, teacher {row['teacher']}: {row['text']}" if lacks or has or other else None
+    return (
+        f"lacks {lacks}, has {has}, teacher {row['teacher']}: {row['text']}"
+        if lacks or has or other
+        else None
+    )
 
 
 def plain(texts):
@@ -55,13 +64,21 @@ def plain(texts):
 
 
 def is_allowed(case, row, wanted):
-    """Whether the case's README, or what its template can, takes another outcome than the one in expected.json."""
+    """Whether the case's README, or what its template can, takes another outcome than the one in
+    expected.json.
+    """
     detail = row["reject_detail"] or ""
-    if case.name.startswith(OPTION_NAMED) and re.search("--render (template|verbatim) keeps it", detail):
+    if case.name.startswith(OPTION_NAMED) and re.search(
+        "--render (template|verbatim) keeps it", detail
+    ):
         return True
     if case.name.startswith(LEFT_OUT) and "--chat-template gives another" in detail:
         return True
-    return case.name.startswith(NORMALISED) and not detail and plain(row["scored"]) == plain(wanted["scored"])
+    return (
+        case.name.startswith(NORMALISED)
+        and not detail
+        and plain(row["scored"]) == plain(wanted["scored"])
+    )
 
 
 def faults_of(case, run, capsys):
@@ -79,7 +96,11 @@ def faults_of(case, run, capsys):
         assert "--render raw" in plan["notes"][0]
         return []
     pairs = zip(rows, run["rows"], strict=False)
-    return faults + [f for row, wanted in pairs if (f := fault_of(row, wanted)) and not is_allowed(case, row, wanted)]
+    return faults + [
+        f
+        for row, wanted in pairs
+        if (f := fault_of(row, wanted)) and not is_allowed(case, row, wanted)
+    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

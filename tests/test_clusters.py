@@ -1,4 +1,7 @@
-"""cluster.yaml and jobs/kubernetes say what Ray, KubeRay and the command line understand. No cluster is started."""
+"""cluster.yaml and jobs/kubernetes say what Ray, KubeRay and the command line understand.
+
+No cluster is started.
+"""
 
 import copy
 import re
@@ -16,10 +19,10 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from rsr_ray import __version__
-from rsr_ray.cli import main
-from rsr_ray.cluster import REPLICA_CPUS
-from rsr_ray.config import load_nightly
+from rsr_ray.cli.parser import parse
+from rsr_ray.config.load import load_nightly
 from rsr_ray.errors import UserError
+from rsr_ray.run.resources import REPLICA_CPUS
 
 from .conftest import REPOSITORY, SHARED
 
@@ -28,7 +31,11 @@ KUBERNETES = REPOSITORY / "jobs" / "kubernetes"
 LAUNCHER = (REPOSITORY / "cluster.yaml").read_text()
 DOCKERFILE = (KUBERNETES / "Dockerfile").read_text()
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-DOCUMENTS = [document for path in sorted(KUBERNETES.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())]
+DOCUMENTS = [
+    document
+    for path in sorted(KUBERNETES.glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +58,10 @@ def cluster_specs():
 
 
 def pods(spec):
-    return [spec["headGroupSpec"]["template"]["spec"], *(group["template"]["spec"] for group in spec["workerGroupSpecs"])]
+    return [
+        spec["headGroupSpec"]["template"]["spec"],
+        *(group["template"]["spec"] for group in spec["workerGroupSpecs"]),
+    ]
 
 
 def submitter():
@@ -78,7 +88,10 @@ def to_launch(config, replicas):
         max_num_nodes=config["max_workers"] + 1,
         resource_requests=ResourceRequestUtil.group_by_count([replica] * replicas),
     )
-    return {launch.instance_type: launch.count for launch in ResourceDemandScheduler().schedule(request).to_launch}
+    return {
+        launch.instance_type: launch.count
+        for launch in ResourceDemandScheduler().schedule(request).to_launch
+    }
 
 
 def test_the_launcher_accepts_cluster_yaml():
@@ -92,7 +105,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("right", "wrong"), FAULTS, ids=["top-level typo", "fractional GPU", "unknown docker key"])
+@pytest.mark.parametrize(
+    ("right", "wrong"), FAULTS, ids=["top-level typo", "fractional GPU", "unknown docker key"]
+)
 def test_the_launcher_refuses_a_planted_fault(right, wrong):
     assert LAUNCHER.count(right) == 1
     with pytest.raises(jsonschema.ValidationError):
@@ -107,7 +122,10 @@ def test_spot_comes_first_and_a_machine_on_demand_goes_with_it():
 def test_swapped_priorities_turn_to_on_demand():
     config = yaml.safe_load(LAUNCHER)
     types = config["available_node_types"]
-    types["spot"]["priority"], types["on_demand"]["priority"] = types["on_demand"]["priority"], types["spot"]["priority"]
+    types["spot"]["priority"], types["on_demand"]["priority"] = (
+        types["on_demand"]["priority"],
+        types["spot"]["priority"],
+    )
     types["on_demand"]["max_workers"] = 4
     assert to_launch(config, 4) == {"on_demand": 4}
 
@@ -117,12 +135,18 @@ def test_no_replica_fits_on_the_head_but_a_run_can_start_there():
     head = config["available_node_types"].pop(config["head_node_type"])["resources"]
     assert head["CPU"] >= 1
     assert head["GPU"] == 0
-    assert all(node["resources"]["GPU"] == 1 and node["min_workers"] == 0 for node in config["available_node_types"].values())
+    assert all(
+        node["resources"]["GPU"] == 1 and node["min_workers"] == 0
+        for node in config["available_node_types"].values()
+    )
 
 
 def test_the_head_runs_the_cpu_image_and_workers_the_gpu_one():
     config = AutoscalingConfig(checked(yaml.safe_load(LAUNCHER)))
-    images = {name: config.get_docker_config(name)["image"].split("-")[-1] for name in ("head", "spot", "on_demand")}
+    images = {
+        name: config.get_docker_config(name)["image"].split("-")[-1]
+        for name in ("head", "spot", "on_demand")
+    }
     assert images == {"head": "cpu", "spot": "cu128", "on_demand": "cu128"}
 
 
@@ -167,11 +191,17 @@ def test_every_pod_runs_the_image_that_the_dockerfile_builds():
     image = f"REGISTRY/rsr_ray:{__version__}"
     assert f"-t {image} " in DOCKERFILE
     for pod in [pod for spec in cluster_specs() for pod in pods(spec)] + [submitter()]:
-        assert {container["image"] for container in pod["containers"] + pod.get("initContainers", [])} == {image}
+        assert {
+            container["image"] for container in pod["containers"] + pod.get("initContainers", [])
+        } == {image}
 
 
 def test_the_dockerfile_copies_what_the_package_is_built_from():
-    copied = {name for line in re.findall(r"^COPY --\S+ (.+) /\S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
+    copied = {
+        name
+        for line in re.findall(r"^COPY --\S+ (.+) /\S+$", DOCKERFILE, re.MULTILINE)
+        for name in line.split()
+    }
     assert copied == {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"], "rsr_ray"}
     assert all((REPOSITORY / name).exists() for name in copied)
 
@@ -200,8 +230,12 @@ def faults_of():
     for path in CRDS.glob("*.yaml"):
         crd = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["spec"]
         (version,) = [v for v in crd["versions"] if v["name"] == "v1"]
-        validators[crd["names"]["kind"]] = jsonschema.Draft7Validator(strict(version["schema"]["openAPIV3Schema"]))
-    return lambda manifest: [error.message for error in validators[manifest["kind"]].iter_errors(manifest)]
+        validators[crd["names"]["kind"]] = jsonschema.Draft7Validator(
+            strict(version["schema"]["openAPIV3Schema"])
+        )
+    return lambda manifest: [
+        error.message for error in validators[manifest["kind"]].iter_errors(manifest)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["RayJob", "RayCronJob"])
@@ -218,7 +252,10 @@ def misspell(mapping, key):
 def test_kuberay_refuses_a_misspelt_schedule(faults_of):
     (cron,) = documents("RayCronJob")
     misspell(cron["spec"], "schedule")
-    assert sorted(faults_of(cron)) == ["'schedule' is a required property", "Additional properties are not allowed ('schedul' was unexpected)"]
+    assert sorted(faults_of(cron)) == [
+        "'schedule' is a required property",
+        "Additional properties are not allowed ('schedul' was unexpected)",
+    ]
 
 
 def test_kuberay_refuses_an_unknown_autoscaler(faults_of):
@@ -244,7 +281,9 @@ def test_kuberay_refuses_a_misspelt_field_deep_in_a_pod(faults_of):
 
 
 def test_a_ray_job_ends_and_may_be_tried_again():
-    for job in [job["spec"] for job in documents("RayJob")] + [cron["spec"]["jobTemplate"] for cron in documents("RayCronJob")]:
+    for job in [job["spec"] for job in documents("RayJob")] + [
+        cron["spec"]["jobTemplate"] for cron in documents("RayCronJob")
+    ]:
         assert job["shutdownAfterJobFinishes"] is True
         assert job["ttlSecondsAfterFinished"] > 0
         assert 0 < job["activeDeadlineSeconds"] <= 24 * 3600
@@ -256,7 +295,8 @@ def test_a_ray_cluster_scales_from_no_gpu_and_wants_a_token():
         assert spec["authOptions"] == {"mode": "token"}
         assert spec["enableInTreeAutoscaling"] is True
         assert spec["autoscalerOptions"]["version"] == "v2"
-        assert all(pod.get("restartPolicy", "Never") == "Never" for pod in pods(spec))  # the autoscaler's v2 wants it so
+        # the autoscaler's v2 wants it so
+        assert all(pod.get("restartPolicy", "Never") == "Never" for pod in pods(spec))
         (workers,) = spec["workerGroupSpecs"]
         assert (workers["minReplicas"], workers["replicas"], workers["maxReplicas"]) == (0, 0, 4)
         head, worker = (pod["containers"][0]["resources"]["limits"] for pod in pods(spec))
@@ -283,7 +323,9 @@ def test_both_manifests_describe_the_same_cluster():
     once, nightly = cluster_specs()
     (head, _) = pods(nightly)
     head["volumes"] = [volume for volume in head["volumes"] if volume["name"] != "nightly"]
-    head["containers"][0]["volumeMounts"] = [mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] != "nightly"]
+    head["containers"][0]["volumeMounts"] = [
+        mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] != "nightly"
+    ]
     assert once == nightly
 
 
@@ -300,7 +342,10 @@ def test_the_plain_cron_job_has_what_kubernetes_needs():
     assert container["name"]
     env = {variable["name"]: variable for variable in container["env"]}
     assert env["RAY_AUTH_MODE"]["value"] == "token"
-    assert env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "rsr", "key": "auth_token"}
+    assert env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {
+        "name": "rsr",
+        "key": "auth_token",
+    }
 
 
 # The commands
@@ -314,36 +359,47 @@ def nightly_commands():
     (cron,) = documents("RayCronJob")
     command = submitter()["containers"][0]["command"]
     assert command[:3] == ["ray", "job", "submit"]
-    return [cron["spec"]["jobTemplate"]["entrypoint"], shlex.join(command[command.index("--") + 1 :])]
+    return [
+        cron["spec"]["jobTemplate"]["entrypoint"],
+        shlex.join(command[command.index("--") + 1 :]),
+    ]
 
 
-def parsed(command, name, monkeypatch):
-    """The options of a command, as the function of rsr_ray.cli that runs it gets them."""
-    ran = []
-    monkeypatch.setattr(f"rsr_ray.cli.{name}", lambda args: ran.append(args) or 0)
-    program, *arguments = shlex.split(command)
+def parsed(text):
+    """The settings that a command line gives its command, and its --config."""
+    program, *arguments = shlex.split(text)
     assert program == "rsr-ray"
-    assert main(arguments) == 0
-    return vars(ran[0])
+    command, args = parse(arguments)
+    return command.name, vars(args)
 
 
-def test_the_score_command_parses(monkeypatch):
-    for command in score_commands():
-        options = parsed(command, "_score", monkeypatch)
+def test_the_score_command_parses():
+    for text in score_commands():
+        name, options = parsed(text)
+        assert name == "score"
         assert options["gpus_per_replica"] == 1
         assert options["replicas"] == cluster_specs()[0]["workerGroupSpecs"][0]["maxReplicas"]
 
 
-def test_the_nightly_commands_parse_and_find_their_config(monkeypatch):
+def test_the_nightly_commands_parse_and_find_their_config():
     (cron,), (config,) = documents("RayCronJob"), documents("ConfigMap")
     head, _ = pods(cron["spec"]["jobTemplate"]["rayClusterSpec"])
     for command, pod in zip(nightly_commands(), [head, submitter()], strict=True):
-        folder, _, name = parsed(command, "_nightly", monkeypatch)["config"].rpartition("/")
+        called, options = parsed(command)
+        assert called == "nightly"
+        folder, _, name = options["config"].rpartition("/")
         assert name in config["data"]
-        (volume,) = [v for v in pod["volumes"] if v.get("configMap") == {"name": config["metadata"]["name"]}]
-        (mount,) = [m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"]]
+        (volume,) = [
+            v for v in pod["volumes"] if v.get("configMap") == {"name": config["metadata"]["name"]}
+        ]
+        (mount,) = [
+            m["mountPath"]
+            for m in pod["containers"][0]["volumeMounts"]
+            if m["name"] == volume["name"]
+        ]
         arguments = pod["containers"][0].get("command", [])
-        assert mount == (folder or arguments[arguments.index("--working-dir") + 1])  # a job's working folder is a copy of that one
+        # a job's working folder is a copy of that one
+        assert mount == (folder or arguments[arguments.index("--working-dir") + 1])
 
 
 def test_the_nightly_config_is_one_run_of_score_for_each_student(tmp_path):
@@ -351,14 +407,22 @@ def test_the_nightly_config_is_one_run_of_score_for_each_student(tmp_path):
     path = tmp_path / "nightly.yaml"
     path.write_text(document["data"]["nightly.yaml"])
     students = load_nightly(str(path), {}).students
-    assert [student.student_name for student in students] == ["Qwen2.5-7B-Instruct", "Llama-3.1-8B-Instruct"]
+    assert [student.student_name for student in students] == [
+        "Qwen2.5-7B-Instruct",
+        "Llama-3.1-8B-Instruct",
+    ]
     for student in students:
         assert student.gpus_per_replica == 1
         assert student.replicas == cluster_specs()[1]["workerGroupSpecs"][0]["maxReplicas"]
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong"), [("gpus_per_replica:", "gpu_per_replica:"), ("max_length:", "max_lenght:"), ("students:", "student_list:")]
+    ("right", "wrong"),
+    [
+        ("gpus_per_replica:", "gpu_per_replica:"),
+        ("max_length:", "max_lenght:"),
+        ("students:", "student_list:"),
+    ],
 )
 def test_a_misspelt_key_of_the_nightly_config_is_refused(tmp_path, right, wrong):
     (document,) = documents("ConfigMap")

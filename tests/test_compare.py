@@ -1,5 +1,8 @@
-"""What moved between two sides, against brute force; how often noise is taken for a move; real stores by the command line."""
+"""What moved between two sides, against brute force; how often noise is taken for a move; real
+stores by the command line.
+"""
 
+import dataclasses
 import datetime
 import io
 import json
@@ -15,29 +18,21 @@ from rich.console import Console
 from scipy import stats
 
 from rsr_ray.cli import main
-from rsr_ray.compare import (
-    Found,
-    Measured,
-    aligned,
-    compare,
-    gives,
-    holm,
-    kendall,
-    moves,
-    on_matched_prompts,
-    on_prompts,
-    open_side,
-    p_values,
-    swaps,
-    trajectories,
-)
+from rsr_ray.decide.bases import Basis, aligned, on_matched_prompts
+from rsr_ray.decide.comparison import Comparison, compare_sides
+from rsr_ray.decide.inference import DRAWS
+from rsr_ray.decide.measured import Measured, measure_on_prompts
+from rsr_ray.decide.moved import Move, find_moves, find_swaps, holm, kendall, p_values
+from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.decide.scored import Matrices, gives, load_scored
+from rsr_ray.decide.shared_trajectories import SharedTrajectories, match_trajectories
+from rsr_ray.decide.sides import open_side
 from rsr_ray.errors import UserError
-from rsr_ray.inference import DRAWS
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.rank import Matrices, load_scored, rank_teachers
-from rsr_ray.report import print_comparison
+from rsr_ray.report.terminal.comparison import print_comparison
 from rsr_ray.schema import SCORES, TEACHERS
-from rsr_ray.store import Store, unit_name
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import unit_name
 
 from .test_rank import FOUR, rows_of, scored_of
 from .test_report import HOSTILE
@@ -54,14 +49,27 @@ RUN = {
         "step_window": 4.0,
     },
     "resources": {"dtype": "float32"},
-    "student": {"weights_hash": "w", "template_hash": "t", "tokenizer_hash": "k", "config_hash": "c"},
+    "student": {
+        "weights_hash": "w",
+        "template_hash": "t",
+        "tokenizer_hash": "k",
+        "config_hash": "c",
+    },
     "scores_version": 3,
     "max_length": 4096,
     "versions": {"torch": "2.13.0"},
 }
 
 
-def store_of(folder, rows: pd.DataFrame, *, student: str = "s", fingerprint: str = "f", units: int = 2, run: dict | None = RUN) -> Store:
+def store_of(
+    folder,
+    rows: pd.DataFrame,
+    *,
+    student: str = "s",
+    fingerprint: str = "f",
+    units: int = 2,
+    run: dict | None = RUN,
+) -> Store:
     """A store that holds rows of `rows_of`, as a run leaves it."""
     store = Store(str(folder), student, None)
     rows = rows.assign(sample=rows.groupby(["teacher", "prompt"]).cumcount())
@@ -70,7 +78,14 @@ def store_of(folder, rows: pd.DataFrame, *, student: str = "s", fingerprint: str
     write_table(store, rows, fingerprint)
     if run:
         config = run["config"] | {"student_name": store.student_name}
-        store.write_run(run | {"run_id": f"20261120T010000Z-{fingerprint}", "fingerprint": fingerprint, "config": config})
+        store.write_run(
+            run
+            | {
+                "run_id": f"20261120T010000Z-{fingerprint}",
+                "fingerprint": fingerprint,
+                "config": config,
+            }
+        )
     return store
 
 
@@ -89,8 +104,16 @@ def write_unit(store: Store, rows: pd.DataFrame, fingerprint: str, unit: int) ->
         }
         for i, r in enumerate(rows.itertuples())
     ]
-    facts = {"key": f"{unit:016x}", "version": "a" * 12, "start": 0, "stop": len(scores), "last": True}
-    columns = {name: [value] for name, value in facts.items()} | {"rows": pa.array([scores], pa.list_(pa.struct(list(SCORES))))}
+    facts = {
+        "key": f"{unit:016x}",
+        "version": "a" * 12,
+        "start": 0,
+        "stop": len(scores),
+        "last": True,
+    }
+    columns = {name: [value] for name, value in facts.items()} | {
+        "rows": pa.array([scores], pa.list_(pa.struct(list(SCORES))))
+    }
     store.write_unit(pa.table(columns), fingerprint)
     return store.unit_uri(fingerprint, unit_name(facts))
 
@@ -115,16 +138,16 @@ def write_table(store: Store, rows: pd.DataFrame, fingerprint: str) -> None:
     store.write_teachers(table_of(rows, fingerprint), [])
 
 
-def compared(a: Store | str, b: Store | str, **how) -> dict:
-    sides = [open_side(side if isinstance(side, str) else side.uri, None) for side in (a, b)]
-    return compare(*sides, REGISTRY[how.pop("by", "rsr")], **how)
+def compared(a: Store | str, b: Store | str, **how) -> Comparison:
+    sides = [open_side(side if isinstance(side, str) else side.uri) for side in (a, b)]
+    return compare_sides(*sides, REGISTRY[how.pop("by", "rsr")], **how)
 
 
-def by_teacher(found: dict) -> dict[str, dict]:
-    return {t["teacher"]: t for t in found["teachers"]}
+def by_teacher(found: Comparison) -> dict[str, Move]:
+    return {move.teacher: move for move in found.teachers}
 
 
-# --- against brute force ----------------------------------------------------------------------------------------------
+# --- against brute force---------------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
@@ -152,15 +175,16 @@ def test_the_difference_is_paired_and_its_interval_scipys():
     a = rows_of(1, 80, {"a": 5.0})
     b = a.assign(rank_sum=(a.rank_sum * np.random.default_rng(1).lognormal(0.02, 0.05, 80)).round())
     found = on_matched_prompts(scored_of(a), scored_of(b), ["a"], RSR, 0.95, 0)
-    (row,) = moves(found, RSR, 0.95, same_student=True)
+    (row,) = find_moves(found, np.ones((2, 1)), RSR, 0.95, same_student=True)
     xa, xb, y = a.rank_sum / a.n_tokens, b.rank_sum / b.n_tokens, a.surprisal_sum / a.n_tokens
     want = stats.bootstrap(
-        (xa.to_numpy(), xb.to_numpy(), y.to_numpy()), lambda xa, xb, y, axis: (xb.mean(axis) - xa.mean(axis)) / y.mean(axis), paired=True,
-        vectorized=True, n_resamples=4000, method="percentile", rng=np.random.default_rng(1),
+        (xa.to_numpy(), xb.to_numpy(), y.to_numpy()), lambda xa, xb, y,
+        axis: (xb.mean(axis) - xa.mean(axis)) / y.mean(axis), paired=True, vectorized=True,
+        n_resamples=4000, method="percentile", rng=np.random.default_rng(1),
     ).confidence_interval  # fmt: skip
     width = want.high - want.low
-    assert row["difference"] == pytest.approx((xb.mean() - xa.mean()) / y.mean())
-    assert (row["low"], row["high"]) == pytest.approx((want.low, want.high), abs=0.1 * width)
+    assert row.difference == pytest.approx((xb.mean() - xa.mean()) / y.mean())
+    assert (row.low, row.high) == pytest.approx((want.low, want.high), abs=0.1 * width)
     assert width < 0.5 * (xa / y).std() * 4 / 80**0.5  # unpaired it would be so wide
 
 
@@ -179,7 +203,9 @@ def test_holm_rejects_what_the_steps_of_its_definition_reject(p, unknown):
             break
         rejected.add(k)
     got = holm(np.array([*p, *[np.nan] * unknown]))
-    assert {int(k) for k in np.flatnonzero(got < 0.05)} == rejected or np.isclose(got[: len(p)], 0.05).any()
+    assert {int(k) for k in np.flatnonzero(got < 0.05)} == rejected or np.isclose(
+        got[: len(p)], 0.05
+    ).any()
     assert np.isnan(got).sum() == unknown
 
 
@@ -193,11 +219,13 @@ def test_p_of_a_mean_is_the_t_tests():
 def measured(x: np.ndarray) -> Measured:
     """Values x [2, P, T] over 1."""
     a, b = (Matrices(side, np.ones_like(side), np.ones_like(side)) for side in x)
-    return on_prompts(a, b, np.ones(x.shape[1:], bool), 0.95, 0)
+    return measure_on_prompts(a, b, np.ones(x.shape[1:], bool), 0.95, 0)
 
 
 def test_two_sides_that_are_alike_are_told_apart_no_oftener_than_they_may():
-    """1,500 teachers whose sides differ by noise alone, five to a family: one p in twenty below 0.05, and one family in twenty."""
+    """1,500 teachers whose sides differ by noise alone, five to a family: one p in twenty below
+    0.05, and one family in twenty.
+    """
     rng = np.random.default_rng(4)
     x = rng.lognormal(1, 0.5, (1, 30, 1)) + rng.gamma(2.0, 1.0, (2, 30, 1500))
     difference, draws = (both := measured(x)).difference()
@@ -211,12 +239,18 @@ def test_nights_that_are_alike_are_told_apart_no_oftener_than_they_may():
     """B has A's 40 prompts and 20 more of the same kind."""
     rng = np.random.default_rng(5)
     x = rng.gamma(2.0, 1.0, (60, 1500))
-    a, b = (Matrices(x * n, 1.0 * n, n) for n in ((np.arange(60)[:, None] < 40) * np.ones_like(x), np.ones_like(x)))
-    both = on_prompts(a, b, np.ones(x.shape, bool), 0.95, 0)
+    a, b = (
+        Matrices(x * n, 1.0 * n, n)
+        for n in ((np.arange(60)[:, None] < 40) * np.ones_like(x), np.ones_like(x))
+    )
+    both = measure_on_prompts(a, b, np.ones(x.shape, bool), 0.95, 0)
     p = p_values(*both.difference(), both.n)
     assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.025)
     shifted = Matrices(np.where(np.arange(60)[:, None] < 40, x, x + 1.5), b.y, b.n)
-    p = p_values(*(both := on_prompts(a, shifted, np.ones(x.shape, bool), 0.95, 0)).difference(), both.n)
+    p = p_values(
+        *(both := measure_on_prompts(a, shifted, np.ones(x.shape, bool), 0.95, 0)).difference(),
+        both.n,
+    )
     assert np.mean(p < 0.05) > 0.9
 
 
@@ -227,40 +261,56 @@ def test_teachers_that_are_alike_swap_by_more_than_noise_no_oftener_than_they_ma
     for _ in range(150):
         x = rng.normal(0, 1, (2, 30, 2))
         x[0, :, 1] += 3
-        found = swaps(Found("", ["a", "b"], (both := measured(x)), both, [], []), RSR, 0.95)
-        flagged.append(any(pair["more_than_noise"] for pair in found))
+        found = find_swaps(Basis("", ["a", "b"], (both := measured(x)), both, [], []), RSR, 0.95)
+        flagged.append(any(pair.more_than_noise for pair in found))
     assert np.mean(flagged) < 0.06
     x[1, :, 0] += 3
-    (pair,) = swaps(Found("", ["a", "b"], (both := measured(x)), both, [], []), RSR, 0.95)
-    assert (pair["before_in_a"], pair["before_in_b"], pair["more_than_noise"], pair["share"]) == ("a", "b", True, 1.0)
+    (pair,) = find_swaps(Basis("", ["a", "b"], (both := measured(x)), both, [], []), RSR, 0.95)
+    assert (pair.before_in_a, pair.before_in_b, pair.more_than_noise, pair.share) == (
+        "a",
+        "b",
+        True,
+        1.0,
+    )
     higher = REGISTRY["lark"]
-    assert swaps(Found("", ["a", "b"], both, both, [], []), higher, 0.95)[0]["before_in_a"] == "b"
+    assert find_swaps(Basis("", ["a", "b"], both, both, [], []), higher, 0.95)[0].before_in_a == "b"
 
 
 def test_a_share_of_swaps_is_counted_draw_by_draw():
     rng = np.random.default_rng(8)
     both = measured(rng.normal(0, 1, (2, 20, 3)) + np.array([[[0, 0.2, 0.4]], [[0.2, 0.1, 0.0]]]))
     (a, b), names = both.values, ["a", "b", "c"]
-    for pair in (found := swaps(Found("", names, both, both, [], []), RSR, 0.95)):
-        i, j = names.index(pair["before_in_a"]), names.index(pair["before_in_b"])
+    for pair in (found := find_swaps(Basis("", names, both, both, [], []), RSR, 0.95)):
+        i, j = names.index(pair.before_in_a), names.index(pair.before_in_b)
         assert a[i] < a[j]
         assert b[j] < b[i]
-        seen = [one[i] < one[j] and other[j] < other[i] for one, other in zip(*both.draws, strict=True)]
-        assert (len(seen), np.mean(seen)) == (DRAWS, pair["share"])
+        seen = [
+            one[i] < one[j] and other[j] < other[i] for one, other in zip(*both.draws, strict=True)
+        ]
+        assert (len(seen), np.mean(seen)) == (DRAWS, pair.share)
     assert found
 
 
-# --- stores -----------------------------------------------------------------------------------------------------------
+# --- stores----------------------------------------------------------------------------------------
 
 
 def test_the_same_scores_twice_have_not_moved(tmp_path):
     rows = rows_of(3, 20, FOUR, samples=2)
     a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, units=5)
     found = compared(a, b)
-    assert found["sentence"] == "Nothing moved: the 160 trajectories are the same on both sides, bit for bit."
-    assert [(t["difference"], t["went"], t["more_than_noise"], t["p_up"]) for t in found["teachers"]] == [(0, "same", False, 0.5)] * 4
-    assert (found["swaps"], found["kendall"]["value"], found["basis"]) == ([], 1.0, "matched prompts")
-    assert found["trajectories"] == {"both": 160, "only_a": 0, "only_b": 0, "differ": 0, "largest": 0.0, "column": None, "where": None}
+    assert (
+        found.sentence
+        == "Nothing moved: the 160 trajectories are the same on both sides, bit for bit."
+    )
+    assert [(t.difference, t.went, t.more_than_noise, t.p_up) for t in found.teachers] == [
+        (0, "same", False, 0.5)
+    ] * 4
+    assert (found.swaps, found.kendall.value, found.basis) == (
+        [],
+        1.0,
+        "matched prompts",
+    )
+    assert found.trajectories == SharedTrajectories(160, 0, 0, differ=0, largest=0.0)
 
 
 def test_a_teacher_that_got_worse_and_lost_its_place(tmp_path):
@@ -268,25 +318,32 @@ def test_a_teacher_that_got_worse_and_lost_its_place(tmp_path):
     worse = rows.assign(rank_sum=np.where(rows.teacher == "a", rows.rank_sum * 3, rows.rank_sum))
     found = compared(store_of(tmp_path / "a", rows), store_of(tmp_path / "b", worse))
     moved = by_teacher(found)
-    assert (moved["a"]["went"], moved["a"]["more_than_noise"], moved["a"]["p_up"]) == ("worse", True, 1.0)
-    assert moved["a"]["low"] < moved["a"]["difference"] < moved["a"]["high"]
-    assert (moved["a"]["a"]["place"], moved["a"]["b"]["place"]) == (1, 4)
-    assert [t["teacher"] for t in found["teachers"]][-1] == "a"
-    assert not any(moved[name]["more_than_noise"] for name in "bcd")
-    assert {pair["before_in_a"] for pair in found["swaps"]} == {"a"}
-    assert found["kendall"]["value"] == 0.0
-    assert found["sentence"].startswith("1 of 4 teachers moved by more than noise: a (higher: worse); 3 of 6 pairs of teachers changed order, 3 by")
-    assert (found["trajectories"]["differ"], found["trajectories"]["column"]) == (60, "rank_sum")
-    assert found["trajectories"]["largest"] == pytest.approx(2 / 3)
+    assert (moved["a"].went, moved["a"].more_than_noise, moved["a"].p_up) == (
+        "worse",
+        True,
+        1.0,
+    )
+    assert moved["a"].low < moved["a"].difference < moved["a"].high
+    assert (moved["a"].a.place, moved["a"].b.place) == (1, 4)
+    assert found.teachers[-1].teacher == "a"
+    assert not any(moved[name].more_than_noise for name in "bcd")
+    assert {pair.before_in_a for pair in found.swaps} == {"a"}
+    assert found.kendall.value == 0.0
+    assert found.sentence.startswith(
+        "1 of 4 teachers moved by more than noise: a (higher: worse); 3 of 6 pairs of "
+        "teachers changed order, 3 by"
+    )
+    assert (found.trajectories.differ, found.trajectories.column) == (60, "rank_sum")
+    assert found.trajectories.largest == pytest.approx(2 / 3)
 
 
 def test_a_last_bit_is_seen(tmp_path):
     rows = rows_of(3, 20, {"a": 5.0})
     other = rows.copy()
     other.loc[7, "surprisal_sum"] = np.nextafter(other.surprisal_sum[7], np.inf)
-    found = compared(store_of(tmp_path / "a", rows), store_of(tmp_path / "b", other))["trajectories"]
-    assert (found["differ"], found["column"], found["where"]) == (1, "surprisal_sum", "a a-7-0")
-    assert 0 < found["largest"] < 1e-15
+    found = compared(store_of(tmp_path / "a", rows), store_of(tmp_path / "b", other)).trajectories
+    assert (found.differ, found.column, found.where) == (1, "surprisal_sum", "a a-7-0")
+    assert 0 < found.largest < 1e-15
 
 
 def test_teachers_and_prompts_of_one_side(tmp_path):
@@ -294,23 +351,41 @@ def test_teachers_and_prompts_of_one_side(tmp_path):
     b = rows_of(4, 25, {"b": 6.0, "c": 7.0, "d": 8.0})
     b.loc[b.teacher == "c", "prompt"] += 100
     found = compared(store_of(tmp_path / "a", a), store_of(tmp_path / "b", b))
-    assert (found["only_a"], found["only_b"], found["unmatched"]) == (["a"], ["d"], ["c"])
-    assert [(t["teacher"], t["n_prompts"], t["a"]["n_trajectories"], t["b"]["n_trajectories"]) for t in found["teachers"]] == [("b", 20, 20, 25)]
-    assert (found["kendall"], found["swaps"]) == (None, [])
-    assert (found["trajectories"]["both"], found["trajectories"]["only_a"], found["trajectories"]["only_b"]) == (20, 40, 55)
-    json.dumps(found)
-    with pytest.raises(UserError, match="no prompt has answers of one teacher on both sides; teachers on both: c"):
-        compared(store_of(tmp_path / "c", a[a.teacher == "c"]), store_of(tmp_path / "d", b[b.teacher == "c"]))
+    assert (found.only_a, found.only_b, found.unmatched) == (["a"], ["d"], ["c"])
+    assert [
+        (t.teacher, t.n_prompts, t.a.n_trajectories, t.b.n_trajectories) for t in found.teachers
+    ] == [("b", 20, 20, 25)]
+    assert (found.kendall, found.swaps) == (None, [])
+    assert (
+        found.trajectories.both,
+        found.trajectories.only_a,
+        found.trajectories.only_b,
+    ) == (20, 40, 55)
+    with pytest.raises(
+        UserError, match="no prompt has answers of one teacher on both sides; teachers on both: c"
+    ):
+        compared(
+            store_of(tmp_path / "c", a[a.teacher == "c"]),
+            store_of(tmp_path / "d", b[b.teacher == "c"]),
+        )
     with pytest.raises(UserError, match="no teacher is on both sides: A has a; B has d"):
-        compared(store_of(tmp_path / "e", a[a.teacher == "a"]), store_of(tmp_path / "g", b[b.teacher == "d"]))
+        compared(
+            store_of(tmp_path / "e", a[a.teacher == "a"]),
+            store_of(tmp_path / "g", b[b.teacher == "d"]),
+        )
 
 
 def test_one_prompt_says_nothing_of_noise(tmp_path):
-    found = compared(store_of(tmp_path / "a", rows_of(1, 1, FOUR), units=1), store_of(tmp_path / "b", rows_of(2, 1, FOUR), units=1))
-    assert "nothing can be said of noise" in found["sentence"]
-    assert {(t["low"], t["p_up"], t["p_value"], t["more_than_noise"]) for t in found["teachers"]} == {(None, None, None, None)}
-    assert all(pair["more_than_noise"] is None for pair in found["swaps"])
-    assert found["kendall"]["low"] is None
+    found = compared(
+        store_of(tmp_path / "a", rows_of(1, 1, FOUR), units=1),
+        store_of(tmp_path / "b", rows_of(2, 1, FOUR), units=1),
+    )
+    assert "nothing can be said of noise" in found.sentence
+    assert {(t.low, t.p_up, t.p_value, t.more_than_noise) for t in found.teachers} == {
+        (None, None, None, None)
+    }
+    assert all(pair.more_than_noise is None for pair in found.swaps)
+    assert found.kendall.low is None
 
 
 def test_places_stand_on_prompts_that_all_have(tmp_path):
@@ -320,21 +395,34 @@ def test_places_stand_on_prompts_that_all_have(tmp_path):
     rows = rows[(rows.teacher == "a") | (rows.prompt < 20)]
     found = compared(store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows))
     moved = by_teacher(found)
-    assert moved["b"]["a"]["value"] < moved["a"]["a"]["value"]
-    assert (moved["a"]["a"]["place"], moved["b"]["a"]["place"], found["n_prompts_ranked"]) == (1, 2, 20)
-    assert "stand on the 20 prompts" in found["notes"][0]
+    assert moved["b"].a.value < moved["a"].a.value
+    assert (moved["a"].a.place, moved["b"].a.place, found.n_prompts_ranked) == (
+        1,
+        2,
+        20,
+    )
+    assert "stand on the 20 prompts" in found.notes[0]
 
 
 def test_two_students_are_compared_by_order(tmp_path):
     rows = rows_of(3, 40, FOUR)
-    other = RUN | {"student": RUN["student"] | {"weights_hash": "other", "tokenizer_hash": "other"}, "max_length": 99}
+    other = RUN | {
+        "student": RUN["student"] | {"weights_hash": "other", "tokenizer_hash": "other"},
+        "max_length": 99,
+    }
     store_of(tmp_path, rows, student="small")
-    store = store_of(tmp_path, rows.assign(surprisal_sum=rows.surprisal_sum / 3), student="large", fingerprint="e", run=other)
+    store = store_of(
+        tmp_path,
+        rows.assign(surprisal_sum=rows.surprisal_sum / 3),
+        student="large",
+        fingerprint="e",
+        run=other,
+    )
     found = compared(f"{store.uri}#small", f"{store.uri}#large")
-    assert not found["same_student"]
-    assert found["sentence"] == "The 4 teachers are in the same order."
-    assert "two students: their values of rsr are on scales of their own" in found["notes"][0]
-    assert (found["trajectories"]["both"], found["trajectories"]["differ"]) == (160, None)
+    assert not found.same_student
+    assert found.sentence == "The 4 teachers are in the same order."
+    assert "two students: their values of rsr are on scales of their own" in found.notes[0]
+    assert (found.trajectories.both, found.trajectories.differ) == (160, None)
     with pytest.raises(UserError, match=r"name one of its students as .*#STUDENT: large, small"):
         compared(store, store)
 
@@ -347,7 +435,11 @@ def test_two_students_are_compared_by_order(tmp_path):
         ({"resources": {"dtype": "bfloat16"}}, "rsr", "dtype float32 / bfloat16"),
         ({"student": RUN["student"] | {"template_hash": "u"}}, "rsr", "template_hash t / u"),
         ({"student": RUN["student"] | {"template_hash": "u", "weights_hash": "x"}}, "rsr", None),
-        ({"config": RUN["config"] | {"over_length": "window"}}, "rsr", "over_length reject / window"),
+        (
+            {"config": RUN["config"] | {"over_length": "window"}},
+            "rsr",
+            "over_length reject / window",
+        ),
         ({"max_length": 99}, "rsr", None),
         ({"scores_version": 1}, "rsr", "scores_version 3 / 1"),
         ({"config": RUN["config"] | {"step_window": 2.0}}, "rsr", None),
@@ -355,22 +447,27 @@ def test_two_students_are_compared_by_order(tmp_path):
 )
 def test_other_settings_are_refused_where_they_matter(tmp_path, changes, by, said):
     rows = rows_of(3, 10, FOUR)
-    a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, fingerprint="e", run=RUN | changes)
+    a, b = (
+        store_of(tmp_path / "a", rows),
+        store_of(tmp_path / "b", rows, fingerprint="e", run=RUN | changes),
+    )
     if said is None:
-        assert not any("other settings" in note for note in compared(a, b, by=by)["notes"])
+        assert not any("other settings" in note for note in compared(a, b, by=by).notes)
         return
     with pytest.raises(UserError, match=f"other settings and cannot be compared: {said}.*--anyway"):
         compared(a, b, by=by)
-    assert said in compared(a, b, by=by, anyway=True)["notes"][0]
+    assert said in compared(a, b, by=by, anyway=True).notes[0]
 
 
 def test_settings_that_nobody_wrote_down_are_refused(tmp_path):
     rows = rows_of(3, 10, FOUR)
     a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows, fingerprint="e", run=None)
-    with pytest.raises(UserError, match="its settings cannot be told|their settings cannot be told"):
+    with pytest.raises(
+        UserError, match="its settings cannot be told|their settings cannot be told"
+    ):
         compared(a, b)
-    assert compared(a, b, anyway=True)["teachers"]
-    assert compared(a, store_of(tmp_path / "c", rows, run=None))["same_student"]
+    assert compared(a, b, anyway=True).teachers
+    assert compared(a, store_of(tmp_path / "c", rows, run=None)).same_student
     with pytest.raises(UserError, match="no better way"):
         compared(a, a, by="n_tokens")
 
@@ -378,14 +475,14 @@ def test_settings_that_nobody_wrote_down_are_refused(tmp_path):
 def test_other_versions_of_the_same_student_are_named(tmp_path):
     rows = rows_of(3, 10, FOUR)
     newer = store_of(tmp_path / "b", rows, run=RUN | {"versions": {"torch": "2.14.0"}})
-    assert "torch 2.13.0 / 2.14.0" in compared(store_of(tmp_path / "a", rows), newer)["notes"][0]
+    assert "torch 2.13.0 / 2.14.0" in compared(store_of(tmp_path / "a", rows), newer).notes[0]
 
 
-# --- nights -----------------------------------------------------------------------------------------------------------
+# --- nights----------------------------------------------------------------------------------------
 
 
 def ranking_of(rows: pd.DataFrame) -> dict:
-    return rank_teachers(scored_of(rows.reset_index(drop=True)), RSR)
+    return rank_teachers(scored_of(rows.reset_index(drop=True)), RSR).to_json()
 
 
 def nights_of(folder, parts: dict[str, pd.DataFrame], *, ranked: bool = True) -> Store:
@@ -399,7 +496,9 @@ def nights_of(folder, parts: dict[str, pd.DataFrame], *, ranked: bool = True) ->
         os.makedirs(f"{store.uri}/nightly", exist_ok=True)
         record = f"{store.uri}/nightly/{night}.json"
         with open(record, "w") as file:
-            entry = {"error": None, "fingerprint": "f", "teachers": table} | ({"ranking": ranking_of(pd.concat(seen))} if ranked else {})
+            entry = {"error": None, "fingerprint": "f", "teachers": table} | (
+                {"ranking": ranking_of(pd.concat(seen))} if ranked else {}
+            )
             json.dump({"night": night, "students": {"s": entry}}, file)
         os.utime(unit, (moment, moment))
         os.utime(record, (moment + 60, moment + 60))
@@ -412,51 +511,79 @@ def test_nights_are_compared_by_the_rows_they_had(tmp_path):
     second["prompt"] += 60
     store = nights_of(tmp_path, {"2026-11-01": first, "2026-11-02": second})
     found = compared(f"{store.uri}#s@2026-11-01", f"{store.uri}#@2026-11-02")
-    assert (found["basis"], found["only_b"], found["a"]["night"], found["b"]["night"]) == ("all prompts", ["new"], "2026-11-01", "2026-11-02")
-    moved, tables = by_teacher(found), [table_of(rows, "f").to_pylist() for rows in (first, pd.concat([first, second]))]
+    assert (found.basis, found.only_b, found.a.night, found.b.night) == (
+        "all prompts",
+        ["new"],
+        "2026-11-01",
+        "2026-11-02",
+    )
+    moved, tables = (
+        by_teacher(found),
+        [table_of(rows, "f").to_pylist() for rows in (first, pd.concat([first, second]))],
+    )
     for side, table in zip("ab", tables, strict=True):
         for t in table:
             if t["teacher"] != "new":
-                assert moved[t["teacher"]][side]["value"] == pytest.approx(t["rsr"])
-                assert moved[t["teacher"]][side]["n_trajectories"] == t["n_trajectories"]
-    assert [name for name, t in moved.items() if t["more_than_noise"]] == ["a"]
-    assert (found["trajectories"]["both"], found["trajectories"]["only_b"], found["trajectories"]["differ"]) == (240, 300, 0)
-    assert compared(f"{store.uri}#@2026-11-02", store)["sentence"].startswith("Nothing moved")
-    assert compared(f"{store.uri}#@2026-11-01", store)["teachers"] == found["teachers"]
+                assert getattr(moved[t["teacher"]], side).value == pytest.approx(t["rsr"])
+                assert getattr(moved[t["teacher"]], side).n_trajectories == t["n_trajectories"]
+    assert [name for name, t in moved.items() if t.more_than_noise] == ["a"]
+    assert (
+        found.trajectories.both,
+        found.trajectories.only_b,
+        found.trajectories.differ,
+    ) == (240, 300, 0)
+    assert compared(f"{store.uri}#@2026-11-02", store).sentence.startswith("Nothing moved")
+    assert compared(f"{store.uri}#@2026-11-01", store).teachers == found.teachers
 
 
 def test_a_night_whose_rows_are_gone_is_compared_by_its_aggregates(tmp_path):
-    """The store was copied: all files are of one time. The record is of use all the same, and it is said what it cannot tell."""
+    """The store was copied: all files are of one time.
+
+    The record is of use all the same, and it is said what it cannot tell.
+    """
     first, second = rows_of(1, 60, FOUR), rows_of(2, 60, FOUR | {"a": 50.0})
     store = nights_of(tmp_path, {"n1": first, "n2": second})
     os.utime(f"{store.uri}/nightly/n1.json")
     found = compared(f"{store.uri}#@n1", f"{store.uri}#@n2")
-    assert (found["basis"], found["trajectories"], found["n_prompts_ranked"]) == ("aggregates", None, None)
-    assert "which rows night n1 had can no longer be told" in found["notes"][0]
+    assert (found.basis, found.trajectories, found.n_prompts_ranked) == (
+        "aggregates",
+        None,
+        None,
+    )
+    assert "which rows night n1 had can no longer be told" in found.notes[0]
     moved = by_teacher(found)
-    assert [name for name, t in moved.items() if t["more_than_noise"]] == ["a"]
-    errors = [{t["teacher"]: t["all"]["error"] for t in ranking_of(rows)["teachers"]} for rows in (first, pd.concat([first, second]))]
+    assert [name for name, t in moved.items() if t.more_than_noise] == ["a"]
+    errors = [
+        {t["teacher"]: t["all"]["error"] for t in ranking_of(rows)["teachers"]}
+        for rows in (first, pd.concat([first, second]))
+    ]
     rows = [table_of(rows, "f").to_pylist() for rows in (first, pd.concat([first, second]))]
     for one, other in zip(*rows, strict=True):
         t = moved[one["teacher"]]
         spread = np.hypot(*(error[one["teacher"]] for error in errors))
-        assert t["difference"] == pytest.approx(other["rsr"] - one["rsr"])
-        assert t["high"] - t["low"] == pytest.approx(2 * stats.t.ppf(0.975, 59) * spread)
-        assert t["n_prompts"] is None
+        assert t.difference == pytest.approx(other["rsr"] - one["rsr"])
+        assert t.high - t.low == pytest.approx(2 * stats.t.ppf(0.975, 59) * spread)
+        assert t.n_prompts is None
     with pytest.raises(UserError, match="rows of night n1 cannot be told"):
         compared(f"{store.uri}#@n1", f"{store.uri}#@n2", by="mean_surprisal")
 
 
 def test_a_night_without_errors_over_prompts_says_nothing_of_noise(tmp_path):
-    """Records of earlier versions have the spread over trajectories only: that takes several answers to a prompt as independent."""
-    store = nights_of(tmp_path, {"n1": rows_of(1, 60, FOUR, samples=4), "n2": rows_of(2, 60, FOUR | {"a": 50.0})}, ranked=False)
+    """Records of earlier versions have the spread over trajectories only: that takes several
+    answers to a prompt as independent.
+    """
+    store = nights_of(
+        tmp_path,
+        {"n1": rows_of(1, 60, FOUR, samples=4), "n2": rows_of(2, 60, FOUR | {"a": 50.0})},
+        ranked=False,
+    )
     os.utime(f"{store.uri}/nightly/n1.json")
     found = compared(f"{store.uri}#@n1", f"{store.uri}#@n2")
-    assert found["sentence"] == "What moved is shown, but nothing can be said of noise."
-    assert "nothing is said of noise there" in found["notes"][0]
-    assert {(t["low"], t["p_up"], t["p_value"], t["more_than_noise"]) for t in found["teachers"]} == {(None,) * 4}
-    assert {(pair["share"], pair["more_than_noise"]) for pair in found["swaps"]} == {(None, None)}
-    assert found["kendall"]["low"] is None
+    assert found.sentence == "What moved is shown, but nothing can be said of noise."
+    assert "nothing is said of noise there" in found.notes[0]
+    assert {(t.low, t.p_up, t.p_value, t.more_than_noise) for t in found.teachers} == {(None,) * 4}
+    assert {(pair.share, pair.more_than_noise) for pair in found.swaps} == {(None, None)}
+    assert found.kendall.low is None
     print_comparison(found, Console(file=io.StringIO()))
 
 
@@ -464,13 +591,67 @@ def test_rows_are_a_nights_only_if_they_give_its_numbers(tmp_path):
     rows = rows_of(1, 20, FOUR)
     scored, table = load_scored(store_of(tmp_path, rows), [RSR]), table_of(rows, "f").to_pylist()
     assert gives(scored, table)
-    assert gives(scored, [*table, table[0] | {"teacher": "rejects only", "n_trajectories": 0, "rsr": None}])
+    assert gives(
+        scored, [*table, table[0] | {"teacher": "rejects only", "n_trajectories": 0, "rsr": None}]
+    )
     assert not gives(scored, table[1:])
     assert not gives(scored, [table[0] | {"n_trajectories": 19}, *table[1:]])
     assert not gives(scored, [table[0] | {"rsr": table[0]["rsr"] * (1 + 1e-6)}, *table[1:]])
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
+# --- its JSON--------------------------------------------------------------------------------------
+
+KEYS = {
+    "": (
+        "a b metric better confidence draws seed same_student basis teachers swaps kendall "
+        "n_prompts_ranked trajectories only_a only_b unmatched notes sentence"
+    ),
+    "a": "store student night fingerprint",
+    "b": "store student night fingerprint",
+    "teachers": ("teacher a b n_prompts difference low high p_up p_value more_than_noise went"),
+    "teachers.a": "value place n_trajectories",
+    "teachers.b": "value place n_trajectories",
+    "swaps": "before_in_a before_in_b share p_value more_than_noise",
+    "kendall": "value low high",
+    "trajectories": "both only_a only_b differ largest column where",
+}
+
+
+def keys_of(value, place: str = "") -> dict[str, str]:
+    """The keys of every object inside, in order, by its place; those of a list share one."""
+    if isinstance(value, list):
+        return {k: v for one in value for k, v in keys_of(one, place).items()}
+    if not isinstance(value, dict):
+        return {}
+    found = {place: " ".join(value)}
+    for name, inside in value.items():
+        found |= keys_of(inside, f"{place}.{name}".lstrip("."))
+    return found
+
+
+def test_its_json_has_the_documented_keys_in_their_order(tmp_path):
+    rows = rows_of(3, 60, FOUR)
+    worse = rows.assign(rank_sum=np.where(rows.teacher == "a", rows.rank_sum * 3, rows.rank_sum))
+    found = compared(store_of(tmp_path / "a", rows), store_of(tmp_path / "b", worse))
+    assert keys_of(found.to_json()) == KEYS
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
+
+
+def test_what_is_not_known_is_null_in_its_json(tmp_path):
+    """On one prompt, and of two students, of whom one teacher is shared."""
+    other = RUN | {"student": RUN["student"] | {"weights_hash": "other"}}
+    store_of(tmp_path, rows_of(1, 1, {"a": 5.0}), student="small", units=1)
+    rows = rows_of(2, 1, {"a": 5.0, "b": 6.0})
+    store_of(tmp_path, rows, student="large", fingerprint="e", run=other, units=1)
+    found = compared(f"{tmp_path}#small", f"{tmp_path}#large").to_json()
+    json.dumps(found, allow_nan=False)
+    (t,) = found["teachers"]
+    unknown = list(t)[list(t).index("difference") :]
+    assert {t[name] for name in unknown} == {None}
+    assert (found["kendall"], found["trajectories"]["differ"]) == (None, None)
+
+
+# --- the command line------------------------------------------------------------------------------
 
 
 def test_by_the_command_line(tmp_path, capsys):
@@ -479,15 +660,22 @@ def test_by_the_command_line(tmp_path, capsys):
     a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", worse)
     assert main(["compare", a.uri, f"{b.uri}#s"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("1 of 4 teachers moved by more than noise: a (higher: worse); 3 of 6 pairs")
+    assert shown.startswith(
+        "1 of 4 teachers moved by more than noise: a (higher: worse); 3 of 6 pairs"
+    )
     assert "yes, worse" in shown
-    assert "changed order: A has a before b, B the reverse, both orders in 100% of draws: more than noise" in shown
-    assert "trajectories: 160 in both, 40 of them differ: by 0.67 at most, rank_sum of a a-" in shown
+    assert (
+        "changed order: A has a before b, B the reverse, both orders in 100% of draws: more "
+        "than noise"
+    ) in shown
+    assert (
+        "trajectories: 160 in both, 40 of them differ: by 0.67 at most, rank_sum of a a-" in shown
+    )
     assert "Holm" in shown
     assert "\x1b" not in shown
     assert max(len(line) for line in shown.splitlines() if not line.startswith(("A:", "B:"))) <= 120
     assert main(["compare", a.uri, b.uri, "--json", "--seed", "3"]) == 0
-    assert json.loads(capsys.readouterr().out) == compared(a, b, seed=3)
+    assert json.loads(capsys.readouterr().out) == compared(a, b, seed=3).to_json()
 
 
 @pytest.mark.parametrize(
@@ -499,7 +687,10 @@ def test_by_the_command_line(tmp_path, capsys):
         (["{a}", "{a}#s/t"], "give STORE, STORE#STUDENT"),
         (["{a}", ""], "B: is empty; give a value"),
         (["{a}", "{a}", "--by", "speed"], "no such metric"),
-        (["{a}", "{a}", "--by", "local_naturalness"], "score them with --metrics local_naturalness"),
+        (
+            ["{a}", "{a}", "--by", "local_naturalness"],
+            "score them with --metrics local_naturalness",
+        ),
         (["{a}", "{a}", "--confidence", "95"], "a probability, between 0 and 1"),
     ],
 )
@@ -510,7 +701,10 @@ def test_a_mistake_is_one_line(tmp_path, capsys, arguments, said):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("name", "text"), [("x@y", "{}"), ("x#y", "{}#"), ("x#y@z", "{}#s"), ("x", "{}#"), ("x y", "{}#s")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x@y", "{}"), ("x#y", "{}#"), ("x#y@z", "{}#s"), ("x", "{}#"), ("x y", "{}#s")],
+)
 def test_a_store_may_have_any_name(tmp_path, name, text):
     store = store_of(tmp_path / name, rows_of(3, 5, FOUR))
     side = open_side(text.format(store.uri), None)
@@ -519,7 +713,10 @@ def test_a_store_may_have_any_name(tmp_path, name, text):
 
 def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
     rows = rows_of(3, 10, dict.fromkeys(HOSTILE, 5.0) | {"only\x1b": 3.0})
-    a, b = store_of(tmp_path / "a", rows), store_of(tmp_path / "b", rows_of(4, 10, dict.fromkeys(HOSTILE, 5.0)))
+    a, b = (
+        store_of(tmp_path / "a", rows),
+        store_of(tmp_path / "b", rows_of(4, 10, dict.fromkeys(HOSTILE, 5.0))),
+    )
     assert main(["compare", a.uri, b.uri]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -530,12 +727,17 @@ def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
 
 def test_large_counts_and_long_names_fit(tmp_path):
     name = "a-teacher-of-an-organisation/with-a-rather-long-name-70b-instruct-v1.5"
-    found = compared(store_of(tmp_path / "a", rows_of(3, 10, {name: 5.0})), store_of(tmp_path / "b", rows_of(4, 10, {name: 900.0})))
-    (t,) = found["teachers"]
-    t["n_prompts"] = t["a"]["n_trajectories"] = t["b"]["n_trajectories"] = 1_234_567
-    t["low"], t["high"] = -1234.4, -1000.4
+    found = compared(
+        store_of(tmp_path / "a", rows_of(3, 10, {name: 5.0})),
+        store_of(tmp_path / "b", rows_of(4, 10, {name: 900.0})),
+    )
+    (t,) = found.teachers
+    many = 1_234_567
+    on_a = dataclasses.replace(t.a, n_trajectories=many)
+    on_b = dataclasses.replace(t.b, n_trajectories=many)
+    t = dataclasses.replace(t, a=on_a, b=on_b, n_prompts=many, low=-1234.4, high=-1000.4)
     out = io.StringIO()
-    print_comparison(found, Console(file=out, width=120))
+    print_comparison(dataclasses.replace(found, teachers=[t]), Console(file=out, width=120))
     shown = out.getvalue()
     assert shown.count("1,234,567") == 3
     assert "-1,234 to -1,000" in shown
@@ -544,7 +746,9 @@ def test_large_counts_and_long_names_fit(tmp_path):
 
 
 def test_a_metric_of_the_company_sees_the_shared_teachers_only(tmp_path):
-    """LARK looks at all answers to a prompt: a teacher that only one side has may not change the others."""
+    """LARK looks at all answers to a prompt: a teacher that only one side has may not change the
+    others.
+    """
     rows = rows_of(3, 20, FOUR)
     scored = [scored_of(rows), scored_of(pd.concat([rows, rows_of(4, 20, {"e": 2.0})]))]
     for side in scored:
@@ -557,6 +761,9 @@ def test_a_metric_of_the_company_sees_the_shared_teachers_only(tmp_path):
 def test_trajectories_are_the_same_by_teacher_and_id(tmp_path):
     rows = rows_of(3, 5, {"a": 5.0, "b": 6.0})
     a = load_scored(store_of(tmp_path / "a", rows), [RSR])
-    b = load_scored(store_of(tmp_path / "b", rows.assign(teacher=rows.teacher.map({"a": "b", "b": "a"}))), [RSR])
-    assert trajectories(a, a.only(["a"]), RSR, True)["both"] == 5
-    assert trajectories(a, b, RSR, True)["differ"] == trajectories(a, b, RSR, True)["both"] == 10
+    b = load_scored(
+        store_of(tmp_path / "b", rows.assign(teacher=rows.teacher.map({"a": "b", "b": "a"}))), [RSR]
+    )
+    assert match_trajectories(a, a.only(["a"]), RSR, same_student=True).both == 5
+    shared = match_trajectories(a, b, RSR, same_student=True)
+    assert shared.differ == shared.both == 10

@@ -5,20 +5,53 @@ import typing
 import pytest
 
 from rsr_ray.cli import main
-from rsr_ray.config import ChooseConfig, NightlyConfig, RaceConfig, ScoreConfig, load_config
+from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.load import load_config
+from rsr_ray.config.nightly import NightlyConfig
+from rsr_ray.config.race import RaceConfig
+from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
-from rsr_ray.student import inspect_student
+from rsr_ray.student.facts import inspect_student
 
 from .conftest import DEMO_STUDENT
 
-# The options of `rsr-ray score` are a promise: a change here is a change for every user and every YAML file.
+# The options of `rsr-ray score` are a promise: a change here is a change for every user and every
+# YAML file.
 OPTIONS = {
-    "system_role", "teacher_from", "roles",
-    "corpus", "student", "store", "student_name", "teacher", "r_max", "dtype", "max_length", "replicas", "gpus_per_replica", "quantize",
-    "batch_tokens", "unit_rows", "log", "columns", "system_prompt", "chat_template", "render", "max_rejects", "over_length", "per_turn",
-    "metrics", "steps", "step_window", "token_scores",
-    "s3_endpoint", "ray_address", "new_generation", "trust_remote_code",
-}  # fmt: skip
+    "system_role",
+    "teacher_from",
+    "roles",
+    "corpus",
+    "student",
+    "store",
+    "student_name",
+    "teacher",
+    "r_max",
+    "dtype",
+    "max_length",
+    "replicas",
+    "gpus_per_replica",
+    "quantize",
+    "batch_tokens",
+    "unit_rows",
+    "log",
+    "verbose",
+    "columns",
+    "system_prompt",
+    "chat_template",
+    "render",
+    "max_rejects",
+    "over_length",
+    "per_turn",
+    "metrics",
+    "steps",
+    "step_window",
+    "token_scores",
+    "s3_endpoint",
+    "ray_address",
+    "new_generation",
+    "trust_remote_code",
+}
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
 
 
@@ -38,7 +71,13 @@ def test_a_yaml_file_sets_what_an_option_sets_and_the_option_wins(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("rmax: 50", "unknown key 'rmax'"), ("r_max: many", "not int"), ("- a", "mapping"), ("a: [", "--config"), ("student: 3", "not str")],
+    [
+        ("rmax: 50", "unknown key 'rmax'"),
+        ("r_max: many", "not int"),
+        ("- a", "mapping"),
+        ("a: [", "--config"),
+        ("student: 3", "not str"),
+    ],
 )
 def test_a_wrong_yaml_file_is_named(tmp_path, text, says):
     path = tmp_path / "c.yaml"
@@ -73,8 +112,12 @@ CONFIGS = {
 
 def numbers_of(config: type) -> dict[str, type]:
     """Names of the options that are numbers, and whether whole ones."""
-    kinds = {name: {kind, *typing.get_args(kind)} for name, kind in typing.get_type_hints(config).items()}
-    return {name: int if int in kind else float for name, kind in kinds.items() if kind & {int, float}}
+    kinds = {
+        name: {kind, *typing.get_args(kind)} for name, kind in typing.get_type_hints(config).items()
+    }
+    return {
+        name: int if int in kind else float for name, kind in kinds.items() if kind & {int, float}
+    }
 
 
 @pytest.mark.parametrize(
@@ -94,14 +137,26 @@ def test_a_number_that_means_nothing_is_refused(config, name, value):
 @pytest.mark.parametrize(
     ("command", "option", "values"),
     [
-        *((command, option, values) for command in ("teachers --store s --student m", "compare a b", "report --store s --out o")
-          for option, values in (("--confidence", ("-1", "0", "1", "nan", "inf")), ("--seed", ("-1",)))),
+        *(
+            (command, option, values)
+            for command in (
+                "teachers --store s --student m",
+                "compare a b",
+                "report --store s --out o",
+            )
+            for option, values in (
+                ("--confidence", ("-1", "0", "1", "nan", "inf")),
+                ("--seed", ("-1",)),
+            )
+        ),
         ("correlate --table t.csv", "--permutations", ("-1", "0")),
         ("rescore --store s --student m --out o", "--r-max", ("-1", "0")),
         ("bench", "--rounds", ("-1", "0")),
     ],
-)  # fmt: skip
-def test_a_number_of_the_command_line_that_means_nothing_is_one_line(capsys, command, option, values):
+)
+def test_a_number_of_the_command_line_that_means_nothing_is_one_line(
+    capsys, command, option, values
+):
     for value in values:
         assert main([*command.split(), option, value]) == 2
         assert capsys.readouterr().err.startswith(f"rsr-ray: {option} {value}: ")
@@ -119,17 +174,35 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
     def fingerprint(student=student, dtype="float32", max_length=100, **changes):
         return dataclasses.replace(config, **changes).fingerprint(student, dtype, max_length)
 
-    same = [fingerprint(), fingerprint(replicas=3), fingerprint(batch_tokens=7), fingerprint(unit_rows=5), fingerprint(store="elsewhere")]
+    same = [
+        fingerprint(),
+        fingerprint(replicas=3),
+        fingerprint(batch_tokens=7),
+        fingerprint(unit_rows=5),
+        fingerprint(store="elsewhere"),
+    ]
     same.append(fingerprint(dataclasses.replace(student, source="/moved")))
-    other = [fingerprint(r_max=50), fingerprint(dtype="bfloat16"), fingerprint(max_length=99), fingerprint(quantize="4bit")]
+    other = [
+        fingerprint(r_max=50),
+        fingerprint(dtype="bfloat16"),
+        fingerprint(max_length=99),
+        fingerprint(quantize="4bit"),
+    ]
     other.append(fingerprint(system_prompt="Be brief."))
-    other += [fingerprint(render="verbatim"), fingerprint(over_length="window"), fingerprint(per_turn=True)]
+    other += [
+        fingerprint(render="verbatim"),
+        fingerprint(over_length="window"),
+        fingerprint(per_turn=True),
+    ]
     other += [
         fingerprint(token_scores=True),
         fingerprint(metrics="rsr,local_naturalness"),
         fingerprint(metrics="local_naturalness", steps="paragraph"),
     ]
-    other += [fingerprint(dataclasses.replace(student, **{name: "x"})) for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")]
+    other += [
+        fingerprint(dataclasses.replace(student, **{name: "x"}))
+        for name in ("weights_hash", "config_hash", "tokenizer_hash", "template_hash")
+    ]
     assert len(set(same)) == 1
     assert len({*same, *other}) == 1 + len(other)
 
@@ -138,5 +211,3 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'rsr_ray\[quantize\]'"):
         ScoreConfig(**GIVEN, quantize="4bit")
-    with pytest.raises(UserError, match=r"pip install 'rsr_ray\[spread\]'"):
-        ScoreConfig(**GIVEN, gpus_per_replica=2)

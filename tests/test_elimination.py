@@ -1,4 +1,6 @@
-"""The decision of a race: against a slow twin, and over many repetitions on real and on planted corpora."""
+"""The decision of a race: against a slow twin, and over many repetitions on real and on planted
+corpora.
+"""
 
 import csv
 import itertools
@@ -11,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rsr_ray.elimination import MIN_PROMPTS, Elimination, first_prompts, influence, round_ends
-from rsr_ray.inference import interval
-from rsr_ray.read import iter_trajectories, list_corpus
-from rsr_ray.reading import Reading, teacher_of_path
+from rsr_ray.config.race import MIN_PROMPTS
+from rsr_ray.corpus.reading import Reading, teacher_of_path
+from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.decide.inference import influence, interval
+from rsr_ray.race.elimination import Elimination, first_prompts, round_ends
 
-from .conftest import SHARED, needs_shared
+from .conftest import SHARED, few, needs_shared
 
 REPETITIONS = 200
 TABLES = SHARED.parent / "reference" / "published_tables.csv"
@@ -32,12 +36,25 @@ def run(x: np.ndarray, y: np.ndarray, **how) -> Elimination:
     return state
 
 
-def made_up(rng, n_prompts: int, rank, surprisal, *, spread=(0.47, 0.21), agree: float = 0.93, share: float = 0.63):
-    """x, y [P, T] with these means [T]: log-normal; `spread` coefficients of variation of the two, `agree` the correlation of
-    the two in one trajectory, `share` that of two teachers on one prompt (all of logarithms)."""
+def made_up(
+    rng,
+    n_prompts: int,
+    rank,
+    surprisal,
+    *,
+    spread=(0.47, 0.21),
+    agree: float = 0.93,
+    share: float = 0.63,
+):
+    """x, y [P, T] with these means [T]: log-normal; `spread` coefficients of variation of the
+    two, `agree` the correlation of the two in one trajectory, `share` that of two teachers on one
+    prompt (all of logarithms).
+    """
 
     def normal():
-        return math.sqrt(share) * rng.standard_normal((n_prompts, 1)) + math.sqrt(1 - share) * rng.standard_normal((n_prompts, len(rank)))
+        return math.sqrt(share) * rng.standard_normal((n_prompts, 1)) + math.sqrt(
+            1 - share
+        ) * rng.standard_normal((n_prompts, len(rank)))
 
     a = normal()
     b = agree * a + math.sqrt(1 - agree**2) * normal()
@@ -47,22 +64,29 @@ def made_up(rng, n_prompts: int, rank, surprisal, *, spread=(0.47, 0.21), agree:
     )
 
 
-# --- against a slow twin ----------------------------------------------------------------------------------------------
+# --- against a slow twin---------------------------------------------------------------------------
 
 
 def slow(x, y, n_all, n_teachers, n_looks, confidence, margin):
-    """Who is lost and who is near, by the formulas of the docstring, a prompt and a teacher at a time."""
+    """Who is lost and who is near, by the formulas of the docstring, a prompt and a teacher at a
+    time.
+    """
     n, columns = len(x), range(len(x[0]))
     mean_y = [statistics.fmean(row[t] for row in y) for t in columns]
     value = [statistics.fmean(row[t] for row in x) / mean_y[t] for t in columns]
     best = min(columns, key=lambda t: value[t])
-    z = [[(xs[t] - value[t] * ys[t]) / mean_y[t] for t in columns] for xs, ys in zip(x, y, strict=True)]
+    z = [
+        [(xs[t] - value[t] * ys[t]) / mean_y[t] for t in columns]
+        for xs, ys in zip(x, y, strict=True)
+    ]
     correction = math.sqrt((n_all - n) / n_all)
     q = stats.t.ppf(1 - (1 - confidence) / (n_teachers - 1) / (n_looks - 1), n - 1)
     lost, near = set(), set()
     for t in columns:
         if t != best:
-            reach = q * statistics.stdev(row[t] - row[best] for row in z) / math.sqrt(n) * correction
+            reach = (
+                q * statistics.stdev(row[t] - row[best] for row in z) / math.sqrt(n) * correction
+            )
             if value[t] - reach > value[best]:
                 lost.add(t)
             elif value[best] - value[t] + reach <= margin * value[best]:
@@ -70,20 +94,36 @@ def slow(x, y, n_all, n_teachers, n_looks, confidence, margin):
     return best, lost, near, value, correction
 
 
-@given(seed=st.integers(0, 10_000), n_teachers=st.integers(2, 5), n_prompts=st.integers(25, 90), margin=st.sampled_from([0.0, 0.01, 0.1]))
+@given(
+    seed=st.integers(0, 10_000),
+    n_teachers=st.integers(2, 5),
+    n_prompts=st.integers(25, 90),
+    margin=st.sampled_from([0.0, 0.01, 0.1]),
+)
 def test_the_first_look_is_what_the_slow_twin_says(seed, n_teachers, n_prompts, margin):
     rng = np.random.default_rng(seed)
-    x, y = made_up(rng, n_prompts, rng.uniform(5, 7, n_teachers), rng.uniform(1.9, 2.1, n_teachers), spread=(0.2, 0.1))
+    x, y = made_up(
+        rng,
+        n_prompts,
+        rng.uniform(5, 7, n_teachers),
+        rng.uniform(1.9, 2.1, n_teachers),
+        spread=(0.2, 0.1),
+    )
     how = {"confidence": 0.9, "margin": margin, "first_round": MIN_PROMPTS}
     state = Elimination([str(t) for t in range(n_teachers)], n_prompts, **how)
     end = state.ends[0]
     state.update(x[:end], y[:end])
-    best, lost, near, value, correction = slow(x[:end].tolist(), y[:end].tolist(), n_prompts, n_teachers, len(state.ends), 0.9, margin)
-    ranked = interval(*influence(x[:end], y[:end]), 0.9)  # what `teachers` says of prompts like these
+    best, lost, near, value, correction = slow(
+        x[:end].tolist(), y[:end].tolist(), n_prompts, n_teachers, len(state.ends), 0.9, margin
+    )
+    # what `teachers` says of prompts like these
+    ranked = interval(*influence(x[:end], y[:end]), 0.9)
     for t in range(n_teachers):
         standing = state.standings[str(t)]
         assert standing.value == pytest.approx(value[t], rel=1e-12)
-        low, high = (value[t] + correction * (ends[t] - value[t]) for ends in (ranked.low, ranked.high))
+        low, high = (
+            value[t] + correction * (ends[t] - value[t]) for ends in (ranked.low, ranked.high)
+        )
         assert (standing.low, standing.high) == pytest.approx((low, high), rel=1e-9)
         assert not standing.exact
     over = len(lost | near) == n_teachers - 1
@@ -109,7 +149,11 @@ def test_the_first_round_shows_the_junk_of_every_rival(n_teachers, confidence):
     assert n == MIN_PROMPTS or (n_teachers - 1) * 0.96 ** (n - 1) > (1 - confidence) / 3
 
 
-@given(n_teachers=st.integers(2, 40), n_prompts=st.integers(1, 10_000), confidence=st.floats(0.6, 0.999))
+@given(
+    n_teachers=st.integers(2, 40),
+    n_prompts=st.integers(1, 10_000),
+    confidence=st.floats(0.6, 0.999),
+)
 def test_all_bounds_together_spend_what_the_confidence_leaves(n_teachers, n_prompts, confidence):
     state = Elimination([str(t) for t in range(n_teachers)], n_prompts, confidence=confidence)
     looks = len(state.ends) - 1  # the last has every prompt
@@ -117,7 +161,7 @@ def test_all_bounds_together_spend_what_the_confidence_leaves(n_teachers, n_prom
     assert spent == pytest.approx(1 - confidence)
 
 
-# --- what may come ----------------------------------------------------------------------------------------------------
+# --- what may come---------------------------------------------------------------------------------
 
 
 def test_one_teacher_has_won():
@@ -143,7 +187,11 @@ def test_without_a_margin_equal_teachers_take_every_prompt():
     state = run(x, y, margin=0.0, first_round=MIN_PROMPTS)
     assert state.reason.startswith("all 300 prompts")
     assert " are scored" in state.reason
-    alive = [int(name) for name in ("0", "1", "2") if name in state.alive or "on all" in state.left.get(name, "")]
+    alive = [
+        int(name)
+        for name in ("0", "1", "2")
+        if name in state.alive or "on all" in state.left.get(name, "")
+    ]
     assert state.leader == str(min(alive, key=lambda t: x[:, t].mean() / y[:, t].mean()))
     standing = state.standings[str(state.leader)]
     assert standing.low == standing.value == standing.high
@@ -181,13 +229,20 @@ def test_a_teacher_of_whom_nothing_was_scored_stays_until_that_is_sure_and_stops
     state = Elimination(["a", "b", "none"], 400, first_round=MIN_PROMPTS)
     told = []
     while not state.finished:
-        columns, end = [["a", "b", "none"].index(name) for name in state.alive], state.ends[state.round]
+        columns, end = (
+            [["a", "b", "none"].index(name) for name in state.alive],
+            state.ends[state.round],
+        )
         state.update(x[:end, columns], y[:end, columns])
         told.append((end, {*state.alive}))
-    sure = next(end for end in state.ends if stats.hypergeom.pmf(0, 400, MIN_PROMPTS, end) <= state.alpha)
+    sure = next(
+        end for end in state.ends if stats.hypergeom.pmf(0, 400, MIN_PROMPTS, end) <= state.alpha
+    )
     assert state.ends[0] < sure < 400
     assert all(("none" in alive) == (end < sure) for end, alive in told)
-    assert any("b" not in alive and "none" in alive for _, alive in told), "the others are compared meanwhile"
+    assert any("b" not in alive and "none" in alive for _, alive in told), (
+        "the others are compared meanwhile"
+    )
     assert state.left["none"] == f"nothing of it could be scored in {sure} prompts"
     assert (state.winner, state.alive) == ("a", ["a"])
     assert state.reason == "no other teacher can win any more; nothing of none could be scored"
@@ -206,10 +261,18 @@ def test_where_nothing_of_the_others_could_be_scored_that_is_the_reason():
     x, y = made_up(rng, 400, [5.0, 4.0], [2.0] * 2)
     x[:, 1] = np.nan
     state = run(x, y)
-    assert (state.winner, state.reason) == ("0", "there is no other teacher left; nothing of 1 could be scored")
+    assert (state.winner, state.reason) == (
+        "0",
+        "there is no other teacher left; nothing of 1 could be scored",
+    )
     x[:] = np.nan
     state = run(x, y)
-    assert (state.alive, state.leader, state.winner, state.reason) == ([], None, None, "nothing could be scored")
+    assert (state.alive, state.leader, state.winner, state.reason) == (
+        [],
+        None,
+        None,
+        "nothing could be scored",
+    )
 
 
 @pytest.mark.parametrize(("n_prompts", "n_scored"), [(10, 0), (10, 1), (10, 9), (50, 19)])
@@ -220,7 +283,9 @@ def test_too_few_prompts_with_a_score_of_every_teacher_decide_nothing(n_prompts,
     x = x[1:] if n_scored == 0 else x[:-1]
     state = run(x, np.ones_like(x))
     assert (state.winner, state.alive, state.left) == (None, ["0", "1"], {})
-    assert state.reason.startswith(f"{n_scored} of {n_prompts} prompts have a score of every teacher still in")
+    assert state.reason.startswith(
+        f"{n_scored} of {n_prompts} prompts have a score of every teacher still in"
+    )
 
 
 def test_what_is_decided_on_a_part_of_the_prompts_says_so():
@@ -233,7 +298,11 @@ def test_what_is_decided_on_a_part_of_the_prompts_says_so():
 
 def test_a_tie_is_called_one():
     x, y = made_up(np.random.default_rng(7), 30, [5.0, 5.0, 7.0], [2.0] * 3)
-    x[:, 1], y[:, 1] = x[::-1, 0], y[::-1, 0]  # prompts in another order, so that no earlier look sees them equal
+    # prompts in another order, so that no earlier look sees them equal
+    x[:, 1], y[:, 1] = (
+        x[::-1, 0],
+        y[::-1, 0],
+    )
     x[:, :2], y[:, :2] = np.round(x[:, :2] * 64) / 64, 2.0  # whose sums are exact
     for names in (["c", "a", "b"], ["a", "c", "b"]):
         state = Elimination(names, 30, margin=0.0, first_round=MIN_PROMPTS)
@@ -244,35 +313,47 @@ def test_a_tie_is_called_one():
         assert state.leader == "a"
         assert state.left["b"].startswith("worse than ")
         early = state.standings["b"].round < state.round
-        scored = "all 30 prompts of the teachers still in are scored; b left earlier, on a bound" if early else "all 30 prompts are scored"
+        scored = (
+            "all 30 prompts of the teachers still in are scored; b left earlier, on a bound"
+            if early
+            else "all 30 prompts are scored"
+        )
         assert state.reason == f"{scored}; it is a tie with c, and a comes first by name"
 
 
-# --- over many repetitions --------------------------------------------------------------------------------------------
+# --- over many repetitions-------------------------------------------------------------------------
 
 
 class Tally:
-    """Races repeated: how often right, at what cost, and how often an interval held the value it is of."""
+    """Races repeated: how often right, at what cost, and how often an interval held the value it
+    is of.
+    """
 
     def __init__(self, name: str):
         self.name, self.right, self.exact, self.cost, self.held = name, [], [], [], []
 
-    def add(self, x: np.ndarray, y: np.ndarray, cost: np.ndarray, margin: float = 0.01, **how) -> None:
+    def add(
+        self, x: np.ndarray, y: np.ndarray, cost: np.ndarray, margin: float = 0.01, **how
+    ) -> None:
         truth = x.mean(0) / y.mean(0)
         state = run(x, y, margin=margin, **how)
         got = int(state.alive[0])
         self.exact.append(got == truth.argmin())
         self.right.append(truth[got] <= truth.min() * (1 + margin))
         ends = {name: state.ends[standing.round - 1] for name, standing in state.standings.items()}
-        self.cost.append(sum(cost[:end, int(name)].sum() for name, end in ends.items()) / cost.sum())
+        self.cost.append(
+            sum(cost[:end, int(name)].sum() for name, end in ends.items()) / cost.sum()
+        )
         for name, standing in state.standings.items():
             if ends[name] < len(x):
                 self.held.append(standing.low <= truth[int(name)] <= standing.high)
 
     def check(self, cost: float = 1.0) -> None:
         print(
-            f"{self.name}: {len(self.right)} races, right {np.mean(self.right):.1%} (the very winner {np.mean(self.exact):.1%}), "
-            f"cost median {np.median(self.cost):.1%}, 9 in 10 under {np.quantile(self.cost, 0.9):.1%}; "
+            f"{self.name}: {len(self.right)} races, right {np.mean(self.right):.1%} (the "
+            f"very winner {np.mean(self.exact):.1%}), "
+            f"cost median {np.median(self.cost):.1%}, 9 in 10 under "
+            f"{np.quantile(self.cost, 0.9):.1%}; "
             f"{np.mean(self.held):.1%} of {len(self.held)} intervals hold the full data's value"
         )
         assert np.mean(self.right) >= 0.95
@@ -283,13 +364,17 @@ class Tally:
 def test_made_up_teachers():
     tally = Tally("made up, 6 teachers 2% to 30% apart, 1,000 prompts")
     for seed in range(REPETITIONS):
-        x, y = made_up(np.random.default_rng(seed), 1000, [6.0, 6.12, 6.3, 6.6, 7.2, 7.8], [2.0] * 6)
+        x, y = made_up(
+            np.random.default_rng(seed), 1000, [6.0, 6.12, 6.3, 6.6, 7.2, 7.8], [2.0] * 6
+        )
         tally.add(x, y, np.ones_like(x))
     tally.check(0.6)
 
 
 def test_near_ties_are_wrong_no_more_often_than_allowed():
-    """No margin, and the runner-up so near that it leads half of the early rounds: the hardest case there is."""
+    """No margin, and the runner-up so near that it leads half of the early rounds: the hardest
+    case there is.
+    """
     wrong = 0
     for seed in range(REPETITIONS):
         x, y = made_up(np.random.default_rng(seed), 300, [6.0, 6.01, 6.02], [2.0] * 3)
@@ -300,7 +385,9 @@ def test_near_ties_are_wrong_no_more_often_than_allowed():
 
 
 def test_a_winner_of_whom_most_is_rejected_is_lost_no_more_often_than_allowed():
-    """It has a score for as many prompts as decide something, and no more: the rule for who can be scored meets it at its edge."""
+    """It has a score for as many prompts as decide something, and no more: the rule for who can
+    be scored meets it at its edge.
+    """
     wrong, late = 0, 0
     for seed in range(REPETITIONS):
         rng = np.random.default_rng(seed)
@@ -309,28 +396,43 @@ def test_a_winner_of_whom_most_is_rejected_is_lost_no_more_often_than_allowed():
         state = run(x, y, first_round=MIN_PROMPTS)
         wrong += state.winner != "0"
         late += bool(np.isnan(x[: state.ends[0], 0]).all())
-    print(f"a winner with {MIN_PROMPTS} scores of 400: wrong in {wrong} of {REPETITIONS}; without any in the first round in {late}")
+    print(
+        f"a winner with {MIN_PROMPTS} scores of 400: wrong in {wrong} of {REPETITIONS}; "
+        f"without any in the first round in {late}"
+    )
     assert late > 0.2 * REPETITIONS
     assert wrong <= 0.05 * REPETITIONS
 
 
 def real(group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean rank, mean surprisal and characters of the real corpus under its student, [P, T]: what the reference scored.
+    """Mean rank, mean surprisal and characters of the real corpus under its student, [P, T]: what
+    the reference scored.
 
-    It left out answers of over 20,000 characters: a teacher that lost a quarter of its answers by that is left out here.
+    It left out answers of over 20,000 characters: a teacher that lost a quarter of its answers by
+    that is left out here.
     """
     read = {
-        (teacher_of_path(obj.uri), row["id"]): (row["prompt_id"], sum(len(turn["content"]) for turn in row["messages"]))
+        (teacher_of_path(obj.uri), row["id"]): (
+            row["prompt_id"],
+            sum(len(turn["content"]) for turn in row["messages"]),
+        )
         for obj in list_corpus((str(SHARED / "corpus" / group),), None)
         for row in iter_trajectories(obj, None, Reading())
     }
     with (SHARED / "golden" / "tiny-qwen3.trajectories.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["corpus"] == group]
-    teachers, prompts = sorted({row["teacher"] for row in rows}), sorted({prompt for prompt, _ in read.values()})
+    teachers, prompts = (
+        sorted({row["teacher"] for row in rows}),
+        sorted({prompt for prompt, _ in read.values()}),
+    )
     values = np.full((3, len(prompts), len(teachers)), np.nan)
     for row in rows:
         prompt, chars = read[row["teacher"], row["sample_id"]]
-        values[:, prompts.index(prompt), teachers.index(row["teacher"])] = float(row["avg_rank_clip"]), float(row["avg_surprisal"]), chars
+        values[:, prompts.index(prompt), teachers.index(row["teacher"])] = (
+            float(row["avg_rank_clip"]),
+            float(row["avg_surprisal"]),
+            chars,
+        )
     values = values[:, :, np.isnan(values[0]).mean(0) < 0.25]
     x, y, chars = values[:, ~np.isnan(values[0]).any(1)]
     return x, y, chars
@@ -344,14 +446,17 @@ def test_the_real_corpus_resampled(group):
     tally = Tally(f"real corpus, {group}, {x.shape[1]} teachers, {len(x)} prompts")
     for seed in range(REPETITIONS):
         some = np.random.default_rng(seed).integers(0, len(x), len(x))
-        tally.add(x[some], y[some], chars[some], first_round=MIN_PROMPTS)  # by default all of so few are scored
+        # by default all of so few are scored
+        tally.add(x[some], y[some], chars[some], first_round=MIN_PROMPTS)
     tally.check()
     assert Elimination([str(t) for t in range(x.shape[1])], len(x)).ends == [len(x)]
 
 
 @pytest.mark.parametrize(("kind", "spread"), [("strong", "narrow"), ("mild", "measured")])
 def test_rivals_with_junk_are_not_taken_for_better(kind, spread):
-    """One cell of tests/simulate_race.py each; with a first round of 20 prompts a race is wrong too often to pass."""
+    """One cell of tests/simulate_race.py each; with a first round of 20 prompts a race is wrong
+    too often to pass.
+    """
     from .simulate_race import junk_corpus, raced
 
     wrong = {None: 0, MIN_PROMPTS: 0}
@@ -361,30 +466,51 @@ def test_rivals_with_junk_are_not_taken_for_better(kind, spread):
         for first in wrong:
             state, _ = raced(x, y, first_round=first)
             wrong[first] += bool(truth[int(state.winner)] > truth.min() * 1.01)
-    print(f"{kind}, {spread}: wrong in {wrong[None]} of 60, in {wrong[MIN_PROMPTS]} with a first round of {MIN_PROMPTS}")
+    print(
+        f"{kind}, {spread}: wrong in {wrong[None]} of 60, in {wrong[MIN_PROMPTS]} with a "
+        f"first round of {MIN_PROMPTS}"
+    )
     assert wrong[None] <= 6  # 5% and two standard errors
     if kind == "strong":
         assert wrong[MIN_PROMPTS] > 12
 
 
 @needs_shared
-@pytest.mark.skipif(not TABLES.is_file(), reason="the published tables are not beside this checkout")
+@pytest.mark.skipif(
+    not TABLES.is_file(), reason="the published tables are not beside this checkout"
+)
 def test_a_planted_corpus():
-    """Teachers' means as published for each of five students; spreads and correlations, which are not, of the real corpus."""
+    """Teachers' means as published for each of five students; spreads and correlations, which
+    are not, of the real corpus.
+    """
     x, y, _ = real("math")
     upper = np.triu_indices(x.shape[1], 1)
     spread = [(side.std(0, ddof=1) / side.mean(0)).mean() for side in (x, y)]
-    agree = float(np.mean([np.corrcoef(np.log(a), np.log(b))[0, 1] for a, b in zip(x.T, y.T, strict=True)]))
+    agree = float(
+        np.mean([np.corrcoef(np.log(a), np.log(b))[0, 1] for a, b in zip(x.T, y.T, strict=True)])
+    )
     share = float(np.mean([np.corrcoef(np.log(side).T)[upper].mean() for side in (x, y)]))
-    print(f"spread of ranks {spread[0]:.2f}, of surprisals {spread[1]:.2f}; correlation of the two {agree:.2f}, of teachers {share:.2f}")
+    print(
+        f"spread of ranks {spread[0]:.2f}, of surprisals {spread[1]:.2f}; correlation of "
+        f"the two {agree:.2f}, of teachers {share:.2f}"
+    )
     with TABLES.open() as file:
         rows = list(csv.DictReader(file))
     for student in sorted({row["student"] for row in rows}):
         rank, surprisal, tokens = (
-            np.array([float(row[name]) for row in rows if row["student"] == student]) for name in ("mean_rank", "mean_surprisal", "mean_tokens")
+            np.array([float(row[name]) for row in rows if row["student"] == student])
+            for name in ("mean_rank", "mean_surprisal", "mean_tokens")
         )
         tally = Tally(f"planted, {student}, {len(rank)} teachers, 5,000 prompts")
-        for seed in range(REPETITIONS):
-            x, y = made_up(np.random.default_rng(seed), 5000, rank, surprisal, spread=spread, agree=agree, share=share)
+        for seed in range(few(REPETITIONS, 40)):
+            x, y = made_up(
+                np.random.default_rng(seed),
+                5000,
+                rank,
+                surprisal,
+                spread=spread,
+                agree=agree,
+                share=share,
+            )
             tally.add(x, y, np.broadcast_to(tokens, x.shape))
         tally.check(1 / 3)

@@ -6,25 +6,41 @@ import re
 
 import pytest
 
-from rsr_ray.encode import How, encode, find, find_turns, find_verbatim, render
-from rsr_ray.reading import Reading
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.encode.encode import encode
+from rsr_ray.encode.how import How
+from rsr_ray.encode.locate import find, find_turns
+from rsr_ray.encode.rendering import render
+from rsr_ray.encode.verbatim import find_verbatim
+from rsr_ray.errors import BadRow
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.shapes import BadRow
 
 from .conftest import DEMO_STUDENT, SHARED, needs_shared
 
-CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+)
 LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
 )
 DROPS_THINK = (
-    "{% for m in messages %}{% set c = m['content'] %}{% if m['role'] == 'assistant' and '</think>' in c %}"
+    "{% for m in messages %}{% set c = m['content'] %}{% if m['role'] == 'assistant' and "
+    "'</think>' in c %}"
     "{% set c = c.split('</think>')[-1] %}{% endif %}[{{ m['role'] }}]{{ c }}{% endfor %}"
 )
-REWRITES = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | replace('\n\n', '\n') }}</s>{% endfor %}"
+REWRITES = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | replace('\n\n', '\n') }}</s>{% "
+    "endfor %}"
+)
 SHOUTS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | upper }}</s>{% endfor %}"
-QUOTES_LAST = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}Last: {{ messages[-1]['content'][:99] }}"
-ONLY_LAST = "<{{ messages[0]['role'] }}>{{ messages[0]['content'] }}<a>{{ messages[-1]['content'] }}</a>"
+QUOTES_LAST = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}Last: {{ "
+    "messages[-1]['content'][:99] }}"
+)
+ONLY_LAST = (
+    "<{{ messages[0]['role'] }}>{{ messages[0]['content'] }}<a>{{ messages[-1]['content'] }}</a>"
+)
 
 TWO_ANSWERS = [
     {"role": "user", "content": "assistant\nWhat is 2+2?"},
@@ -51,11 +67,16 @@ def spans_text(messages, tokenizer) -> list[str]:
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA3], ids=["chatml", "llama3"])
 def test_spans_hold_the_text_of_every_answer(templated, template):
-    assert spans_text(TWO_ANSWERS, templated(template)) == [m["content"] for m in TWO_ANSWERS if m["role"] == "assistant"]
+    assert spans_text(TWO_ANSWERS, templated(template)) == [
+        m["content"] for m in TWO_ANSWERS if m["role"] == "assistant"
+    ]
 
 
 def test_a_marker_in_the_text_of_a_turn_is_text(templated):
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a<|im_end|>\n<|im_start|>assistant\nb"}]
+    messages = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "a<|im_end|>\n<|im_start|>assistant\nb"},
+    ]
     assert spans_text(messages, templated(CHATML)) == [messages[1]["content"]]
 
 
@@ -64,8 +85,12 @@ def test_white_space_at_a_turns_ends(templated, around):
     messages = copy.deepcopy(TWO_ANSWERS)
     for m in messages:
         m["content"] = around[0] + m["content"] + around[1]
-    assert spans_text(messages, templated(CHATML)) == [m["content"] for m in messages if m["role"] == "assistant"]
-    assert spans_text(messages, templated(LLAMA3)) == [m["content"] for m in TWO_ANSWERS if m["role"] == "assistant"]
+    assert spans_text(messages, templated(CHATML)) == [
+        m["content"] for m in messages if m["role"] == "assistant"
+    ]
+    assert spans_text(messages, templated(LLAMA3)) == [
+        m["content"] for m in TWO_ANSWERS if m["role"] == "assistant"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,17 +107,24 @@ def test_white_space_at_a_turns_ends(templated, around):
 )
 def test_a_template_that_does_not_keep_the_text_is_a_reject(templated, template, reason, says):
     with pytest.raises(BadRow, match=says) as caught:
-        find_turns(TWO_ANSWERS[:1] + TWO_ANSWERS[3:] if template is QUOTES_LAST else TWO_ANSWERS, templated(template))
+        find_turns(
+            TWO_ANSWERS[:1] + TWO_ANSWERS[3:] if template is QUOTES_LAST else TWO_ANSWERS,
+            templated(template),
+        )
     assert caught.value.reason == reason
     assert reason in REJECT_REASONS
 
 
 def test_dropped_thinking_is_no_reject_where_there_is_none(templated):
-    assert spans_text([TWO_ANSWERS[0], TWO_ANSWERS[3]], templated(DROPS_THINK)) == [TWO_ANSWERS[3]["content"]]
+    assert spans_text([TWO_ANSWERS[0], TWO_ANSWERS[3]], templated(DROPS_THINK)) == [
+        TWO_ANSWERS[3]["content"]
+    ]
 
 
 def test_todays_date_is_not_in_the_rendering(templated):
-    template = "\n{% if strftime_now is defined %}\n  {{ strftime_now('%d %b %Y') }}{% endif %}" + CHATML
+    template = (
+        "\n{% if strftime_now is defined %}\n  {{ strftime_now('%d %b %Y') }}{% endif %}" + CHATML
+    )
     assert render(TWO_ANSWERS, templated(template)).startswith("\n  26 Jul 2024<|im_start|>")
 
 
@@ -114,7 +146,9 @@ def test_never_a_second_bos(templated):
 
 def test_the_first_token_has_no_context_and_is_not_scored(templated):
     tokenizer = templated("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    ids, spans, *_ = encode([{"role": "assistant", "content": "The answer is 4."}], tokenizer, How(max_length=100))
+    ids, spans, *_ = encode(
+        [{"role": "assistant", "content": "The answer is 4."}], tokenizer, How(max_length=100)
+    )
     assert spans.tolist() == [1, len(ids)]
     with pytest.raises(BadRow) as caught:
         encode([{"role": "assistant", "content": "."}], tokenizer, How(max_length=100))
@@ -129,10 +163,14 @@ def test_a_row_over_the_limit_is_rejected(tokenizer):
 
 
 def test_a_row_over_the_limit_is_cut_or_left_whole_where_asked(tokenizer):
-    ids, spans, cut, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate"))
+    ids, spans, cut, *_ = encode(
+        TWO_ANSWERS, tokenizer, How(max_length=10_000, over_length="truncate")
+    )
     assert not cut
     for limit in (len(ids) - 1, int(spans[2]) + 1, int(spans[2]), int(spans[0]) + 1):
-        fewer, kept, cut, *_ = encode(TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate"))
+        fewer, kept, cut, *_ = encode(
+            TWO_ANSWERS, tokenizer, How(max_length=limit, over_length="truncate")
+        )
         assert cut
         assert fewer.tolist() == ids[:limit].tolist()
         wanted = [p for a, b in spans.reshape(-1, 2) for p in range(a, b) if p < limit]
@@ -161,11 +199,19 @@ def test_a_panic_in_the_tokenizer_is_a_reject(tokenizer):
     assert caught.value.reason == "tokenizer_error"
 
 
-# --- real templates ---------------------------------------------------------------------------------------------------
+# --- real templates--------------------------------------------------------------------------------
 
-TEMPLATES = sorted(p.stem for p in (SHARED / "chat_templates").glob("*.jinja")) if SHARED.is_dir() else []
-PLAIN = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "It is 4.\n\nYes, 4."}]
-THINKING = [PLAIN[0], {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\nIt is 4."}]
+TEMPLATES = (
+    sorted(p.stem for p in (SHARED / "chat_templates").glob("*.jinja")) if SHARED.is_dir() else []
+)
+PLAIN = [
+    {"role": "user", "content": "What is 2+2?"},
+    {"role": "assistant", "content": "It is 4.\n\nYes, 4."},
+]
+THINKING = [
+    PLAIN[0],
+    {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\nIt is 4."},
+]
 # What these templates do to <think> text in the last answer; every other one keeps it.
 DROP = {
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
@@ -195,21 +241,44 @@ def test_real_templates(templated, name, messages):
 
 @needs_shared
 def test_real_conversations_keep_their_text(tokenizer):
-    from rsr_ray.read import canonical, iter_rows, list_corpus
+    from rsr_ray.corpus.canonical import canonical
+    from rsr_ray.corpus.rows import iter_rows
+    from rsr_ray.corpus.shards import list_corpus
 
-    (obj,) = list_corpus((str(SHARED / "corpus/puzzles/teacher=QwQ-32b/part-00000.jsonl.gz"),), None)
+    (obj,) = list_corpus(
+        (str(SHARED / "corpus/puzzles/teacher=QwQ-32b/part-00000.jsonl.gz"),), None
+    )
     for index, row in enumerate(iter_rows(obj, None, {})):
         messages = json.loads(canonical(row, obj, index, Reading())["messages"])
-        assert spans_text(messages, tokenizer) == [m["content"] for m in messages if m["role"] == "assistant"]
+        assert spans_text(messages, tokenizer) == [
+            m["content"] for m in messages if m["role"] == "assistant"
+        ]
 
 
-# --- reasoning, tools, verbatim ---------------------------------------------------------------------------------------
+# --- reasoning, tools, verbatim--------------------------------------------------------------------
 
-CALL = {"type": "function", "id": "call00001", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
-TOOLS = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}}}]
+CALL = {
+    "type": "function",
+    "id": "call00001",
+    "function": {"name": "weather", "arguments": {"city": "Paris"}},
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "d",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
+]
 AGENT = [
     {"role": "user", "content": "Weather in Paris?"},
-    {"role": "assistant", "content": "<think>\nI should look.\n</think>\n\nLet me look.", "tool_calls": [CALL]},
+    {
+        "role": "assistant",
+        "content": "<think>\nI should look.\n</think>\n\nLet me look.",
+        "tool_calls": [CALL],
+    },
     {"role": "tool", "content": "12 C", "name": "weather", "tool_call_id": "call00001"},
     {"role": "assistant", "content": "<think>\nIt is 12.\n</think>\n\n12 degrees."},
 ]
@@ -218,12 +287,25 @@ KIMI_CALL = (
     "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
     '{"city": "Paris"}<|tool_call_end|><|tool_calls_section_end|>'
 )
-SEED_CALL = "<seed:tool_call>\n<function=weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>"
-DEEPSEEK_CALL = '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+SEED_CALL = (
+    "<seed:tool_call>\n<function=weather>\n<parameter=city>Paris</parameter>\n"
+    "</function>\n</seed:tool_call>"
+)
+DEEPSEEK_CALL = (
+    '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": '
+    '"Paris"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+)
 THOUGHT = [AGENT[1]["content"], AGENT[3]["content"]]
-# What is scored of two answers with reasoning, a call and a tool's answer between them; a reason where the template does not keep it.
+# What is scored of two answers with reasoning, a call and a tool's answer between them; a reason
+# where the template does not keep it.
 SCORED = {
-    "ByteDance-Seed-OSS": ["I should look.", "Let me look.", "\n\n" + SEED_CALL, "It is 12.", "12 degrees."],
+    "ByteDance-Seed-OSS": [
+        "I should look.",
+        "Let me look.",
+        "\n\n" + SEED_CALL,
+        "It is 12.",
+        "12 degrees.",
+    ],
     "Mistral-Small-3.2-24B-Instruct-2506": "template_drops_response",
     "NVIDIA-Nemotron-Nano-v2": "template_drops_response",
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": "template_drops_response",
@@ -245,7 +327,11 @@ SCORED = {
     "mistralai-Mistral-Nemo-Instruct-2407": "template_drops_response",
     "moonshotai-Kimi-K2": [THOUGHT[0], KIMI_CALL, THOUGHT[1]],
     "openai-gpt-oss-120b": "template_error",
-    "unsloth-mistral-Devstral-Small-2507": [THOUGHT[0], '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}', THOUGHT[1]],
+    "unsloth-mistral-Devstral-Small-2507": [
+        THOUGHT[0],
+        '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}',
+        THOUGHT[1],
+    ],
 }
 
 
@@ -276,13 +362,24 @@ def test_what_is_scored_of_an_agents_trace(templated, name):
         ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", HERMES_CALL),
         ("moonshotai-Kimi-K2", KIMI_CALL),
         ("deepseek-ai-DeepSeek-V3.1", DEEPSEEK_CALL),
-        ("meta-llama-Llama-3.1-8B-Instruct", '{"name": "weather", "parameters": {"city": "Paris"}}'),
-        ("NVIDIA-Nemotron-Nano-v2", '<TOOLCALL>[{"name": "weather", "arguments": {"city": "Paris"}}]</TOOLCALL>'),
+        (
+            "meta-llama-Llama-3.1-8B-Instruct",
+            '{"name": "weather", "parameters": {"city": "Paris"}}',
+        ),
+        (
+            "NVIDIA-Nemotron-Nano-v2",
+            '<TOOLCALL>[{"name": "weather", "arguments": {"city": "Paris"}}]</TOOLCALL>',
+        ),
         ("unsloth-mistral-Devstral-Small-2507", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}'),
     ],
 )
 def test_a_turn_that_is_a_call_and_nothing_else(templated, name, call):
-    turns = [AGENT[0], {**AGENT[1], "content": ""}, AGENT[2], {"role": "assistant", "content": "12 degrees."}]
+    turns = [
+        AGENT[0],
+        {**AGENT[1], "content": ""},
+        AGENT[2],
+        {"role": "assistant", "content": "12 degrees."},
+    ]
     text, spans, _ = find_turns(turns, real(templated, name), TOOLS)
     assert [text[a:b] for a, b in spans] == [call, "12 degrees."]
 
@@ -300,12 +397,21 @@ def test_verbatim_keeps_every_answer_under_every_template(templated, name):
 
 @pytest.mark.parametrize("white", [" ", "\n", "\n\n  ", "\t", " \u3000"])
 def test_a_turn_that_begins_with_white_space_is_scored_whole(templated, white):
-    """Whatever token the header's line break and the white space are one of: a search for the header's ids would miss them."""
-    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": f"{white}It is 4."}]
+    """Whatever token the header's line break and the white space are one of: a search for the
+    header's ids would miss them.
+    """
+    turns = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": f"{white}It is 4."},
+    ]
     for verbatim in (False, True):
-        text, ((start, stop),), _ = find(turns, templated(CHATML), How(max_length=999, verbatim=verbatim))
+        text, ((start, stop),), _ = find(
+            turns, templated(CHATML), How(max_length=999, verbatim=verbatim)
+        )
         assert text[start:stop] == f"{white}It is 4."
-        encoded = encode(turns, templated(CHATML), How(max_length=999, verbatim=verbatim, token_text=True))
+        encoded = encode(
+            turns, templated(CHATML), How(max_length=999, verbatim=verbatim, token_text=True)
+        )
         assert "".join(encoded.token_text).strip() == "It is 4."
 
 
@@ -317,7 +423,9 @@ def test_the_reject_names_the_way_out(templated, name):
 
 
 def test_a_generation_prompt_that_opens_the_thinking_does_not_open_it_twice(templated):
-    tokenizer = templated(CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
+    tokenizer = templated(
+        CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
     text, ((start, _),), _ = find_verbatim(TWO_ANSWERS[:2], tokenizer)
     assert text.count("<think>") == 1
     assert text[:start].endswith("<|im_start|>assistant\n")
@@ -333,21 +441,26 @@ def test_the_system_prompt_is_added_where_there_is_none(tokenizer):
 
 
 def test_a_template_for_a_base_model():
-    from rsr_ray.student import CHAT_TEMPLATES, load_tokenizer
+    from rsr_ray.student.tokenizer import CHAT_TEMPLATES, load_tokenizer
 
     for name, template in CHAT_TEMPLATES.items():
         tokenizer = load_tokenizer(str(DEMO_STUDENT), template)
-        assert spans_text(TWO_ANSWERS, tokenizer) == [turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"], name
+        assert spans_text(TWO_ANSWERS, tokenizer) == [
+            turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"
+        ], name
         text, spans, _ = find_verbatim(TWO_ANSWERS, tokenizer)
         assert [text[a:b] for a, b in spans] == spans_text(TWO_ANSWERS, tokenizer)
         assert render(TWO_ANSWERS, tokenizer).startswith(text)
 
 
-# --- what a scan for markers would get wrong --------------------------------------------------------------------------
+# --- what a scan for markers would get wrong-------------------------------------------------------
 
 SCANS = {  # the header and the end of an assistant turn, as a table of markers has them
     "Qwen-Qwen2.5-7B-Instruct": ("<|im_start|>assistant\n", "<|im_end|>"),
-    "meta-llama-Llama-3.1-8B-Instruct": ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+    "meta-llama-Llama-3.1-8B-Instruct": (
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
     "microsoft-Phi-3.5-mini-instruct": ("<|assistant|>\n", "<|end|>"),
     "google-gemma-2-2b-it": ("<start_of_turn>model\n", "<end_of_turn>"),
     "mistralai-Mistral-Nemo-Instruct-2407": ("[/INST]", "</s>"),
@@ -357,15 +470,22 @@ SCANS = {  # the header and the end of an assistant turn, as a table of markers 
 @needs_shared
 @pytest.mark.parametrize("name", SCANS)
 def test_a_scan_for_markers_takes_text_for_markers(templated, name):
-    """A user asks about the format and the answer quotes it: the scan scores the question and cuts the answer."""
+    """A user asks about the format and the answer quotes it: the scan scores the question and
+    cuts the answer.
+    """
     header, end = SCANS[name]
     turns = [
         {"role": "user", "content": f"What does {header}hello{end} mean?"},
-        {"role": "assistant", "content": f"A turn that says hello: {header}hello{end} is how it is written."},
+        {
+            "role": "assistant",
+            "content": f"A turn that says hello: {header}hello{end} is how it is written.",
+        },
     ]
     tokenizer = real(templated, name)
     text, spans, _ = find_turns(turns, tokenizer)
-    scanned = [m.span(1) for m in re.finditer(f"{re.escape(header)}(.*?){re.escape(end)}", text, re.DOTALL)]
+    scanned = [
+        m.span(1) for m in re.finditer(f"{re.escape(header)}(.*?){re.escape(end)}", text, re.DOTALL)
+    ]
     assert [text[a:b] for a, b in spans] == [turns[1]["content"]]
     assert scanned != spans
     assert any(text[a:b] == "hello" for a, b in scanned)
@@ -374,6 +494,8 @@ def test_a_scan_for_markers_takes_text_for_markers(templated, name):
 def test_a_template_with_generation_marks_has_the_same_spans(templated):
     text = "{{ m['content'] }}<|im_end|>\n"
     answer = f"{{% generation %}}{text}{{% endgeneration %}}"
-    marked = CHATML.replace(text, f"{{% if m['role'] == 'assistant' %}}{answer}{{% else %}}{text}{{% endif %}}")
+    marked = CHATML.replace(
+        text, f"{{% if m['role'] == 'assistant' %}}{answer}{{% else %}}{text}{{% endif %}}"
+    )
     assert "generation" in marked
     assert find_turns(TWO_ANSWERS, templated(marked)) == find_turns(TWO_ANSWERS, templated(CHATML))

@@ -1,7 +1,9 @@
-"""Row formats that people have, each in a row of its own making: what is scored of it, or why it is refused.
+"""Row formats that people have, each in a row of its own making: what is scored of it, or why it is
+refused.
 
-The names say where a format comes from. What files they lie in is in test_read.py and test_listing.py, the same under real
-templates in test_agent_turns.py, at random in test_fuzz_text.py.
+The names say where a format comes from. What files they lie in is in test_read.py and
+test_listing.py, the same under real templates in test_agent_turns.py, at random in
+test_fuzz_text.py.
 """
 
 import json
@@ -9,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from rsr_ray.encode import How, find, tokenize
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.reading import Reading, trajectories
+from rsr_ray.encode.how import How
+from rsr_ray.encode.locate import find
+from rsr_ray.encode.tokens import tokenize
 from rsr_ray.errors import BadRow
-from rsr_ray.objects import InputObject
-from rsr_ray.read import canonical
-from rsr_ray.reading import Reading, trajectories
+from rsr_ray.files.objects import InputObject
 
 from .test_encode import CHATML, DROPS_THINK
 from .test_forms import FIELD, NO_SYSTEM, THOUGHT
@@ -26,11 +30,20 @@ Q = {"role": "user", "content": "2+2?"}
 TOOL = {"role": "tool", "content": "4"}
 CALL = {"id": "c", "type": "function", "function": {"name": "sum", "arguments": '{"a": 2, "b": 2}'}}
 CALLING = CHATML.replace(
-    "{{ m['content'] }}", "{{ m['content'] or '' }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+    "{{ m['content'] }}",
+    (
+        "{{ m['content'] or '' }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson "
+        "}}</call>{% endfor %}"
+    ),
 )
 THINKS_FIRST = CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-EMPTY_THINK = CHATML.replace("{{ m['content'] }}", "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}")
-TAGGED = CHATML.replace("{{ m['content'] }}", "{% generation %}{{ m['content'] }}{% endgeneration %}")
+EMPTY_THINK = CHATML.replace(
+    "{{ m['content'] }}",
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}",
+)
+TAGGED = CHATML.replace(
+    "{{ m['content'] }}", "{% generation %}{{ m['content'] }}{% endgeneration %}"
+)
 SUM = '<call>{"name": "sum", "arguments": {"a": 2, "b": 2}}</call>'
 
 
@@ -38,7 +51,15 @@ def says(content: Any, **more: Any) -> dict:
     return {"role": "assistant", "content": content, **more}
 
 
-def case(row: dict, expected: Any, *, columns: dict | None = None, template: str = CHATML, roles: dict | None = None, **how: Any) -> tuple:
+def case(
+    row: dict,
+    expected: Any,
+    *,
+    columns: dict | None = None,
+    template: str = CHATML,
+    roles: dict | None = None,
+    **how: Any,
+) -> tuple:
     return row, expected, Reading(columns=columns or {}, roles=roles or {}), template, how
 
 
@@ -60,9 +81,13 @@ CASES = {
         columns=S1K,
     ),
     "05 batch inference keeps the messages beside the text": case(
-        {"messages": [Q], "generated_text": "4", "generated_tokens": [1]}, [["4"]], columns={"prompt": "messages", "response": "generated_text"}
+        {"messages": [Q], "generated_text": "4", "generated_tokens": [1]},
+        [["4"]],
+        columns={"prompt": "messages", "response": "generated_text"},
     ),
-    "06 history": case({"instruction": "and 3+3?", "input": "", "output": "6", "history": [["2+2?", "4"]]}, [["6"]]),
+    "06 history": case(
+        {"instruction": "and 3+3?", "input": "", "output": "6", "history": [["2+2?", "4"]]}, [["6"]]
+    ),
     "07 messages as JSON text": case({"messages": json.dumps([Q, says("4")])}, [["4"]]),
     "08 ai turns with a text": case(
         {
@@ -76,14 +101,30 @@ CASES = {
         columns={"messages": "trajectory"},
     ),
     "09 thinking blocks": case(
-        {"messages": [Q, says([{"type": "thinking", "thinking": "Two.", "signature": "s"}, {"type": "text", "text": "4"}])]},
+        {
+            "messages": [
+                Q,
+                says(
+                    [
+                        {"type": "thinking", "thinking": "Two.", "signature": "s"},
+                        {"type": "text", "text": "4"},
+                    ]
+                ),
+            ]
+        },
         [["<think>\nTwo.\n</think>\n\n4"]],
     ),
-    "10 cut off in its reasoning": case({"messages": [Q, says(None, reasoning_content="Two and", finish_reason="length")]}, [["<think>\nTwo and"]]),
-    "11 think text of another spacing": case(
-        {"messages": [Q, says("<think>Two.</think><answer>4</answer>")]}, [["<think>Two.</think><answer>4</answer>"]]
+    "10 cut off in its reasoning": case(
+        {"messages": [Q, says(None, reasoning_content="Two and", finish_reason="length")]},
+        [["<think>\nTwo and"]],
     ),
-    "12 a field for reasoning in the template": case({"messages": [Q, says("4", reasoning_content="Two.")]}, [["Two.", "4"]], template=FIELD),
+    "11 think text of another spacing": case(
+        {"messages": [Q, says("<think>Two.</think><answer>4</answer>")]},
+        [["<think>Two.</think><answer>4</answer>"]],
+    ),
+    "12 a field for reasoning in the template": case(
+        {"messages": [Q, says("4", reasoning_content="Two.")]}, [["Two.", "4"]], template=FIELD
+    ),
     "13 reasoning of earlier turns, dropped": case(
         {"messages": [Q, says(f"{THOUGHT}\n\n4"), Q, says("4")]},
         reject("template_drops_response", "--render verbatim keeps it"),
@@ -112,26 +153,62 @@ CASES = {
         template=CALLING,
     ),
     "16 a closing tag without its opening": case(
-        {"prompt": "2+2?", "response": "Two.\n</think>\n\n4"}, [["Two.\n</think>\n\n4"]], template=THINKS_FIRST, verbatim=True
+        {"prompt": "2+2?", "response": "Two.\n</think>\n\n4"},
+        [["Two.\n</think>\n\n4"]],
+        template=THINKS_FIRST,
+        verbatim=True,
     ),
-    "17 an empty think block of the template": case({"messages": [Q, says("4")]}, [["4"]], template=EMPTY_THINK),
+    "17 an empty think block of the template": case(
+        {"messages": [Q, says("4")]}, [["4"]], template=EMPTY_THINK
+    ),
     "18 environment and function_calls": case(
-        {"messages": [Q, says(None, function_calls="sum(2, 2)"), {"role": "environment", "content": "4"}, says("4")]},
+        {
+            "messages": [
+                Q,
+                says(None, function_calls="sum(2, 2)"),
+                {"role": "environment", "content": "4"},
+                says("4"),
+            ]
+        },
         [["sum(2, 2)", "4"]],
     ),
-    "19 one failed sample": case({"prompt": "2+2?", "response": ["4", None, "four"]}, [["4"], reject("empty_response"), ["four"]]),
-    "20 prompt and completion of turns": case({"prompt": [Q], "completion": [says("4")]}, [["4"]]),
-    "21 a thinking field": case({"messages": [Q, says("4", thinking="Two.")]}, [["<think>\nTwo.\n</think>\n\n4"]]),
-    "22 a system turn and no place for it": case(
-        {"messages": [{"role": "system", "content": "Be kind."}, Q, says("4")]}, [["4"]], template=NO_SYSTEM
+    "19 one failed sample": case(
+        {"prompt": "2+2?", "response": ["4", None, "four"]},
+        [["4"], reject("empty_response"), ["four"]],
     ),
-    "23 a call and content null": case({"messages": [Q, says(None, tool_calls=[CALL])]}, [[SUM]], template=CALLING),
-    "25 an id that is the problem's": case({"id": "p1", "prompt": "2+2?", "response": "4"}, [["4"]]),
-    "35 a rendered prompt, raw": case({"prompt": "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n", "response": "4"}, [["4"]], raw=True),
-    "37 names of its own": case(
-        {"problem": "2+2?", "generated_solution": "4", "generation_model": "M", "inference_mode": "cot"},
+    "20 prompt and completion of turns": case({"prompt": [Q], "completion": [says("4")]}, [["4"]]),
+    "21 a thinking field": case(
+        {"messages": [Q, says("4", thinking="Two.")]}, [["<think>\nTwo.\n</think>\n\n4"]]
+    ),
+    "22 a system turn and no place for it": case(
+        {"messages": [{"role": "system", "content": "Be kind."}, Q, says("4")]},
         [["4"]],
-        columns={"prompt": "problem", "response": "generated_solution", "teacher": "generation_model"},
+        template=NO_SYSTEM,
+    ),
+    "23 a call and content null": case(
+        {"messages": [Q, says(None, tool_calls=[CALL])]}, [[SUM]], template=CALLING
+    ),
+    "25 an id that is the problem's": case(
+        {"id": "p1", "prompt": "2+2?", "response": "4"}, [["4"]]
+    ),
+    "35 a rendered prompt, raw": case(
+        {"prompt": "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n", "response": "4"},
+        [["4"]],
+        raw=True,
+    ),
+    "37 names of its own": case(
+        {
+            "problem": "2+2?",
+            "generated_solution": "4",
+            "generation_model": "M",
+            "inference_mode": "cot",
+        },
+        [["4"]],
+        columns={
+            "prompt": "problem",
+            "response": "generated_solution",
+            "teacher": "generation_model",
+        },
     ),
     "39 calls in Parquet": case(
         {"trajectory": [Q, says("I add.", tool_calls=[CALL], tool_call_id=None, name=None)]},
@@ -151,17 +228,29 @@ CASES = {
     ),
     "40 query and response": case({"query": "2+2?", "response": "4", "history": None}, [["4"]]),
     "40 input and output": case({"input": "2+2?", "output": "4", "license": "mit"}, [["4"]]),
-    "44 a column that only some rows have": case({"prompt": "2+2?", "response": "4"}, [["4"]], columns={"prompt_id": "group"}),
-    "46 arguments that are no JSON": case(
-        {"messages": [Q, says("", tool_calls=[{"function": {"name": "sum", "arguments": '{"a": '}}])]}, reject("tool_calls", "not JSON")
+    "44 a column that only some rows have": case(
+        {"prompt": "2+2?", "response": "4"}, [["4"]], columns={"prompt_id": "group"}
     ),
-    "47 generation tags": case({"messages": [Q, says("4"), Q, says("four")]}, [["4", "four"]], template=TAGGED),
+    "46 arguments that are no JSON": case(
+        {
+            "messages": [
+                Q,
+                says("", tool_calls=[{"function": {"name": "sum", "arguments": '{"a": '}}]),
+            ]
+        },
+        reject("tool_calls", "not JSON"),
+    ),
+    "47 generation tags": case(
+        {"messages": [Q, says("4"), Q, says("four")]}, [["4", "four"]], template=TAGGED
+    ),
     "roles of their own": case(
         {"messages": [{"role": "asker", "content": "2+2?"}, {"role": "solver", "content": "4"}]},
         [["4"]],
         roles={"asker": "user", "solver": "assistant"},
     ),
-    "a key that nothing reads": case({"messages": [Q, says("4", analysis="Two.")]}, reject("unread_content", "analysis")),
+    "a key that nothing reads": case(
+        {"messages": [Q, says("4", analysis="Two.")]}, reject("unread_content", "analysis")
+    ),
 }
 
 
@@ -175,7 +264,9 @@ def test_format(templated, name):
             found.append((read["reject_reason"], read["reject_detail"]))
             continue
         try:
-            text, spans, _ = find(json.loads(read["messages"]), templated(template), How(max_length=999, **how))
+            text, spans, _ = find(
+                json.loads(read["messages"]), templated(template), How(max_length=999, **how)
+            )
             found.append([text[start:stop] for start, stop in spans])
         except BadRow as e:
             found.append((e.reason, e.detail))

@@ -1,4 +1,6 @@
-"""One id is one whatever type it comes as; what is no id is none; what cannot be told apart is refused."""
+"""One id is one whatever type it comes as; what is no id is none; what cannot be told apart is
+refused.
+"""
 
 import datetime
 import decimal
@@ -15,17 +17,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rsr_ray.corpus.identity import EXACT, INT64, name_of, numbered, sample_of
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.corpus.units import iter_units
 from rsr_ray.errors import BadRow
-from rsr_ray.identity import EXACT, INT64, name_of, numbered, sample_of
-from rsr_ray.read import iter_units, list_corpus
-from rsr_ray.reading import Reading
 
 COLUMNS = ("trajectory_id", "prompt_id", "teacher", "sample")
 
 
 def spellings(n: int) -> list[object]:
     """A whole number in every type that holds it."""
-    found: list[object] = [n, str(n), str(n).encode(), bytearray(str(n).encode()), memoryview(str(n).encode())]
+    found: list[object] = [
+        n,
+        str(n),
+        str(n).encode(),
+        bytearray(str(n).encode()),
+        memoryview(str(n).encode()),
+    ]
     found += [decimal.Decimal(n), decimal.Decimal(f"{n}.0"), decimal.Decimal(f"{n}.000")]
     if abs(n) < EXACT:
         found += [float(n), np.float64(n)]
@@ -37,14 +46,50 @@ def spellings(n: int) -> list[object]:
 
 
 NONE = [
-    None, "", b"", float("nan"), -float("nan"), float("inf"), -float("inf"), np.float64("nan"), np.float32("nan"), np.float16("inf"),
-    np.datetime64("NaT"), decimal.Decimal("NaN"), decimal.Decimal("sNaN"), decimal.Decimal("-Infinity"), True, False, np.bool_(True), {}, [],
-    {"a": 1}, [1],
-]  # fmt: skip
+    None,
+    "",
+    b"",
+    float("nan"),
+    -float("nan"),
+    float("inf"),
+    -float("inf"),
+    np.float64("nan"),
+    np.float32("nan"),
+    np.float16("inf"),
+    np.datetime64("NaT"),
+    decimal.Decimal("NaN"),
+    decimal.Decimal("sNaN"),
+    decimal.Decimal("-Infinity"),
+    True,
+    False,
+    np.bool_(True),
+    {},
+    [],
+    {"a": 1},
+    [1],
+]
 REFUSED = [
-    float(EXACT), -float(EXACT), float(EXACT) + 2, 1e23, 1e300, np.float64(2**60), np.float32(2**53), "\ud800", "a\udfffb", b"\xff",
-    bytearray(b"\xc3("), object(), int, 1j, fractions.Fraction(1, 2), datetime.datetime(2026, 11, 25), datetime.timedelta(1), {1}, (1,), np.zeros(2),
-]  # fmt: skip
+    float(EXACT),
+    -float(EXACT),
+    float(EXACT) + 2,
+    1e23,
+    1e300,
+    np.float64(2**60),
+    np.float32(2**53),
+    "\ud800",
+    "a\udfffb",
+    b"\xff",
+    bytearray(b"\xc3("),
+    object(),
+    int,
+    1j,
+    fractions.Fraction(1, 2),
+    datetime.datetime(2026, 11, 25),
+    datetime.timedelta(1),
+    {1},
+    (1,),
+    np.zeros(2),
+]
 
 
 @given(st.integers())
@@ -78,7 +123,9 @@ def test_a_float_is_none_refused_or_the_number_that_it_is(value):
         name = name_of(value, "id")
         assert float(name) == value
         assert "e" not in name
-        assert name == (str(int(value)) if value == int(value) else format(decimal.Decimal(repr(value)), "f"))
+        assert name == (
+            str(int(value)) if value == int(value) else format(decimal.Decimal(repr(value)), "f")
+        )
 
 
 @given(st.decimals(-(10**15), 10**15, places=4))
@@ -88,12 +135,18 @@ def test_a_float_is_none_refused_or_the_number_that_it_is(value):
 def test_decimals_of_one_value_are_one_id(value):
     name = name_of(value, "id")
     assert decimal.Decimal(name) == value
-    assert {name_of(value.normalize(), "id"), name_of(value.quantize(decimal.Decimal("0.000001")), "id")} == {name}
+    assert {
+        name_of(value.normalize(), "id"),
+        name_of(value.quantize(decimal.Decimal("0.000001")), "id"),
+    } == {name}
 
 
 @pytest.mark.parametrize("text", ["1.5", "0.1", "0.0000001", "123456.75", "-2.5"])
 def test_a_broken_number_is_one_id_as_float_and_as_decimal_and_as_its_text(text):
-    assert {name_of(value, "id") for value in (text, float(text), decimal.Decimal(text), decimal.Decimal(text + "00"))} == {text}
+    assert {
+        name_of(value, "id")
+        for value in (text, float(text), decimal.Decimal(text), decimal.Decimal(text + "00"))
+    } == {text}
 
 
 @given(st.text(min_size=1))
@@ -109,7 +162,9 @@ def test_what_is_no_id_is_none(value):
     assert numbered(value, 1) is None
 
 
-@pytest.mark.parametrize("value", REFUSED, ids=lambda value: f"{type(value).__name__} {value!r:.20}")
+@pytest.mark.parametrize(
+    "value", REFUSED, ids=lambda value: f"{type(value).__name__} {value!r:.20}"
+)
 def test_what_cannot_be_told_from_others_is_refused_in_one_line(value):
     for ask in (lambda: name_of(value, "prompt_id"), lambda: sample_of(value)):
         with pytest.raises(BadRow) as refused:
@@ -122,9 +177,23 @@ def test_what_cannot_be_told_from_others_is_refused_in_one_line(value):
 
 @settings(max_examples=300)
 @given(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.decimals() | st.dates() | st.datetimes() | st.times()
-    | st.uuids() | st.complex_numbers() | st.timedeltas() | st.lists(st.integers()) | st.dictionaries(st.text(), st.text()) | st.characters()
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.decimals()
+    | st.dates()
+    | st.datetimes()
+    | st.times()
+    | st.uuids()
+    | st.complex_numbers()
+    | st.timedeltas()
+    | st.lists(st.integers())
+    | st.dictionaries(st.text(), st.text())
+    | st.characters()
+)
 def test_any_value_is_a_text_that_a_file_can_hold_or_none_or_refused(value):
     name = number = None
     try:
@@ -141,10 +210,31 @@ def test_any_value_is_a_text_that_a_file_can_hold_or_none_or_refused(value):
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("7", 7), ("-7", -7), (7.0, 7), (0, 0), ("0", 0), (-0.0, 0), (2**63 - 1, 2**63 - 1), (2**63, None), (-(2**63), -(2**63)), ("07", None),
-     ("-0", 0), (7.5, None), ("7.0", None), ("seven", None), ("7 ", None), ("٧", None), ("7\n", None), ("+7", None), ("1e3", None), ("9" * 19, None),
-     (datetime.date(2026, 11, 25), None), (uuid.UUID(int=7), None)],
-)  # fmt: skip
+    [
+        ("7", 7),
+        ("-7", -7),
+        (7.0, 7),
+        (0, 0),
+        ("0", 0),
+        (-0.0, 0),
+        (2**63 - 1, 2**63 - 1),
+        (2**63, None),
+        (-(2**63), -(2**63)),
+        ("07", None),
+        ("-0", 0),
+        (7.5, None),
+        ("7.0", None),
+        ("seven", None),
+        ("7 ", None),
+        ("٧", None),
+        ("7\n", None),
+        ("+7", None),
+        ("1e3", None),
+        ("9" * 19, None),
+        (datetime.date(2026, 11, 25), None),
+        (uuid.UUID(int=7), None),
+    ],
+)
 def test_a_sample_is_a_whole_number_of_64_bits_or_none(value, number):
     assert sample_of(value) == number
 
@@ -154,14 +244,16 @@ def test_a_number_of_any_length_is_its_digits():
     assert name_of(decimal.Decimal("1" + "0" * 39 + "1"), "id") == "1" + "0" * 39 + "1"
 
 
-# --- through real files -----------------------------------------------------------------------------------------------
+# --- through real files----------------------------------------------------------------------------
 
 N = 24
 NUMBERED = [{"id": 100 + n, "prompt_id": n // 4, "sample": n % 4, "teacher": 7} for n in range(N)]
 
 
 def with_text(rows: list[dict]) -> list[dict]:
-    return [{**row, "prompt": f"{n // 4} + 1?", "response": f"it is {n}"} for n, row in enumerate(rows)]
+    return [
+        {**row, "prompt": f"{n // 4} + 1?", "response": f"it is {n}"} for n, row in enumerate(rows)
+    ]
 
 
 def write_jsonl(path, rows):
@@ -208,7 +300,9 @@ def all_as(kind):
 
 
 def beside_a_gap(frame):
-    """What pandas makes of whole numbers beside a missing one: floats; the row of the gap is dropped again."""
+    """What pandas makes of whole numbers beside a missing one: floats; the row of the gap is
+    dropped again.
+    """
     gap = pd.DataFrame([{"prompt": "x", "response": "y"}])
     joined = pd.concat([frame, gap], ignore_index=True)
     assert joined["id"].dtype == np.float64
@@ -231,15 +325,23 @@ FILES = {
     "dictionary.parquet": all_as(None),
     "nullable.parquet": pandas_writer(lambda frame: frame.convert_dtypes()),
     "gap.parquet": pandas_writer(beside_a_gap),
-    "objects.parquet": pandas_writer(lambda frame: frame.astype(dict.fromkeys(("id", "prompt_id", "sample", "teacher"), str))),
-    "category.parquet": pandas_writer(lambda frame: frame.astype(dict.fromkeys(("id", "prompt_id", "teacher"), "category"))),
+    "objects.parquet": pandas_writer(
+        lambda frame: frame.astype(dict.fromkeys(("id", "prompt_id", "sample", "teacher"), str))
+    ),
+    "category.parquet": pandas_writer(
+        lambda frame: frame.astype(dict.fromkeys(("id", "prompt_id", "teacher"), "category"))
+    ),
 }
 
 
 def read(path, teacher: str | None = None) -> list[dict]:
     """The canonical rows of a file, as a run reads them."""
     (obj,) = list_corpus((str(path),), None)
-    return [row for unit in iter_units(obj, None, 5, [], Reading(teacher)) for row in unit["rows"].to_pylist()[0]]
+    return [
+        row
+        for unit in iter_units(obj, None, 5, [], Reading(teacher))
+        for row in unit["rows"].to_pylist()[0]
+    ]
 
 
 def identities(rows: list[dict]) -> list[tuple]:
@@ -257,21 +359,36 @@ def test_the_same_corpus_in_any_file_has_the_same_ids(name, tmp_path):
 
 GAPS = {
     "null.jsonl": lambda path, rows: write_jsonl(path, [{**row, "id": None} for row in rows]),
-    "nan.jsonl": lambda path, rows: write_jsonl(path, [{**row, "id": float("nan")} for row in rows]),
+    "nan.jsonl": lambda path, rows: write_jsonl(
+        path, [{**row, "id": float("nan")} for row in rows]
+    ),
     "empty.jsonl": lambda path, rows: write_jsonl(path, [{**row, "id": ""} for row in rows]),
-    "inf.jsonl": lambda path, rows: write_jsonl(path, [{**row, "id": float("-inf")} for row in rows]),
+    "inf.jsonl": lambda path, rows: write_jsonl(
+        path, [{**row, "id": float("-inf")} for row in rows]
+    ),
     "none.jsonl": write_jsonl,
     "nan.parquet": pandas_writer(lambda frame: frame.assign(id=np.nan)),
     "real nan.parquet": lambda path, rows: pq.write_table(
-        pa.Table.from_pylist(rows).append_column("id", pa.array([math.nan] * len(rows), pa.float64())), path
+        pa.Table.from_pylist(rows).append_column(
+            "id", pa.array([math.nan] * len(rows), pa.float64())
+        ),
+        path,
     ),
     "float32 nan.parquet": lambda path, rows: pq.write_table(
-        pa.Table.from_pylist(rows).append_column("id", pa.array([math.nan] * len(rows), pa.float32())), path
+        pa.Table.from_pylist(rows).append_column(
+            "id", pa.array([math.nan] * len(rows), pa.float32())
+        ),
+        path,
     ),
     "half nan.parquet": lambda path, rows: pq.write_table(
-        pa.Table.from_pylist(rows).append_column("id", pa.array(np.full(len(rows), np.nan, np.float16))), path
+        pa.Table.from_pylist(rows).append_column(
+            "id", pa.array(np.full(len(rows), np.nan, np.float16))
+        ),
+        path,
     ),
-    "nullable.parquet": pandas_writer(lambda frame: frame.assign(id=pd.array([pd.NA] * len(frame), "Int64"))),
+    "nullable.parquet": pandas_writer(
+        lambda frame: frame.assign(id=pd.array([pd.NA] * len(frame), "Int64"))
+    ),
     "null.parquet": pandas_writer(lambda frame: frame.assign(id=None)),
     "empty bytes.parquet": pandas_writer(lambda frame: frame.assign(id=b"")),
     "lists.parquet": pandas_writer(lambda frame: frame.assign(id=[[1]] * len(frame))),
@@ -292,7 +409,12 @@ def test_rows_whose_id_is_none_are_each_their_own_and_the_same_in_every_file(nam
 
 
 def test_an_id_that_is_none_leaves_the_next_column_its_turn(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", with_text([{"trajectory_id": math.nan, "id": "", "_id": n, "teacher": "T"} for n in range(3)]))
+    write_jsonl(
+        tmp_path / "a.jsonl",
+        with_text(
+            [{"trajectory_id": math.nan, "id": "", "_id": n, "teacher": "T"} for n in range(3)]
+        ),
+    )
     assert [row["trajectory_id"] for row in read(tmp_path / "a.jsonl")] == ["0", "1", "2"]
 
 
@@ -309,33 +431,68 @@ def test_floats_that_stand_for_several_numbers_are_rejects_that_say_so(column, t
     assert len({row["trajectory_id"] for row in found}) == 3
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.string(), pa.dictionary(pa.int8(), pa.binary())], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary(3),
+        pa.string(),
+        pa.dictionary(pa.int8(), pa.binary()),
+    ],
+    ids=str,
+)
 def test_a_teacher_in_bytes_is_its_name(kind, tmp_path):
     table = pa.Table.from_pylist(with_text([{} for _ in range(3)]))
     plain = pa.array([b"QwQ"] * 3, pa.binary())
-    teachers = plain.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else plain.cast(kind)
+    teachers = (
+        plain.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else plain.cast(kind)
+    )
     pq.write_table(table.append_column("teacher", teachers), tmp_path / "a.parquet")
     assert {row["teacher"] for row in read(tmp_path / "a.parquet")} == {"QwQ"}
 
 
 def test_a_teacher_that_is_none_is_the_folders(tmp_path):
     (tmp_path / "teacher=QwQ").mkdir()
-    write_jsonl(tmp_path / "teacher=QwQ" / "a.jsonl", with_text([{"teacher": one} for one in (None, "", math.nan, math.inf, True, [], "own", 7.0)]))
-    assert [row["teacher"] for row in read(tmp_path / "teacher=QwQ" / "a.jsonl")] == ["QwQ"] * 6 + ["own", "7"]
+    write_jsonl(
+        tmp_path / "teacher=QwQ" / "a.jsonl",
+        with_text(
+            [{"teacher": one} for one in (None, "", math.nan, math.inf, True, [], "own", 7.0)]
+        ),
+    )
+    assert [row["teacher"] for row in read(tmp_path / "teacher=QwQ" / "a.jsonl")] == ["QwQ"] * 6 + [
+        "own",
+        "7",
+    ]
 
 
 @pytest.mark.parametrize("one", [7, "7", 7.0])
 def test_several_answers_of_a_row_are_numbered_below_its_id(one, tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"id": one, "teacher": "T", "prompt": "1 + 1?", "response": ["a", "b", "c"]}])
+    write_jsonl(
+        tmp_path / "a.jsonl",
+        [{"id": one, "teacher": "T", "prompt": "1 + 1?", "response": ["a", "b", "c"]}],
+    )
     found = read(tmp_path / "a.jsonl")
-    assert [(row["trajectory_id"], row["sample"]) for row in found] == [("7/0", 0), ("7/1", 1), ("7/2", 2)]
+    assert [(row["trajectory_id"], row["sample"]) for row in found] == [
+        ("7/0", 0),
+        ("7/1", 1),
+        ("7/2", 2),
+    ]
 
 
 def test_several_answers_of_a_row_without_an_id_are_each_their_own(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"id": math.nan, "teacher": "T", "prompt": f"{n}?", "response": ["a", "b"]} for n in range(N // 2)])
+    write_jsonl(
+        tmp_path / "a.jsonl",
+        [
+            {"id": math.nan, "teacher": "T", "prompt": f"{n}?", "response": ["a", "b"]}
+            for n in range(N // 2)
+        ],
+    )
     assert len({row["trajectory_id"] for row in read(tmp_path / "a.jsonl")}) == N
 
 
 def test_several_answers_under_a_refused_id_are_each_a_reject(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"id": 1e23, "teacher": "T", "prompt": "?", "response": ["a", "b"]}])
+    write_jsonl(
+        tmp_path / "a.jsonl", [{"id": 1e23, "teacher": "T", "prompt": "?", "response": ["a", "b"]}]
+    )
     assert [row["reject_reason"] for row in read(tmp_path / "a.jsonl")] == ["identity"] * 2

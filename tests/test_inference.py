@@ -1,4 +1,5 @@
-"""What inference.py says, against brute force and scipy on tiny data, and by simulation: the fast form of tests/simulate.py.
+"""What inference.py says, against brute force and scipy on tiny data, and by simulation: the fast
+form of tests/simulate.py.
 
 A simulation that cannot fail shows nothing: each has a fault planted beside it that it finds.
 """
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rsr_ray import inference
-from rsr_ray.inference import (
+from rsr_ray.decide import inference
+from rsr_ray.decide.inference import (
     DRAWS,
     chances,
     influence,
@@ -25,6 +26,7 @@ from rsr_ray.inference import (
     value_draws,
 )
 
+from .conftest import few
 from .simulate import count_more, count_ranks, false_moves, share, tails
 
 
@@ -65,7 +67,9 @@ def t_of(sample: np.ndarray) -> float:
 
 
 def test_an_interval_is_that_of_all_possible_draws():
-    """All 3,125 draws of five prompts, each studentised by hand; those that are drawn leave the quantile its own error."""
+    """All 3,125 draws of five prompts, each studentised by hand; those that are drawn leave the
+    quantile its own error.
+    """
     x, y = terms(3, 5, 1)
     values, each = influence(x, y)
     found = interval(values, each, 0.8)
@@ -89,7 +93,9 @@ def test_bounds_on_places_are_those_of_the_steps_of_their_definition(seed):
         drawn[a, b] = mean / np.sqrt((shares @ d**2 - mean**2) / 11)
     still = set(pairs)
     while True:
-        critical = np.sort(np.max([drawn[pair] for pair in still], axis=0))[math.ceil(0.95 * (DRAWS + 1)) - 1]
+        critical = np.sort(np.max([drawn[pair] for pair in still], axis=0))[
+            math.ceil(0.95 * (DRAWS + 1)) - 1
+        ]
         rejected = {pair for pair in still if seen[pair] > critical}
         if not rejected:
             break
@@ -97,8 +103,12 @@ def test_bounds_on_places_are_those_of_the_steps_of_their_definition(seed):
     found = place_bounds(values, each)
     assert found.critical == pytest.approx(critical, rel=1e-4)
     assert {(a, b) for a, b in pairs if found.before[b, a]} == set(pairs) - still
-    assert found.first.tolist() == [1 + sum((t, b) not in still for b in range(4) if b != t) for t in range(4)]
-    assert found.last.tolist() == [4 - sum((a, t) not in still for a in range(4) if a != t) for t in range(4)]
+    assert found.first.tolist() == [
+        1 + sum((t, b) not in still for b in range(4) if b != t) for t in range(4)
+    ]
+    assert found.last.tolist() == [
+        4 - sum((a, t) not in still for a in range(4) if a != t) for t in range(4)
+    ]
 
 
 @settings(max_examples=20, deadline=None)
@@ -157,7 +167,10 @@ def test_teachers_that_are_one_teacher(n_teachers):
     x, y = (np.repeat(column, n_teachers, 1) for column in terms(0, 20, 1))
     values, each = influence(x, y)
     found = place_bounds(values, each)
-    assert (found.first.tolist(), found.last.tolist()) == ([1] * n_teachers, [n_teachers] * n_teachers)
+    assert (found.first.tolist(), found.last.tolist()) == (
+        [1] * n_teachers,
+        [n_teachers] * n_teachers,
+    )
     assert more_prompts(values, each, (0, 1), found.critical) is None
     order = chances(values, each)
     assert 0.4 <= order.before.min() <= order.before.max() <= 0.6
@@ -180,7 +193,7 @@ def test_few_prompts_and_prompts_that_do_not_vary_have_no_interval():
 
 
 def normal_quantiles(each: np.ndarray, seed: int) -> np.ndarray:
-    """The fault: draws of the mean over its standard error, which does not vary from draw to draw."""
+    """The fault: draws of the mean over a standard error that is the same in every draw."""
     mean = resamples(len(each), seed) @ each
     return mean / np.where((error := standard_error(each)) > 0, error, 1.0)
 
@@ -221,4 +234,4 @@ def test_as_many_more_prompts_as_are_named_do_tell_two_teachers_apart():
 @pytest.mark.parametrize("samples", [1, 8])
 @pytest.mark.parametrize("basis", ["prompts", "aggregates"])
 def test_answers_to_one_prompt_are_no_witnesses_of_each_other(basis, samples):
-    assert 0.02 <= false_moves(basis, 40, samples, 600) <= 0.075
+    assert 0.02 <= false_moves(basis, 40, samples, few(600, 300)) <= 0.075

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rsr_ray.corpus.shards import find_corpus
 from rsr_ray.errors import UserError
-from rsr_ray.listing import dataset_files
-from rsr_ray.read import find_corpus
+from rsr_ray.files.listing import HIDDEN, NO_SHARD, dataset_files, reason_to_skip
 
 ROW = '{"id": 1, "prompt": "2+2?", "response": "4"}\n'
 
@@ -32,7 +32,11 @@ def test_links_to_folders_and_files_are_followed(tmp_path):
     here = shard(tmp_path / "corpus" / "teacher=a" / "x.jsonl")
     (tmp_path / "corpus" / "teacher=b").symlink_to(away.parent)
     (tmp_path / "corpus" / "teacher=c.jsonl").symlink_to(blob)
-    want = [str(here), str(tmp_path / "corpus/teacher=b/x.jsonl"), str(tmp_path / "corpus/teacher=c.jsonl")]
+    want = [
+        str(here),
+        str(tmp_path / "corpus/teacher=b/x.jsonl"),
+        str(tmp_path / "corpus/teacher=c.jsonl"),
+    ]
     assert listed(tmp_path / "corpus") == (want, "")
     assert listed(f"{tmp_path}/corpus/*.jsonl") == (want[2:], "")
     assert listed(f"{tmp_path}/corpus/**/*.jsonl") == (want, "")
@@ -65,23 +69,40 @@ def test_loops_end_and_a_file_with_two_names_is_read_once(tmp_path):
 
 def test_what_is_skipped_is_told_and_customary_files_are_not(tmp_path):
     shard(tmp_path / "a.jsonl")
-    for name in ("_SUCCESS", "README.md", ".DS_Store", "notes.txt", "more.csv", "_tmp/x.jsonl", ".hidden.jsonl"):
+    for name in (
+        "_SUCCESS",
+        "README.md",
+        ".DS_Store",
+        "notes.txt",
+        "more.csv",
+        "_tmp/x.jsonl",
+        ".hidden.jsonl",
+    ):
         shard(tmp_path / name)
     uris, told = listed(tmp_path)
     assert uris == [str(tmp_path / "a.jsonl")]
-    assert (
-        told
-        == f"not read: 2 hidden (its name starts with . or _), e.g. {tmp_path}/.hidden.jsonl; 2 without a shard's ending, e.g. {tmp_path}/more.csv"
+    assert told == (
+        f"not read: 2 hidden (its name starts with . or _), e.g. {tmp_path}/.hidden.jsonl; "
+        f"2 without a shard's ending, e.g. {tmp_path}/more.csv"
     )
     assert listed(tmp_path / "a.jsonl")[1] == ""
 
 
 def test_what_datasets_keeps_beside_arrow_files(tmp_path):
-    names = ["dataset_dict.json", "train/state.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow", "train/cache-1.arrow"]
+    names = [
+        "dataset_dict.json",
+        "train/state.json",
+        "train/dataset_info.json",
+        "train/data-00000-of-00001.arrow",
+        "train/cache-1.arrow",
+    ]
     for name in [*names, "other/state.json"]:
         shard(tmp_path / name)
     uris, told = listed(tmp_path)
-    assert [uri.removeprefix(f"{tmp_path}/") for uri in uris] == ["other/state.json", "train/data-00000-of-00001.arrow"]
+    assert [uri.removeprefix(f"{tmp_path}/") for uri in uris] == [
+        "other/state.json",
+        "train/data-00000-of-00001.arrow",
+    ]
     assert "4 a data set's own description or cache" in told
     assert dataset_files(["a/cache-1.arrow"]) == set()
 
@@ -90,7 +111,9 @@ def test_what_datasets_keeps_beside_arrow_files(tmp_path):
 def test_a_dangling_link_is_named(tmp_path, how):
     shard(tmp_path / "a.jsonl")
     (tmp_path / "gone.jsonl").symlink_to("nowhere")
-    corpus = {"folder": tmp_path, "glob": f"{tmp_path}/*.jsonl", "named": tmp_path / "gone.jsonl"}[how]
+    corpus = {"folder": tmp_path, "glob": f"{tmp_path}/*.jsonl", "named": tmp_path / "gone.jsonl"}[
+        how
+    ]
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         listed(corpus)
 
@@ -122,7 +145,9 @@ def nobody():
         os.seteuid(0)
 
 
-@pytest.mark.parametrize(("closed", "what"), [("t", "t cannot be listed"), ("t/x.jsonl", r"x\.jsonl may not be read")])
+@pytest.mark.parametrize(
+    ("closed", "what"), [("t", "t cannot be listed"), ("t/x.jsonl", r"x\.jsonl may not be read")]
+)
 def test_what_may_not_be_read_is_named(closed, what):
     folder = Path(tempfile.mkdtemp())
     try:
@@ -142,3 +167,19 @@ def test_other_kinds_of_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")  # to read one would wait for ever
     with pytest.raises(UserError, match=r"pipe\.jsonl is not a regular file"):
         listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("x.jsonl", None),
+        ("a/X.JSONL", None),
+        (".x.jsonl", HIDDEN),
+        ("_tmp/x.jsonl", HIDDEN),
+        ("a/_SUCCESS", HIDDEN),
+        ("a/x.csv", NO_SHARD),
+    ],
+)
+def test_what_of_a_store_is_no_shard(path, reason):
+    """Where there are no folders to walk: S3 and the hub."""
+    assert reason_to_skip(path.split("/"), (".jsonl",)) == reason

@@ -8,13 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsr_ray.lm_head import sweep, token_stats
-from rsr_ray.lm_head_reference import token_stats_reference
+from rsr_ray.engine.lm_head import sweep, token_stats
+from rsr_ray.engine.lm_head_reference import token_stats_reference
 
 
 def logits_of(seed: int, n: int, v: int, scale: float = 4.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, v, generator=generator) * scale, torch.randint(0, v, (n,), generator=generator)
+    return torch.randn(n, v, generator=generator) * scale, torch.randint(
+        0, v, (n,), generator=generator
+    )
 
 
 shapes = {"seed": st.integers(0, 10_000), "n": st.integers(1, 40), "v": st.integers(1, 300)}
@@ -50,7 +52,10 @@ def test_a_shift_or_a_permutation_of_the_vocabulary_changes_nothing(seed, n, v, 
     logits = (logits * 1024).round() / 1024  # so that the shift cannot round two logits into a tie
     before = token_stats(logits, target)
     permutation = torch.randperm(v, generator=torch.Generator().manual_seed(seed))
-    for changed, at in ((logits + round(shift), target), (logits[:, permutation], permutation.argsort()[target])):
+    for changed, at in (
+        (logits + round(shift), target),
+        (logits[:, permutation], permutation.argsort()[target]),
+    ):
         after = token_stats(changed, at)
         assert torch.equal(before.rank, after.rank)
         torch.testing.assert_close(before.surprisal, after.surprisal, rtol=1e-5, atol=2e-5)
@@ -90,7 +95,10 @@ def test_ranks_compare_the_logits_the_model_gave(dtype):
 def test_chunks_change_nothing(n):
     vocabulary, width = 97, 16
     generator = torch.Generator().manual_seed(n)
-    hidden, weight = torch.randn(n, width, generator=generator), torch.randn(vocabulary, width, generator=generator)
+    hidden, weight = (
+        torch.randn(n, width, generator=generator),
+        torch.randn(vocabulary, width, generator=generator),
+    )
     target = torch.randint(0, vocabulary, (n,), generator=generator)
     held = []
 

@@ -8,12 +8,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rsr_ray.lm_head import token_stats
+from rsr_ray.engine.lm_head import token_stats
+from rsr_ray.engine.sums import Tokens, metric_sums_by_row
 from rsr_ray.metrics import REGISTRY, lark
 from rsr_ray.schema import SCORES
-from rsr_ray.sums import Tokens, metric_sums_by_row
 
-LOCAL = {"n_steps": np.array([4.0]), "step_surprisal_sum": np.array([6.0])}  # of passes of their own: tests/test_steps.py
+# of passes of their own: tests/test_steps.py
+LOCAL = {
+    "n_steps": np.array([4.0]),
+    "step_surprisal_sum": np.array([6.0]),
+}
 
 
 def brute(logits: np.ndarray, target: np.ndarray, r_max: int) -> dict[str, float]:
@@ -45,30 +49,48 @@ def brute(logits: np.ndarray, target: np.ndarray, r_max: int) -> dict[str, float
         "brier": sum(briers) / n,
         "improbable_share": sum(loss > -math.log(0.01) for loss in losses) / n,
         "n_tokens": n,
-        "lark": 2 * sum(briers) / sum(losses) - sum(briers) / sum(losses),  # alone in its group: (1) (2 rho - rho)
+        "lark": 2 * sum(briers) / sum(losses)
+        - sum(briers) / sum(losses),  # alone in its group: (1) (2 rho - rho)
         "local_naturalness": -1.5,
     }
-    return out | {f"rsr_{clip}": sum(min(r, clip) for r in ranks) / sum(losses) for clip in (50, 200, 500)}
+    return out | {
+        f"rsr_{clip}": sum(min(r, clip) for r in ranks) / sum(losses) for clip in (50, 200, 500)
+    }
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), n=st.integers(1, 60), v=st.integers(5, 900), r_max=st.integers(1, 300))
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 60),
+    v=st.integers(5, 900),
+    r_max=st.integers(1, 300),
+)
 def test_every_metric_equals_its_formula(seed, n, v, r_max):
     generator = torch.Generator().manual_seed(seed)
-    logits, target = torch.randn(n, v, generator=generator) * 3, torch.randint(0, v, (n,), generator=generator)
+    logits, target = (
+        torch.randn(n, v, generator=generator) * 3,
+        torch.randint(0, v, (n,), generator=generator),
+    )
     tokens = Tokens(*(values.numpy() for values in token_stats(logits, target)))
     sums = metric_sums_by_row(tokens, np.array([n]), r_max) | LOCAL
     assume(tokens.surprisal.min() > 0.01)  # nearer to 0 float32 itself keeps fewer digits of it
     want = brute(logits.numpy(), target.numpy(), r_max)
     assert want.keys() == REGISTRY.keys()
     for name, metric in REGISTRY.items():
-        assert metric.values(sums, np.zeros(1, int))[0] == pytest.approx(want[name], rel=3e-5, abs=2e-5), name
+        assert metric.values(sums, np.zeros(1, int))[0] == pytest.approx(
+            want[name], rel=3e-5, abs=2e-5
+        ), name
 
 
 def test_rows_of_one_batch_do_not_mix():
     rng = np.random.default_rng(0)
     rows = [
-        Tokens(rng.integers(1, 900, n), rng.exponential(2, n).astype("f4"), rng.random(n).astype("f4"), rng.random(n).astype("f4"))
+        Tokens(
+            rng.integers(1, 900, n),
+            rng.exponential(2, n).astype("f4"),
+            rng.random(n).astype("f4"),
+            rng.random(n).astype("f4"),
+        )
         for n in (7, 1, 40)
     ]
     together = metric_sums_by_row(Tokens.join(rows), np.array([7, 1, 40]), 100)
@@ -85,11 +107,20 @@ def test_equally_surprising_tokens_count_in_their_order():
 
 def test_a_surprisal_of_zero_gives_a_finite_ratio():
     zero = np.zeros(3, "f4")
-    assert metric_sums_by_row(Tokens(np.ones(3, int), zero, zero, zero), np.array([3]), 100)["token_ratio_sum"][0] == 3 * 2.0**24
+    assert (
+        metric_sums_by_row(Tokens(np.ones(3, int), zero, zero, zero), np.array([3]), 100)[
+            "token_ratio_sum"
+        ][0]
+        == 3 * 2.0**24
+    )
 
 
 def test_a_teacher_weighs_every_trajectory_the_same():
-    columns = {"rank_sum": np.array([10, 400]), "surprisal_sum": np.array([5.0, 100.0]), "n_tokens": np.array([5, 100])}
+    columns = {
+        "rank_sum": np.array([10, 400]),
+        "surprisal_sum": np.array([5.0, 100.0]),
+        "n_tokens": np.array([5, 100]),
+    }
     x, y = REGISTRY["rsr"].terms(columns)
     assert x.mean() / y.mean() == (2 + 4) / (1 + 1)
     x, y = REGISTRY["rsr_mean"].terms(columns)
@@ -109,5 +140,8 @@ def test_the_registry():
         assert metric.better in ("lower", "higher", "-")
         assert set(metric.columns) <= set(SCORES.names)
         assert all((metric.formula, metric.unit, metric.source))
-    assert [m.name for m in REGISTRY.values() if m.better == "higher"] == ["local_naturalness", "lark"]
+    assert [m.name for m in REGISTRY.values() if m.better == "higher"] == [
+        "local_naturalness",
+        "lark",
+    ]
     assert REGISTRY["lark"].order(np.array([1.0, 2.0])).tolist() == [-1.0, -2.0]

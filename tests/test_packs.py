@@ -1,4 +1,6 @@
-"""Small files scored together: whatever happens to them, each row of the corpus as it is counts once."""
+"""Small files scored together: whatever happens to them, each row of the corpus as it is counts
+once.
+"""
 
 import json
 import os
@@ -7,13 +9,17 @@ import random
 import pyarrow as pa
 import pytest
 
-import rsr_ray.packs
-from rsr_ray.config import ScoreConfig
-from rsr_ray.packs import FILES, Pack, pack_up
-from rsr_ray.read import list_corpus, read_units
-from rsr_ray.run import Run
+import rsr_ray.store.packs
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.corpus.units import read_units
+from rsr_ray.run.counts import WrittenUnit
+from rsr_ray.run.ledger import Run
 from rsr_ray.schema import SCORES
-from rsr_ray.store import Store
+from rsr_ray.store.packs import FILES, Pack, pack_up
+from rsr_ray.store.store import Store
+
+from .conftest import few
 
 FINGERPRINT = "f" * 16
 
@@ -45,39 +51,64 @@ class Corpus:
         return sorted(row for rows in self.files.values() for row in rows)
 
 
-def run_on(corpus: Corpus, store: Store, *, stop_after: int | None = None, unit_rows: int = 16) -> Run:
-    """A run without a student: what it reads is written as if it were scored. May be killed after some units."""
-    run = Run(ScoreConfig(corpus=(str(corpus.folder),), student="s", store=store.uri, log="json", unit_rows=unit_rows))
+def run_on(
+    corpus: Corpus, store: Store, *, stop_after: int | None = None, unit_rows: int = 16
+) -> Run:
+    """A run without a student: what it reads is written as if it were scored.
+
+    May be killed after some units.
+    """
+    run = Run(
+        ScoreConfig(
+            corpus=(str(corpus.folder),),
+            student="s",
+            store=store.uri,
+            log="json",
+            unit_rows=unit_rows,
+        )
+    )
     run.fingerprint = FINGERPRINT
     files = list_corpus((str(corpus.folder),), None)
-    objects = run.find(store, files)
+    objects = run.units.find(store, FINGERPRINT, files)
     todo = run.plan(objects)
     for n, unit in enumerate(read_units(todo, None, unit_rows, run.config.reading)):
         if n == stop_after:
             return run
         (rows,) = unit["rows"].to_pylist()
-        scores = [{name: row.get(name) for name in SCORES.names} | {"fingerprint": FINGERPRINT} for row in rows]
+        scores = [
+            {name: row.get(name) for name in SCORES.names} | {"fingerprint": FINGERPRINT}
+            for row in rows
+        ]
         column = pa.array([scores], pa.list_(pa.struct(list(SCORES))))
-        written = store.write_unit(unit.set_column(unit.schema.get_field_index("rows"), "rows", column), FINGERPRINT)
-        run.count({**written.to_pylist()[0], "seconds": 0, "splits": 0, "padded": 0, "positions": 0})
+        written = store.write_unit(
+            unit.set_column(unit.schema.get_field_index("rows"), "rows", column), FINGERPRINT
+        )
+        work = {"seconds": 0, "splits": 0, "padded": 0, "positions": 0}
+        run.count(WrittenUnit.of(written.to_pylist()[0] | work))
     run.check_equation()
-    run.tidy(store, objects, list_corpus((str(corpus.folder),), None))
+    run.units.tidy(store, FINGERPRINT, objects, list_corpus((str(corpus.folder),), None))
     return run
 
 
 def counted(store: Store) -> list[str]:
     names = list(store.counted(FINGERPRINT))
-    return sorted(row for name in names for row in store.read_unit(FINGERPRINT, name, ["trajectory_id"])["trajectory_id"].to_pylist())
+    return sorted(
+        row
+        for name in names
+        for row in store.read_unit(FINGERPRINT, name, ["trajectory_id"])[
+            "trajectory_id"
+        ].to_pylist()
+    )
 
 
 @pytest.fixture
 def of_few(monkeypatch):
     """Packs of at most five files, from three on."""
-    monkeypatch.setattr(rsr_ray.packs, "FEWEST", 3)
-    monkeypatch.setattr(rsr_ray.packs, "FILES", 5)
+    monkeypatch.setattr(rsr_ray.store.packs, "FEWEST", 3)
+    monkeypatch.setattr(rsr_ray.store.packs, "FILES", 5)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(few(20, 8)))
 @pytest.mark.usefixtures("of_few")
 def test_each_row_of_the_corpus_counts_once_whatever_happens(tmp_path, seed):
     rng = random.Random(seed)
@@ -90,7 +121,7 @@ def test_each_row_of_the_corpus_counts_once_whatever_happens(tmp_path, seed):
         for _ in range(2):
             run = run_on(corpus, store)
         assert run.n_read >= len(corpus.rows)
-        assert (run.n_read == len(corpus.rows)) == (not run.n_files_gone)
+        assert (run.n_read == len(corpus.rows)) == (not run.units.n_files_gone)
         assert run.n_scored + run.rejected.total() == 0
         found = counted(store)
         assert [row for row in found if row not in gone] == corpus.rows
@@ -112,22 +143,38 @@ def test_each_row_of_the_corpus_counts_once_whatever_happens(tmp_path, seed):
 
 @pytest.mark.usefixtures("of_few")
 def test_a_file_that_is_replaced_takes_only_its_pack_along(tmp_path):
-    corpus, store = Corpus(tmp_path / "teacher=T", random.Random(0)), Store(str(tmp_path / "store"), "s", None)
+    corpus, store = (
+        Corpus(tmp_path / "teacher=T", random.Random(0)),
+        Store(str(tmp_path / "store"), "s", None),
+    )
     for n in range(20):
         corpus.write(f"{n:03}.jsonl")
     first = run_on(corpus, store)
-    assert sum(isinstance(obj, Pack) for obj in pack_up(list_corpus((str(corpus.folder),), None), store, store.units()[FINGERPRINT])[0]) == 4
+    assert (
+        sum(
+            isinstance(obj, Pack)
+            for obj in pack_up(
+                list_corpus((str(corpus.folder),), None), store, store.units()[FINGERPRINT]
+            )[0]
+        )
+        == 4
+    )
     corpus.write("007.jsonl")
     second = run_on(corpus, store)
     pack = [name for name in corpus.files if "005" <= name[:3] <= "009"]
-    assert second.n_scored + second.rejected.total() == sum(len(corpus.files[name]) for name in pack)
+    assert second.n_scored + second.rejected.total() == sum(
+        len(corpus.files[name]) for name in pack
+    )
     assert first.n_read
     assert counted(store) == corpus.rows
 
 
 def test_few_small_files_and_large_ones_are_objects_of_their_own(tmp_path):
-    corpus, store = Corpus(tmp_path / "teacher=T", random.Random(0)), Store(str(tmp_path / "store"), "s", None)
-    for n in range(rsr_ray.packs.FEWEST - 1):
+    corpus, store = (
+        Corpus(tmp_path / "teacher=T", random.Random(0)),
+        Store(str(tmp_path / "store"), "s", None),
+    )
+    for n in range(rsr_ray.store.packs.FEWEST - 1):
         corpus.write(f"{n:03}.jsonl")
     files = list_corpus((str(corpus.folder),), None)
     assert pack_up(files, store, []) == (files, [])

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rsr_ray.objects import InputObject
-from rsr_ray.plan import make_plan
-from rsr_ray.reading import Reading
+from rsr_ray.corpus.plan import make_plan
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.files.objects import InputObject
 
 ROW = {"question": "2+2?", "answer": "4", "id": "p1", "meta": {"task": 1}, "model": "M", "cost": 3}
 COLUMNS = {"prompt": "question", "response": "answer", "prompt_id": "meta.task"}
@@ -28,7 +28,7 @@ def test_the_plan_says_what_is_read_as_what(tmp_path):
     assert plan.shape == "prompt + response"
     assert plan.columns == COLUMNS
     assert (plan.trajectory_id, plan.prompt_id) == ("column id", "column meta.task")
-    assert plan.teachers == "A (2 shards), B (1 shards)"
+    assert plan.teachers == "A (2 shards), B (1 shard)"
     assert plan.not_read == ["model", "cost"]
     assert plan.notes == []
 
@@ -50,7 +50,9 @@ def test_names_that_are_not_those_of_teachers_are_pointed_out(tmp_path, places, 
 def test_prompts_that_are_rendered_already_are_pointed_out(tmp_path):
     path = tmp_path / "A" / "a.jsonl"
     path.parent.mkdir()
-    path.write_text(json.dumps({"prompt": "<|im_start|>user\n2+2?<|im_end|>", "response": "4"}) + "\n")
+    path.write_text(
+        json.dumps({"prompt": "<|im_start|>user\n2+2?<|im_end|>", "response": "4"}) + "\n"
+    )
     plan = make_plan([InputObject(uri=str(path), version="v", size=1)], None, Reading("T"))
     assert "1 of the first 1 prompts hold a chat template's markers: --render raw" in plan.notes[0]
 
@@ -59,12 +61,17 @@ def notes_of(tmp_path, rows, place="A/a.jsonl", **reading):
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return make_plan([InputObject(uri=str(path), version="v", size=1)], None, Reading(**reading)).notes
+    return make_plan(
+        [InputObject(uri=str(path), version="v", size=1)], None, Reading(**reading)
+    ).notes
 
 
 def test_turns_that_are_not_trained_on_are_counted(tmp_path):
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!", "weight": 0}]
-    turns += [{"role": "user", "content": "??"}, {"role": "assistant", "content": "!!"}]
+    turns += [
+        {"role": "user", "content": "??"},
+        {"role": "assistant", "content": "!!"},
+    ] * 2  # more than are not trained on
     (note,) = notes_of(tmp_path, [{"messages": turns}] * 3, teacher="T")
     assert note.startswith("3 assistant turns of the first 3 rows are marked as not trained on")
 
@@ -72,10 +79,23 @@ def test_turns_that_are_not_trained_on_are_counted(tmp_path):
 def test_several_answers_of_a_folders_teacher_to_a_prompt_are_pointed_out(tmp_path):
     rows = [{"prompt": "2 + 2?", "response": answer} for answer in ("4", "four")]
     notes = notes_of(tmp_path, rows)
-    assert any(note.startswith("A, a teacher by its path, has several answers to one prompt") for note in notes)
-    assert not notes_of(tmp_path / "b", [row | {"sample": n} for n, row in enumerate(rows)], "A/a.jsonl", teacher_from="folder")
+    assert any(
+        note.startswith("A, a teacher by its path, has several answers to one prompt")
+        for note in notes
+    )
+    assert not notes_of(
+        tmp_path / "b",
+        [row | {"sample": n} for n, row in enumerate(rows)],
+        "A/a.jsonl",
+        teacher_from="folder",
+    )
 
 
 def test_shards_that_a_rule_does_not_match_are_counted(tmp_path):
-    (note,) = notes_of(tmp_path, [{"prompt": "?", "response": "!"}], teacher_from="{teacher}/*.parquet")
-    assert note == "1 shards have a path that --teacher-from {teacher}/*.parquet does not match: no teacher"
+    (note,) = notes_of(
+        tmp_path, [{"prompt": "?", "response": "!"}], teacher_from="{teacher}/*.parquet"
+    )
+    assert (
+        note
+        == "1 shards have a path that --teacher-from {teacher}/*.parquet does not match: no teacher"
+    )

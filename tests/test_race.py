@@ -7,14 +7,29 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from rsr_ray.config import RaceConfig, ScoreConfig, load_config
+from rsr_ray.config.load import load_config
+from rsr_ray.config.race import RaceConfig
+from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError, safe
-from rsr_ray.matched import INDEX, Matched
-from rsr_ray.objects import InputObject
-from rsr_ray.race import Course, race_id
-from rsr_ray.report import print_race, race_answer, race_line
+from rsr_ray.files.objects import InputObject
+from rsr_ray.race.answer import (
+    FullCost,
+    Leader,
+    Measured,
+    RaceAnswer,
+    Round,
+    Spent,
+    Taken,
+    TeacherStanding,
+)
+from rsr_ray.race.course import Course
+from rsr_ray.race.matched import INDEX, Matched
+from rsr_ray.race.race import race_id
+from rsr_ray.report.terminal.race import print_race, race_answer, race_line
+from rsr_ray.run.cluster import Cluster
 from rsr_ray.schema import SCORES
-from rsr_ray.store import Store, unit_name
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import unit_name
 
 from .test_report import HOSTILE
 
@@ -25,21 +40,33 @@ OPTIONS = {"teachers", "by", "confidence", "margin", "budget", "first_round", "s
 def index(*rows: tuple) -> pa.Table:
     """INDEX rows of (teacher, prompt, id, reject reason)."""
     names = ("teacher", "prompt_id", "trajectory_id", "reject_reason")
-    given = [dict(zip(names, row, strict=False)) | {"object": 0, "source_row": n, "n_chars": 10} for n, row in enumerate(rows)]
+    given = [
+        dict(zip(names, row, strict=False)) | {"object": 0, "source_row": n, "n_chars": 10}
+        for n, row in enumerate(rows)
+    ]
     return pa.Table.from_pylist(given, schema=INDEX)
 
 
 def test_prompts_that_every_teacher_answered():
     rows = index(
-        ("A", "p", "1"), ("B", "p", "1"), ("A", "q", "2"), ("A", "r", "3"), ("B", "r", "3"), ("B", "r", "4"),
-        ("B", "r", "4"), ("B", "q", "5", "not_text"), (None, "q", "6", "no_teacher"), ("A", "p", "3"),
+        ("A", "p", "1"), ("B", "p", "1"), ("A", "q", "2"), ("A", "r", "3"), ("B", "r", "3"),
+        ("B", "r", "4"), ("B", "r", "4"), ("B", "q", "5", "not_text"),
+        (None, "q", "6", "no_teacher"), ("A", "p", "3"),
     )  # fmt: skip
     matched = Matched.of(rows, (), seed=0)
     assert matched.teachers == ["A", "B"]
     assert sorted(matched.prompts) == ["p", "r"]
     # q has no answer of B that can be read; the second (B, 4) and the second (A, 3) repeat an id.
-    kept = {(row["teacher"], row["prompt_id"], row["trajectory_id"]) for row in matched.rows.to_pylist()}
-    assert kept == {("A", "p", "1"), ("B", "p", "1"), ("A", "r", "3"), ("B", "r", "3"), ("B", "r", "4")}
+    kept = {
+        (row["teacher"], row["prompt_id"], row["trajectory_id"]) for row in matched.rows.to_pylist()
+    }
+    assert kept == {
+        ("A", "p", "1"),
+        ("B", "p", "1"),
+        ("A", "r", "3"),
+        ("B", "r", "3"),
+        ("B", "r", "4"),
+    }
     assert matched.rows.num_rows == len(kept)
     assert matched.n_unreadable == 2
     for row in matched.rows.to_pylist():
@@ -49,16 +76,31 @@ def test_prompts_that_every_teacher_answered():
 
 def test_the_order_of_prompts_is_the_seeds_alone():
     rows = [(teacher, f"p{n}", f"{n}") for n in range(50) for teacher in "AB"]
-    orders = [tuple(Matched.of(index(*some), (), seed).prompts) for some, seed in ((rows, 0), (rows[::-1], 0), (rows, 1))]
+    orders = [
+        tuple(Matched.of(index(*some), (), seed).prompts)
+        for some, seed in ((rows, 0), (rows[::-1], 0), (rows, 1))
+    ]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
     fewer = Matched.of(index(*rows[:60]), (), 0).prompts
-    assert fewer == [name for name in orders[0] if name in fewer], "another corpus changes no prompt's place among the others"
+    assert fewer == [name for name in orders[0] if name in fewer], (
+        "another corpus changes no prompt's place among the others"
+    )
 
 
 def test_teachers_that_share_no_prompt_are_told_which_do():
-    rows = index(("A", "p", "1"), ("B", "p", "2"), ("C", "q", "3"), ("D", "q", "4"), ("D", "r", "5"), ("C", "r", "6"), ("E", "s", "7"))
-    with pytest.raises(UserError, match=r"each of the 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"):
+    rows = index(
+        ("A", "p", "1"),
+        ("B", "p", "2"),
+        ("C", "q", "3"),
+        ("D", "q", "4"),
+        ("D", "r", "5"),
+        ("C", "r", "6"),
+        ("E", "s", "7"),
+    )
+    with pytest.raises(
+        UserError, match=r"each of the 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"
+    ):
         Matched.of(rows, (), 0)
     assert Matched.of(rows, ("C", "D"), 0).teachers == ["C", "D"]
     with pytest.raises(UserError, match="no two of them share any"):
@@ -78,13 +120,20 @@ def test_a_race_is_known_by_what_decides_its_course():
 
     same = {name(), name(budget=0.3), name(replicas=5), name(unit_rows=3), name(store="elsewhere")}
     assert name(teachers=("a", "b")) == name(teachers=("b", "a"))
-    other = [name(margin=0.02), name(seed=1), name(by="mean_rank"), name(confidence=0.9), name(first_round=50), name(teachers=("a", "b"))]
+    other = [
+        name(margin=0.02),
+        name(seed=1),
+        name(by="mean_rank"),
+        name(confidence=0.9),
+        name(first_round=50),
+        name(teachers=("a", "b")),
+    ]
     other += [name(fingerprint="g"), name(objects=[dataclasses.replace(objects[0], version="2")])]
     assert len(same) == 1
     assert len({*same, *other}) == 1 + len(other)
 
 
-# --- what the store holds already -------------------------------------------------------------------------------------
+# --- what the store holds already------------------------------------------------------------------
 
 SHARD = InputObject(uri="c/a.jsonl", version="1" * 12, size=1)
 RANKS = {"A": 300, "B": 200}  # sum of ranks of each answer; of each 100 tokens, surprisal 1 nat
@@ -92,25 +141,53 @@ RANKS = {"A": 300, "B": 200}  # sum of ranks of each answer; of each 100 tokens,
 
 def put_scores(store: Store, rows: list[dict], obj: InputObject = SHARD, start: int = 0) -> None:
     """A unit that holds rows of the object, given as values of SCORES."""
-    unit = {"key": obj.key, "version": obj.version, "start": start, "stop": start + len(rows), "last": False}
-    table = pa.Table.from_pylist([{"source": obj.uri, "source_row": start + n, **row} for n, row in enumerate(rows)], SCORES)
+    unit = {
+        "key": obj.key,
+        "version": obj.version,
+        "start": start,
+        "stop": start + len(rows),
+        "last": False,
+    }
+    table = pa.Table.from_pylist(
+        [{"source": obj.uri, "source_row": start + n, **row} for n, row in enumerate(rows)], SCORES
+    )
     store.write_scores("f", unit_name(unit), table)
 
 
 def score_rows(rows: pa.Table, **changes) -> list[dict]:
     """Score rows of INDEX rows."""
-    known = [{name: row[name] for name in ("trajectory_id", "prompt_id", "teacher")} for row in rows.to_pylist()]
+    known = [
+        {name: row[name] for name in ("trajectory_id", "prompt_id", "teacher")}
+        for row in rows.to_pylist()
+    ]
     return [
-        row | {"n_tokens": 100, "n_prompt_tokens": 7, "rank_sum": RANKS[row["teacher"]] + n % 3, "surprisal_sum": 100.0} | changes
+        row
+        | {
+            "n_tokens": 100,
+            "n_prompt_tokens": 7,
+            "rank_sum": RANKS[row["teacher"]] + n % 3,
+            "surprisal_sum": 100.0,
+        }
+        | changes
         for n, row in enumerate(known)
     ]
 
 
 def begun(tmp_path, given: pa.Table) -> tuple[Course, Store]:
-    """A race by these INDEX rows, and the store it is a race of, which holds the scores that the test put there before."""
+    """A race by these INDEX rows, and the store it is a race of, which holds the scores that the
+    test put there before.
+    """
     store = Store(str(tmp_path), "m", None)
     own = Store(f"{tmp_path}/races/0", "m", None)
-    course = Course(RaceConfig(**(GIVEN | {"store": str(tmp_path), "first_round": 20})), [SHARD], Matched.of(given, (), 0), own, "f", 1)
+    course = Course(
+        RaceConfig(**(GIVEN | {"store": str(tmp_path), "first_round": 20})),
+        [SHARD],
+        Matched.of(given, (), 0),
+        own,
+        "f",
+        1,
+        Cluster(None),
+    )
     course.take_from(store, store.units().get("f", []))
     return course, store
 
@@ -124,15 +201,24 @@ def test_what_the_store_has_scored_costs_nothing(tmp_path):
     course, _ = begun(tmp_path, given)
     while not course.state.finished:
         course.run_round()
-    record = course.record()
-    assert (record["winner"], record["rounds"][-1]["run_id"]) == ("B", None)
-    assert record["spent"] == {"cost_share": 0.0, "trajectories": 0, "chars": 0, "scored_tokens": 0, "prompt_tokens": 0}
-    assert record["taken_from_store"] == {"cost_share": 40 / 120, "trajectories": 40}, "the 20 prompts of the only round"
-    rows = [row for row, (_, prompt) in zip(score_rows(given), zip(given["teacher"], given["prompt_id"].to_pylist(), strict=True), strict=True)
-            if row["teacher"] == "B" and prompt in course.matched.prompts[:20]]  # fmt: skip
-    assert course.standing("B")["value"] == pytest.approx(sum(row["rank_sum"] for row in rows) / 20 / 100)
+    answer = course.answer("0")
+    assert (answer.winner, answer.rounds[-1].run_id) == ("B", None)
+    assert answer.spent == Spent(0.0, 0, 0, 0, 0)
+    assert answer.taken_from_store == Taken(40 / 120, 40), "the 20 prompts of the only round"
+    rows = [
+        row
+        for row, (_, prompt) in zip(
+            score_rows(given),
+            zip(given["teacher"], given["prompt_id"].to_pylist(), strict=True),
+            strict=True,
+        )
+        if row["teacher"] == "B" and prompt in course.matched.prompts[:20]
+    ]
+    assert course.measured("B").value == pytest.approx(
+        sum(row["rank_sum"] for row in rows) / 20 / 100
+    )
     assert not list(tmp_path.glob("races/**/*"))
-    text = said(record | {"race_id": "0"})
+    text = said(answer)
     assert "0.0% of scoring all 60 matched prompts: 0 of 120 trajectories; 0 tokens scored" in text
     assert "taken     40 trajectories, 33.3% of that cost, from the store" in text
 
@@ -140,48 +226,76 @@ def test_what_the_store_has_scored_costs_nothing(tmp_path):
 def test_only_the_same_row_of_the_same_shard_is_taken(tmp_path):
     given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(30) for teacher in "AB"))
     store, rows = Store(str(tmp_path), "m", None), score_rows(given)
-    put_scores(store, rows, dataclasses.replace(SHARD, version="2" * 12))  # as it was before, or will be
-    put_scores(store, rows, dataclasses.replace(SHARD, uri="c/b.jsonl"))  # another with the same ids
-    put_scores(store, [*rows[:3], rows[3] | {"trajectory_id": "other"}, rows[4] | {"teacher": "A", "trajectory_id": "B4"}])
+    # as it was before, or will be
+    put_scores(store, rows, dataclasses.replace(SHARD, version="2" * 12))
+    # another with the same ids
+    put_scores(store, rows, dataclasses.replace(SHARD, uri="c/b.jsonl"))
+    put_scores(
+        store,
+        [
+            *rows[:3],
+            rows[3] | {"trajectory_id": "other"},
+            rows[4] | {"teacher": "A", "trajectory_id": "B4"},
+        ],
+    )
     course, _ = begun(tmp_path, given)
     taken = course.matched.rows.filter(pa.array(course.taken))["trajectory_id"].to_pylist()
     assert sorted(taken) == ["A0", "A1", "B0"]
-    of_the_first_round = [prompt for prompt in ("p0", "p0", "p1") if prompt in course.matched.prompts[:20]]
+    of_the_first_round = [
+        prompt for prompt in ("p0", "p0", "p1") if prompt in course.matched.prompts[:20]
+    ]
     assert course.next_cost_share == pytest.approx((40 - len(of_the_first_round)) / 60)
 
 
 def test_a_row_that_the_store_rejected_is_a_reject_of_the_race(tmp_path):
     given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(20) for teacher in "AB"))
     rows = score_rows(given)
-    out = dict.fromkeys(("n_tokens", "n_prompt_tokens", "rank_sum", "surprisal_sum")) | {"reject_reason": "over_length"}
-    put_scores(Store(str(tmp_path), "m", None), [row | (out if n == 5 else {}) for n, row in enumerate(rows)])
+    out = dict.fromkeys(("n_tokens", "n_prompt_tokens", "rank_sum", "surprisal_sum")) | {
+        "reject_reason": "over_length"
+    }
+    put_scores(
+        Store(str(tmp_path), "m", None),
+        [row | (out if n == 5 else {}) for n, row in enumerate(rows)],
+    )
     course, _ = begun(tmp_path, given)
     entry = course.run_round()
-    assert (entry["prompts"], entry["prompts_compared"]) == (20, 19)
-    assert course.record()["rejected"] == {"over_length": 1}
-    assert not course.record()["decided"]
-    assert course.record()["taken_from_store"]["trajectories"] == 40
+    answer = course.answer("0")
+    assert (entry.prompts, entry.prompts_compared) == (20, 19)
+    assert answer.rejected == {"over_length": 1}
+    assert not answer.decided
+    assert answer.taken_from_store.trajectories == 40
 
 
 def test_what_the_race_has_scored_itself_stays_its_cost(tmp_path):
-    """Though the store has it as well meanwhile: the record of a race is the same whenever it is asked for."""
+    """Though the store has it as well meanwhile: the record of a race is the same whenever it is
+    asked for.
+    """
     given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(20) for teacher in "AB"))
-    part = InputObject(uri=f"{tmp_path}/races/0/round-01/teacher=A/part-0.jsonl", version="3" * 12, size=1)
+    part = InputObject(
+        uri=f"{tmp_path}/races/0/round-01/teacher=A/part-0.jsonl", version="3" * 12, size=1
+    )
     put_scores(Store(f"{tmp_path}/races/0", "m", None), score_rows(given)[::2], part)
     put_scores(Store(str(tmp_path), "m", None), score_rows(given, rank_sum=9))
     course, _ = begun(tmp_path, given)
     course.run_round()
-    record = course.record()
-    assert (record["spent"]["trajectories"], record["taken_from_store"]["trajectories"]) == (20, 20)
-    assert record["spent"]["scored_tokens"] == 2000
-    assert course.standing("A")["value"] > 3 > course.standing("B")["value"]
+    answer = course.answer("0")
+    assert (answer.spent.trajectories, answer.taken_from_store.trajectories) == (20, 20)
+    assert answer.spent.scored_tokens == 2000
+    assert course.measured("A").value > 3 > course.measured("B").value
 
 
 def test_the_options(tmp_path):
-    assert {f.name for f in dataclasses.fields(RaceConfig)} - {f.name for f in dataclasses.fields(ScoreConfig)} == OPTIONS
+    assert {f.name for f in dataclasses.fields(RaceConfig)} - {
+        f.name for f in dataclasses.fields(ScoreConfig)
+    } == OPTIONS
     (tmp_path / "race.yaml").write_text("teachers: [a, b]\nbudget: 1\nmargin: 0.02\n")
     config = load_config(RaceConfig, str(tmp_path / "race.yaml"), GIVEN | {"margin": 0.0})
-    assert (config.teachers, config.budget, config.margin, config.student_name) == (("a", "b"), 1.0, 0.0, "student-1")
+    assert (config.teachers, config.budget, config.margin, config.student_name) == (
+        ("a", "b"),
+        1.0,
+        0.0,
+        "student-1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,51 +320,113 @@ def test_wrong_values_are_named(changes, says):
         RaceConfig(**(GIVEN | changes))
 
 
-def record(**changes) -> dict:
-    standing = {"value": 2.5, "low": 2.4, "high": 2.6, "exact": False, "n_prompts": 20, "round": 1}
-    a_round = {
-        "round": 1,
-        "prompts": 20,
-        "of_prompts": 60,
-        "by": "rsr",
-        "leader": {"teacher": "A", **standing},
-        "alive": ["A"],
-        "left": {"B": "worse than A"},
-    }
-    return {
-        "race_id": "0", "student": "s", "by": "rsr", "better": "lower", "decided": True, "winner": "A", "alive": ["A"],
-        "reason": "no other teacher can win any more", "confidence": 0.95, "margin": 0.01, "next_cost_share": None,
-        "rounds": [{**a_round, "cost_share": 0.333}], "matched_prompts": 60, "unreadable_rows": 0, "rejected": {},
-        "full": {"trajectories": 120}, "spent": {"trajectories": 40, "cost_share": 0.333, "scored_tokens": 4000, "prompt_tokens": 100},
-        "taken_from_store": {"trajectories": 0, "cost_share": 0.0},
-        "teachers": [
-            {"teacher": "A", **standing, "left_after_round": None, "why": None},
-            {"teacher": "B", **standing, "left_after_round": 1, "why": "worse than A"},
-        ],
-    } | changes  # fmt: skip
+MEASURED = Measured(value=2.5, low=2.4, high=2.6, exact=False, n_prompts=20, round=1)
+ROUND = Round(
+    round=1,
+    run_id=None,
+    prompts=20,
+    of_prompts=60,
+    prompts_compared=20,
+    by="rsr",
+    leader=Leader("A", MEASURED),
+    alive=["A"],
+    left={"B": "worse than A"},
+    cost_share=0.333,
+)
+ANSWER = RaceAnswer(
+    race_id="0",
+    student="s",
+    by="rsr",
+    better="lower",
+    decided=True,
+    winner="A",
+    reason="no other teacher can win any more",
+    next_cost_share=None,
+    alive=["A"],
+    confidence=0.95,
+    margin=0.01,
+    budget=1.0,
+    teachers=[
+        TeacherStanding("A", MEASURED, None, None),
+        TeacherStanding("B", MEASURED, 1, "worse than A"),
+    ],
+    rounds=[ROUND],
+    matched_prompts=60,
+    unreadable_rows=0,
+    full=FullCost(trajectories=120, chars=1200),
+    spent=Spent(
+        cost_share=0.333, trajectories=40, chars=400, scored_tokens=4000, prompt_tokens=100
+    ),
+    taken_from_store=Taken(cost_share=0.0, trajectories=0),
+    rejected={},
+    config=RaceConfig(**GIVEN),
+    fingerprint="f",
+)
 
 
-def said(record: dict) -> str:
+def answered(**changes) -> RaceAnswer:
+    return dataclasses.replace(ANSWER, **changes)
+
+
+def said(answer: RaceAnswer) -> str:
     out = io.StringIO()
-    print_race(record, "/store", Console(file=out, width=200))
+    print_race(answer, "/store", Console(file=out, width=200))
     return out.getvalue()
 
 
+def test_the_answer_as_json_has_what_earlier_versions_had():
+    given = ANSWER.to_json()
+    assert " ".join(given) == (
+        "race_id student by better decided winner reason next_cost_share alive confidence margin "
+        "budget teachers rounds matched_prompts unreadable_rows full spent taken_from_store "
+        "rejected config fingerprint"
+    )
+    measured = {"value": 2.5, "low": 2.4, "high": 2.6, "exact": False, "n_prompts": 20, "round": 1}
+    assert given["teachers"][1] == {
+        "teacher": "B",
+        **measured,
+        "left_after_round": 1,
+        "why": "worse than A",
+    }
+    assert given["rounds"][0]["leader"] == {"teacher": "A", **measured}
+    unknown = TeacherStanding("C", None, 1, "nothing of it could be scored").to_json()
+    assert [*unknown] == ["teacher", "left_after_round", "why"]
+
+
 def test_the_answer_in_words():
-    assert race_answer(record()).startswith("A is best, or within 1.00% of the best, on these 60 prompts (95%): no other")
-    assert race_answer(record(margin=0.0)).startswith("A is best on these 60 prompts (95%): no other")
-    undecided = record(decided=False, winner=None, alive=["A", "B"], reason="the next round is not within the budget", next_cost_share=0.4567)
+    assert race_answer(answered()).startswith(
+        "A is best, or within 1.00% of the best, on these 60 prompts (95%): no other"
+    )
+    assert race_answer(answered(margin=0.0)).startswith(
+        "A is best on these 60 prompts (95%): no other"
+    )
+    undecided = answered(
+        decided=False,
+        winner=None,
+        alive=["A", "B"],
+        reason="the next round is not within the budget",
+        next_cost_share=0.4567,
+    )
     assert race_answer(undecided) == (
         "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "
         "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
     )
-    whole = record(rounds=[{"prompts": 60, "prompts_compared": 60}], reason="all 60 prompts are scored")
+    whole = answered(
+        rounds=[dataclasses.replace(ROUND, prompts=60, prompts_compared=60)],
+        reason="all 60 prompts are scored",
+    )
     assert race_answer(whole) == "A is best on these 60 prompts: all 60 prompts are scored"
-    holes = record(rounds=[{"prompts": 60, "prompts_compared": 41}], reason="every prompt was tried")
-    assert race_answer(holes) == "A is best on the 41 of 60 prompts with a score of every teacher still in: every prompt was tried"
-    alone = record(decided=False, winner=None, alive=["A"], reason="3 of 60 prompts")
+    holes = answered(
+        rounds=[dataclasses.replace(ROUND, prompts=60, prompts_compared=41)],
+        reason="every prompt was tried",
+    )
+    assert race_answer(holes) == (
+        "A is best on the 41 of 60 prompts with a score of every teacher still in: every "
+        "prompt was tried"
+    )
+    alone = answered(decided=False, winner=None, alive=["A"], reason="3 of 60 prompts")
     assert race_answer(alone) == "Not decided: 3 of 60 prompts. 1 teacher could still win: A"
-    text = said(record(rejected={"over_length": 3}, unreadable_rows=2))
+    text = said(answered(rejected={"over_length": 3}, unreadable_rows=2))
     for part in (
         "lower is better",
         "33.3% of scoring all 60 matched prompts",
@@ -261,23 +437,27 @@ def test_the_answer_in_words():
     ):
         assert part in text
     assert "taken" not in text
-    assert race_line(record()["rounds"][0]) == (
-        "round 1: 20 of 60 prompts, 33.3% of the full cost; A leads, rsr 2.500 (2.400 to 2.600); out: B; 1 teacher in"
+    assert race_line(ROUND) == (
+        "round 1: 20 of 60 prompts, 33.3% of the full cost; A leads, rsr 2.500 (2.400 to "
+        "2.600); out: B; 1 teacher in"
     )
 
 
 def test_nothing_could_be_scored():
-    nobody = [{"teacher": name, "left_after_round": 1, "why": "nothing of it could be scored"} for name in "AB"]
-    text = said(record(decided=False, winner=None, alive=[], reason="nothing could be scored", teachers=nobody))
+    nobody = [TeacherStanding(name, None, 1, "nothing of it could be scored") for name in "AB"]
+    text = said(
+        answered(
+            decided=False, winner=None, alive=[], reason="nothing could be scored", teachers=nobody
+        )
+    )
     assert "Not decided: nothing could be scored. No teacher is left" in text
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_cannot_steer_the_terminal(name):
-    one = record()
-    teacher = one["teachers"][0] | {"teacher": name}
-    text = said(record(teachers=[teacher], winner=name))
-    line = race_line(one["rounds"][0] | {"leader": one["rounds"][0]["leader"] | {"teacher": name}, "left": {name: ""}})
+    teacher = TeacherStanding(name, MEASURED, None, None)
+    text = said(answered(teachers=[teacher], winner=name))
+    line = race_line(dataclasses.replace(ROUND, leader=Leader(name, MEASURED), left={name: ""}))
     assert "\x1b" not in text + line
     assert "\n" not in line
     assert text.count(safe(name)) == 2

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rsr_ray.cli import main
+from rsr_ray.decide.inference import influence, interval, value_draws
+from rsr_ray.decide.naturalness import naturalness
+from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.decide.scored import Scored, load_scored
+from rsr_ray.decide.wording import sentence
 from rsr_ray.errors import UserError
-from rsr_ray.inference import influence, interval, value_draws
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.rank import Scored, load_scored, naturalness, rank_teachers, sentence
 from rsr_ray.schema import SCORES, TEACHERS
-from rsr_ray.store import Store
+from rsr_ray.store.store import Store
 
 from .conftest import SHARED, needs_shared
 
@@ -27,12 +30,26 @@ def scored_of(rows: pd.DataFrame) -> Scored:
     """Rows with teacher, prompt, rank_sum, surprisal_sum, n_tokens."""
     teachers, prompts = sorted(rows.teacher.unique()), sorted(rows.prompt.unique())
     columns = {name: rows[name].to_numpy() for name in ("rank_sum", "surprisal_sum", "n_tokens")}
-    teacher, prompt = rows.teacher.map(teachers.index).to_numpy(), rows.prompt.map(prompts.index).to_numpy()
-    return Scored(teachers, pa.array(map(str, prompts)), teacher, prompt, columns, pa.table({"trajectory_id": range(len(rows))}))
+    teacher, prompt = (
+        rows.teacher.map(teachers.index).to_numpy(),
+        rows.prompt.map(prompts.index).to_numpy(),
+    )
+    return Scored(
+        teachers,
+        pa.array(map(str, prompts)),
+        teacher,
+        prompt,
+        columns,
+        pa.table({"trajectory_id": range(len(rows))}),
+    )
 
 
-def rows_of(seed: int, n_prompts: int, ranks: dict[str, float], *, missing: float = 0.0, samples: int = 1) -> pd.DataFrame:
-    """Answers of teachers whose mean ranks are given, about 2 nats a token, to prompts of differing difficulty."""
+def rows_of(
+    seed: int, n_prompts: int, ranks: dict[str, float], *, missing: float = 0.0, samples: int = 1
+) -> pd.DataFrame:
+    """Answers of teachers whose mean ranks are given, about 2 nats a token, to prompts of
+    differing difficulty.
+    """
     rng = np.random.default_rng(seed)
     difficulty = rng.lognormal(0, 0.2, n_prompts)
     rows = []
@@ -40,8 +57,18 @@ def rows_of(seed: int, n_prompts: int, ranks: dict[str, float], *, missing: floa
         for prompt in range(n_prompts):
             for _ in range(samples if rng.random() >= missing else 0):
                 n = int(rng.integers(50, 400))
-                rows.append((teacher, prompt, round(n * mean * difficulty[prompt] * rng.lognormal(0, 0.1)), 2.0 * n * rng.lognormal(0, 0.1), n))
-    return pd.DataFrame(rows, columns=["teacher", "prompt", "rank_sum", "surprisal_sum", "n_tokens"])
+                rows.append(
+                    (
+                        teacher,
+                        prompt,
+                        round(n * mean * difficulty[prompt] * rng.lognormal(0, 0.1)),
+                        2.0 * n * rng.lognormal(0, 0.1),
+                        n,
+                    )
+                )
+    return pd.DataFrame(
+        rows, columns=["teacher", "prompt", "rank_sum", "surprisal_sum", "n_tokens"]
+    )
 
 
 FOUR = {"a": 5.0, "b": 6.0, "c": 6.05, "d": 9.0}
@@ -56,28 +83,30 @@ def test_values_places_and_prompts_won_equal_a_table_of_pandas(seed, missing, sa
     every = rows.groupby("teacher")[["x", "y"]].mean()
     each = rows.groupby(["prompt", "teacher"])[["x", "y"]].mean().unstack()
     matched = each.dropna()
-    assert got["matched"] == (len(matched) > 0)
+    assert got.matched == (len(matched) > 0)
     if len(matched):
-        assert got["n_prompts"] == len(matched)
+        assert got.n_prompts == len(matched)
         x, y = matched["x"], matched["y"]
         value, won = x.mean() / y.mean(), (x / y).idxmin(axis=1).value_counts(normalize=True)
     else:
         value = every.x / every.y
-    assert [t["teacher"] for t in got["teachers"]] == value.sort_values().index.tolist()
-    for t in got["teachers"]:
-        name = t["teacher"]
+    assert [t.teacher for t in got.teachers] == value.sort_values().index.tolist()
+    for t in got.teachers:
+        name = t.teacher
         own = rows[rows.teacher == name]
         ratio = own.rank_sum / own.surprisal_sum
-        assert t["value"] == pytest.approx(value[name])
-        assert t["all"]["value"] == pytest.approx(every.x[name] / every.y[name])
-        assert (t["all"]["n_prompts"], t["n_trajectories"]) == (own.prompt.nunique(), len(own))
-        assert (t["mean"], t["median"], t["std"]) == pytest.approx((ratio.mean(), ratio.median(), ratio.std()))
-        assert (t["q25"], t["q75"]) == pytest.approx((ratio.quantile(0.25), ratio.quantile(0.75)))
+        assert t.value == pytest.approx(value[name])
+        assert t.all.value == pytest.approx(every.x[name] / every.y[name])
+        assert (t.all.n_prompts, t.n_trajectories) == (own.prompt.nunique(), len(own))
+        assert (t.mean, t.median, t.std) == pytest.approx(
+            (ratio.mean(), ratio.median(), ratio.std())
+        )
+        assert (t.q25, t.q75) == pytest.approx((ratio.quantile(0.25), ratio.quantile(0.75)))
         if len(matched):
-            assert t["won"] == pytest.approx(won.get(name, 0.0))
+            assert t.won == pytest.approx(won.get(name, 0.0))
         else:
-            assert (t["won"], t["p_best"]) == (None, None)
-    json.dumps(got)
+            assert (t.won, t.p_best) == (None, None)
+    json.dumps(got.to_json())
 
 
 def test_the_bootstrap_is_scipys():
@@ -86,8 +115,8 @@ def test_the_bootstrap_is_scipys():
     low, high = np.percentile(value_draws(m.x, m.y), [2.5, 97.5], axis=0)
     for t in range(4):
         want = stats.bootstrap(
-            (m.x[:, t], m.y[:, t]), lambda x, y, axis: x.mean(axis) / y.mean(axis), paired=True, vectorized=True, n_resamples=4000,
-            method="percentile", rng=np.random.default_rng(1),
+            (m.x[:, t], m.y[:, t]), lambda x, y, axis: x.mean(axis) / y.mean(axis), paired=True,
+            vectorized=True, n_resamples=4000, method="percentile", rng=np.random.default_rng(1),
         )  # fmt: skip
         width = high[t] - low[t]
         assert (low[t], high[t]) == pytest.approx(tuple(want.confidence_interval), abs=0.1 * width)
@@ -97,33 +126,39 @@ def test_the_difference_of_two_teachers_is_paired():
     """Difficulty that both share makes each interval wide and their order sure."""
     rng = np.random.default_rng(3)
     rows = rows_of(3, 60, {"a": 5.0, "b": 5.3})
-    rows["rank_sum"] = rows.rank_sum * rows.prompt.map(dict(enumerate(rng.lognormal(0, 1.0, 60)))) + 1
+    rows["rank_sum"] = (
+        rows.rank_sum * rows.prompt.map(dict(enumerate(rng.lognormal(0, 1.0, 60)))) + 1
+    )
     got = rank_teachers(scored_of(rows), RSR)
-    a, b = got["teachers"]
-    assert a["high"] > b["value"]
-    assert a["p_best"] == pytest.approx(got["pairwise"][0][1])
-    assert a["p_best"] > 0.9
+    a, b = got.teachers
+    assert a.high > b.value
+    assert a.p_best == pytest.approx(got.pairwise[0][1])
+    assert a.p_best > 0.9
 
 
 def test_two_of_which_one_is_the_best_and_how_many_more_prompts_would_tell():
     got = rank_teachers(scored_of(rows_of(5, 200, {"a": 5.0, "b": 5.06, "c": 9.0})), RSR)
-    first, second = (t["teacher"] for t in got["teachers"][:2])
+    first, second = (t.teacher for t in got.teachers[:2])
     assert {first, second} == {"a", "b"}
-    assert got["best"] == [first, second]
-    assert [(t["first_place"], t["last_place"]) for t in got["teachers"]] == [(1, 2), (1, 2), (3, 3)]
-    more = got["more_prompts"]
-    assert got["sentence"] == (
-        f"{first} or {second} is best on prompts like these (95%); about {more:,} more prompts would probably tell {first} from {second}."
+    assert got.best == [first, second]
+    assert [(t.first_place, t.last_place) for t in got.teachers] == [
+        (1, 2),
+        (1, 2),
+        (3, 3),
+    ]
+    more = got.more_prompts
+    assert got.sentence == (
+        f"{first} or {second} is best on prompts like these (95%); about {more:,} more "
+        f"prompts would probably tell {first} from {second}."
     )
-    assert got["pairwise"][0][2] == 1
+    assert got.pairwise[0][2] == 1
     for i in range(3):
         for j in range(3):
-            assert got["pairwise"][i][j] + got["pairwise"][j][i] == pytest.approx(1)
+            assert got.pairwise[i][j] + got.pairwise[j][i] == pytest.approx(1)
 
 
 def said_of(names: list[str], best: list[str], n: int = 40, more: int | None = None) -> str:
-    teachers = [{"teacher": name} for name in names]
-    return sentence({"teachers": teachers, "best": best, "n_prompts": n, "more_prompts": more, "matched": True, "confidence": 0.95})
+    return sentence(names, best, is_matched=True, n_prompts=n, more_prompts=more, confidence=0.95)
 
 
 def test_the_answer_reads_well_however_many_may_be_best():
@@ -131,12 +166,18 @@ def test_the_answer_reads_well_however_many_may_be_best():
     assert said_of(names, ["a"]) == "a is best on prompts like these (95%)."
     assert said_of(names, ["a", "c"]) == "a or c is best on prompts like these (95%)."
     assert said_of(names, list("abcde")) == "a, b, c, d or e is best on prompts like these (95%)."
-    assert said_of(names, list("abcdefg")) == "One of 7 teachers (a, b, c, d, e and 2 more) is best on prompts like these (95%)."
-    assert said_of(names, names) == "Any of the 8 teachers may be best on prompts like these (95%); a is first on these 40."
-    told = "; about 1,200 more prompts would probably tell a from b"
     assert (
-        said_of(["a", "b"], ["a", "b"], more=1200)
-        == f"Either of the 2 teachers may be best on prompts like these (95%); a is first on these 40{told}."
+        said_of(names, list("abcdefg"))
+        == "One of 7 teachers (a, b, c, d, e and 2 more) is best on prompts like these (95%)."
+    )
+    assert (
+        said_of(names, names)
+        == "Any of the 8 teachers may be best on prompts like these (95%); a is first on these 40."
+    )
+    told = "; about 1,200 more prompts would probably tell a from b"
+    assert said_of(["a", "b"], ["a", "b"], more=1200) == (
+        f"Either of the 2 teachers may be best on prompts like these (95%); a is first on "
+        f"these 40{told}."
     )
 
 
@@ -151,79 +192,101 @@ def test_the_answer_reads_well_however_many_may_be_best():
 )
 def test_little_data(ranks, prompts, said):
     got = rank_teachers(scored_of(rows_of(4, prompts, ranks)), RSR)
-    assert said in got["sentence"]
+    assert said in got.sentence
     if prompts < 5:
-        assert [(t["low"], t["high"], t["p_best"]) for t in got["teachers"]] == [(None, None, None)] * 2
-        assert (got["pairwise"], got["best"], got["more_prompts"]) == ([], [], None)
-        assert {(t["first_place"], t["last_place"]) for t in got["teachers"]} == {(None, None)}
-        assert sum(t["won"] for t in got["teachers"]) == 1
-    json.dumps(got)
+        assert [(t.low, t.high, t.p_best) for t in got.teachers] == [(None, None, None)] * 2
+        assert (got.pairwise, got.best, got.more_prompts) == ([], [], None)
+        assert {(t.first_place, t.last_place) for t in got.teachers} == {(None, None)}
+        assert sum(t.won for t in got.teachers) == 1
+    json.dumps(got.to_json())
 
 
 def test_equal_teachers_share_everything():
     rows = rows_of(4, 30, {"a": 5.0})
     got = rank_teachers(scored_of(pd.concat([rows, rows.assign(teacher="b")])), RSR)
-    assert [(t["p_best"], t["won"]) for t in got["teachers"]] == [(0.5, 0.5)] * 2
-    assert got["pairwise"] == [[0.5, 0.5], [0.5, 0.5]]
-    assert got["sentence"] == "Either of the 2 teachers may be best on prompts like these (95%); a is first on these 30."
-    assert [(t["first_place"], t["last_place"]) for t in got["teachers"]] == [(1, 2)] * 2
+    assert [(t.p_best, t.won) for t in got.teachers] == [(0.5, 0.5)] * 2
+    assert got.pairwise == [[0.5, 0.5], [0.5, 0.5]]
+    assert got.sentence == (
+        "Either of the 2 teachers may be best on prompts like these (95%); a is first on these 30."
+    )
+    assert [(t.first_place, t.last_place) for t in got.teachers] == [(1, 2)] * 2
 
 
 def test_teachers_without_a_prompt_in_common_are_told_so():
     rows = rows_of(4, 30, {"a": 5.0, "b": 6.0, "c": 7.0})
     rows.loc[rows.teacher == "c", "prompt"] += 100
     got = rank_teachers(scored_of(rows), RSR)
-    assert not got["matched"]
-    assert "no prompt was answered by all 3 teachers" in got["notes"][0]
-    assert "30 prompts are shared by a, b: compare these with --teachers." in got["notes"][0]
-    assert got["sentence"] == "a is first, but the teachers answered different prompts: nothing can be said of how sure that is."
-    assert [(t["won"], t["p_best"]) for t in got["teachers"]] == [(None, None)] * 3
-    assert (got["pairwise"], got["best"], got["more_prompts"]) == ([], [], None)
+    assert not got.matched
+    assert "no prompt was answered by all 3 teachers" in got.notes[0]
+    assert "30 prompts are shared by a, b: compare these with --teachers." in got.notes[0]
+    assert got.sentence == (
+        "a is first, but the teachers answered different prompts: nothing can be said of "
+        "how sure that is."
+    )
+    assert [(t.won, t.p_best) for t in got.teachers] == [(None, None)] * 3
+    assert (got.pairwise, got.best, got.more_prompts) == ([], [], None)
     some = rank_teachers(scored_of(rows).only(["b", "a"]), RSR)
-    assert (some["matched"], some["n_prompts"]) == (True, 30)
+    assert (some.matched, some.n_prompts) == (True, 30)
     assert rank_teachers(scored_of(rows).only(["a", "a", "b"]), RSR) == some
     with pytest.raises(UserError, match="not in the store"):
         scored_of(rows).only(["a", "x"])
     rows["prompt"] = rows.teacher + rows.prompt.astype(str)
-    assert "No two of them share a prompt." in rank_teachers(scored_of(rows), RSR)["notes"][0]
+    assert "No two of them share a prompt." in rank_teachers(scored_of(rows), RSR).notes[0]
     with pytest.raises(UserError, match="no better way"):
         rank_teachers(scored_of(rows), REGISTRY["n_tokens"])
 
 
 def test_an_interval_on_all_prompts_is_as_wide_as_a_teachers_own_prompts_make_it():
-    """A teacher that answered 6 of 400 prompts; the number of 400 would make it narrower than of the 6 alone."""
+    """A teacher that answered 6 of 400 prompts; the number of 400 would make it narrower than of
+    the 6 alone.
+    """
     rows = rows_of(6, 400, {"a": 5.0, "b": 6.0})
     few = rows[(rows.teacher == "a") | (rows.prompt < 6)]
-    alone = rank_teachers(scored_of(few).only(["b"]), RSR)["teachers"][0]
-    beside = next(t for t in rank_teachers(scored_of(few), RSR)["teachers"] if t["teacher"] == "b")["all"]
-    assert beside["n_prompts"] == 6
-    assert beside["high"] - beside["low"] >= 0.95 * (alone["high"] - alone["low"])
+    alone = rank_teachers(scored_of(few).only(["b"]), RSR).teachers[0]
+    ranked = rank_teachers(scored_of(few), RSR).teachers
+    beside = next(t for t in ranked if t.teacher == "b").all
+    assert beside.n_prompts == 6
+    assert beside.high - beside.low >= 0.95 * (alone.high - alone.low)
 
 
 def test_a_teacher_that_answered_little_is_named_with_what_the_others_share():
     rows = rows_of(6, 50, {"a": 5.0, "b": 6.0, "c": 7.0})
-    (note,) = rank_teachers(scored_of(rows[(rows.teacher != "c") | (rows.prompt < 8)]), RSR)["notes"]
-    assert note == "all teachers answered 16% of the prompts; c answered the fewest: the others share 50, so rank them without it (--teachers)"
+    rows = rows[(rows.teacher != "c") | (rows.prompt < 8)]
+    (note,) = rank_teachers(scored_of(rows), RSR).notes
+    assert note == (
+        "all teachers answered 16% of the prompts; c answered the fewest: the others share "
+        "50, so rank them without it (--teachers)"
+    )
 
 
 def test_a_metric_whose_higher_values_are_better():
     rows = rows_of(4, 30, {"a": 5.0, "b": 6.0})
     scored = scored_of(rows)
-    scored.columns.update(n_steps=np.full(60, 5), step_surprisal_sum=np.where(scored.teacher == 0, 9.0, 5.0) + np.arange(60) % 7 / 10)
+    scored.columns.update(
+        n_steps=np.full(60, 5),
+        step_surprisal_sum=np.where(scored.teacher == 0, 9.0, 5.0) + np.arange(60) % 7 / 10,
+    )
     got = rank_teachers(scored, REGISTRY["local_naturalness"])
-    assert [t["teacher"] for t in got["teachers"]] == ["b", "a"]
-    assert got["teachers"][0]["value"] > got["teachers"][1]["value"]
-    assert got["teachers"][0]["won"] == got["teachers"][0]["p_best"] == 1
-    assert "rank correlation with global naturalness" in got["notes"][0]
-    scored.columns.update(step_surprisal_sum=5 * scored.columns["surprisal_sum"] / scored.columns["n_tokens"])
-    assert "collapsed into global naturalness" in rank_teachers(scored, REGISTRY["local_naturalness"])["notes"][1]
+    assert [t.teacher for t in got.teachers] == ["b", "a"]
+    assert got.teachers[0].value > got.teachers[1].value
+    assert got.teachers[0].won == got.teachers[0].p_best == 1
+    assert "rank correlation with global naturalness" in got.notes[0]
+    scored.columns.update(
+        step_surprisal_sum=5 * scored.columns["surprisal_sum"] / scored.columns["n_tokens"]
+    )
+    assert (
+        "collapsed into global naturalness"
+        in rank_teachers(scored, REGISTRY["local_naturalness"]).notes[1]
+    )
 
 
 def with_steps(rows: pd.DataFrame, seed: int = 0) -> Scored:
     """Rows with steps, whose local naturalness is not their global one."""
     rng, scored = np.random.default_rng(seed), scored_of(rows)
     steps = rng.integers(2, 30, len(rows))
-    scored.columns.update(n_steps=steps, step_surprisal_sum=steps * rng.lognormal(1, 0.3, len(rows)))
+    scored.columns.update(
+        n_steps=steps, step_surprisal_sum=steps * rng.lognormal(1, 0.3, len(rows))
+    )
     return scored
 
 
@@ -234,33 +297,44 @@ def test_local_beside_global_naturalness_equals_a_table_of_pandas(shared):
     rows.loc[(rows.teacher == "c") & (not shared), "prompt"] += 100
     scored = with_steps(rows)
     got = naturalness(scored)
-    rows = rows.assign(near=-scored.columns["step_surprisal_sum"] / scored.columns["n_steps"], far=-rows.surprisal_sum / rows.n_tokens)
+    rows = rows.assign(
+        near=-scored.columns["step_surprisal_sum"] / scored.columns["n_steps"],
+        far=-rows.surprisal_sum / rows.n_tokens,
+    )
     if shared:
         rows = rows[rows.prompt < 5]
     want = rows.groupby("teacher")[["near", "far"]].mean().sort_values("near", ascending=False)
-    assert (got["matched"], got["n_prompts"]) == (shared, rows.prompt.nunique())
-    assert [t["teacher"] for t in got["teachers"]] == want.index.tolist()
-    assert [t["local"] for t in got["teachers"]] == pytest.approx(want.near.tolist())
-    assert [t["global"] for t in got["teachers"]] == pytest.approx(want.far.tolist())
-    assert [t["local"] for t in got["teachers"]] == [t["value"] for t in rank_teachers(scored, REGISTRY["local_naturalness"])["teachers"]]
-    json.dumps(got)
+    assert (got.matched, got.n_prompts) == (shared, rows.prompt.nunique())
+    assert [t.teacher for t in got.teachers] == want.index.tolist()
+    assert [t.local for t in got.teachers] == pytest.approx(want.near.tolist())
+    assert [t.global_ for t in got.teachers] == pytest.approx(want.far.tolist())
+    assert [t.local for t in got.teachers] == [
+        t.value for t in rank_teachers(scored, REGISTRY["local_naturalness"]).teachers
+    ]
+    json.dumps(got.to_json())
 
 
 def test_what_is_said_of_local_naturalness():
     scored = with_steps(rows_of(7, 20, {"a": 5.0, "b": 6.0}))
-    (said,) = naturalness(scored)["notes"]
-    near, far = -scored.columns["step_surprisal_sum"] / scored.columns["n_steps"], -scored.columns["surprisal_sum"] / scored.columns["n_tokens"]
-    assert f"over 40 trajectories {stats.spearmanr(near, far).statistic:.3f}; median number of steps" in said
-    assert said == rank_teachers(scored, REGISTRY["local_naturalness"])["notes"][0]
+    (said,) = naturalness(scored).notes
+    near, far = (
+        -scored.columns["step_surprisal_sum"] / scored.columns["n_steps"],
+        -scored.columns["surprisal_sum"] / scored.columns["n_tokens"],
+    )
+    assert (
+        f"over 40 trajectories {stats.spearmanr(near, far).statistic:.3f}; median number of steps"
+        in said
+    )
+    assert said == rank_teachers(scored, REGISTRY["local_naturalness"]).notes[0]
     few = with_steps(rows_of(7, 1, {"a": 5.0, "b": 6.0}))
-    (said,) = naturalness(few)["notes"]
+    (said,) = naturalness(few).notes
     assert said.startswith("local naturalness: median number of steps ")
     assert "nan" not in said
     scored.columns["step_surprisal_sum"][3] = np.nan  # a context that did not fit
     got = naturalness(scored)
-    assert not got["teachers"]
-    assert "over 39 trajectories" in got["notes"][0]
-    assert got["notes"][1].startswith("1 trajectories have no local naturalness")
+    assert not got.teachers
+    assert "over 39 trajectories" in got.notes[0]
+    assert got.notes[1].startswith("1 trajectories have no local naturalness")
 
 
 def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
@@ -269,18 +343,41 @@ def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
     def row(i, teacher="T", **changes):
         number = {"n_tokens": 10, "rank_sum": 20 + i, "surprisal_sum": 10.0}
         return (
-            {"trajectory_id": f"t{i}", "teacher": teacher, "prompt_id": f"p{i % 3}", "source": "s", "source_row": i, "fingerprint": "f"}
+            {
+                "trajectory_id": f"t{i}",
+                "teacher": teacher,
+                "prompt_id": f"p{i % 3}",
+                "source": "s",
+                "source_row": i,
+                "fingerprint": "f",
+            }
             | number
             | changes
         )
 
-    units = [[row(0), row(1), row(2, reject_reason="not_text", n_tokens=None)], [row(3), row(1, source_row=9, rank_sum=99), row(4, teacher="U")]]
+    units = [
+        [row(0), row(1), row(2, reject_reason="not_text", n_tokens=None)],
+        [row(3), row(1, source_row=9, rank_sum=99), row(4, teacher="U")],
+    ]
     for n, rows in enumerate(units):
-        facts = {"key": ["0" * 16], "version": ["a" * 12], "start": [3 * n], "stop": [3 * n + 3], "last": [False]}
-        store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f")
-    with pytest.raises(UserError, match="2 work units of student s, and its teachers/student=s.parquet is not there"):
+        facts = {
+            "key": ["0" * 16],
+            "version": ["a" * 12],
+            "start": [3 * n],
+            "stop": [3 * n + 3],
+            "last": [False],
+        }
+        store.write_unit(
+            pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f"
+        )
+    with pytest.raises(
+        UserError,
+        match="2 work units of student s, and its teachers/student=s.parquet is not there",
+    ):
         load_scored(store, [RSR])
-    store.write_teachers(pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), [])
+    store.write_teachers(
+        pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), []
+    )
     scored = load_scored(store, [RSR])
     assert (scored.teachers, scored.prompts.to_pylist()) == (["T", "U"], ["p0", "p1"])
     assert scored.columns["rank_sum"].tolist() == [20, 21, 23, 24]
@@ -290,10 +387,15 @@ def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
 
 
 def test_a_store_whose_units_were_all_deleted_has_no_scores(tmp_path, capsys):
-    Store(str(tmp_path), "s", None).write_teachers(pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), [])
+    Store(str(tmp_path), "s", None).write_teachers(
+        pa.Table.from_pylist([{"teacher": "T", "fingerprint": "f"}], schema=TEACHERS), []
+    )
     for command in ("teachers", "rescore"):
         assert main([command, "--store", str(tmp_path), "--student", "s"]) == 2
-        assert capsys.readouterr().err == f"rsr-ray: store {tmp_path}: no scores of student s: run rsr-ray score\n"
+        assert (
+            capsys.readouterr().err
+            == f"rsr-ray: store {tmp_path}: no scores of student s: run rsr-ray score\n"
+        )
 
 
 def coverage(x: np.ndarray, y: np.ndarray, n: int, repetitions: int, rng) -> float:
@@ -310,21 +412,34 @@ def coverage(x: np.ndarray, y: np.ndarray, n: int, repetitions: int, rng) -> flo
 @needs_shared
 @pytest.mark.parametrize(("corpus", "n"), [("math", 25), ("math", 100), ("puzzles", 25)])
 def test_intervals_hold_the_value_as_often_as_they_say(corpus, n, capsys):
-    """On the real traces, 400 repetitions x 6 teachers. `-s` prints the figures that the README states."""
+    """On the real traces, 400 repetitions x 6 teachers.
+
+    `-s` prints the figures that the README states.
+    """
     rows = pd.read_csv(SHARED / "golden" / "tiny-qwen3.trajectories.csv").query("corpus == @corpus")
     prompts = prompt_ids()
     rows["prompt"] = rows.sample_id.map(prompts)
-    x, y = (rows.pivot_table(index="prompt", columns="teacher", values=name).dropna().to_numpy() for name in ("avg_rank_clip", "avg_surprisal"))
+    x, y = (
+        rows.pivot_table(index="prompt", columns="teacher", values=name).dropna().to_numpy()
+        for name in ("avg_rank_clip", "avg_surprisal")
+    )
     share = coverage(x, y, n, 400, np.random.default_rng(n))
     with capsys.disabled():
-        print(f"\n{corpus}: intervals of {n} of {len(x)} prompts hold the value of all in {share:.1%} of 400 x {x.shape[1]}")
+        print(
+            f"\n{corpus}: intervals of {n} of {len(x)} prompts hold the value of all in "
+            f"{share:.1%} of 400 x {x.shape[1]}"
+        )
     assert 0.92 <= share <= 0.98
 
 
 def prompt_ids() -> dict[str, str]:
     """prompt_id by id, of the real corpus."""
-    from rsr_ray.objects import InputObject
-    from rsr_ray.read import iter_rows
+    from rsr_ray.corpus.rows import iter_rows
+    from rsr_ray.files.objects import InputObject
 
     shards = (SHARED / "corpus").glob("*/teacher=*/*")
-    return {row["id"]: row["prompt_id"] for path in shards for row in iter_rows(InputObject(uri=str(path), version="", size=0), None, {})}
+    return {
+        row["id"]: row["prompt_id"]
+        for path in shards
+        for row in iter_rows(InputObject(uri=str(path), version="", size=0), None, {})
+    }

@@ -8,14 +8,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.first_rows import check_readable
+from rsr_ray.corpus.reading import Reading, teacher_of_path
+from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.rows import iter_rows
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.corpus.units import iter_units
 from rsr_ray.errors import UserError
-from rsr_ray.read import Unreadable, canonical, check_readable, iter_rows, iter_units, list_corpus
-from rsr_ray.reading import Reading, teacher_of_path
+from rsr_ray.files.objects import InputObject
 from rsr_ray.schema import REJECT_REASONS
 
 
 def rows(n: int) -> list[dict]:
-    return [{"id": f"r{i}", "messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}]} for i in range(n)]
+    return [
+        {
+            "id": f"r{i}",
+            "messages": [
+                {"role": "user", "content": f"q{i}"},
+                {"role": "assistant", "content": f"a{i}"},
+            ],
+        }
+        for i in range(n)
+    ]
 
 
 def lines(n: int) -> bytes:
@@ -28,7 +43,9 @@ WRITERS = {
     "part.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(lines(10))),
     "part.json": lambda path: path.write_text(json.dumps(rows(10), indent=1)),
     "lines.json": lambda path: path.write_bytes(lines(10)),
-    "part.parquet": lambda path: pq.write_table(pa.Table.from_pylist(rows(10)), path, row_group_size=3),
+    "part.parquet": lambda path: pq.write_table(
+        pa.Table.from_pylist(rows(10)), path, row_group_size=3
+    ),
 }
 
 
@@ -88,7 +105,9 @@ def test_a_replaced_shard_has_another_version(tmp_path):
         ("latin.json", b"[\xff\xfe]", 0),
     ],
 )
-def test_a_broken_shard_ends_with_one_mark_after_its_readable_rows(tmp_path, name, content, readable):
+def test_a_broken_shard_ends_with_one_mark_after_its_readable_rows(
+    tmp_path, name, content, readable
+):
     (tmp_path / name).write_bytes(content)
     got = read(tmp_path / name)
     assert isinstance(got[-1], Unreadable)
@@ -98,7 +117,10 @@ def test_a_broken_shard_ends_with_one_mark_after_its_readable_rows(tmp_path, nam
 
 
 def test_a_corrupt_page_in_the_middle_of_a_parquet_shard(tmp_path):
-    many = [{"id": f"r{i}", "messages": [{"role": "assistant", "content": f"{i} " * 200}]} for i in range(600)]
+    many = [
+        {"id": f"r{i}", "messages": [{"role": "assistant", "content": f"{i} " * 200}]}
+        for i in range(600)
+    ]
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist(many), path, row_group_size=100, compression="zstd")
     group = pq.ParquetFile(path).metadata.row_group(3)
@@ -125,14 +147,16 @@ def test_a_corpus_without_one_usable_shard_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match=r"a\.parquet: unreadable from here on"):
         check_readable(list_corpus((str(tmp_path),), None), None, {})
     (tmp_path / "b.jsonl").write_text('{"question": "x", "text": "y"}\n')
-    with pytest.raises(UserError, match="A row needs messages; or conversations; or prompt and response"):
+    with pytest.raises(
+        UserError, match="A row needs messages; or conversations; or prompt and response"
+    ):
         check_readable(list_corpus((str(tmp_path / "b.jsonl"),), None), None, {})
     (tmp_path / "c.jsonl").write_bytes(lines(1))
     assert check_readable(list_corpus((str(tmp_path),), None), None, {}) == "messages"
 
 
 def one(row, path="/corpus/teacher=T%2F1/a.jsonl", teacher=None) -> dict:
-    from rsr_ray.objects import InputObject
+    from rsr_ray.files.objects import InputObject
 
     return canonical(row, InputObject(uri=path, version="v", size=1), 5, Reading(teacher))
 
@@ -156,9 +180,18 @@ def test_the_same_conversation_in_three_shapes_is_the_same_trajectory():
 def test_identity_comes_from_the_data_or_from_the_content():
     assert one({"id": 7, "messages": TURNS})["trajectory_id"] == "7"
     assert one({"_id": "x", "messages": TURNS})["trajectory_id"] == "x"
-    assert one({"messages": TURNS})["trajectory_id"] == one({"messages": TURNS}, "/elsewhere/teacher=T%2F1/b.jsonl")["trajectory_id"]
-    assert one({"messages": TURNS})["trajectory_id"] != one({"messages": TURNS}, teacher="other")["trajectory_id"]
-    assert one({"messages": TURNS, "sample": 1})["trajectory_id"] != one({"messages": TURNS, "sample": 2})["trajectory_id"]
+    assert (
+        one({"messages": TURNS})["trajectory_id"]
+        == one({"messages": TURNS}, "/elsewhere/teacher=T%2F1/b.jsonl")["trajectory_id"]
+    )
+    assert (
+        one({"messages": TURNS})["trajectory_id"]
+        != one({"messages": TURNS}, teacher="other")["trajectory_id"]
+    )
+    assert (
+        one({"messages": TURNS, "sample": 1})["trajectory_id"]
+        != one({"messages": TURNS, "sample": 2})["trajectory_id"]
+    )
 
 
 def test_the_teacher_comes_from_the_option_the_column_or_the_path():
@@ -184,9 +217,30 @@ def test_the_teacher_comes_from_the_option_the_column_or_the_path():
         ({"messages": [{"role": "assistant", "content": "\ud800"}]}, "not_text"),
         ({"messages": TURNS[:1]}, "no_assistant_turn"),
         ({"prompt": "x", "response": " \n"}, "empty_response"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"arguments": {}}]}]}, "tool_calls"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "tool_calls"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "image", "url": "x"}]}]}, "not_text"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": "x", "tool_calls": [{"arguments": {}}]}
+                ]
+            },
+            "tool_calls",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": "x",
+                        "tool_calls": [{"name": "f", "arguments": "{"}],
+                    }
+                ]
+            },
+            "tool_calls",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "image", "url": "x"}]}]},
+            "not_text",
+        ),
         ({"conversations": [{"from": "function_call", "value": "f(x)"}]}, "tool_calls"),
         ({"prompt": "x"}, "unreadable_row"),
     ],
@@ -200,12 +254,14 @@ def test_bad_rows_are_rejected_with_a_reason(row, reason):
     assert got["trajectory_id"]
 
 
-# --- work units -------------------------------------------------------------------------------------------------------
+# --- work units------------------------------------------------------------------------------------
 
 
 def units(path, unit_rows, done=()):
     (obj,) = list_corpus((str(path),), None)
-    out = [unit.to_pylist()[0] for unit in iter_units(obj, None, unit_rows, list(done), Reading("T"))]
+    out = [
+        unit.to_pylist()[0] for unit in iter_units(obj, None, unit_rows, list(done), Reading("T"))
+    ]
     assert [u["last"] for u in out] == [False] * (len(out) - 1) + [True]
     for u in out:
         assert [row["source_row"] for row in u["rows"]] == list(range(u["start"], u["stop"]))
@@ -228,3 +284,22 @@ def test_an_empty_object_is_one_empty_unit(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n")
     assert units(path, 4) == [(0, 0)]
+
+
+def test_a_cut_off_arrow_shard_ends_with_one_mark(tmp_path):
+    """Whatever a reader knows of its place in a file must outlive the file."""
+    path, table = (
+        tmp_path / "a.arrow",
+        pa.table({"prompt": [f"p{n}" for n in range(2000)], "response": ["r" * 300] * 2000}),
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    obj = InputObject(uri=str(path), version="v", size=path.stat().st_size)
+    units = [unit.to_pylist()[0] for unit in iter_units(obj, None, 300, [], Reading("T"))]
+    reasons = [row["reject_reason"] for unit in units for row in unit["rows"]]
+    assert len(reasons) > 500
+    assert reasons == [None] * (len(reasons) - 1) + ["unreadable_shard"]
+    shares = [unit["share"] for unit in units]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1

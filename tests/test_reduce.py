@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rsr_ray.reduce import AVERAGED, COUNTED, count_once, deviation, teacher_table
-from rsr_ray.sums import to_fixed
+from rsr_ray.engine.sums import to_fixed
+from rsr_ray.run.reduce import AVERAGED, COUNTED, count_once, deviation, teacher_table
 
 
 def std(values: np.ndarray) -> float | None:
@@ -37,7 +37,8 @@ def test_a_loop_among_a_million_trajectories():
 @given(st.lists(st.floats(1e-3, 1e13), min_size=2, max_size=40), st.randoms())
 def test_a_deviation_is_exact_and_of_any_order(values, shuffle):
     want, got = exact_std(np.array(values)), std(np.array(values))
-    # Values are kept to 2**-32, and so are their squares, which are float64; of two values the sum is divided by one.
+    # Values are kept to 2**-32, and so are their squares, which are float64; of two values the sum
+    # is divided by one.
     budget = 2 * (max(values) ** 2 * 2.0**-52 + (1 + 2 * max(values)) * 2.0**-32)
     assert got**2 == pytest.approx(want**2, rel=1e-12, abs=budget)
     assert std(np.array(shuffle.sample(values, len(values)))) == got
@@ -48,18 +49,42 @@ def rows_of(surprisals: list[float], teacher: str = "T") -> pa.Table:
     n = len(surprisals)
     with np.errstate(divide="ignore"):
         rsr = 2 / np.array(surprisals)
-    columns = {"teacher": [teacher] * n, "trajectory_id": [f"t{i}" for i in range(n)], "prompt_id": ["p"] * n, "source": ["s"] * n}
-    columns |= {"source_row": range(n), "n_tokens": [1] * n, "rank_sum": [2] * n, "surprisal_sum": surprisals, "mean_rank": [2.0] * n}
-    more = {"mean_surprisal": surprisals, "rsr": rsr, "reject_reason": pa.nulls(n, pa.string()), "truncated": [False] * n}
+    columns = {
+        "teacher": [teacher] * n,
+        "trajectory_id": [f"t{i}" for i in range(n)],
+        "prompt_id": ["p"] * n,
+        "source": ["s"] * n,
+    }
+    columns |= {
+        "source_row": range(n),
+        "n_tokens": [1] * n,
+        "rank_sum": [2] * n,
+        "surprisal_sum": surprisals,
+        "mean_rank": [2.0] * n,
+    }
+    more = {
+        "mean_surprisal": surprisals,
+        "rsr": rsr,
+        "reject_reason": pa.nulls(n, pa.string()),
+        "truncated": [False] * n,
+    }
     more |= {"content": ["c"] * n, "complete": pa.nulls(n, pa.bool_())}
     return pa.table(columns | more)
 
 
 def teacher_of(rows: pa.Table) -> dict:
     counted = count_once(rows)
-    names = [*COUNTED, *(f"{name}_{part}" for name, n_parts in AVERAGED.items() for part in range(n_parts))]
+    names = [
+        *COUNTED,
+        *(f"{name}_{part}" for name, n_parts in AVERAGED.items() for part in range(n_parts)),
+    ]
     totals = {name: int(np.sum(counted[name].to_numpy())) for name in names}
-    rest = {"teacher": "T", "n_prompts": 1, "rsr_median": 1.0, "rejects": {"value": [], "counts": []}}
+    rest = {
+        "teacher": "T",
+        "n_prompts": 1,
+        "rsr_median": 1.0,
+        "rejects": {"value": [], "counts": []},
+    }
     return teacher_table([totals | rest], "f").to_pylist(maps_as_pydicts="strict")[0]
 
 

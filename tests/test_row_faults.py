@@ -1,4 +1,6 @@
-"""What goes wrong with one row, at any stage of its way, is one reject; the other rows are as without it."""
+"""What goes wrong with one row, at any stage of its way, is one reject; the other rows are as
+without it.
+"""
 
 import builtins
 import json
@@ -13,17 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-import rsr_ray.encode
-import rsr_ray.read
-import rsr_ray.reading
-from rsr_ray.encode import Encode, How
+import rsr_ray.corpus.canonical
+import rsr_ray.corpus.reading
+import rsr_ray.encode.encode
+import rsr_ray.encode.locate
+import rsr_ray.encode.texts
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.row_faults import MAX_CHARS, MAX_DEPTH, PASS, one_line
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.corpus.units import iter_units
+from rsr_ray.encode.encode import Encode
+from rsr_ray.encode.how import How
 from rsr_ray.errors import RunError, UserError
-from rsr_ray.read import iter_units, list_corpus
-from rsr_ray.reading import Reading
-from rsr_ray.row_faults import MAX_CHARS, MAX_DEPTH, PASS, one_line
 from rsr_ray.schema import REJECT_REASONS
 
-from .conftest import DEMO_STUDENT
+from .conftest import DEMO_STUDENT, by_turns
 
 POISON = "the poisonous row"
 NOT_AN_ERROR = (KeyboardInterrupt, SystemExit, GeneratorExit)
@@ -45,7 +51,13 @@ def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
 def constructed(kind: type[BaseException]) -> BaseException | None:
     """An exception of a class, with the first arguments that it takes."""
     unicode_error = ("utf-8", b"\xff", 0, 1, "planted"), ("utf-8", "\ud800", 0, 1, "planted")
-    for arguments in (("planted\nhere",), *unicode_error, ("planted", [ValueError("one")]), ("planted", "doc", 0), ()):
+    for arguments in (
+        ("planted\nhere",),
+        *unicode_error,
+        ("planted", [ValueError("one")]),
+        ("planted", "doc", 0),
+        (),
+    ):
         try:
             return kind(*arguments)
         except Exception:
@@ -56,19 +68,38 @@ def constructed(kind: type[BaseException]) -> BaseException | None:
 def panic() -> BaseException:
     """What a panic in the tokenizer's own code raises: of BaseException alone."""
     try:
-        Tokenizer.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":[]}}').decode([2**40])
+        Tokenizer.from_str(
+            '{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":[]}}'
+        ).decode([2**40])
     except BaseException as e:
         return e
     raise AssertionError("it did not raise")
 
 
 def every_error() -> list[BaseException]:
-    """One of each class that Python, Arrow, Jinja and JSON raise, and those that tokenizers raise."""
+    """One of each class that Python, Arrow, Jinja, JSON and tokenizers raise."""
     roots = [BaseException, pa.ArrowException, jinja2.exceptions.TemplateError]
-    modules = {"builtins", "pyarrow.lib", "jinja2.exceptions", "json.decoder", "decimal", "struct", "binascii", "zoneinfo"}
+    modules = {
+        "builtins",
+        "pyarrow.lib",
+        "jinja2.exceptions",
+        "json.decoder",
+        "decimal",
+        "struct",
+        "binascii",
+        "zoneinfo",
+    }
     kinds = {kind for root in roots for kind in subclasses(root) if kind.__module__ in modules}
-    kinds |= {kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, BaseException)}
-    made = [constructed(kind) for kind in sorted(kinds, key=lambda k: (k.__module__, k.__name__)) if not issubclass(kind, NOT_AN_ERROR)]
+    kinds |= {
+        kind
+        for kind in vars(builtins).values()
+        if isinstance(kind, type) and issubclass(kind, BaseException)
+    }
+    made = [
+        constructed(kind)
+        for kind in sorted(kinds, key=lambda k: (k.__module__, k.__name__))
+        if not issubclass(kind, NOT_AN_ERROR)
+    ]
     return [e for e in made if e is not None] + [Unspeakable(), panic(), struct.error("planted")]
 
 
@@ -78,8 +109,21 @@ ERRORS = every_error()
 def test_there_are_errors_of_every_library():
     names = {type(e).__name__ for e in ERRORS}
     assert len(ERRORS) > 90
-    assert names >= {"RecursionError", "MemoryError", "OverflowError", "UnicodeDecodeError", "ArrowInvalid", "ArrowNotImplementedError"}
-    assert names >= {"JSONDecodeError", "UndefinedError", "ExceptionGroup", "OSError", "StopIteration"}
+    assert names >= {
+        "RecursionError",
+        "MemoryError",
+        "OverflowError",
+        "UnicodeDecodeError",
+        "ArrowInvalid",
+        "ArrowNotImplementedError",
+    }
+    assert names >= {
+        "JSONDecodeError",
+        "UndefinedError",
+        "ExceptionGroup",
+        "OSError",
+        "StopIteration",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +134,13 @@ def corpus(tmp_path_factory) -> Path:
     texts = ["2+2?", "3+3?", POISON, "4+4?", "5+5?"]
     calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
     rows = [
-        {"id": f"r{n}", "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"{n}.", "tool_calls": calls}]}
+        {
+            "id": f"r{n}",
+            "messages": [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": f"{n}.", "tool_calls": calls},
+            ],
+        }
         for n, text in enumerate(texts)
     ]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -99,8 +149,17 @@ def corpus(tmp_path_factory) -> Path:
 
 def encoded(corpus: Path, encode: Encode) -> list[dict]:
     """All rows of a corpus on their way up to the student."""
-    units = [unit for obj in list_corpus((str(corpus),), None) for unit in iter_units(obj, None, 64, [], Reading())]
-    return [row for unit in units if unit["stop"][0].as_py() > unit["start"][0].as_py() for row in encode(unit)["rows"].to_pylist()[0]]
+    units = [
+        unit
+        for obj in list_corpus((str(corpus),), None)
+        for unit in iter_units(obj, None, 64, [], Reading())
+    ]
+    return [
+        row
+        for unit in units
+        if unit["stop"][0].as_py() > unit["start"][0].as_py()
+        for row in encode(unit)["rows"].to_pylist()[0]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +170,10 @@ def encode(template_with_calls) -> Encode:
 @pytest.fixture(scope="module")
 def template_with_calls() -> str:
     turn = "<|im_start|>{{ m.role }}\n{{ m.content }}"
-    calls = "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}"
+    calls = (
+        "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | "
+        "tojson }}</call>{% endfor %}"
+    )
     return f"{{% for m in messages %}}{turn}{calls}<|im_end|>\n{{% endfor %}}"
 
 
@@ -138,47 +200,55 @@ def speaks_of_it(args: tuple) -> bool:
 
 
 STAGES = {
-    "the answers of a row": (rsr_ray.reading, "samples"),
-    "the names of its columns": (rsr_ray.reading, "mapped"),
-    "its conversation": (rsr_ray.read, "conversation"),
-    "the digest of its prompt": (rsr_ray.read, "_digest"),
-    "what is in it": (rsr_ray.read, "check_size"),
-    "its rendering": (rsr_ray.encode, "render"),
-    "its text": (rsr_ray.encode, "find_turns"),
-    "its marks": (rsr_ray.encode, "_marks"),
-    "its calls": (rsr_ray.encode, "_find_calls"),
-    "its tokens": (rsr_ray.encode, "tokenize"),
+    "the answers of a row": (rsr_ray.corpus.reading, "samples"),
+    "the names of its columns": (rsr_ray.corpus.reading, "mapped"),
+    "its conversation": (rsr_ray.corpus.canonical, "conversation"),
+    "the digest of its prompt": (rsr_ray.corpus.canonical, "_digest"),
+    "what is in it": (rsr_ray.corpus.canonical, "check_size"),
+    "its rendering": (rsr_ray.encode.locate, "render"),
+    "its text": (rsr_ray.encode.locate, "find_turns"),
+    "its marks": (rsr_ray.encode.texts, "make_marks"),
+    "its calls": (rsr_ray.encode.locate, "find_calls"),
+    "its tokens": (rsr_ray.encode.encode, "tokenize"),
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_any_error_at_any_stage_is_one_reject(stage, corpus, encode, undisturbed):
     module, name = STAGES[stage]
-    for error in ERRORS:
+    for error in by_turns(ERRORS, [*STAGES].index(stage)):
         if isinstance(error, PASS):
             continue
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it))
+            patch.setattr(
+                module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it)
+            )
             rows = encoded(corpus, encode)
-        assert [row for row in rows if not row["reject_reason"]] == [row for n, row in enumerate(undisturbed) if n != 2], repr(error)[:80]
+        assert [row for row in rows if not row["reject_reason"]] == [
+            row for n, row in enumerate(undisturbed) if n != 2
+        ], repr(error)[:80]
         (reject,) = [row for row in rows if row["reject_reason"]]
         assert reject["reject_reason"] in REJECT_REASONS
         assert type(error).__name__ in reject["reject_detail"]
         assert "\n" not in reject["reject_detail"]
 
 
-@pytest.mark.parametrize("error", [UserError("a setting"), RunError("the run"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error", [UserError("a setting"), RunError("the run"), KeyboardInterrupt(), SystemExit(3)]
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_is_not_a_rows_fault_passes(stage, error, corpus, encode):
     module, name = STAGES[stage]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it))
+        patch.setattr(
+            module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it)
+        )
         with pytest.raises(type(error)):
             encoded(corpus, encode)
 
 
 def test_the_tokenizers_own_errors_are_rejects(corpus, encode, undisturbed, template_with_calls):
-    loaded = rsr_ray.encode.load_tokenizer(str(DEMO_STUDENT), template_with_calls, None)
+    loaded = rsr_ray.encode.encode.load_tokenizer(str(DEMO_STUDENT), template_with_calls, None)
 
     class Backend:
         def __init__(self, error):
@@ -198,7 +268,9 @@ def test_the_tokenizers_own_errors_are_rejects(corpus, encode, undisturbed, temp
 
     for error in ERRORS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rsr_ray.encode, "load_tokenizer", lambda *_, error=error: Loaded(error))
+            patch.setattr(
+                rsr_ray.encode.encode, "load_tokenizer", lambda *_, error=error: Loaded(error)
+            )
             rows = encoded(corpus, encode)
         assert rows[:2] + rows[3:] == undisturbed[:2] + undisturbed[3:]
         assert rows[2]["reject_reason"] == "tokenizer_error"
@@ -207,7 +279,11 @@ def test_the_tokenizers_own_errors_are_rejects(corpus, encode, undisturbed, temp
 def parquet_tables() -> dict[str, pa.Table]:
     """Tables of three rows, of which the second has tools that JSON, or Python, does not have."""
     text = [[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4."}]] * 3
-    not_utf8 = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(struct.pack("4i", 0, 2, 3, 5)), pa.py_buffer(b"[]\xff[]")])
+    not_utf8 = pa.Array.from_buffers(
+        pa.string(),
+        3,
+        [None, pa.py_buffer(struct.pack("4i", 0, 2, 3, 5)), pa.py_buffer(b"[]\xff[]")],
+    )
     kinds = {
         "a date beyond Python's": pa.array([None, 2**62, None], pa.timestamp("us")),
         "text that is not UTF-8": not_utf8,
@@ -216,7 +292,10 @@ def parquet_tables() -> dict[str, pa.Table]:
         "a moment": pa.array([None, 10**9, None], pa.timestamp("s")),
         "a span of time": pa.array([None, 10**9, None], pa.duration("ns")),
     }
-    return {kind: pa.table({"id": ["r0", "r1", "r2"], "messages": text, "tools": column}) for kind, column in kinds.items()}
+    return {
+        kind: pa.table({"id": ["r0", "r1", "r2"], "messages": text, "tools": column})
+        for kind, column in kinds.items()
+    }
 
 
 @pytest.mark.parametrize("kind", parquet_tables())
@@ -235,7 +314,17 @@ def deep(n: int) -> str:
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 2, 5_000, 200_000])
-@pytest.mark.parametrize("where", ["tools", "tools as text", "arguments", "arguments as text", "a column nobody reads", "the content"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "tools",
+        "tools as text",
+        "arguments",
+        "arguments as text",
+        "a column nobody reads",
+        "the content",
+    ],
+)
 def test_depth_is_one_reject_or_none_of_its_business(where, depth, tmp_path, encode):
     call = '[{"type": "function", "function": {"name": "f", "arguments": %s}}]'
     many = {
@@ -247,9 +336,14 @@ def test_depth_is_one_reject_or_none_of_its_business(where, depth, tmp_path, enc
         "the content": ("", f', "note": {deep(depth)}'),
     }
     in_row, in_turn = many[where]
-    line = '{"id": "r%d", %s "messages": [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4."%s}]}\n'
+    line = (
+        '{"id": "r%d", %s "messages": [{"role": "user", "content": "2?"}, {"role": "assistant", '
+        '"content": "4."%s}]}\n'
+    )
     (tmp_path / "teacher=t").mkdir()
-    (tmp_path / "teacher=t" / "a.jsonl").write_text(line % (0, "", "") + line % (1, in_row, in_turn) + line % (2, "", ""))
+    (tmp_path / "teacher=t" / "a.jsonl").write_text(
+        line % (0, "", "") + line % (1, in_row, in_turn) + line % (2, "", "")
+    )
     rows = encoded(tmp_path, encode)
     assert [row["trajectory_id"] for row in rows if not row["reject_reason"]][:1] == ["r0"]
     assert [row["source_row"] for row in rows] == [0, 1, 2]
@@ -262,7 +356,9 @@ def test_a_row_beyond_all_size_is_one_reject(tmp_path, encode):
     row = {"messages": [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4."}]}
     large = {"messages": [row["messages"][0], {"role": "assistant", "content": "4" * MAX_CHARS}]}
     (tmp_path / "teacher=t").mkdir()
-    (tmp_path / "teacher=t" / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (row, large, row)))
+    (tmp_path / "teacher=t" / "a.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in (row, large, row))
+    )
     assert [row["reject_reason"] for row in encoded(tmp_path, encode)] == [None, "row_error", None]
 
 

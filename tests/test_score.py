@@ -6,13 +6,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
-from rsr_ray.lm_head_reference import token_stats_reference
+from rsr_ray.engine.lm_head_reference import token_stats_reference
+from rsr_ray.engine.scoring import Work, score_rows, score_tokens
+from rsr_ray.engine.sums import Tokens, sum_by_row, sum_by_turn, turn_lengths
+from rsr_ray.engine.windows import cut_windows, score_windows
+from rsr_ray.run.score import Scorer, Wanted
 from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
-from rsr_ray.score import Score, Wanted, Work, cut_windows, score_rows, score_tokens, score_windows, sum_by_turn, turn_lengths
-from rsr_ray.student import Student
-from rsr_ray.sums import Tokens, sum_by_row
+from rsr_ray.student.model import Student
 
 from .conftest import DEMO_STUDENT
 
@@ -33,9 +41,18 @@ def slow_sums(model, ids, spans, r_max):
     for row, span in zip(ids, spans, strict=True):
         with torch.inference_mode():
             logits = model(input_ids=torch.from_numpy(row.astype(np.int64))[None]).logits[0, :-1]
-        rank, surprisal, entropy, _ = token_stats_reference(logits, torch.from_numpy(row[1:].astype(np.int64)))
+        rank, surprisal, entropy, _ = token_stats_reference(
+            logits, torch.from_numpy(row[1:].astype(np.int64))
+        )
         at = np.concatenate([np.arange(a, b) for a, b in span.reshape(-1, 2)]) - 1
-        out.append((len(at), int(rank[at].clamp_max(r_max).sum()), float(surprisal[at].sum()), float(entropy[at].sum())))
+        out.append(
+            (
+                len(at),
+                int(rank[at].clamp_max(r_max).sum()),
+                float(surprisal[at].sum()),
+                float(entropy[at].sum()),
+            )
+        )
     return [np.array(column) for column in zip(*out, strict=True)]
 
 
@@ -64,13 +81,35 @@ def test_spans_at_the_ends_of_a_row(student, positions):
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
-        (Gemma2Config(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                      head_dim=16, final_logit_softcapping=3.0, sliding_window=16), Gemma2ForCausalLM),
-        (GraniteConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                       logits_scaling=6.0), GraniteForCausalLM),
+        (
+            Gemma2Config(
+                vocab_size=300,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                final_logit_softcapping=3.0,
+                sliding_window=16,
+            ),
+            Gemma2ForCausalLM,
+        ),
+        (
+            GraniteConfig(
+                vocab_size=300,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                logits_scaling=6.0,
+            ),
+            GraniteForCausalLM,
+        ),
     ],
     ids=["soft cap and sliding window", "scaled logits"],
-)  # fmt: skip
+)
 def test_what_an_architecture_does_to_its_logits_counts(tmp_path, config, kind):
     torch.manual_seed(0)
     model = kind(config).eval()
@@ -98,13 +137,22 @@ def score(student):
 
 
 def scorer(student, **wanted):
-    made = Score.__new__(Score)
-    made.student, made.work, made.fingerprint, made.wanted = student, Work(1000), "f", Wanted(r_max=100, **wanted)
+    made = Scorer.__new__(Scorer)
+    made.student, made.work, made.fingerprint, made.wanted = (
+        student,
+        Work(1000),
+        "f",
+        Wanted(r_max=100, **wanted),
+    )
     return made
 
 
 def encoded(**changes) -> dict:
-    return dict.fromkeys(f.name for f in ENCODED_ROWS) | {"trajectory_id": "t", "teacher": "T"} | changes
+    return (
+        dict.fromkeys(f.name for f in ENCODED_ROWS)
+        | {"trajectory_id": "t", "teacher": "T"}
+        | changes
+    )
 
 
 def run(scorer, rows) -> list[dict]:
@@ -118,9 +166,16 @@ def test_one_row_in_one_row_out(score):
     before, scored, after = run(score, [rejected, good, rejected])
     assert before == after
     assert before["reject_reason"] == "not_text"
-    assert all(before[name] is None for name in ("n_tokens", "rank_sum", "surprisal_sum", "rsr", "mean_rank"))
+    assert all(
+        before[name] is None
+        for name in ("n_tokens", "rank_sum", "surprisal_sum", "rsr", "mean_rank")
+    )
     assert scored["reject_reason"] is None
-    assert scored["rsr"] == scored["rank_sum"] / scored["surprisal_sum"] == pytest.approx(scored["mean_rank"] / scored["mean_surprisal"])
+    assert (
+        scored["rsr"]
+        == scored["rank_sum"] / scored["surprisal_sum"]
+        == pytest.approx(scored["mean_rank"] / scored["mean_surprisal"])
+    )
     assert (scored["n_prompt_tokens"], scored["n_tokens"]) == (1, 2)
     assert list(scored) == SCORES.names
 
@@ -147,18 +202,26 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
     assert row["rsr"] is None
 
 
-@pytest.mark.parametrize(("how", "rel"), [({"spread": True}, 1e-6), ({"quantize": "8bit"}, 0.02), ({"quantize": "4bit"}, 0.05)], ids=str)
+@pytest.mark.parametrize(
+    ("how", "rel"),
+    [({"spread": True}, 1e-6), ({"quantize": "8bit"}, 0.02), ({"quantize": "4bit"}, 0.05)],
+    ids=str,
+)
 def test_students_that_are_spread_or_quantized(student, how, rel):
     ids, spans = random_rows(10, 600, 100)
     want = score_rows(student, ids, spans, Work(1000), 100)
-    got = score_rows(Student(str(DEMO_STUDENT), "float32", "cpu", **how), ids, spans, Work(1000), 100)
+    got = score_rows(
+        Student(str(DEMO_STUDENT), "float32", "cpu", **how), ids, spans, Work(1000), 100
+    )
     np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=rel)
     if "quantize" in how:
         assert (got["surprisal_sum"] != want["surprisal_sum"]).all()
 
 
 def test_packed_rows_do_not_see_each_other(student, monkeypatch):
-    """As with flash attention on a GPU, which takes packed rows as they are; the CPU's attention builds a mask for them."""
+    """As with flash attention on a GPU, which takes packed rows as they are; the CPU's attention
+    builds a mask for them.
+    """
     ids, spans = random_rows(20, 600, 80)
     want = score_rows(student, ids, spans, Work(500), 100)
     monkeypatch.setattr(student, "packed", True)
@@ -169,7 +232,7 @@ def test_packed_rows_do_not_see_each_other(student, monkeypatch):
     np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=1e-5)
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory----------------------------------------------------------------------------------------
 
 
 class Small:
@@ -206,7 +269,11 @@ def test_a_row_that_does_not_fit_alone_is_a_reject_and_the_rest_is_scored(score,
     score.student = Small(student, 10)
     long = encoded(trajectory_id="long", input_ids=list(range(3, 33)), spans=[1, 30])
     rejected, scored = run(score, [long, encoded(input_ids=[3, 4, 5], spans=[1, 3])])
-    assert (rejected["reject_reason"], rejected["rsr"], rejected["n_tokens"]) == ("too_large_for_memory", None, None)
+    assert (rejected["reject_reason"], rejected["rsr"], rejected["n_tokens"]) == (
+        "too_large_for_memory",
+        None,
+        None,
+    )
     assert "30 tokens" in rejected["reject_detail"]
     assert scored["reject_reason"] is None
 
@@ -214,14 +281,16 @@ def test_a_row_that_does_not_fit_alone_is_a_reject_and_the_rest_is_scored(score,
 def test_feed_forward_layers_in_slices_change_nothing(student, monkeypatch):
     ids, spans = random_rows(6, 600, 300)
     want = score_rows(student, ids, spans, Work(2000), 100)
-    monkeypatch.setattr("rsr_ray.student.SLICE_POSITIONS", 64)
+    monkeypatch.setattr("rsr_ray.student.model.SLICE_POSITIONS", 64)
     got = score_rows(student, ids, spans, Work(2000), 100)
     assert got["rank_sum"].tolist() == want["rank_sum"].tolist()
     np.testing.assert_allclose(got["surprisal_sum"], want["surprisal_sum"], rtol=1e-6)
 
 
 @given(length=st.integers(2, 60), window=st.integers(2, 30), data=st.data())
-def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(length, window, data):
+def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(
+    length, window, data
+):
     cuts = sorted(data.draw(st.sets(st.integers(1, length), min_size=2, max_size=6)))
     spans = np.array(cuts[: len(cuts) // 2 * 2], np.int32)
     ids = np.arange(length, dtype=np.int32)
@@ -230,7 +299,8 @@ def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(l
         assert len(row) <= max(window, 2)
         for p in (p for a, b in inside.reshape(-1, 2) for p in range(a, b)):
             scored.append(int(row[p]))
-            assert p >= min(int(row[p]), window // 2)  # ids are positions here: all the context there is, or half a window
+            # ids are positions here: all the context there is, or half a window
+            assert p >= min(int(row[p]), window // 2)
     assert scored == [p for a, b in spans.reshape(-1, 2) for p in range(a, b)]
 
 

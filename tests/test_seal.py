@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsr_ray import seal
+from rsr_ray.store import seal
 
 PLACE = "scores/student=s/f/0/unit.parquet"
 
@@ -15,7 +15,13 @@ PLACE = "scores/student=s/f/0/unit.parquet"
 @pytest.fixture(scope="module")
 def parquet() -> bytes:
     rng = np.random.default_rng(0)
-    table = pa.table({"teacher": [f"t{n % 3}" for n in range(40)], "rsr": rng.normal(size=40), "n": [None, *range(39)]})
+    table = pa.table(
+        {
+            "teacher": [f"t{n % 3}" for n in range(40)],
+            "rsr": rng.normal(size=40),
+            "n": [None, *range(39)],
+        }
+    )
     return seal.write_parquet(table, PLACE, {"r_max": "100"})
 
 
@@ -53,7 +59,15 @@ def test_every_cut_and_every_blank_is_found(kind, request):
             assert blank == data or refused(blank), (at, n)
 
 
-@pytest.mark.parametrize("place", [PLACE + "x", PLACE[:-1], "scores/student=s/f/0/other.parquet", "tokens/student=s/f/0/unit.parquet"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        PLACE + "x",
+        PLACE[:-1],
+        "scores/student=s/f/0/other.parquet",
+        "tokens/student=s/f/0/unit.parquet",
+    ],
+)
 def test_a_whole_file_at_another_place_is_not_what_was_written_there(parquet, record, place):
     assert refused(parquet, place)
     assert refused(record, place)
@@ -82,9 +96,26 @@ def test_files_without_a_seal_are_read_and_are_known_for_it():
     assert seal.read_record(b'{"run_id": "r"}', PLACE) == {"run_id": "r"}
 
 
-@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" * 9, b"\0" * 99, b"[1]", b"null", b'{"a": ', b'{"a": 1}', b"\xff\xfe{", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PAR1",
+        b"PAR1" * 9,
+        b"\0" * 99,
+        b"[1]",
+        b"null",
+        b'{"a": ',
+        b'{"a": 1}',
+        b"\xff\xfe{",
+        b"[" * 100_000,
+    ],
+)
 def test_anything_else_is_named_in_a_few_words(data):
-    for read in (lambda: seal.read_parquet(data, PLACE), lambda: seal.read_record(data, PLACE, ("run_id",))):
+    for read in (
+        lambda: seal.read_parquet(data, PLACE),
+        lambda: seal.read_record(data, PLACE, ("run_id",)),
+    ):
         with pytest.raises(seal.BrokenError) as found:
             read()
         assert str(found.value).count("\n") == 0

@@ -4,10 +4,11 @@ import json
 
 import pyarrow as pa
 
-from rsr_ray.config import ChooseConfig
-from rsr_ray.objects import list_objects
-from rsr_ray.read import SHARDS
-from rsr_ray.sft import CHOSEN, whole_rows
+from rsr_ray.choose.columns import CHOSEN
+from rsr_ray.choose.whole_rows import whole_rows
+from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.corpus.shards import SHARDS
+from rsr_ray.files.objects import list_objects
 
 
 def test_a_column_that_comes_late_is_null_before(tmp_path):

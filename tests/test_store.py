@@ -8,19 +8,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsr_ray.errors import UserError
-from rsr_ray.objects import InputObject, create, list_files, put
+from rsr_ray.files.objects import InputObject, create, list_files, put
 from rsr_ray.schema import SCORES, TEACHERS
-from rsr_ray.store import Store, settle_units, stale_units, unit_name
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import settle_units, stale_units, unit_name
 
 KEY, VERSION = "0" * 16, "a" * 12
 
 
-def unit(start: int, stop: int, *, last: bool = False, key: str = KEY, version: str = VERSION) -> pa.Table:
-    rows = [{"trajectory_id": f"t{i}", "teacher": "T", "source": "s", "source_row": i, "n_tokens": 2, "fingerprint": "f"} for i in range(start, stop)]
+def unit(
+    start: int, stop: int, *, last: bool = False, key: str = KEY, version: str = VERSION
+) -> pa.Table:
+    rows = [
+        {
+            "trajectory_id": f"t{i}",
+            "teacher": "T",
+            "source": "s",
+            "source_row": i,
+            "n_tokens": 2,
+            "fingerprint": "f",
+        }
+        for i in range(start, stop)
+    ]
     if rows:
         rows[0] |= {"reject_reason": "not_text", "reject_detail": "why", "n_tokens": None}
     scores = pa.array([rows], pa.list_(pa.struct(list(SCORES))))
-    facts = {"key": [key], "version": [version], "start": [start], "stop": [stop], "last": [last], "seconds": [0.5]}
+    facts = {
+        "key": [key],
+        "version": [version],
+        "start": [start],
+        "stop": [stop],
+        "last": [last],
+        "seconds": [0.5],
+    }
     return pa.table({**facts, "rows": scores})
 
 
@@ -56,9 +76,17 @@ def name(start: int, stop: int, *, last: bool = False) -> str:
     return unit_name({"key": KEY, "version": VERSION, "start": start, "stop": stop, "last": last})
 
 
-@given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=4), rows=st.integers(0, 25), lost=st.sets(st.integers(0, 40)))
+@given(
+    cuts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    rows=st.integers(0, 25),
+    lost=st.sets(st.integers(0, 40)),
+)
 def test_units_of_runs_with_different_sizes_never_hold_a_row_twice(cuts, rows, lost):
-    every = {name(start, min(start + cut, rows), last=start + cut >= rows) for cut in cuts for start in range(0, max(rows, 1), cut)}
+    every = {
+        name(start, min(start + cut, rows), last=start + cut >= rows)
+        for cut in cuts
+        for start in range(0, max(rows, 1), cut)
+    }
     names = [n for i, n in enumerate(sorted(every)) if i not in lost]
     found, repeated = settle_units(names)
     ranges = found[KEY, VERSION].ranges if found else []
@@ -72,12 +100,17 @@ def test_units_of_runs_with_different_sizes_never_hold_a_row_twice(cuts, rows, l
 
 def test_files_open_without_this_package(store):
     store.write_unit(unit(0, 4, last=True), "f")
-    (rows,) = duckdb.sql(f"select count(*), count(reject_reason), any_value(student) from '{store.scores_uri}/**/*.parquet'").fetchall()
+    (rows,) = duckdb.sql(
+        f"select count(*), count(reject_reason), any_value(student) from "
+        f"'{store.scores_uri}/**/*.parquet'"
+    ).fetchall()
     assert rows == (4, 1, "demo")
 
 
 def test_a_write_that_fails_leaves_nothing(store, monkeypatch):
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         store.write_unit(unit(0, 4), "f")
     assert list_files(store.scores_uri, None) == {}
@@ -104,7 +137,9 @@ def test_the_table_is_current_only_for_the_units_it_was_made_of(store):
 
 def test_of_many_creators_one_wins(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda n: create(f"{tmp_path}/new/lease", str(n).encode(), None), range(8)))
+        won = list(
+            pool.map(lambda n: create(f"{tmp_path}/new/lease", str(n).encode(), None), range(8))
+        )
     assert sum(won) == 1
     assert (tmp_path / "new" / "lease").read_text() == str(won.index(True))
 

@@ -1,13 +1,10 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from rsr_ray.errors import UserError
-from rsr_ray.student import inspect_student
+from rsr_ray.student.facts import inspect_student
 
 from .conftest import DEMO_STUDENT
 
@@ -40,10 +37,19 @@ def test_a_copy_is_the_same_student_and_other_weights_are_not(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: (f / "chat_template.jinja").unlink(), "no chat template; put a chat_template.jinja into"),
+        (
+            lambda f: (f / "chat_template.jinja").unlink(),
+            "no chat template; put a chat_template.jinja into",
+        ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled weights are not loaded"),
-        (lambda f: change_config(f, auto_map={"AutoModelForCausalLM": "evil.Model"}), "--trust-remote-code"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "pickled weights are not loaded",
+        ),
+        (
+            lambda f: change_config(f, auto_map={"AutoModelForCausalLM": "evil.Model"}),
+            "--trust-remote-code",
+        ),
         (lambda f: change_config(f, vocab_size=10), "ids up to 626, and its head has 10 rows only"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     ],
@@ -54,26 +60,20 @@ def test_a_student_that_cannot_be_used_is_refused_with_what_to_do(folder, spoil,
         inspect_student(str(folder), False)
 
 
-def test_a_hub_id_is_pinned_to_its_revision_and_found_in_the_cache(tmp_path):
+def test_a_hub_id_is_pinned_to_its_revision_and_found_in_the_cache(tmp_path, monkeypatch):
     revision = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--org--demo"
     shutil.copytree(DEMO_STUDENT, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
-    code = """
-import sys
-from rsr_ray.student import inspect_student
-for student in sys.argv[1:]:
-    facts = inspect_student(student, False)
-    print(facts.source, facts.weights_hash)
-"""
-    command = [sys.executable, "-c", code, "org/demo", f"org/demo@{revision}", str(DEMO_STUDENT)]
-    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    unpinned, pinned, folder = (line.split() for line in done.stdout.splitlines())
-    assert unpinned == pinned
-    assert pinned[0] == f"org/demo@{revision}"
-    assert pinned[1] == folder[1]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    unpinned, pinned, folder = (
+        inspect_student(student, False)
+        for student in ("org/demo", f"org/demo@{revision}", str(DEMO_STUDENT))
+    )
+    assert (unpinned.source, unpinned.weights_hash) == (pinned.source, pinned.weights_hash)
+    assert pinned.source == f"org/demo@{revision}"
+    assert pinned.weights_hash == folder.weights_hash
 
 
 def test_no_folder_and_no_hub_id():

@@ -11,25 +11,47 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rsr_ray.cluster import raised_in
 from rsr_ray.errors import RunError, UserError
-from rsr_ray.student import Student, file_states, inspect_student, load_tokenizer, load_whole, prove
-from rsr_ray.weights import check_weights
+from rsr_ray.run.failure import raised_in
+from rsr_ray.student.facts import inspect_student, prove
+from rsr_ray.student.model import Student, load_whole
+from rsr_ray.student.source import file_states
+from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.student.weights import check_weights
 
 from .conftest import DEMO_STUDENT
 
 SMALL = {
-    "vocab_size": 640, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
-GPT2 = {"vocab_size": 640, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    "vocab_size": 640,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "head_dim": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+GPT2 = {"vocab_size": 640, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
 MODELS = {
-    "qwen3": SMALL, "llama": SMALL, "gemma2": SMALL, "phi3": SMALL, "gpt2": GPT2,
+    "qwen3": SMALL,
+    "llama": SMALL,
+    "gemma2": SMALL,
+    "phi3": SMALL,
+    "gpt2": GPT2,
     "mixtral": SMALL | {"num_local_experts": 2, "num_experts_per_tok": 1},
-}  # fmt: skip
+}
 
 
-@pytest.fixture(scope="module", params=[(kind, tied) for kind in MODELS for tied in (True, False)], ids=str)
+# Every day half of them: each kind, and as many with a head of their own as without.
+PAIRS = [
+    pytest.param((kind, tied), marks=() if tied == bool(n % 2) else pytest.mark.slow)
+    for n, kind in enumerate(MODELS)
+    for tied in (True, False)
+]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=str)
 def saved(request, tmp_path_factory):
     kind, tied = request.param
     folder = tmp_path_factory.mktemp(kind)
@@ -42,7 +64,9 @@ def saved(request, tmp_path_factory):
 
 
 def refused(folder) -> str:
-    """What is said before any replica starts (score, doctor, bench), and that a replica's own load is refused too."""
+    """What is said before any replica starts (score, doctor, bench), and that a replica's own
+    load is refused too.
+    """
     with pytest.raises(UserError) as early:
         check_weights("s", str(folder), trust_remote_code=False)
     with pytest.raises(UserError):
@@ -60,7 +84,11 @@ def test_each_tensor_left_out_renamed_cut_or_of_another_shape_is_refused(saved):
     path = saved / "model.safetensors"
     content, weights = path.read_bytes(), load_file(path)
     header = int.from_bytes(content[:8], "little")
-    places = {key: value["data_offsets"] for key, value in json.loads(content[8 : 8 + header]).items() if key != "__metadata__"}
+    places = {
+        key: value["data_offsets"]
+        for key, value in json.loads(content[8 : 8 + header]).items()
+        if key != "__metadata__"
+    }
     prefixes = itertools.cycle(("_orig_mod.", "module.", "base_model.model.", "x."))
     try:
         for key, values in weights.items():
@@ -73,7 +101,11 @@ def test_each_tensor_left_out_renamed_cut_or_of_another_shape_is_refused(saved):
             prefix = next(prefixes)
             save_file(others | {prefix + key: values}, path, metadata={"format": "pt"})
             assert key in refused(saved) or not named
-            save_file(others | {key: torch.zeros([n + 1 for n in values.shape])}, path, metadata={"format": "pt"})
+            save_file(
+                others | {key: torch.zeros([n + 1 for n in values.shape])},
+                path,
+                metadata={"format": "pt"},
+            )
             says = refused(saved)
             assert "of another shape" in says or not named
             start, stop = places[key]
@@ -83,10 +115,18 @@ def test_each_tensor_left_out_renamed_cut_or_of_another_shape_is_refused(saved):
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize(("error", "kind"), [
-    (OSError(errno.EIO, "Input/output error"), RunError), (MemoryError(), RunError), (torch.AcceleratorError("CUDA error: ECC"), RunError),
-    (OSError("no such model"), UserError), (KeyError("architectures"), UserError), (RuntimeError("size mismatch"), UserError),
-], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), RunError),
+        (MemoryError(), RunError),
+        (torch.AcceleratorError("CUDA error: ECC"), RunError),
+        (OSError("no such model"), UserError),
+        (KeyError("architectures"), UserError),
+        (RuntimeError("size mismatch"), UserError),
+    ],
+    ids=repr,
+)
 def test_a_machine_that_breaks_is_not_the_students_fault(monkeypatch, error, kind):
     def broken(*_, **__):
         raise error
@@ -118,8 +158,14 @@ def split(folder, *, lose=False, stale=False):
     (folder / "model.safetensors").unlink()
     names = {key: f"model-{n % 2}.safetensors" for n, key in enumerate(weights)}
     for name in set(names.values()):
-        save_file({key: weights[key] for key in names if names[key] == name}, folder / name, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        save_file(
+            {key: weights[key] for key in names if names[key] == name},
+            folder / name,
+            metadata={"format": "pt"},
+        )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": names})
+    )
     if lose:
         (folder / "model-1.safetensors").unlink()
     if stale:
@@ -129,22 +175,39 @@ def split(folder, *, lose=False, stale=False):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: rewrite(f, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}), "torch.compile left its prefix"),
+        (
+            lambda f: rewrite(f, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}),
+            "torch.compile left its prefix",
+        ),
         (lambda f: rewrite(f, lambda w: {f"module.{k}": v for k, v in w.items()}), "data parallel"),
-        (lambda f: rewrite(f, lambda w: {f"base_model.model.{k}": v for k, v in w.items()}), "merge_and_unload"),
-        (lambda f: rewrite(f, lambda w: w | {"extra": torch.zeros(2)}), "1 not of this model: extra"),
-        (lambda f: rewrite(f, lambda w: {k: v.to(torch.int8) for k, v in w.items()}), "whole numbers"),
+        (
+            lambda f: rewrite(f, lambda w: {f"base_model.model.{k}": v for k, v in w.items()}),
+            "merge_and_unload",
+        ),
+        (
+            lambda f: rewrite(f, lambda w: w | {"extra": torch.zeros(2)}),
+            "1 not of this model: extra",
+        ),
+        (
+            lambda f: rewrite(f, lambda w: {k: v.to(torch.int8) for k, v in w.items()}),
+            "whole numbers",
+        ),
         (untied, "1 missing: lm_head.weight; a head of its own"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "LoRA adapter"),
         (lambda f: split(f, lose=True), "names model-1.safetensors, not there"),
         (lambda f: split(f, stale=True), "model-2.safetensors would not be loaded"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is no JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json is no JSON object"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "nothing", "vocab_size": 627}'), "config.json cannot be used"),
+        (
+            lambda f: (f / "config.json").write_text(
+                '{"model_type": "nothing", "vocab_size": 627}'
+            ),
+            "config.json cannot be used",
+        ),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is cut off"),
         (lambda f: (f / "tokenizer.json").write_text('{"version":'), "tokenizer.json is no JSON"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_whole_is_named_before_anything_starts(folder, spoil, says):
     spoil(folder)
     with pytest.raises(UserError, match=says) as caught:
@@ -163,7 +226,7 @@ def test_weights_that_are_no_numbers_are_refused_when_loaded(folder):
         Student(str(folder), "float32", "cpu")
 
 
-# --- what was loaded is what was hashed -------------------------------------------------------------------------------
+# --- what was loaded is what was hashed------------------------------------------------------------
 
 
 def noise(weights):
@@ -228,9 +291,11 @@ def test_a_student_that_is_written_while_it_is_read_is_no_student_yet(folder):
         writer.join()
 
 
-# --- the cause of a failure -------------------------------------------------------------------------------------------
+# --- the cause of a failure------------------------------------------------------------------------
 
-TRACE = """The actor died because of an error raised in its creation task, \x1b[36mray::_MapWorker.__init__()\x1b[39m (pid=1)
+TRACE = """\
+The actor died because of an error raised in its creation task, \
+\x1b[36mray::_MapWorker.__init__()\x1b[39m (pid=1)
   File "/a/b.py", line 3, in __init__
     self.x = f(a, b)
              ^^^^^^^
@@ -243,11 +308,24 @@ TRACE = """The actor died because of an error raised in its creation task, \x1b[
     ("end", "found"),
     [
         ("OSError: no such file: x", [("OSError", "no such file: x")]),
-        ("torch.OutOfMemoryError: CUDA: no\n\tmemory left\nTry again", [("OutOfMemoryError", "CUDA: no memory left Try again")]),
-        ("rsr_ray.errors.UserError: student s: it: is cut", [("UserError", "student s: it: is cut")]),
-        ("KeyError: 'a'\n\nThe above exception was the direct cause of the following exception:\n\n" + TRACE + "RunError: it broke",
-         [("KeyError", "'a'"), ("RunError", "it broke")]),
+        (
+            "torch.OutOfMemoryError: CUDA: no\n\tmemory left\nTry again",
+            [("OutOfMemoryError", "CUDA: no memory left Try again")],
+        ),
+        (
+            "rsr_ray.errors.UserError: student s: it: is cut",
+            [("UserError", "student s: it: is cut")],
+        ),
+        (
+            (
+                "KeyError: 'a'\n\nThe above exception was the direct cause of the following "
+                "exception:\n\n"
+            )
+            + TRACE
+            + "RunError: it broke",
+            [("KeyError", "'a'"), ("RunError", "it broke")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_cause_is_read_from_a_trace(end, found):
     assert raised_in(TRACE + end) == found

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsr_ray.corpus.shapes import conversation, mapped, samples
+from rsr_ray.corpus.turns import READ, SILENT
 from rsr_ray.errors import BadRow
-from rsr_ray.shapes import conversation, mapped, samples
-from rsr_ray.turns import READ, SILENT
 
 ASKED = {"role": "user", "content": "What is 2+2?"}
 WHOLE = "<think>\nTwo and two.\n</think>\n\nIt is 4."
@@ -42,7 +42,9 @@ def test_reasoning_that_was_cut_off_stays_open():
 def test_a_switch_beside_the_response_is_no_reasoning(switch):
     row = {"prompt": "2+2?", "response": "4", "reasoning": switch}
     assert conversation(row)[1]["content"] == "4"
-    assert conversation({"messages": [ASKED, {"role": "assistant", "content": "4"}], "reasoning": switch})
+    assert conversation(
+        {"messages": [ASKED, {"role": "assistant", "content": "4"}], "reasoning": switch}
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,15 +76,27 @@ def test_no_key_of_a_turn_is_left_unread(key, text):
 
 
 def test_roles_blocks_and_calls_of_other_houses():
-    row = {"messages": [
-        {"role": "Human", "content": "Weather?"},
-        {"role": "ai", "content": [{"type": "text", "text": "I look."},
-                                   {"type": "tool_use", "id": "c", "name": "w", "input": {"x": 1, "y": None}}]},
-        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "2 C"},
-                                     {"type": "text", "text": "And?"}]},
-        {"role": "ai", "content": "", "function_calls": "w(city=1)"},
-        {"role": "environment", "content": "3 C"},
-    ]}  # fmt: skip
+    row = {
+        "messages": [
+            {"role": "Human", "content": "Weather?"},
+            {
+                "role": "ai",
+                "content": [
+                    {"type": "text", "text": "I look."},
+                    {"type": "tool_use", "id": "c", "name": "w", "input": {"x": 1, "y": None}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "c", "content": "2 C"},
+                    {"type": "text", "text": "And?"},
+                ],
+            },
+            {"role": "ai", "content": "", "function_calls": "w(city=1)"},
+            {"role": "environment", "content": "3 C"},
+        ]
+    }
     turns = conversation(row)
     assert [t["role"] for t in turns] == ["user", "assistant", "tool", "user", "assistant", "tool"]
     assert turns[1]["tool_calls"][0]["function"] == {"name": "w", "arguments": {"x": 1}}
@@ -99,13 +113,22 @@ def test_what_is_mapped_comes_before_what_is_guessed():
     row = {"messages": [ASKED], "generated": WHOLE, "reasoning": "Two and two."}
     turns = conversation(mapped(row, {"response": "generated"}))
     assert [t["content"] for t in turns] == ["What is 2+2?", WHOLE]
-    deep = mapped({"meta": '{"task": {"id": 7}}', "messages": [ASKED]}, {"prompt_id": "meta.task.id"})
+    deep = mapped(
+        {"meta": '{"task": {"id": 7}}', "messages": [ASKED]}, {"prompt_id": "meta.task.id"}
+    )
     assert deep["prompt_id"] == 7
 
 
 def test_one_answer_of_several_that_failed_is_one_row():
-    answers = ["4", None, {"message": {"content": "four", "reasoning_content": "2+2"}}, {"text": "IV"}]
-    said = [conversation(one)[1]["content"] for one in samples({"prompt": "2+2?", "response": answers})]
+    answers = [
+        "4",
+        None,
+        {"message": {"content": "four", "reasoning_content": "2+2"}},
+        {"text": "IV"},
+    ]
+    said = [
+        conversation(one)[1]["content"] for one in samples({"prompt": "2+2?", "response": answers})
+    ]
     assert said == ["4", "", "<think>\n2+2\n</think>\n\nfour", "IV"]
 
 
@@ -120,7 +143,13 @@ def test_earlier_answers_are_context():
 @pytest.mark.parametrize("column", ["response", "output", "completion", "reasoning"])
 def test_a_second_answer_beside_the_one_that_is_read_is_refused_unless_one_is_named(column):
     row = {"messages": [ASKED, {"role": "assistant", "content": "It is 4."}], column: "No, 5."}
-    with pytest.raises(BadRow, match=f"the column {column} holds text that is in none of the turns; --columns messages=messages"):
+    with pytest.raises(
+        BadRow,
+        match=(
+            f"the column {column} holds text that is in none of the turns; --columns "
+            f"messages=messages"
+        ),
+    ):
         conversation(row)
     assert conversation({**row, column: "is  4."})
     assert conversation(mapped(row, {"messages": "messages"}))[1]["content"] == "It is 4."

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rsr_ray.corpus.shards import list_corpus
+from rsr_ray.decide.scored import load_scored, load_units
 from rsr_ray.errors import StoreError
 from rsr_ray.metrics import RSR
-from rsr_ray.rank import load_scored, load_units
-from rsr_ray.read import list_corpus
-from rsr_ray.records import warn_once
 from rsr_ray.schema import SCORES, TEACHERS
-from rsr_ray.store import Store
-from rsr_ray.units import Listing, MadeOf, n_rows, store_of, unit_at, unit_name
+from rsr_ray.store.records import warn_once
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import Listing, MadeOf, n_rows, store_of, unit_at, unit_name
 
 KEY, VERSION = "0" * 16, "a" * 12
 
@@ -28,13 +28,17 @@ def name(start: int, stop: int, *, last: bool = False, key: str = KEY) -> str:
 def write_unit(store: Store, start: int, stop: int, *, rank: int = 4, last: bool = False) -> str:
     rows = [
         {
-            "trajectory_id": f"t{n}", "prompt_id": f"p{n // 2}", "teacher": "AB"[n % 2], "source": "s", "source_row": n, "fingerprint": "f",
-            "n_tokens": 2, "rank_sum": rank + n, "surprisal_sum": 1.5, "mean_rank": (rank + n) / 2, "mean_surprisal": 0.75, "rsr": (rank + n) / 1.5,
+            "trajectory_id": f"t{n}", "prompt_id": f"p{n // 2}", "teacher": "AB"[n % 2],
+            "source": "s", "source_row": n, "fingerprint": "f", "n_tokens": 2, "rank_sum": rank + n,
+            "surprisal_sum": 1.5, "mean_rank": (rank + n) / 2, "mean_surprisal": 0.75,
+            "rsr": (rank + n) / 1.5,
         }
         for n in range(start, stop)
     ]  # fmt: skip
     facts = {"key": [KEY], "version": [VERSION], "start": [start], "stop": [stop], "last": [last]}
-    store.write_unit(pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f")
+    store.write_unit(
+        pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f"
+    )
     return name(start, stop, last=last)
 
 
@@ -62,7 +66,14 @@ def store(tmp_path) -> Store:
 GOOD = f"f0/0/{name(0, 4)}"
 
 
-@given(st.lists(st.sampled_from([*GOOD.split("/"), "copy", "f1", "1", "", ".", "..", "F0", name(0, 4, key="1" * 16)]), max_size=5))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*GOOD.split("/"), "copy", "f1", "1", "", ".", "..", "F0", name(0, 4, key="1" * 16)]
+        ),
+        max_size=5,
+    )
+)
 def test_only_the_exact_place_is_a_units(parts):
     at = unit_at("/".join(parts))
     if at is None:
@@ -75,7 +86,14 @@ def test_only_the_exact_place_is_a_units(parts):
 
 @pytest.mark.parametrize(
     "path",
-    [f"f0/0/copy/{name(0, 4)}", f"f0/{name(0, 4)}", f"f0/1/{name(0, 4)}", f"f0/0/{name(0, 4)}.bak", f"f0/0/ {name(0, 4)}", f"old f0/0/{name(0, 4)}"],
+    [
+        f"f0/0/copy/{name(0, 4)}",
+        f"f0/{name(0, 4)}",
+        f"f0/1/{name(0, 4)}",
+        f"f0/0/{name(0, 4)}.bak",
+        f"f0/0/ {name(0, 4)}",
+        f"old f0/0/{name(0, 4)}",
+    ],
 )
 def test_a_stray_copy_is_never_read_and_never_deleted(store, path):
     fingerprint, digit, good = next(iter(Path(store.scores_uri).rglob("*.parquet"))).parts[-3:]
@@ -86,7 +104,9 @@ def test_a_stray_copy_is_never_read_and_never_deleted(store, path):
     assert sorted(before) == [name(0, 4), name(4, 8, last=True)]
     scored = load_scored(store)
     assert len(scored.teacher) == 8
-    assert [note for note in scored.notes if "lie at no unit's place" in note and stray.name in note]
+    assert [
+        note for note in scored.notes if "lie at no unit's place" in note and stray.name in note
+    ]
     store.drop("f", list(before))
     assert stray.is_file()
     assert Listing.of({path.replace("f0", fingerprint): ""}).units == {}
@@ -108,13 +128,24 @@ def test_a_table_is_made_again_when_a_unit_has_other_content_under_the_same_name
 def test_a_unit_that_is_gone_or_new_is_named(store):
     write_unit(store, 8, 10)
     (said, _) = load_scored(store).notes
-    assert "1 units in the store are not in the teachers table yet, up to 2 rows: " + name(8, 10) in said
+    assert (
+        "1 units in the store are not in the teachers table yet, up to 2 rows: " + name(8, 10)
+        in said
+    )
     store.drop("f", [name(8, 10), name(0, 4)])
     said = load_scored(store).notes[0]
-    assert "1 of the 2 units that the teachers table was made of are gone from the store, and with them up to 4 rows: " + name(0, 4) in said
+    assert (
+        "1 of the 2 units that the teachers table was made of are gone from the store, and "
+        "with them up to 4 rows: "
+    ) + name(0, 4) in said
 
 
-@given(st.dictionaries(st.builds(name, st.integers(0, 99), st.integers(100, 999)), st.sampled_from(["1:2", "77:1700000000000000000", ""])))
+@given(
+    st.dictionaries(
+        st.builds(name, st.integers(0, 99), st.integers(100, 999)),
+        st.sampled_from(["1:2", "77:1700000000000000000", ""]),
+    )
+)
 def test_what_a_table_was_made_of_survives_the_packing(units):
     made_of = MadeOf.of(units)
     assert MadeOf.unpacked(made_of.packed().encode()) == made_of
@@ -128,7 +159,9 @@ def test_a_broken_file_is_one_line_that_names_it(store, content, capsys, tmp_pat
 
     unit = Path(store.unit_uri("f", name(0, 4)))
     unit.write_bytes(unit.read_bytes()[:-30] if content is None else content)
-    with pytest.raises(StoreError, match=f"{unit.name} is broken: .*rsr-ray check --store {store.uri} --repair"):
+    with pytest.raises(
+        StoreError, match=f"{unit.name} is broken: .*rsr-ray check --store {store.uri} --repair"
+    ):
         store.read_unit("f", unit.name)
     for command in (["teachers"], ["report", "--out", str(tmp_path / "out")], ["rejects"]):
         assert main([*command, "--store", store.uri, "--student", "s"]) == 1
@@ -151,7 +184,10 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
     command = ["check", "--store", store.uri]
     assert main(command) == 0
     assert "3 files of store" in capsys.readouterr().out
-    unit, stray = Path(store.unit_uri("f", name(0, 4))), Path(store.scores_uri) / "f" / "copy.parquet"
+    unit, stray = (
+        Path(store.unit_uri("f", name(0, 4))),
+        Path(store.scores_uri) / "f" / "copy.parquet",
+    )
     run = Path(store.uri) / "runs" / "r.json"
     store.write_run({"run_id": "r", "fingerprint": "f", "config": {"student_name": "s"}})
     data = bytearray(unit.read_bytes())
@@ -165,7 +201,12 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
         assert f"{path.relative_to(store.uri)}: " in out
     assert main([*command, "--repair"]) == 0
     assert "2 files removed" in capsys.readouterr().out
-    assert (unit.exists(), run.exists(), stray.exists(), len(store.units()["f"])) == (False, False, True, 1)
+    assert (unit.exists(), run.exists(), stray.exists(), len(store.units()["f"])) == (
+        False,
+        False,
+        True,
+        1,
+    )
     assert main(command) == 1, "the table was made of a unit that is gone"
     assert "are gone from the store" in capsys.readouterr().out
     write_table(store)
@@ -178,7 +219,14 @@ def test_a_broken_record_is_named_and_the_one_before_it_counts(store, caplog):
     for run_id in ("1", "2"):
         store.write_run({"run_id": run_id, **student})
     assert store.find_run("f")["run_id"] == "2"
-    for content in ("", "{", "[]", "{}", '{"fingerprint": "f"}', (Path(store.uri) / "runs" / "1.json").read_text()):
+    for content in (
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"fingerprint": "f"}',
+        (Path(store.uri) / "runs" / "1.json").read_text(),
+    ):
         (Path(store.uri) / "runs" / "2.json").write_text(content)
         caplog.clear()
         warn_once.cache_clear()
@@ -195,12 +243,16 @@ def test_what_a_store_keeps_is_no_corpus(store, tmp_path, caplog):
     other = shutil.copytree(store.uri, tmp_path / "other")
     store.write_run({"run_id": "1"})
     found = list_corpus((str(corpus),), None, None)
-    assert [obj.uri for obj in found if not obj.uri.startswith(store.uri)] == [str(tmp_path / "a.jsonl")]
+    assert [obj.uri for obj in found if not obj.uri.startswith(store.uri)] == [
+        str(tmp_path / "a.jsonl")
+    ]
     assert store_of(f"{other}/tokens/student=s/f/0/{name(0, 4)}") == str(other)
     below = tmp_path / "store" / "races" / "r" / "round-01"
     below.mkdir(parents=True)
     (below / "part.jsonl").write_text("{}\n")
-    assert len(list_corpus((str(below),), None, str(tmp_path / "store" / "races" / "r"))) == 1, "a race's own shards are meant"
+    assert len(list_corpus((str(below),), None, str(tmp_path / "store" / "races" / "r"))) == 1, (
+        "a race's own shards are meant"
+    )
     with pytest.raises(ValueError, match="and there are no others"):
         list_corpus((store.uri,), None, store.uri)
     assert os.path.exists(store.uri)

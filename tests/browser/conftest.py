@@ -9,12 +9,19 @@ import pandas as pd
 import pytest
 
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.page import make_report, students_of, write_report
+from rsr_ray.report.page.report import students_of
+from rsr_ray.report.page.write import write_report
 
 from .stores import rejects_of, rows_of, write_store
 
 CHROMIUM = "chromium"
-QUIET = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync", "disable-quic")
+QUIET = (
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-quic",
+)
 OPTIONS = [f"--{name}" for name in ("no-sandbox", "disable-gpu", *QUIET)]
 PLAIN = ["alpha-7b", "beta-72b", "gamma-2b-it", "delta-think", "epsilon-13b"]
 HOSTILE = [
@@ -30,7 +37,10 @@ HOSTILE = [
     "$x^2$ \\frac{",
     "\x1b[31m\x00\x07 line\nbreak\r|a|b|",
     "名前 🤖👩‍👩‍👧",
-    "_#010203 id=\"main\" href=\"#b\" --> ]]> &lt;b&gt; {{ 7 * 7 }} `x` **b** [l](javascript:alert(1))",
+    (
+        "_#010203 id=\"main\" href=\"#b\" --> ]]> &lt;b&gt; {{ 7 * 7 }} `x` **b** "
+        "[l](javascript:alert(1))"
+    ),
 ]  # fmt: skip
 HARMLESS = [f"teacher-{n:02d}" for n in range(len(HOSTILE))]
 
@@ -58,11 +68,15 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """open_page(address or file, width=..., scheme=...): a page in which nothing may fail, ask or be fetched."""
+    """open_page(address or file, width=..., scheme=...): a page in which nothing may fail, ask
+    or be fetched.
+    """
     contexts = []
 
     def open_it(address, *, width: int = 1400, height: int = 900, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
@@ -70,7 +84,10 @@ def open_page(browser):
         page.on("request", lambda request: page.requests.append(request.url))
         page.on("console", lambda message: page.faults.append(message.text))
         page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("dialog", lambda dialog: (page.faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "dialog",
+            lambda dialog: (page.faults.append(f"dialog {dialog.message}"), dialog.dismiss()),
+        )
         page.url_opened = address if isinstance(address, str) else address.as_uri()
         page.goto(page.url_opened)
         return page
@@ -86,8 +103,8 @@ def open_page(browser):
 def report(folder: Path, write) -> Path:
     """The report of the store that `write(folder)` makes."""
     write(folder / "store")
-    made = make_report(students_of(str(folder / "store"), [], None), REGISTRY["rsr"])
-    write_report(made, str(folder / "report"), None)
+    stores = students_of(str(folder / "store"), [], None)
+    write_report(stores, str(folder / "report"), REGISTRY["rsr"])
     return folder / "report"
 
 
@@ -107,8 +124,18 @@ def report_of(tmp_path_factory):
 def write_plain(folder: Path) -> None:
     """Five teachers, one of them with nothing scored beside, rejects, token scores, two nights."""
 
-    rows = [rows_of(PLAIN), rejects_of("beta-72b", 3), rejects_of("zeta-broken", 2), rejects_of(None, 1, "no column", "no_teacher")]
-    write_store(folder, pd.concat(rows), words=["So", " the", " answer", " is", "\n", "", " 42", "."], n_nights=3)
+    rows = [
+        rows_of(PLAIN),
+        rejects_of("beta-72b", 3),
+        rejects_of("zeta-broken", 2),
+        rejects_of(None, 1, "no column", "no_teacher"),
+    ]
+    write_store(
+        folder,
+        pd.concat(rows),
+        words=["So", " the", " answer", " is", "\n", "", " 42", "."],
+        n_nights=3,
+    )
 
 
 @pytest.fixture(scope="package")
@@ -134,7 +161,9 @@ def server(plain):
         def log_message(self, *_):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(plain))) as httpd:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(plain))
+    ) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()

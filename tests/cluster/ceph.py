@@ -1,9 +1,10 @@
-"""A real S3 server for the tests: a Ceph gateway with one monitor and one in-memory disk, on loopback.
+"""A real S3 server for the tests: a Ceph gateway with one monitor and one in-memory disk, on
+loopback.
 
-    python tests/cluster/ceph.py --unpack     once: fetches Debian's packages and unpacks them under $CEPH_ROOT
+    python tests/cluster/ceph.py --unpack     once: Debian's packages, unpacked under $CEPH_ROOT
 
-Nothing is installed. Needs Debian, and root to run the daemons as they expect. Debian's 16.2 works with cephx only
-(its gateway loops without authentication), and wants its pools made beforehand.
+Nothing is installed. Needs Debian, and root to run the daemons as they expect. Debian's 16.2 works
+with cephx only (its gateway loops without authentication), and wants its pools made beforehand.
 """
 
 import contextlib
@@ -21,7 +22,13 @@ from pathlib import Path
 
 ROOT = Path(os.environ.get("CEPH_ROOT", "/var/tmp/rsr-ray-ceph"))
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common", "libnl-3-200", "libnl-route-3-200")
-POOLS = (".rgw.root", *(f"default.rgw.{name}" for name in ("log", "control", "meta", "buckets.index", "buckets.data", "buckets.non-ec")))
+POOLS = (
+    ".rgw.root",
+    *(
+        f"default.rgw.{name}"
+        for name in ("log", "control", "meta", "buckets.index", "buckets.data", "buckets.non-ec")
+    ),
+)
 
 
 def available() -> bool:
@@ -33,7 +40,19 @@ def unpack() -> None:
         os.mkdir(f"{folder}/partial")
         cache = ["-o", f"Dir::Cache::archives={folder}"]
         subprocess.run(["apt-get", "-qq", "update"], check=True)
-        subprocess.run(["apt-get", "-qq", "-y", "install", "--download-only", "--no-install-recommends", *cache, *PACKAGES], check=True)
+        subprocess.run(
+            [
+                "apt-get",
+                "-qq",
+                "-y",
+                "install",
+                "--download-only",
+                "--no-install-recommends",
+                *cache,
+                *PACKAGES,
+            ],
+            check=True,
+        )
         for package in glob.glob(f"{folder}/*.deb"):
             subprocess.run(["dpkg-deb", "--extract", package, str(ROOT)], check=True)
 
@@ -41,26 +60,51 @@ def unpack() -> None:
 def _settings(d: Path, fsid: str, monitor: str, port: int) -> str:
     lib = ROOT / "usr/lib/x86_64-linux-gnu"
     everywhere = {
-        "fsid": fsid, "mon initial members": "a", "mon host": monitor,
-        "public addr": "127.0.0.1", "cluster addr": "127.0.0.1", "ms bind ipv6": "false",
-        **{f"auth {who} required": "cephx" for who in ("cluster", "service", "client")}, "keyring": f"{d}/keyring",
-        "plugin dir": f"{lib}/ceph", "erasure code dir": f"{lib}/ceph/erasure-code", "osd class dir": f"{lib}/rados-classes",
-        "osd class load list": "*", "osd class default list": "*", "run dir": d, "admin socket": f"{d}/$name.$pid.asok", "log file": f"{d}/$name.log",
-        "mon cluster log file": f"{d}/cluster.log", "osd pool default size": 1, "osd pool default min size": 1, "osd pool default pg num": 4,
-        "osd pool default pg autoscale mode": "off", "osd crush chooseleaf type": 0, "mon allow pool size one": "true", "mon max pg per osd": 1000,
+        "fsid": fsid, "mon initial members": "a", "mon host": monitor, "public addr": "127.0.0.1",
+        "cluster addr": "127.0.0.1", "ms bind ipv6": "false",
+        **{f"auth {who} required": "cephx" for who in ("cluster", "service", "client")},
+        "keyring": f"{d}/keyring",
+        "plugin "
+        "dir": f"{lib}/ceph", "erasure code dir": f"{lib}/ceph/erasure-code",
+        "osd class dir": f"{lib}/rados-classes",
+        "osd class load "
+        "list": "*", "osd class default list": "*", "run dir": d,
+        "admin socket": f"{d}/$name.$pid.asok", "log file": f"{d}/$name.log",
+        "mon cluster log "
+        "file": f"{d}/cluster.log", "osd pool default size": 1, "osd pool default min size": 1,
+        "osd pool default pg num": 4,
+        "osd pool default pg autoscale "
+        "mode": "off", "osd crush chooseleaf type": 0, "mon allow pool size one": "true",
+        "mon max pg per osd": 1000,
     }  # fmt: skip
     sections = {
         "global": everywhere,
         "mon.a": {"mon data": f"{d}/mon", "mon data avail crit": 0},
-        "osd.0": {"osd data": f"{d}/osd", "osd objectstore": "memstore", "memstore device bytes": 2 << 30, "osd mclock skip benchmark": "true"},
-        "client.rgw.a": {"rgw frontends": f"beast endpoint=127.0.0.1:{port}", "rgw data": f"{d}/rgw", "rgw run sync thread": "false"},
+        "osd.0": {
+            "osd data": f"{d}/osd",
+            "osd objectstore": "memstore",
+            "memstore device bytes": 2 << 30,
+            "osd mclock skip benchmark": "true",
+        },
+        "client.rgw.a": {
+            "rgw frontends": f"beast endpoint=127.0.0.1:{port}",
+            "rgw data": f"{d}/rgw",
+            "rgw run sync thread": "false",
+        },
     }
-    return "".join(f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for name, values in sections.items())
+    return "".join(
+        f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items())
+        for name, values in sections.items()
+    )
 
 
 @contextlib.contextmanager
-def gateway(port: int, monitor_ports: tuple[int, int], access_key: str, secret_key: str) -> Iterator[None]:
-    """A fresh, empty gateway on `port` with one user of these keys; it and all it stored are gone afterwards."""
+def gateway(
+    port: int, monitor_ports: tuple[int, int], access_key: str, secret_key: str
+) -> Iterator[None]:
+    """A fresh, empty gateway on `port` with one user of these keys; it and all it stored are
+    gone afterwards.
+    """
     monitor = "[v2:127.0.0.1:{},v1:127.0.0.1:{}]".format(*monitor_ports)
     d = Path(tempfile.mkdtemp(prefix="rsr-ceph-"))
     for name in ("mon", "osd", "rgw"):
@@ -69,11 +113,17 @@ def gateway(port: int, monitor_ports: tuple[int, int], access_key: str, secret_k
     (d / "ceph.conf").write_text(_settings(d, fsid, monitor, port))
     lib = ROOT / "usr/lib/x86_64-linux-gnu"
     libraries = f"{lib}:{lib}/ceph:{ROOT}/lib/x86_64-linux-gnu"
-    environment = os.environ | {"LD_LIBRARY_PATH": libraries, "CEPH_CONF": f"{d}/ceph.conf", "PATH": f"{ROOT}/usr/bin:{os.environ['PATH']}"}
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": libraries,
+        "CEPH_CONF": f"{d}/ceph.conf",
+        "PATH": f"{ROOT}/usr/bin:{os.environ['PATH']}",
+    }
     daemons: dict[Path, subprocess.Popen] = {}
 
     def run(*command: str, seconds: float = 60, check: bool = True) -> str:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
         if check and done.returncode:
             raise RuntimeError(f"{command}: {done.stderr[-500:]}")
         return done.stdout
@@ -81,19 +131,33 @@ def gateway(port: int, monitor_ports: tuple[int, int], access_key: str, secret_k
     def ceph(*command: str, check: bool = True) -> str:
         # The script belongs to Debian's own Python, not to the one the tests run under.
         packages = f"PYTHONPATH={ROOT}/usr/lib/python3/dist-packages"
-        return run("env", packages, "/usr/bin/python3", f"{ROOT}/usr/bin/ceph", "--connect-timeout", "10", *command, check=check)
+        return run(
+            "env",
+            packages,
+            "/usr/bin/python3",
+            f"{ROOT}/usr/bin/ceph",
+            "--connect-timeout",
+            "10",
+            *command,
+            check=check,
+        )
 
     def daemon(*command: str) -> None:
         log = d / f"{command[0]}.out"
         with log.open("wb") as out:
-            daemons[log] = subprocess.Popen([*command, "-f"], env=environment, stdout=out, stderr=out)
+            daemons[log] = subprocess.Popen(
+                [*command, "-f"], env=environment, stdout=out, stderr=out
+            )
 
     def wait(ready, what: str, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             for log, started in daemons.items():
                 if started.poll() is not None:
-                    raise RuntimeError(f"{log.stem} ended with {started.returncode}: {log.read_text(errors='replace')[-500:]}")
+                    raise RuntimeError(
+                        f"{log.stem} ended with {started.returncode}: "
+                        f"{log.read_text(errors='replace')[-500:]}"
+                    )
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{what} did not come up in {seconds:.0f} s")
             time.sleep(0.3)
@@ -101,7 +165,19 @@ def gateway(port: int, monitor_ports: tuple[int, int], access_key: str, secret_k
     try:
         key = ("ceph-authtool", f"{d}/keyring", "--gen-key", "-n")
         run(*key[:1], "--create-keyring", *key[1:], "mon.", "--cap", "mon", "allow *")
-        run(*key, "client.admin", "--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *")
+        run(
+            *key,
+            "client.admin",
+            "--cap",
+            "mon",
+            "allow *",
+            "--cap",
+            "osd",
+            "allow *",
+            "--cap",
+            "mgr",
+            "allow *",
+        )
         run(*key, "osd.0", "--cap", "mon", "allow profile osd", "--cap", "osd", "allow *")
         run(*key, "client.rgw.a", "--cap", "mon", "allow rw", "--cap", "osd", "allow rwx")
         run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", monitor, f"{d}/monmap")
@@ -116,7 +192,17 @@ def gateway(port: int, monitor_ports: tuple[int, int], access_key: str, secret_k
             ceph("osd", "pool", "create", pool, "4", "4")
             ceph("osd", "pool", "application", "enable", pool, "rgw")
         keys = ("--access-key", access_key, "--secret-key", secret_key)
-        run("radosgw-admin", "user", "create", "--uid", "test", "--display-name", "test", *keys, seconds=120)
+        run(
+            "radosgw-admin",
+            "user",
+            "create",
+            "--uid",
+            "test",
+            "--display-name",
+            "test",
+            *keys,
+            seconds=120,
+        )
         daemon("radosgw", "-n", "client.rgw.a")
         wait(lambda: _answers(f"http://127.0.0.1:{port}"), "the gateway")
         yield

@@ -18,18 +18,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.cli import main
-from rsr_ray.config import ScoreConfig
+from rsr_ray.config.score import ScoreConfig
 from rsr_ray.demo.corpus import conversation, make_problem, write_corpus
-from rsr_ray.objects import open_filesystem
-from rsr_ray.pipeline import score_corpus
-from rsr_ray.run import Run
+from rsr_ray.files.objects import open_filesystem
+from rsr_ray.run.ledger import Run
+from rsr_ray.run.pipeline import score_corpus
 
 from ..conftest import DEMO_STUDENT, REPOSITORY, S3_KEYS, SHARED
 from . import ceph
+from .poison import forks
 
 BIN = Path(sys.executable).parent
+POISON = Path(__file__).parent / "poison"
 HEAD = {
-    "PYTHONPATH": f"{Path(__file__).parent / 'poison'}:{os.environ.get('PYTHONPATH', '')}",
+    "PYTHONPATH": f"{POISON}:{os.environ.get('PYTHONPATH', '')}",
     "RAY_metrics_report_interval_ms": "500",
     # Workers that hold torch already wait for the next run instead of ending after a second.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -55,12 +57,31 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory):
-    """One head for all tests; a poison text crashes the tokenizer of its workers."""
+    """One head for all tests; its workers are forked, and a poison text crashes their tokenizer."""
     port, dashboard, temp = free_port(), free_port(), tmp_path_factory.mktemp("ray")
-    options = [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
-    with ray_node("--head", *options, **HEAD) as (_, metrics):
+    options = [
+        f"--port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--temp-dir={temp}",
+    ]
+    socket_of = tmp_path_factory.mktemp("forks") / "socket"
+    forked = {forks.SOCKET: str(socket_of), f"{forks.SOCKET}_PYTHONPATH": HEAD["PYTHONPATH"]}
+    server = process(
+        sys.executable,
+        POISON / "forks.py",
+        socket_of,
+        ready=socket_of.exists,
+        env=os.environ | HEAD,
+    )
+    with server, ray_node("--head", *options, **HEAD, **forked) as (_, metrics):
         wait_for(lambda: listens(dashboard))
-        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", metrics, temp / "session_latest" / "logs")
+        yield Head(
+            f"127.0.0.1:{port}",
+            f"http://127.0.0.1:{dashboard}",
+            metrics,
+            temp / "session_latest" / "logs",
+        )
 
 
 @pytest.fixture(scope="session")
@@ -102,10 +123,15 @@ def shuffled_run(local_ray, demo_corpus, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def a_corpus(demo_corpus):
-    """A corpus and the settings to score it with: the real one where it is at hand (its short rows), else the demo's."""
+    """A corpus and the settings to score it with: the real one where it is at hand (its short
+    rows), else the demo's.
+    """
     settings = {"student_name": "s", "replicas": 1, "max_rejects": 1.0}
     if SHARED.is_dir():
-        return SHARED / "corpus", settings | {"student": str(SHARED / "students" / "tiny-qwen3"), "max_length": 400}
+        return SHARED / "corpus", settings | {
+            "student": str(SHARED / "students" / "tiny-qwen3"),
+            "max_length": 300,
+        }
     return demo_corpus, settings | {"student": str(DEMO_STUDENT)}
 
 
@@ -113,14 +139,25 @@ def a_corpus(demo_corpus):
 def local_table(a_corpus, tmp_path_factory, local_ray):
     """Its teachers, from a run on local files."""
     corpus, settings = a_corpus
-    return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist(maps_as_pydicts="strict")
+    return score(corpus, tmp_path_factory.mktemp("local"), **settings).teachers.to_pylist(
+        maps_as_pydicts="strict"
+    )
 
 
 @pytest.fixture(scope="session")
 def moto():
     """The port of an S3 server that is quick."""
     port = free_port()
-    with process(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), ready=lambda: listens(port)):
+    with process(
+        sys.executable,
+        "-m",
+        "moto.server",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        ready=lambda: listens(port),
+    ):
         yield port
 
 
@@ -132,7 +169,12 @@ def gateway():
             pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
         pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
     port = free_port()
-    with ceph.gateway(port, (free_port(), free_port()), S3_KEYS["AWS_ACCESS_KEY_ID"], S3_KEYS["AWS_SECRET_ACCESS_KEY"]):
+    with ceph.gateway(
+        port,
+        (free_port(), free_port()),
+        S3_KEYS["AWS_ACCESS_KEY_ID"],
+        S3_KEYS["AWS_SECRET_ACCESS_KEY"],
+    ):
         yield port
 
 
@@ -141,7 +183,9 @@ def s3(request):
     """The endpoint of a server whose bucket `rsr` is empty."""
     port = request.getfixturevalue({"moto": "moto", "ceph": "gateway"}[request.param])
     endpoint = f"http://127.0.0.1:{port}"
-    fs = pafs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True)
+    fs = pafs.S3FileSystem(
+        endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True
+    )
     fs.create_dir("rsr")
     fs.delete_dir_contents("rsr")
     with pytest.MonkeyPatch.context() as patch:
@@ -151,16 +195,31 @@ def s3(request):
 
 def upload(fs, folder: Path, prefix: str) -> None:
     for path in sorted(folder.rglob("part-*")):
-        with fs.open_output_stream(f"{prefix}/{path.relative_to(folder)}", compression=None) as stream:
+        with fs.open_output_stream(
+            f"{prefix}/{path.relative_to(folder)}", compression=None
+        ) as stream:
             stream.write(path.read_bytes())
 
 
-def write_many(folder: Path, n_shards: int, rows: int, teachers=("terse-7b", "formal-72b", "methodical-32b", "flowery-8b"), seed: int = 0) -> None:
+def write_many(
+    folder: Path,
+    n_shards: int,
+    rows: int,
+    teachers=("terse-7b", "formal-72b", "methodical-32b", "flowery-8b"),
+    seed: int = 0,
+) -> None:
     """A corpus of n_shards x rows trajectories; shards are jsonl, jsonl.gz and parquet by turns."""
     rng = random.Random(seed)
     for n in range(n_shards):
         teacher = teachers[n % len(teachers)]
-        many = [{"id": f"{seed}/{n}/{i}", "prompt_id": f"{n}/{i}", "messages": conversation(teacher, make_problem(rng), rng)} for i in range(rows)]
+        many = [
+            {
+                "id": f"{seed}/{n}/{i}",
+                "prompt_id": f"{n}/{i}",
+                "messages": conversation(teacher, make_problem(rng), rng),
+            }
+            for i in range(rows)
+        ]
         shard = folder / f"teacher={teacher}" / f"part-{seed}-{n:03d}"
         shard.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row) + "\n" for row in many)
@@ -173,12 +232,21 @@ def write_many(folder: Path, n_shards: int, rows: int, teachers=("terse-7b", "fo
 
 
 def as_options(settings: dict) -> list[str]:
-    return [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
+    return [
+        x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def score(corpus, store, **changes) -> Run:
     corpus = tuple(map(str, corpus)) if isinstance(corpus, (list, tuple)) else (str(corpus),)
-    return score_corpus(ScoreConfig(**({"corpus": corpus, "student": str(DEMO_STUDENT), "store": str(store), "replicas": 1} | changes)))
+    return score_corpus(
+        ScoreConfig(
+            **(
+                {"corpus": corpus, "student": str(DEMO_STUDENT), "store": str(store), "replicas": 1}
+                | changes
+            )
+        )
+    )
 
 
 def stored(store, student: str = "student", endpoint: str | None = None) -> list[dict]:
@@ -189,7 +257,9 @@ def stored(store, student: str = "student", endpoint: str | None = None) -> list
 
 
 def rsr_ray(*arguments) -> subprocess.CompletedProcess:
-    """The command line in this process, on the Ray that it is connected to: what a user would see of it, and the exit code."""
+    """The command line in this process, on the Ray that it is connected to: what a user would
+    see of it, and the exit code.
+    """
     command, out, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = main(command)
@@ -197,13 +267,24 @@ def rsr_ray(*arguments) -> subprocess.CompletedProcess:
 
 
 def in_a_process(*arguments, **environment) -> subprocess.CompletedProcess:
-    """The command line in a process of its own; without an address it starts a Ray of its own, if it gets so far."""
+    """The command line in a process of its own; without an address it starts a Ray of its own,
+    if it gets so far.
+    """
     command = [sys.executable, "-m", "rsr_ray", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=os.environ | environment, timeout=500)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        timeout=500,
+    )
 
 
 def free_port() -> int:
-    """A port that nobody holds, above those of Ray's workers and below those that outgoing connections may take meanwhile."""
+    """A port that nobody holds, above those of Ray's workers and below those that outgoing
+    connections may take meanwhile.
+    """
     while True:
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
@@ -213,7 +294,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def process(*command, ready, seconds: float = 60, **kwargs):
     """A server: started, waited for until `ready()` is true, and ended by its own pid."""
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs)
+    started = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs
+    )
     try:
         wait_for(lambda: started.poll() is not None or ready(), seconds)
         assert started.poll() is None, f"{command[0]} ended with {started.returncode}"
@@ -240,9 +323,15 @@ def listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def ray_node(*options: str, cpus: int = 2, **environment: str):
-    """`ray start` in processes of its own, beside any other Ray of this machine: the process, and the port of its metrics."""
+    """`ray start` in processes of its own, beside any other Ray of this machine: the process,
+    and the port of its metrics.
+    """
     agent, grpc, metrics = (free_port() for _ in range(3))
-    ports = [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}"]
+    ports = [
+        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={grpc}",
+        f"--metrics-export-port={metrics}",
+    ]
     command = [
         str(BIN / "ray"),
         "start",

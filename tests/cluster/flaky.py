@@ -1,4 +1,6 @@
-"""A store under load: a proxy that answers some of the requests with 500 or 503, or drops their connection, and passes on the rest."""
+"""A store under load: a proxy that answers some of the requests with 500 or 503, or drops their
+connection, and passes on the rest.
+"""
 
 import contextlib
 import http.client
@@ -14,7 +16,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding"}
 
 
 class Flaky:
-    """`share` of the requests fails from now on, in one of the `ways`; `seen` counts what was done."""
+    """`share` of the requests fails from now on, in one of `ways`; `seen` counts them."""
 
     def __init__(self, url: str):
         self.url, self.share, self.ways, self.seen = url, 0.0, ("500",), Counter()
@@ -42,7 +44,9 @@ def flaky(port: int) -> Iterator[Flaky]:
                 return self.drop()
             if way in ("500", "503"):
                 code = "InternalError" if way == "500" else "SlowDown"
-                return self.answer(int(way), [("content-type", "application/xml")], ERROR.format(code).encode())
+                return self.answer(
+                    int(way), [("content-type", "application/xml")], ERROR.format(code).encode()
+                )
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
@@ -51,21 +55,40 @@ def flaky(port: int) -> Iterator[Flaky]:
             upstream.endheaders(body)
             response = upstream.getresponse()
             content = response.read()
-            headers = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP]
+            headers = [
+                (name, value)
+                for name, value in response.getheaders()
+                if name.lower() not in HOP_BY_HOP
+            ]
             if way == "drop after":  # the work is done, and nobody hears of it
                 return self.drop()
-            return self.answer(response.status, headers, content, stop_at=len(content) // 2 if way == "drop within" else None)
+            return self.answer(
+                response.status,
+                headers,
+                content,
+                stop_at=len(content) // 2 if way == "drop within" else None,
+            )
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
-        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes, stop_at: int | None = None) -> None:
+        def answer(
+            self,
+            status: int,
+            headers: list[tuple[str, str]],
+            content: bytes,
+            stop_at: int | None = None,
+        ) -> None:
             self.send_response(status)
             for name, value in headers:
                 if name.lower() != "content-length":
                     self.send_header(name, value)
-            length = next((v for n, v in headers if n.lower() == "content-length"), str(len(content)))
+            length = next(
+                (v for n, v in headers if n.lower() == "content-length"), str(len(content))
+            )
             if status not in (204, 304):
-                self.send_header("content-length", length if self.command == "HEAD" else str(len(content)))
+                self.send_header(
+                    "content-length", length if self.command == "HEAD" else str(len(content))
+                )
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content[:stop_at])

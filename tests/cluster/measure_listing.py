@@ -1,6 +1,8 @@
-"""How long it takes to find out what is done in a store of a million units: python tests/cluster/measure_listing.py [1000000]
+"""How long it takes to find out what is done in a store of a million units: python
+tests/cluster/measure_listing.py [1000000]
 
-Once on this machine's disk, with empty files, and once from an S3 server of its own that only lists, 1,000 keys a page, 50 ms a page.
+Once on this machine's disk, with empty files, and once from an S3 server of its own that only
+lists, 1,000 keys a page, 50 ms a page.
 """
 
 import hashlib
@@ -13,7 +15,8 @@ import urllib.parse
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from rsr_ray.store import Store, settle_units, unit_name
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import settle_units, unit_name
 
 PREFIX = "store/scores/student=s/0123456789abcdef"
 
@@ -24,7 +27,13 @@ def units(n: int) -> dict[str, list[str]]:
     for shard in range(n // 10):
         key = hashlib.sha256(str(shard).encode()).hexdigest()
         for part in range(10):
-            unit = {"key": key[:16], "version": key[16:28], "start": part * 256, "stop": part * 256 + 256, "last": part == 9}
+            unit = {
+                "key": key[:16],
+                "version": key[16:28],
+                "start": part * 256,
+                "stop": part * 256 + 256,
+                "last": part == 9,
+            }
             found[key[0]].append(unit_name(unit))
     return {digit: sorted(names) for digit, names in found.items()}
 
@@ -37,11 +46,18 @@ def measure(store: Store, n: int, where: str) -> None:
     assert sum(state.whole for state in done.values()) == n // 10
     assert len(names) == n
     assert not repeated
-    print(f"{n:,} units {where}: listed in {listed - begun:.1f} s, sorted out in {time.monotonic() - listed:.1f} s", flush=True)
+    print(
+        (
+            f"{n:,} units {where}: listed in {listed - begun:.1f} s, sorted out in "
+            f"{time.monotonic() - listed:.1f} s"
+        ),
+        flush=True,
+    )
 
 
 def serve(names: dict[str, list[str]]) -> str:
-    entry = "<Contents><Key>{}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;0&quot;</ETag><Size>9</Size></Contents>"
+    when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+    entry = f"<Contents><Key>{{}}</Key>{when}<ETag>&quot;0&quot;</ETag><Size>9</Size></Contents>"
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -52,14 +68,22 @@ def serve(names: dict[str, list[str]]) -> str:
             below = query.get("prefix", "").removeprefix(PREFIX).strip("/")
             if query.get("prefix", "").startswith(f"{PREFIX}/") and below:
                 first = int(query.get("continuation-token", "0"))
-                page = "".join(entry.format(f"{PREFIX}/{below}/{name}") for name in names[below][first : first + 1000])
+                page = "".join(
+                    entry.format(f"{PREFIX}/{below}/{name}")
+                    for name in names[below][first : first + 1000]
+                )
                 if first + 1000 < len(names[below]):
-                    page += f"<IsTruncated>true</IsTruncated><NextContinuationToken>{first + 1000}</NextContinuationToken>"
+                    token = f"{first + 1000}</NextContinuationToken>"
+                    page += f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}"
             elif query.get("prefix", "").startswith(PREFIX):
-                page = "".join(f"<CommonPrefixes><Prefix>{PREFIX}/{digit}/</Prefix></CommonPrefixes>" for digit in names)
+                page = "".join(
+                    f"<CommonPrefixes><Prefix>{PREFIX}/{digit}/</Prefix></CommonPrefixes>"
+                    for digit in names
+                )
             else:
                 page = f"<CommonPrefixes><Prefix>{PREFIX}/</Prefix></CommonPrefixes>"
-            content = f'<?xml version="1.0"?><ListBucketResult><Name>b</Name>{page}</ListBucketResult>'.encode()
+            listing = f"<ListBucketResult><Name>b</Name>{page}</ListBucketResult>"
+            content = f'<?xml version="1.0"?>{listing}'.encode()
             self.send_response(200)
             self.send_header("content-length", str(len(content)))
             self.send_header("content-type", "application/xml")
@@ -76,7 +100,11 @@ def serve(names: dict[str, list[str]]) -> str:
 
 def main(n: int) -> None:
     names = units(n)
-    os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1",
+    }
     measure(Store("s3://b/store", "s", serve(names)), n, "on S3 at 50 ms a page")
     with tempfile.TemporaryDirectory() as folder:
         for digit, some in names.items():

@@ -1,6 +1,8 @@
-"""20,000 files of one short row beside one file of as many: python -m tests.cluster.measure_small_files [20000]
+"""20,000 files of one short row beside one file of as many: python -m
+tests.cluster.measure_small_files [20000]
 
-Prints how much longer a file takes, and how many objects are in the store. The two runs take turns, each twice.
+Prints how much longer a file takes, and how many objects are in the store. The two runs take turns,
+each twice.
 """
 
 import json
@@ -9,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rsr_ray.cluster import connect
+from rsr_ray.run.cluster import Cluster
 
 from .conftest import score
 
@@ -17,10 +19,12 @@ N = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
 
 
 def row(n: int) -> str:
-    return json.dumps({"id": f"r{n}", "prompt": f"{n} and 2?", "response": f"It is {n + 2}."}) + "\n"
+    return (
+        json.dumps({"id": f"r{n}", "prompt": f"{n} and 2?", "response": f"It is {n + 2}."}) + "\n"
+    )
 
 
-with tempfile.TemporaryDirectory() as folder, connect(None, "text"):
+with tempfile.TemporaryDirectory() as folder, Cluster(None):
     many, one = Path(folder, "many", "T"), Path(folder, "one", "T")
     for place in (many, one):
         place.mkdir(parents=True)
@@ -39,5 +43,8 @@ with tempfile.TemporaryDirectory() as folder, connect(None, "text"):
     assert (again.n_scored, again.n_already) == (0, N)
     objects = sum(path.is_file() for path in Path(folder, "store-many-0").rglob("*"))
     each = (min(seconds["many"]) - min(seconds["one"])) / N * 1000
-    print(f"{N:,} rows: one file {seconds['one']} s, {N:,} files {seconds['many']} s: {each:.2f} ms a file more; {objects:,} objects in the store")
+    print(
+        f"{N:,} rows: one file {seconds['one']} s, {N:,} files {seconds['many']} s: "
+        f"{each:.2f} ms a file more; {objects:,} objects in the store"
+    )
     print(f"again, with nothing new: {time.monotonic() - begun:.1f} s")

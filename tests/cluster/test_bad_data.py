@@ -1,4 +1,6 @@
-"""Whole runs with rows that once stopped them: each is one reject that names itself, and the others are scored."""
+"""Whole runs with rows that once stopped them: each is one reject that names itself, and the
+others are scored.
+"""
 
 import datetime
 import gzip
@@ -20,15 +22,20 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 ENDLESS = "The template never ends over this row."
 TEMPLATE = (
     "{% for m in messages %}"
-    f"{{% if '{ENDLESS}' in m.content %}}{{% for i in range(99999) %}}{{% for j in range(99999) %}}{{% endfor %}}{{% endfor %}}{{% endif %}}"
+    f"{{% if '{ENDLESS}' in m.content %}}{{% for i in range(99999) %}}{{% for j in "
+    f"range(99999) %}}{{% endfor %}}{{% endfor %}}{{% endif %}}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}</call>{% endfor "
+    "%}<|im_end|>\n{% endfor %}"
 )
 NESTED = "[" * 100_000 + "]" * 100_000
 
 
 def turns(question: str = "2+2?", **more) -> list[dict]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": "It is 4."} | more]
+    return [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "It is 4."} | more,
+    ]
 
 
 def call(arguments) -> list[dict]:
@@ -61,11 +68,24 @@ def corpus(tmp_path_factory) -> Path:
     for poison in poisonous_lines().values():
         lines += [poison, next(good)]
     (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "b.json").write_text(f"[{next(good)}, {poisonous_lines()['deep-tools'].replace('deep-tools', 'deep-in-array')}, {next(good)}]")
+    (folder / "b.json").write_text(
+        f"[{next(good)}, "
+        f"{poisonous_lines()['deep-tools'].replace('deep-tools', 'deep-in-array')}, "
+        f"{next(good)}]"
+    )
     for kind, value in VALUES.items():
-        rows = [{"id": f"{kind}-{n}", "messages": turns(), "tools": [{"x": None if n != 1 else value}]} for n in range(3)]
+        rows = [
+            {"id": f"{kind}-{n}", "messages": turns(), "tools": [{"x": None if n != 1 else value}]}
+            for n in range(3)
+        ]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"tools-{kind}.parquet")
-        calls = [{"id": f"{kind}-call-{n}", "messages": turns(tool_calls=call({"x": None if n != 1 else value}))} for n in range(3)]
+        calls = [
+            {
+                "id": f"{kind}-call-{n}",
+                "messages": turns(tool_calls=call({"x": None if n != 1 else value})),
+            }
+            for n in range(3)
+        ]
         pq.write_table(pa.Table.from_pylist(calls), folder / f"calls-{kind}.parquet")
     template = folder.parent / "template.jinja"
     template.write_text(TEMPLATE)
@@ -76,18 +96,36 @@ def corpus(tmp_path_factory) -> Path:
 def run(corpus, tmp_path_factory):
     """A run over all of it, and its store."""
     store = tmp_path_factory.mktemp("all")
-    return score(corpus, store, chat_template=str(corpus.parent / "template.jinja"), max_rejects=1.0, unit_rows=4), store
+    return score(
+        corpus,
+        store,
+        chat_template=str(corpus.parent / "template.jinja"),
+        max_rejects=1.0,
+        unit_rows=4,
+    ), store
 
 
 def test_poisonous_rows_are_rejects_and_the_others_are_scored(run):
     run, store = run
     rows = {(Path(row["source"]).name, row["source_row"]): row for row in stored(store)}
-    found = {(row["trajectory_id"], row["reject_reason"]) for row in rows.values() if row["reject_reason"]}
-    named = {("endless", "template_error"), ("deep-tools-text", "tool_calls"), ("deep-arguments-text", "tool_calls")}
+    found = {
+        (row["trajectory_id"], row["reject_reason"])
+        for row in rows.values()
+        if row["reject_reason"]
+    }
+    named = {
+        ("endless", "template_error"),
+        ("deep-tools-text", "tool_calls"),
+        ("deep-arguments-text", "tool_calls"),
+    }
     named |= {(f"{kind}{call}-1", "tool_calls") for kind in VALUES for call in ("", "-call")}
     assert named <= found
-    assert rows["a.jsonl", 9]["reject_detail"] == f"the chat template took over {LIMIT:g} s of processor time for the row"
-    # A line that Python's own reader cannot hold has no id that could be read: it is named by its place.
+    assert (
+        rows["a.jsonl", 9]["reject_detail"]
+        == f"the chat template took over {LIMIT:g} s of processor time for the row"
+    )
+    # A line that Python's own reader cannot hold has no id that could be read: it is named by its
+    # place.
     unread = {place for place, row in rows.items() if row["reject_reason"] == "unreadable_row"}
     assert unread == {("a.jsonl", 1), ("a.jsonl", 5), ("b.json", 1)}
     assert len(found) == len(named) + len(unread) == 12
@@ -100,7 +138,10 @@ def test_the_others_are_scored_as_without_them(run, corpus, tmp_path):
     lines = [line for line in (corpus / "a.jsonl").read_text().splitlines() if '"good-' in line]
     (alone / "a.jsonl").write_text("\n".join(lines) + "\n")
     score(alone, tmp_path / "alone", chat_template=str(corpus.parent / "template.jinja"))
-    want, got = ({row["trajectory_id"]: (row["rank_sum"], row["surprisal_sum"]) for row in stored(store)} for store in (tmp_path / "alone", run[1]))
+    want, got = (
+        {row["trajectory_id"]: (row["rank_sum"], row["surprisal_sum"]) for row in stored(store)}
+        for store in (tmp_path / "alone", run[1])
+    )
     assert len([sums for sums in want.values() if None not in sums]) == 6
     assert {name: got[name] for name in want} == want
 
@@ -111,15 +152,26 @@ def little_patience(monkeypatch):
 
 
 def test_doctor_ends_where_the_template_does_not(corpus, tmp_path, little_patience):
-    (tmp_path / "endless.jinja").write_text(f"{{% set m = messages[0] %}}{TEMPLATE.replace(ENDLESS, '')}")
-    options = ["--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--chat-template", tmp_path / "endless.jinja"]
+    (tmp_path / "endless.jinja").write_text(
+        f"{{% set m = messages[0] %}}{TEMPLATE.replace(ENDLESS, '')}"
+    )
+    options = [
+        "--corpus",
+        corpus,
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        tmp_path / "store",
+        "--chat-template",
+        tmp_path / "endless.jinja",
+    ]
     done = rsr_ray("doctor", *options)
     assert done.returncode == 1
     (failure,) = [line for line in done.stdout.splitlines() if line.startswith("failure")]
     assert failure.startswith("failure  template: the chat template took over ")
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files-----------------------------------------------------------------------------------------
 
 
 def lines(*ids: str) -> str:
@@ -129,7 +181,9 @@ def lines(*ids: str) -> str:
 def write_files(folder: Path) -> None:
     """Shards that once ended a run, took all memory, or were passed over; and one that is good."""
     (folder / "good.jsonl").write_text(lines("good-0", "good-1"))
-    (folder / "bom.json").write_bytes(b"\xef\xbb\xbf[" + lines("bom-0").encode() + b"," + lines("bom-1").encode() + b"]")
+    (folder / "bom.json").write_bytes(
+        b"\xef\xbb\xbf[" + lines("bom-0").encode() + b"," + lines("bom-1").encode() + b"]"
+    )
     (folder / "zero.jsonl").write_bytes(b"")
     (folder / "zero.parquet").write_bytes(b"")
     (folder / "blank.jsonl").write_bytes(bytes(4096))
@@ -148,12 +202,40 @@ def test_broken_files_are_named_and_the_others_scored(tmp_path):
     folder = tmp_path / "teacher=t"
     folder.mkdir()
     write_files(folder)
-    done = rsr_ray("score", "--corpus", folder, "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--max-rejects", "1", "--replicas", "1")
+    done = rsr_ray(
+        "score",
+        "--corpus",
+        folder,
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        tmp_path / "store",
+        "--max-rejects",
+        "1",
+        "--replicas",
+        "1",
+    )
     assert done.returncode == 1  # shards that cannot be read are no success
     rows = stored(tmp_path / "store")
-    assert {row["trajectory_id"] for row in rows if not row["reject_reason"]} == {"good-0", "good-1", "bom-0", "bom-1", "binary-0", "binary-1"}
-    broken = {Path(row["source"]).name: row["reject_reason"] for row in rows if row["reject_reason"]}
-    names = ("zero.jsonl", "zero.parquet", "blank.jsonl", "endless.jsonl.gz", "twice.parquet", "cut.parquet")
+    assert {row["trajectory_id"] for row in rows if not row["reject_reason"]} == {
+        "good-0",
+        "good-1",
+        "bom-0",
+        "bom-1",
+        "binary-0",
+        "binary-1",
+    }
+    broken = {
+        Path(row["source"]).name: row["reject_reason"] for row in rows if row["reject_reason"]
+    }
+    names = (
+        "zero.jsonl",
+        "zero.parquet",
+        "blank.jsonl",
+        "endless.jsonl.gz",
+        "twice.parquet",
+        "cut.parquet",
+    )
     assert broken == dict.fromkeys(names, "unreadable_shard")
     assert {row["teacher"] for row in rows if row["trajectory_id"].startswith("binary")} == {"QwQ"}
     assert "Traceback" not in done.stderr

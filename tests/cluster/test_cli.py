@@ -20,8 +20,13 @@ def test_the_demo(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "lower is better" in done.stdout
     assert "read 360 = scored 358 + rejected 2 + already scored 0" in done.stdout
-    assert "Total Progress" in done.stderr
-    shown = rsr_ray("teachers", "--store", tmp_path / "demo/store", "--student", "demo-student", "--json")
+    assert "Progress" not in done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("[", "20"))], (
+        "Ray's own messages stay in its files"
+    )
+    shown = rsr_ray(
+        "teachers", "--store", tmp_path / "demo/store", "--student", "demo-student", "--json"
+    )
     places = {t["teacher"]: t["place"] for t in json.loads(shown.stdout)["teachers"]}
     assert len(places) == 6
     assert places["flowery-8b"] == 6
@@ -29,7 +34,10 @@ def test_the_demo(tmp_path):
 
 @pytest.fixture
 def corpus(tmp_path):
-    write_lines(tmp_path / "corpus/teacher=A/0.jsonl", [{"id": f"{n}", "messages": conversation(n)} for n in range(4)])
+    write_lines(
+        tmp_path / "corpus/teacher=A/0.jsonl",
+        [{"id": f"{n}", "messages": conversation(n)} for n in range(4)],
+    )
     return tmp_path / "corpus"
 
 
@@ -51,12 +59,21 @@ def empty(tmp_path) -> Path:
 
 
 MISTAKES = {
-    "a missing path": ({"corpus": lambda t: t / "nowhere"}, "nowhere: there is no such file or folder"),
+    "a missing path": (
+        {"corpus": lambda t: t / "nowhere"},
+        "nowhere: there is no such file or folder",
+    ),
     "an empty folder": ({"corpus": empty}, "no shard found there; shards end with .parquet"),
     "a shard that is not parquet": ({"corpus": not_parquet}, "a.parquet: unreadable from here on"),
-    "a student without chat template": ({"student": untemplated}, "has no chat template; put a chat_template.jinja into"),
+    "a student without chat template": (
+        {"student": untemplated},
+        "has no chat template; put a chat_template.jinja into",
+    ),
     "no student there": ({"student": lambda t: t / "nobody"}, "nobody"),
-    "a store below a file": ({"store": lambda t: t / "corpus/teacher=A/0.jsonl/store"}, "cannot be written"),
+    "a store below a file": (
+        {"store": lambda t: t / "corpus/teacher=A/0.jsonl/store"},
+        "cannot be written",
+    ),
     "a wrong option": ({"dtype": lambda _: "int3"}, "--dtype int3: choose auto, float32"),
     "a wrong student name": ({"student-name": lambda _: "a/b"}, "--student-name 'a/b'"),
     "no such cluster": ({"ray-address": lambda _: "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1"),
@@ -66,10 +83,13 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(corpus, tmp_path, mistake):
     changes, says = MISTAKES[mistake]
-    options = {"corpus": corpus, "student": DEMO_STUDENT, "store": tmp_path / "store"} | {name: make(tmp_path) for name, make in changes.items()}
+    options = {"corpus": corpus, "student": DEMO_STUDENT, "store": tmp_path / "store"} | {
+        name: make(tmp_path) for name, make in changes.items()
+    }
     typed = in_a_process if "ray-address" in options else rsr_ray
     done = typed("score", *(x for name, value in options.items() for x in (f"--{name}", value)))
-    ours = [line for line in done.stderr.splitlines() if not line.startswith(("[", "20"))]  # Ray's own log lines begin so
+    # Ray's own log lines begin so
+    ours = [line for line in done.stderr.splitlines() if not line.startswith(("[", "20"))]
     assert done.returncode == 2, done.stderr[-2000:]
     assert len(ours) == 1
     assert ours[0].startswith("rsr-ray: ")
@@ -93,16 +113,28 @@ def test_a_read_only_store_is_exit_code_2(corpus, tmp_path):
 
 def test_an_unreadable_shard_beside_good_ones_is_named_and_the_rest_scored(corpus, tmp_path):
     shutil.move(not_parquet(tmp_path), corpus / "teacher=B")
-    done = rsr_ray("score", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store")
+    done = rsr_ray(
+        "score", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store"
+    )
     assert done.returncode == 1
     assert "read 5 = scored 4 + rejected 1" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("rsr-ray: 1 shard(s) could not be read to the end")
+    assert done.stderr.splitlines()[-1].startswith(
+        "rsr-ray: 1 shard(s) could not be read to the end"
+    )
     assert "teacher=B/a.parquet" in done.stderr.splitlines()[-1]
 
 
 def test_nothing_scored_is_no_success(tmp_path):
     write_lines(tmp_path / "corpus/teacher=A/0.jsonl", [{"messages": conversation(1)[:1]}])
-    done = rsr_ray("score", "--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store")
+    done = rsr_ray(
+        "score",
+        "--corpus",
+        tmp_path / "corpus",
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        tmp_path / "store",
+    )
     assert done.returncode == 1
     assert "nothing was scored" in done.stderr
 
@@ -113,15 +145,43 @@ def test_teachers_of_nobody():
 
 
 def test_too_many_rejects_are_no_success_and_can_be_listed_and_retried(corpus, tmp_path):
-    write_lines(corpus / "teacher=A/1.jsonl", [{"id": f"x{n}", "question": "2+2?", "answer": "It is 4."} for n in range(3)])
-    command = ["score", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store"]
+    write_lines(
+        corpus / "teacher=A/1.jsonl",
+        [{"id": f"x{n}", "question": "2+2?", "answer": "It is 4."} for n in range(3)],
+    )
+    command = [
+        "score",
+        "--corpus",
+        corpus,
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        tmp_path / "store",
+    ]
     done = rsr_ray(*command)
     assert done.returncode == 1
-    assert "3 of 7 rows were rejected, more than --max-rejects 0.05: unreadable_row 3, e.g. x0 (" in done.stderr.splitlines()[-1]
-    assert "messages -> messages; 2 shards" in done.stderr
-    listed = rsr_ray("rejects", "--store", tmp_path / "store", "--student", "student", "--reason", "unreadable_row")
+    assert (
+        "3 of 7 rows were rejected, more than --max-rejects 0.05: unreadable_row 3, e.g. x0 ("
+        in done.stderr.splitlines()[-1]
+    )
+    assert "Found 2 shards (" in done.stderr
+    listed = rsr_ray(
+        "rejects",
+        "--store",
+        tmp_path / "store",
+        "--student",
+        "student",
+        "--reason",
+        "unreadable_row",
+    )
     assert listed.stdout.count("--columns maps other names") == 3
-    assert "1 work units deleted, with 3 rejected rows" in rsr_ray("rejects", "--store", tmp_path / "store", "--student", "student", "--retry").stdout
+    assert (
+        "1 work units deleted, with 3 rejected rows"
+        in rsr_ray(
+            "rejects", "--store", tmp_path / "store", "--student", "student", "--retry"
+        ).stdout
+    )
     again = rsr_ray(*command, "--columns", "prompt=question", "response=answer")
     assert again.returncode == 0, again.stderr[-2000:]
-    assert "read 7 = scored 7 + rejected 0 + already scored 0" in again.stdout  # how rows are read is part of what was scored
+    # how rows are read is part of what was scored
+    assert "read 7 = scored 7 + rejected 0 + already scored 0" in again.stdout

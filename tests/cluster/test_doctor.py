@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rsr_ray.config import ScoreConfig
-from rsr_ray.doctor import Doctor
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.run.doctor.doctor import Doctor
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, write_many
@@ -47,12 +47,19 @@ def no_chat_template(tmp_path, corpus):
 
 
 def a_head_smaller_than_the_tokenizer(tmp_path, corpus):
-    return {"student": student_saying(tmp_path, vocab_size=100)}, "student", "its head has 100 rows only"
+    return (
+        {"student": student_saying(tmp_path, vocab_size=100)},
+        "student",
+        "its head has 100 rows only",
+    )
 
 
 def weights_that_are_not_numbers(tmp_path, corpus):
     weights = load_file(student(tmp_path) / "model.safetensors")
-    weights = {name: values * float("nan") if "norm" in name else values for name, values in weights.items()}
+    weights = {
+        name: values * float("nan") if "norm" in name else values
+        for name, values in weights.items()
+    }
     save_file(weights, tmp_path / "student" / "model.safetensors", metadata={"format": "pt"})
     return {"student": str(tmp_path / "student")}, "engine", "not finite numbers"
 
@@ -64,11 +71,17 @@ def weights_cut_off(tmp_path, corpus):
 
 
 def another_end_token(tmp_path, corpus):
-    return {"student": student_saying(tmp_path, eos_token_id=3)}, "student", "are they of one student"
+    return (
+        {"student": student_saying(tmp_path, eos_token_id=3)},
+        "student",
+        "are they of one student",
+    )
 
 
 def a_template_that_drops_reasoning(tmp_path, corpus):
-    template = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    )
     (student(tmp_path) / "chat_template.jinja").write_text(template)
     return {"student": str(tmp_path / "student")}, "template", "--render verbatim keeps it"
 
@@ -104,9 +117,10 @@ def a_shard_cut_off(tmp_path, corpus):
 
 
 FAULTS = (
-    no_chat_template, a_head_smaller_than_the_tokenizer, weights_that_are_not_numbers, weights_cut_off, another_end_token,
-    a_template_that_drops_reasoning, columns_of_another_name, rows_too_long, a_store_that_is_a_file, a_store_under_other_settings,
-    more_replicas_than_fit, a_shard_cut_off,
+    no_chat_template, a_head_smaller_than_the_tokenizer, weights_that_are_not_numbers,
+    weights_cut_off, another_end_token, a_template_that_drops_reasoning, columns_of_another_name,
+    rows_too_long, a_store_that_is_a_file, a_store_under_other_settings, more_replicas_than_fit,
+    a_shard_cut_off,
 )  # fmt: skip
 WARNINGS = (another_end_token, a_template_that_drops_reasoning)
 
@@ -115,8 +129,14 @@ WARNINGS = (another_end_token, a_template_that_drops_reasoning)
 def test_a_planted_fault_is_found(local_ray, corpus, tmp_path, fault):
     changes, check, says = fault(tmp_path, corpus)
     doctor = examined(tmp_path, **({"corpus": (str(corpus),)} | changes))
-    found = [finding for finding in doctor.findings if finding.check == check and re.search(says, finding.says)]
-    assert [finding.level for finding in found[:1]] == ["warning" if fault in WARNINGS else "failure"], doctor.findings
+    found = [
+        finding
+        for finding in doctor.findings
+        if finding.check == check and re.search(says, finding.says)
+    ]
+    assert [finding.level for finding in found[:1]] == [
+        "warning" if fault in WARNINGS else "failure"
+    ], doctor.findings
     assert doctor.failed or fault in WARNINGS
 
 
@@ -124,8 +144,20 @@ def test_all_is_well(local_ray, corpus, tmp_path):
     options = ["--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store"]
     done = rsr_ray("doctor", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    checks = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("ok ")]
-    assert checks == ["student", "corpus", "template", "rows", "cluster", "store", "memory", "engine", "estimate"]
+    checks = [
+        line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("ok ")
+    ]
+    assert checks == [
+        "student",
+        "corpus",
+        "template",
+        "rows",
+        "cluster",
+        "store",
+        "memory",
+        "engine",
+        "estimate",
+    ]
     assert done.stdout.count("«") >= 10
     told = json.loads(rsr_ray("doctor", *options, "--json").stdout.splitlines()[-1])
     assert {finding["level"] for finding in told["findings"]} == {"ok"}
@@ -135,7 +167,15 @@ def test_all_is_well(local_ray, corpus, tmp_path):
 
 
 def test_a_failure_is_exit_code_1(local_ray, tmp_path):
-    done = rsr_ray("doctor", "--corpus", tmp_path / "nowhere", "--student", DEMO_STUDENT, "--store", tmp_path / "store")
+    done = rsr_ray(
+        "doctor",
+        "--corpus",
+        tmp_path / "nowhere",
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        tmp_path / "store",
+    )
     assert done.returncode == 1
     assert "failure  corpus: corpus" in done.stdout
     assert "Traceback" not in done.stderr
@@ -144,9 +184,13 @@ def test_a_failure_is_exit_code_1(local_ray, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
 def test_a_store_without_room(local_ray, corpus, tmp_path):
     (tmp_path / "store").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path / "store"], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path / "store"], check=True
+    )
     try:
         findings = examined(tmp_path, corpus=(str(corpus),)).findings
-        assert [finding.level for finding in findings if finding.check == "memory and disk"] == ["failure"]
+        assert [finding.level for finding in findings if finding.check == "memory and disk"] == [
+            "failure"
+        ]
     finally:
         subprocess.run(["umount", tmp_path / "store"], check=True)

@@ -1,4 +1,4 @@
-"""Faults at random times in runs of 72 work units: the store ends up as if nothing had happened.
+"""Faults at random times in runs of 48 work units: the store ends up as if nothing had happened.
 
 Corpus and store lie on a real S3 server, the runs that are disturbed are processes of their own.
 """
@@ -16,18 +16,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsr_ray.objects import get, list_files, put
+from rsr_ray.files.objects import get, list_files, put
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
-from .conftest import HEAD, descendants, kill, ray_node, replicas, rsr_ray, stored, upload, wait_for, write_many
+from .conftest import (
+    HEAD,
+    descendants,
+    kill,
+    ray_node,
+    replicas,
+    rsr_ray,
+    stored,
+    upload,
+    wait_for,
+    write_many,
+)
 from .flaky import flaky
 from .poison.sitecustomize import POISON
 
-N_SHARDS, ROWS, UNIT = 24, 30, 12
+N_SHARDS, ROWS, UNIT = 16, 30, 12
 N_UNITS = N_SHARDS * 3
 CORPUS = "s3://rsr/corpus"
 
-everyday = pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")  # not on the Ceph gateway as well
+# not on the Ceph gateway as well
+everyday = pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
 CEPH = pytest.param("ceph", marks=[pytest.mark.ceph, pytest.mark.slow])
 now_and_then = pytest.mark.parametrize("s3", ["moto", CEPH], indirect=True, scope="module")
 
@@ -50,13 +62,20 @@ def undisturbed(s3, head, local_ray, corpus):
 
 def command(head, store: str, **changes) -> list[str]:
     options = {
-        "corpus": CORPUS, "student": DEMO_STUDENT, "store": store, "unit-rows": UNIT, "replicas": 2, "ray-address": head.address, "dtype": "float32",
+        "corpus": CORPUS, "student": DEMO_STUDENT, "store": store, "unit-rows": UNIT, "replicas": 2,
+        "ray-address": head.address, "dtype": "float32",
     } | changes  # fmt: skip
-    return ["score", "--json", *(str(x) for name, value in options.items() for x in (f"--{name}", value))]
+    return [
+        "score",
+        "--json",
+        *(str(x) for name, value in options.items() for x in (f"--{name}", value)),
+    ]
 
 
 def teachers(store: str, endpoint: str) -> list[dict]:
-    return pq.read_table(pa.BufferReader(get(f"{store}/teachers/student=student.parquet", endpoint))).to_pylist()
+    return pq.read_table(
+        pa.BufferReader(get(f"{store}/teachers/student=student.parquet", endpoint))
+    ).to_pylist()
 
 
 def units(store: str, endpoint: str) -> int:
@@ -68,11 +87,14 @@ def started(arguments: list[str], store: str, endpoint: str, share: float, **env
     """A run in a process of its own, once so large a share of its units is written."""
     with tempfile.TemporaryFile("w+") as errors:
         run = subprocess.Popen(
-            [sys.executable, "-m", "rsr_ray", *arguments],
-            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY, env=os.environ | environment,
+            [sys.executable, "-m", "rsr_ray", *arguments], stdout=subprocess.PIPE, stderr=errors,
+            text=True, cwd=REPOSITORY, env=os.environ | environment,
         )  # fmt: skip
         try:
-            wait_for(lambda: run.poll() is not None or units(store, endpoint) >= max(1, share * N_UNITS), 240)
+            wait_for(
+                lambda: run.poll() is not None or units(store, endpoint) >= max(1, share * N_UNITS),
+                240,
+            )
             assert run.poll() is None, f"the run ended with {run.returncode} before the fault"
             yield run
         finally:
@@ -106,7 +128,9 @@ def moment(request):
 
 @everyday
 def test_two_runs_at_once_that_cut_units_of_different_sizes(head, s3, undisturbed):
-    """Without a lease, and with units that overlap: work is done twice, and the next run leaves every row there once."""
+    """Without a lease, and with units that overlap: work is done twice, and the next run leaves
+    every row there once.
+    """
     store = "s3://rsr/both"
     other = command(head, store, **{"unit-rows": 8, "replicas": 1})
     with started(command(head, store, replicas=1), store, s3[1], 0.02) as one:
@@ -149,17 +173,16 @@ def test_a_killed_driver_loses_at_most_a_unit_a_replica(head, s3, undisturbed, m
 
 
 @now_and_then
-@pytest.mark.parametrize("ways", [("500", "503"), ("drop before", "drop within", "drop after")], ids=["errors", "drops"])
-def test_a_quarter_of_the_requests_fails(head, s3, undisturbed, moment, ways):
-    store = f"s3://rsr/{ways[0][:2]}"
+def test_a_quarter_of_the_requests_fails(head, s3, undisturbed, moment):
+    store, ways = "s3://rsr/flaky", ("500", "503", "drop before", "drop within", "drop after")
     port = int(s3[1].rpartition(":")[2])
     with flaky(port) as proxy:
         arguments = command(head, store, **{"s3-endpoint": proxy.url})
         with started(arguments, store, s3[1], moment, AWS_ENDPOINT_URL=proxy.url) as run:
             proxy.ways, proxy.share = ways, 0.25
             record = ended(run)
-        failed = sum(proxy.seen[way] for way in ways)
-        assert failed > 20, proxy.seen
+        assert all(proxy.seen[way] for way in ways), proxy.seen
+        assert sum(proxy.seen[way] for way in ways) > 20, proxy.seen
     assert record["equation"]["scored"] == N_SHARDS * ROWS
     check(store, s3, undisturbed)
 
@@ -194,12 +217,17 @@ def test_a_disk_that_is_full_for_a_while(head, s3, undisturbed, moment, tmp_path
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", store], check=True)
     try:
         with started(command(head, str(store)), str(store), s3[1], moment) as run:
-            with contextlib.suppress(OSError), open(store / "ballast", "wb", buffering=0) as ballast:
+            with (
+                contextlib.suppress(OSError),
+                open(store / "ballast", "wb", buffering=0) as ballast,
+            ):
                 while True:
                     ballast.write(b"\0" * 4096)
             run.communicate(timeout=400)
         assert run.returncode == 1
-        assert not [p.name for p in (store / "scores").rglob("*") if p.is_file() and p.suffix != ".parquet"]
+        assert not [
+            p.name for p in (store / "scores").rglob("*") if p.is_file() and p.suffix != ".parquet"
+        ]
         (store / "ballast").unlink()
         done = rsr_ray(*command(head, str(store)))
         assert done.returncode == 0, done.stderr[-3000:]
@@ -212,20 +240,32 @@ def test_a_disk_that_is_full_for_a_while(head, s3, undisturbed, moment, tmp_path
 def test_a_row_that_crashes_the_tokenizer(head, s3, undisturbed, corpus):
     """The same corpus with one row more: a conversation on which native code dies."""
     store, extra = "s3://rsr/poison", "s3://rsr/extra/teacher=terse-7b/part-x.jsonl"
-    lines = gzip.decompress(sorted(corpus.rglob("teacher=terse-7b/*.gz"))[0].read_bytes()).decode().splitlines()
+    lines = (
+        gzip.decompress(sorted(corpus.rglob("teacher=terse-7b/*.gz"))[0].read_bytes())
+        .decode()
+        .splitlines()
+    )
     rows = [json.loads(line) | {"id": f"extra/{n}"} for n, line in enumerate(lines)]
     rows[random.randrange(len(rows))] |= {
         "id": "poison",
-        "messages": [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": POISON}],
+        "messages": [
+            {"role": "user", "content": "Well?"},
+            {"role": "assistant", "content": POISON},
+        ],
     }
     put(extra, "".join(json.dumps(row) + "\n" for row in rows).encode(), s3[1])
     arguments = command(head, store)
-    arguments[arguments.index("--corpus") + 1 : arguments.index("--corpus") + 2] = [CORPUS, "s3://rsr/extra"]
+    arguments[arguments.index("--corpus") + 1 : arguments.index("--corpus") + 2] = [
+        CORPUS,
+        "s3://rsr/extra",
+    ]
     done = rsr_ray(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     got = stored(store, endpoint=s3[1])
     added = [row for row in got if "/extra/" in row["source"]]
-    assert [(row["trajectory_id"], row["reject_reason"]) for row in added if row["reject_reason"]] == [("poison", "tokenizer_error")]
+    assert [
+        (row["trajectory_id"], row["reject_reason"]) for row in added if row["reject_reason"]
+    ] == [("poison", "tokenizer_error")]
     assert len(added) == len(rows)
     assert [row for row in got if "/extra/" not in row["source"]] == undisturbed[0]
 
@@ -234,14 +274,14 @@ def test_a_row_that_crashes_the_tokenizer(head, s3, undisturbed, corpus):
 def test_a_lost_node(head, s3, undisturbed, moment):
     store = "s3://rsr/node"
     with ray_node(f"--address={head.address}", **HEAD) as (worker, _):
-        on_worker = set()
 
         def is_used() -> bool:
-            on_worker.update({*replicas()} & {*descendants(worker.pid)})
-            return bool(on_worker)
+            return not {*replicas()}.isdisjoint(descendants(worker.pid))
 
-        with started(command(head, store, replicas=4), store, s3[1], moment) as run:
-            assert is_used(), "no replica was started on the worker node"
+        # The head has room for four replicas, so two are on the worker wherever Ray begins.
+        with started(command(head, store, replicas=6), store, s3[1], moment) as run:
+            wait_for(lambda: is_used() or run.poll() is not None)
+            assert run.poll() is None, "the run ended before a replica started on the worker"
             kill(*descendants(worker.pid), worker.pid)
             record = ended(run)
     assert record["equation"]["scored"] == N_SHARDS * ROWS
@@ -252,11 +292,18 @@ def test_a_lost_node(head, s3, undisturbed, moment):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_driver_killed_at_twenty_random_times(head, s3, undisturbed):
-    """The same command again and again, killed 0 to 30 s after its start; a store that is whole is checked, and a new one begun."""
+    """The same command again and again, killed 0 to 30 s after its start; a store that is whole
+    is checked, and a new one begun.
+    """
     kills = finished = 0
     there, store = 0, "s3://rsr/soak-0"
     while kills < 20 or there:
-        run = subprocess.Popen([sys.executable, "-m", "rsr_ray", *command(head, store)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        run = subprocess.Popen(
+            [sys.executable, "-m", "rsr_ray", *command(head, store)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         try:
             out, _ = run.communicate(timeout=random.uniform(0, 30) if kills < 20 else 400)
         except subprocess.TimeoutExpired:

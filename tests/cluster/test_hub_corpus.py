@@ -1,4 +1,6 @@
-"""A corpus on the Hugging Face hub, hf://datasets/org/name@revision/..., from a server that speaks as much of its protocol."""
+"""A corpus on the Hugging Face hub, hf://datasets/org/name@revision/..., from a server that
+speaks as much of its protocol.
+"""
 
 import hashlib
 import json
@@ -14,8 +16,13 @@ from .conftest import in_a_process, stored
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 REPO, FILES = "org/traces", {}
 for teacher in ("QwQ", "R1"):
-    rows = [{"prompt": f"{n} and 2?", "response": f"It is {n + 2}, says {teacher}.", "id": n} for n in range(5)]
-    FILES[f"data/{teacher}/train-00000.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    rows = [
+        {"prompt": f"{n} and 2?", "response": f"It is {n + 2}, says {teacher}.", "id": n}
+        for n in range(5)
+    ]
+    FILES[f"data/{teacher}/train-00000.jsonl"] = "".join(
+        json.dumps(row) + "\n" for row in rows
+    ).encode()
 FILES["README.md"] = b"# traces\n"
 
 
@@ -30,16 +37,39 @@ def hub():
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             if "org/private" in path:
-                return self.answer(b"", 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to dataset org/private is restricted."})
+                return self.answer(
+                    b"",
+                    401,
+                    {
+                        "X-Error-Code": "GatedRepo",
+                        "X-Error-Message": "Access to dataset org/private is restricted.",
+                    },
+                )
             api, resolve = f"/api/datasets/{REPO}", f"/datasets/{REPO}/resolve/"
             for revision in ("main", COMMIT):
                 if path in (api, f"{api}/revision/{revision}"):
-                    return self.answer(json.dumps({"id": REPO, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}).encode())
+                    return self.answer(
+                        json.dumps(
+                            {
+                                "id": REPO,
+                                "sha": COMMIT,
+                                "siblings": [{"rfilename": f} for f in files],
+                            }
+                        ).encode()
+                    )
                 if path.startswith(f"{api}/tree/{revision}"):
-                    return self.tree(path.removeprefix(f"{api}/tree/{revision}").strip("/"), "recursive=true" in self.path.lower())
-                if path.startswith(resolve + revision) and (name := path.removeprefix(f"{resolve}{revision}/")) in files:
+                    return self.tree(
+                        path.removeprefix(f"{api}/tree/{revision}").strip("/"),
+                        "recursive=true" in self.path.lower(),
+                    )
+                if (
+                    path.startswith(resolve + revision)
+                    and (name := path.removeprefix(f"{resolve}{revision}/")) in files
+                ):
                     return self.file(files[name])
-            return self.answer(b"", 404, {"X-Error-Code": "RepoNotFound" if REPO not in path else "EntryNotFound"})
+            return self.answer(
+                b"", 404, {"X-Error-Code": "RepoNotFound" if REPO not in path else "EntryNotFound"}
+            )
 
         do_HEAD = do_GET  # noqa: N815
 
@@ -52,13 +82,25 @@ def hub():
             return self.answer(json.dumps(found).encode())
 
         def entries(self) -> list[dict]:
-            folders = {"/".join(name.split("/")[:n]) for name in files for n in range(1, name.count("/") + 1)}
-            told = [{"type": "directory", "path": folder, "oid": "1" * 40, "size": 0} for folder in sorted(folders)]
+            folders = {
+                "/".join(name.split("/")[:n])
+                for name in files
+                for n in range(1, name.count("/") + 1)
+            }
+            told = [
+                {"type": "directory", "path": folder, "oid": "1" * 40, "size": 0}
+                for folder in sorted(folders)
+            ]
             blobs = [(name, data, hashlib.sha1(data).hexdigest()) for name, data in files.items()]
-            return told + [{"type": "file", "path": name, "oid": blob, "size": len(data)} for name, data, blob in blobs]
+            return told + [
+                {"type": "file", "path": name, "oid": blob, "size": len(data)}
+                for name, data, blob in blobs
+            ]
 
         def tree(self, folder: str, recursive: bool) -> None:
-            inside = [e for e in self.entries() if e["path"].startswith(f"{folder}/" if folder else "")]
+            inside = [
+                e for e in self.entries() if e["path"].startswith(f"{folder}/" if folder else "")
+            ]
             if not recursive:
                 inside = [e for e in inside if "/" not in e["path"].removeprefix(folder).strip("/")]
             if folder and not inside:
@@ -70,13 +112,22 @@ def hub():
             if self.headers.get("Range"):
                 start, _, end = self.headers["Range"].removeprefix("bytes=").partition("-")
                 last = min(int(end or total - 1), total - 1)
-                data, status, more = data[int(start) : last + 1], 206, {"Content-Range": f"bytes {start}-{last}/{total}"}
+                data, status, more = (
+                    data[int(start) : last + 1],
+                    206,
+                    {"Content-Range": f"bytes {start}-{last}/{total}"},
+                )
             return self.answer(data, status, more)
 
         def answer(self, content: bytes, status: int = 200, more: dict | None = None) -> None:
             self.send_response(status)
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            for name, value in {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Length": len(content), **(more or {})}.items():
+            for name, value in {
+                "ETag": etag,
+                "X-Repo-Commit": COMMIT,
+                "Content-Length": len(content),
+                **(more or {}),
+            }.items():
                 self.send_header(name, str(value))
             self.end_headers()
             if self.command != "HEAD":
@@ -101,9 +152,15 @@ def test_a_dataset_of_the_hub_is_scored_and_a_file_that_changes_is_scored_anew(h
     assert "read 10 = scored 10 + rejected 0 + already scored 0" in done.stdout
     rows = stored(tmp_path / "store")
     assert {row["teacher"] for row in rows} == {"QwQ", "R1"}
-    assert {row["source"] for row in rows} == {f"hf://datasets/{REPO}@main/data/{t}/train-00000.jsonl" for t in ("QwQ", "R1")}
-    files["data/R1/train-00000.jsonl"] += b'{"prompt": "9 and 2?", "response": "It is 11.", "id": 9}\n'
-    done = in_a_process("score", "--corpus", f"hf://datasets/{REPO}@main/data/**/*.jsonl", *options, **here)
+    assert {row["source"] for row in rows} == {
+        f"hf://datasets/{REPO}@main/data/{t}/train-00000.jsonl" for t in ("QwQ", "R1")
+    }
+    files["data/R1/train-00000.jsonl"] += (
+        b'{"prompt": "9 and 2?", "response": "It is 11.", "id": 9}\n'
+    )
+    done = in_a_process(
+        "score", "--corpus", f"hf://datasets/{REPO}@main/data/**/*.jsonl", *options, **here
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "read 11 = scored 6 + rejected 0 + already scored 5" in done.stdout
 

@@ -1,4 +1,7 @@
-"""A head started with `ray start --head`: `ray job submit` by the README's own commands, and what it shows of a run."""
+"""A head started with `ray start --head`:
+
+`ray job submit` by the README's own commands, and what it shows of a run.
+"""
 
 import json
 import os
@@ -12,7 +15,7 @@ from collections import defaultdict
 
 import yaml
 
-from rsr_ray.config import load_nightly
+from rsr_ray.config.load import load_nightly
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import BIN, Head, as_options, rsr_ray, write_many
@@ -23,9 +26,25 @@ ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 def submit(head: Head, *command) -> subprocess.CompletedProcess:
     """The README's command line."""
     return subprocess.run(
-        [str(BIN / "ray"), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", "python", "jobs/score.py", *map(str, command)],
-        cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        [
+            str(BIN / "ray"),
+            "job",
+            "submit",
+            "--address",
+            head.dashboard,
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "jobs/score.py",
+            *map(str, command),
+        ],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
 
 
 def test_the_same_table_as_a_submitted_job(head, a_corpus, local_table, tmp_path):
@@ -37,28 +56,53 @@ def test_the_same_table_as_a_submitted_job(head, a_corpus, local_table, tmp_path
 
 
 def test_a_job_with_a_mistake_fails(head):
-    done = submit(head, "--corpus", "/nowhere", "--student", "rsr_ray/demo/student", "--store", "/nowhere/store")
+    done = submit(
+        head,
+        "--corpus",
+        "/nowhere",
+        "--student",
+        "rsr_ray/demo/student",
+        "--store",
+        "/nowhere/store",
+    )
     assert done.returncode != 0
     assert "there is no such file or folder" in done.stdout + done.stderr
 
 
 def test_a_nightly_job_by_the_readmes_command(head, tmp_path):
-    readme = (REPOSITORY / "README.md").read_text()
+    readme = (REPOSITORY / "jobs" / "README.md").read_text()
     (command,) = re.findall(r"^ray job submit .*jobs/nightly.py.*$", readme, re.MULTILINE)
     (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     checkout = shutil.copytree(
-        REPOSITORY, tmp_path / "checkout", ignore=shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache")
+        REPOSITORY,
+        tmp_path / "checkout",
+        ignore=shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache"),
     )
     (checkout / "nightly.yaml").write_text(example)
-    assert [student.student_name for student in load_nightly(str(checkout / "nightly.yaml"), {}).students] == [
+    assert [
+        student.student_name
+        for student in load_nightly(str(checkout / "nightly.yaml"), {}).students
+    ] == [
         "Qwen2.5-7B-Instruct",
         "Llama-3.1-8B-Instruct",
     ]
     write_many(tmp_path / "corpus", 4, 20)
-    mine = {"corpus": f"{tmp_path}/corpus", "store": f"{tmp_path}/store", "dtype": "float32", "students": [{"student": str(DEMO_STUDENT)}]}
+    mine = {
+        "corpus": f"{tmp_path}/corpus",
+        "store": f"{tmp_path}/store",
+        "dtype": "float32",
+        "students": [{"student": str(DEMO_STUDENT)}],
+    }
     (checkout / "nightly.yaml").write_text(yaml.safe_dump(mine))
     command = command.replace("http://HEAD:8265", head.dashboard)
-    done = subprocess.run([BIN / "ray", *shlex.split(command)[1:]], cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [BIN / "ray", *shlex.split(command)[1:]],
+        cwd=checkout,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "80 scored, 0 rejected, 0 scored before" in done.stdout
     assert len(list((tmp_path / "store" / "nightly").glob("*.json"))) == 1
@@ -68,11 +112,36 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     write_many(tmp_path / "corpus", 8, 100)
     with next((tmp_path / "corpus").rglob("*.jsonl")).open("a") as file:
         file.write("not json\n" * 30)
-    options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--store", tmp_path / "store", "--ray-address", head.address]
+    options = [
+        "--corpus",
+        tmp_path / "corpus",
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        tmp_path / "store",
+        "--ray-address",
+        head.address,
+    ]
     options += ["--student-name", "watched"]
-    command = [sys.executable, "-m", "rsr_ray", "score", "--log", "json", "--json", "--unit-rows", "25", *map(str, options)]
+    command = [
+        sys.executable,
+        "-m",
+        "rsr_ray",
+        "score",
+        "--log",
+        "json",
+        "--json",
+        "--unit-rows",
+        "25",
+        *map(str, options),
+    ]
     seen: dict[str, float] = defaultdict(float)
-    with open(tmp_path / "stderr", "w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY) as run:
+    with (
+        open(tmp_path / "stderr", "w") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY
+        ) as run,
+    ):
         while run.poll() is None:
             for name, value in scraped(head.metrics).items():
                 seen[name] = max(seen[name], value)
@@ -83,9 +152,21 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     assert 0 < seen["ray_rsr_rejects_total reason=unreadable_row"] <= 30
     assert seen["ray_rsr_tokens_per_second"] > 0
     assert 0 <= seen["ray_rsr_padding_share"] < 1
-    told = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines() if line.startswith("{")]
-    assert [line["message"] for line in told if line.get("run_id") == record["run_id"]] == ["run planned", "run finished"]
-    workers = [line for path in head.logs.glob("worker-*.err") for line in path.read_text(errors="replace").splitlines() if "unit written" in line]
+    told = [
+        json.loads(line)
+        for line in (tmp_path / "stderr").read_text().splitlines()
+        if line.startswith("{")
+    ]
+    assert [line["message"] for line in told if line.get("run_id") == record["run_id"]] == [
+        "run planned",
+        "run finished",
+    ]
+    workers = [
+        line
+        for path in head.logs.glob("worker-*.err")
+        for line in path.read_text(errors="replace").splitlines()
+        if "unit written" in line
+    ]
     units = [unit for unit in map(json.loads, workers) if unit["run_id"] == record["run_id"]]
     assert sum(unit["n_scored"] for unit in units) == 800
     assert {unit["student"] for unit in units} == {"watched"}

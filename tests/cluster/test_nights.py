@@ -1,4 +1,6 @@
-"""Nightly runs: each trajectory once, the cost of what is new, one run at a time, one student's failure its own."""
+"""Nightly runs: each trajectory once, the cost of what is new, one run at a time, one student's
+failure its own.
+"""
 
 import json
 import os
@@ -12,19 +14,29 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsr_ray.config import load_nightly
+from rsr_ray.config.load import load_nightly
 from rsr_ray.demo.corpus import conversation, make_problem
-from rsr_ray.lease import Lease
+from rsr_ray.files.objects import create, get, list_files
 from rsr_ray.nightly import run_night
-from rsr_ray.objects import create, get, list_files
+from rsr_ray.store.lease import Lease
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import rsr_ray, stored, upload, write_many
 
 
 def config_file(folder: Path, corpus, store, **changes) -> Path:
-    students = [{"student": str(DEMO_STUDENT), "student_name": "one"}, {"student": str(DEMO_STUDENT), "student_name": "two", "r_max": 5}]
-    settings = {"corpus": str(corpus), "store": str(store), "dtype": "float32", "unit_rows": 20, "replicas": 1, "students": students} | changes
+    students = [
+        {"student": str(DEMO_STUDENT), "student_name": "one"},
+        {"student": str(DEMO_STUDENT), "student_name": "two", "r_max": 5},
+    ]
+    settings = {
+        "corpus": str(corpus),
+        "store": str(store),
+        "dtype": "float32",
+        "unit_rows": 20,
+        "replicas": 1,
+        "students": students,
+    } | changes
     path = folder / "nightly.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
@@ -35,7 +47,16 @@ def write_shard(path: Path, teacher: str, ids: range, style: str) -> None:
     with path.open("w") as file:
         for n in ids:
             rng = random.Random(n)  # the same problem for every teacher
-            file.write(json.dumps({"id": f"{teacher}/{n}", "teacher": teacher, "messages": conversation(style, make_problem(rng), rng)}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "id": f"{teacher}/{n}",
+                        "teacher": teacher,
+                        "messages": conversation(style, make_problem(rng), rng),
+                    }
+                )
+                + "\n"
+            )
 
 
 def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
@@ -52,7 +73,8 @@ def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
     assert {name: s["equation"]["scored"] for name, s in first.items()} == {"one": 110, "two": 110}
     assert {s["changes"] for s in first.values()} == {None}
 
-    write_shard(tmp_path / "corpus" / "part-a-2.jsonl", "A", range(50, 90), "methodical-32b")  # ten of them as last night
+    # ten of them as last night
+    write_shard(tmp_path / "corpus" / "part-a-2.jsonl", "A", range(50, 90), "methodical-32b")
     second = night("2026-01-02")
     for s in second.values():
         assert (s["equation"]["scored"], s["equation"]["already_scored"]) == (40, 110)
@@ -67,40 +89,67 @@ def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
         assert (newcomer["teacher"], newcomer["of"]) == ("C", 3)
         assert newcomer["place"] == [t["teacher"] for t in s["ranking"]["teachers"]].index("C") + 1
         assert s["ranking"]["n_prompts"] == 50
-        assert {t["teacher"]: t["n_trajectories"] for t in s["teachers"]} == {"A": 90, "B": 50, "C": 70}
+        assert {t["teacher"]: t["n_trajectories"] for t in s["teachers"]} == {
+            "A": 90,
+            "B": 50,
+            "C": 70,
+        }
     assert third["one"]["teachers"] != third["two"]["teachers"]
     rows = stored(store, "one")
     assert len(rows) == 220
     assert len({row["trajectory_id"] for row in rows}) == 210
 
-    moved = json.loads(rsr_ray("compare", f"{store}#one@2026-01-01", f"{store}#one@2026-01-02", "--json").stdout)
+    moved = json.loads(
+        rsr_ray("compare", f"{store}#one@2026-01-01", f"{store}#one@2026-01-02", "--json").stdout
+    )
     assert moved["basis"] == "all prompts"
-    assert {t["teacher"]: (t["a"]["n_trajectories"], t["b"]["n_trajectories"]) for t in moved["teachers"]} == {"A": (60, 90), "B": (50, 50)}
+    assert {
+        t["teacher"]: (t["a"]["n_trajectories"], t["b"]["n_trajectories"])
+        for t in moved["teachers"]
+    } == {"A": (60, 90), "B": (50, 50)}
     for side, night_before in (("a", first), ("b", second)):
         values = {t["teacher"]: t["rsr"] for t in night_before["one"]["teachers"]}
         assert {t["teacher"]: t[side]["value"] for t in moved["teachers"]} == pytest.approx(values)
-    assert (moved["trajectories"]["both"], moved["trajectories"]["only_b"], moved["trajectories"]["differ"]) == (110, 30, 0)
+    assert (
+        moved["trajectories"]["both"],
+        moved["trajectories"]["only_b"],
+        moved["trajectories"]["differ"],
+    ) == (110, 30, 0)
     refused = rsr_ray("compare", f"{store}#one", f"{store}#two")
     assert (refused.returncode, "r_max 100 / 5" in refused.stderr) == (2, True)
 
-    shown = rsr_ray("nightly", "--config", path, "--night", "2026-01-03")  # the same night again says the same
+    # the same night again says the same
+    shown = rsr_ray("nightly", "--config", path, "--night", "2026-01-03")
     place = next(t["place"] for t in third["one"]["teachers"] if t["teacher"] == "C")
     assert f"new teacher C takes place {place} of 3 (rsr " in shown.stdout
     assert "+70 trajectories: C +70" in shown.stdout
     page = (store / "report" / "index.html").read_text()
-    for said in ("Student one", "Student two", f"new teacher C takes place {place} of 3", "Place of each teacher over the last nights"):
+    for said in (
+        "Student one",
+        "Student two",
+        f"new teacher C takes place {place} of 3",
+        "Place of each teacher over the last nights",
+    ):
         assert said in page
     assert f"{store}/report/index.html" in shown.stdout
     assert "is best on prompts like these" in shown.stdout
 
 
-def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ray, tmp_path, monkeypatch):
+def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(
+    local_ray, tmp_path, monkeypatch
+):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store")
     before = run_night(load_nightly(str(path), {"night": "1"}))
-    monkeypatch.setattr("rsr_ray.nightly.rank_teachers", lambda *_: pytest.fail("a night with nothing new ranked again"))
+    monkeypatch.setattr(
+        "rsr_ray.nightly.rank_teachers",
+        lambda *_: pytest.fail("a night with nothing new ranked again"),
+    )
     for stage in ("build_scores", "reduce_scores"):
-        monkeypatch.setattr(f"rsr_ray.pipeline.{stage}", lambda *_: pytest.fail("a night with nothing new did work"))
+        monkeypatch.setattr(
+            f"rsr_ray.run.pipeline.{stage}",
+            lambda *_: pytest.fail("a night with nothing new did work"),
+        )
     again = run_night(load_nightly(str(path), {"night": "2"}))
     for name, student in again["students"].items():
         assert student["error"] is None
@@ -113,10 +162,22 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(local_ra
 
 def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(local_ray, tmp_path):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
-    students = [{"student": str(tmp_path / "nobody")}, {"student": str(DEMO_STUDENT), "student_name": "one"}]
-    done = rsr_ray("nightly", "--config", config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students), "--night", "x")
+    students = [
+        {"student": str(tmp_path / "nobody")},
+        {"student": str(DEMO_STUDENT), "student_name": "one"},
+    ]
+    done = rsr_ray(
+        "nightly",
+        "--config",
+        config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students),
+        "--night",
+        "x",
+    )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "rsr-ray: 1 of 2 students failed in night x: nobody; see above"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "rsr-ray: 1 of 2 students failed in night x: nobody; see above"
+    )
     assert "student nobody: student" in done.stdout
     assert "Traceback" not in done.stderr
     assert "Teachers for student one" in done.stdout
@@ -133,7 +194,10 @@ def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(local_ray, 
         ({"students": "x"}, "students must be a list"),
         ({"students": []}, "each needs a name of its own"),
         ({"students": [{"student": "a/x"}, {"student": "b/x"}]}, "given: x, x"),
-        ({"students": [{"student": "x", "store": "elsewhere"}]}, "store is the same for all students"),
+        (
+            {"students": [{"student": "x", "store": "elsewhere"}]},
+            "store is the same for all students",
+        ),
         ({"studens": []}, "unknown key 'studens'"),
         ({"lease_seconds": 1}, "lease_seconds 1: must be at least 3"),
         ({"night": "../x"}, "--night '../x'"),
@@ -142,35 +206,80 @@ def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(local_ray, 
 def test_a_mistake_in_the_file_is_one_line_and_exit_code_2(tmp_path, capsys, changes, says):
     from rsr_ray.cli import main
 
-    assert main(["nightly", "--config", str(config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", **changes))]) == 2
+    assert (
+        main(
+            [
+                "nightly",
+                "--config",
+                str(config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", **changes)),
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
 
 
 def test_two_nightly_runs_started_together(s3, head, tmp_path):
-    write_many(tmp_path / "corpus", 4, 60)
+    write_many(tmp_path / "corpus", 4, 20)
     upload(s3[0], tmp_path / "corpus", "rsr/nights")
-    path = config_file(tmp_path, "s3://rsr/nights", "s3://rsr/night-store", students=[{"student": str(DEMO_STUDENT), "student_name": "one"}])
-    command = [sys.executable, "-m", "rsr_ray", "nightly", "--config", str(path), "--night", "x", "--json"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
-    pair = [subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": head.address}, **options) for _ in range(2)]
+    path = config_file(
+        tmp_path,
+        "s3://rsr/nights",
+        "s3://rsr/night-store",
+        students=[{"student": str(DEMO_STUDENT), "student_name": "one"}],
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "rsr_ray",
+        "nightly",
+        "--config",
+        str(path),
+        "--night",
+        "x",
+        "--json",
+    ]
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": REPOSITORY,
+    }
+    pair = [
+        subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": head.address}, **options)
+        for _ in range(2)
+    ]
     outcomes = [(run.communicate(timeout=300), run.returncode) for run in pair]
     assert [code for _, code in outcomes] == [0, 0], outcomes
-    nights = sorted((json.loads(out.splitlines()[-1]) for (out, _), _ in outcomes), key=lambda night: "held_by" in night)
-    assert nights[0]["students"]["one"]["equation"]["scored"] == 240
+    nights = sorted(
+        (json.loads(out.splitlines()[-1]) for (out, _), _ in outcomes),
+        key=lambda night: "held_by" in night,
+    )
+    assert nights[0]["students"]["one"]["equation"]["scored"] == 80
     assert "process" in nights[1]["held_by"]["holder"]
     rows = stored("s3://rsr/night-store", "one", endpoint=s3[1])
-    assert len({row["trajectory_id"] for row in rows}) == len(rows) == 240
+    assert len({row["trajectory_id"] for row in rows}) == len(rows) == 80
     assert nights[0]["report"] == "s3://rsr/night-store/report/index.html"
     assert b"Student one" in get(nights[0]["report"], s3[1])
-    leases = [name for name in list_files("s3://rsr/night-store/nightly/lease", s3[1]) if name.endswith(".json")]
-    assert json.loads(get(f"s3://rsr/night-store/nightly/lease/{leases[-1]}", s3[1]))["released"] is True
+    leases = [
+        name
+        for name in list_files("s3://rsr/night-store/nightly/lease", s3[1])
+        if name.endswith(".json")
+    ]
+    assert (
+        json.loads(get(f"s3://rsr/night-store/nightly/lease/{leases[-1]}", s3[1]))["released"]
+        is True
+    )
     left = Lease("s3://rsr/night-store/nightly/lease", 60, s3[1])
     assert left.take() is None
     try:
         shown = rsr_ray("nightly", "--config", path)
-        assert (shown.returncode, shown.stdout.count("Another nightly run is at work on s3://rsr/night-store")) == (0, 1)
+        assert (
+            shown.returncode,
+            shown.stdout.count("Another nightly run is at work on s3://rsr/night-store"),
+        ) == (0, 1)
     finally:
         left.release()
 

@@ -9,11 +9,21 @@ import pytest
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, stored
 
-N = 150
+N = 80
 
 
 def row(n: int, version: str = "a") -> str:
-    return json.dumps({"id": f"{n}{version}", "prompt_id": f"p{n // 2}", "prompt": f"{n} and 2?", "response": f"It is {n + 2}, {version}."}) + "\n"
+    return (
+        json.dumps(
+            {
+                "id": f"{n}{version}",
+                "prompt_id": f"p{n // 2}",
+                "prompt": f"{n} and 2?",
+                "response": f"It is {n + 2}, {version}.",
+            }
+        )
+        + "\n"
+    )
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -25,9 +35,14 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
         path.write_text(row(n))
     first = score(corpus, store)
     assert first.n_scored == N
-    assert {t["teacher"]: t["n_trajectories"] for t in first.teachers.to_pylist()} == {"T0": N / 2, "T1": N / 2}
+    assert {t["teacher"]: t["n_trajectories"] for t in first.teachers.to_pylist()} == {
+        "T0": N / 2,
+        "T1": N / 2,
+    }
     rows = stored(store)
-    assert {r["source"].rpartition("/")[2]: r["source_row"] for r in rows} == {f"{n:03}.jsonl": 0 for n in range(N)}
+    assert {r["source"].rpartition("/")[2]: r["source_row"] for r in rows} == {
+        f"{n:03}.jsonl": 0 for n in range(N)
+    }
     assert len(list((store / "scores").rglob("*.parquet"))) == 1
     path = corpus / "teacher=T1" / "007.jsonl"
     path.write_text(row(7, "b"))
@@ -35,7 +50,9 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
     (corpus / "teacher=T1" / "999.jsonl").write_text(row(999))
     second = score(corpus, store)
     assert second.n_read == N + 1
-    assert {t["teacher"]: (t["n_trajectories"], t["n_duplicates"]) for t in second.teachers.to_pylist()} == {"T0": (N // 2, 0), "T1": (N // 2 + 1, 0)}
+    assert {
+        t["teacher"]: (t["n_trajectories"], t["n_duplicates"]) for t in second.teachers.to_pylist()
+    } == {"T0": (N // 2, 0), "T1": (N // 2 + 1, 0)}
     ids = {r["trajectory_id"] for r in stored(store)}
     assert "7b" in ids
     assert "7a" not in ids
@@ -44,10 +61,23 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
     assert rsr_ray("check", "--store", store).returncode == 0
     done = rsr_ray("choose", "--store", store, "--student", "student", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    chosen = [r for path in (tmp_path / "out").glob("*.parquet") for r in pq.read_table(path).to_pylist()]
+    chosen = [
+        r for path in (tmp_path / "out").glob("*.parquet") for r in pq.read_table(path).to_pylist()
+    ]
     assert len(chosen) == N // 2 + 1
     assert all(r["messages"][1]["content"].startswith("It is") for r in chosen)
-    race = rsr_ray("race", "--corpus", corpus, "--student", DEMO_STUDENT, "--store", store, "--replicas", "1", "--json")
+    race = rsr_ray(
+        "race",
+        "--corpus",
+        corpus,
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        store,
+        "--replicas",
+        "1",
+        "--json",
+    )
     assert race.returncode == 0, race.stderr
     assert json.loads(race.stdout)["rounds"][-1]["cost_share"] == 0  # all was scored already
 
@@ -55,7 +85,9 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
 def test_the_same_on_s3(local_ray, s3):
     fs, endpoint = s3
     for n in range(N):
-        with fs.open_output_stream(f"rsr/corpus/teacher=T{n % 2}/{n:03}.jsonl", compression=None) as stream:
+        with fs.open_output_stream(
+            f"rsr/corpus/teacher=T{n % 2}/{n:03}.jsonl", compression=None
+        ) as stream:
             stream.write(row(n).encode())
     first = score("s3://rsr/corpus", "s3://rsr/store", s3_endpoint=endpoint)
     assert first.n_scored == N
@@ -63,6 +95,8 @@ def test_the_same_on_s3(local_ray, s3):
         stream.write(row(7, "b").encode())
     second = score("s3://rsr/corpus", "s3://rsr/store", s3_endpoint=endpoint)
     assert second.n_read == N
-    assert {t["teacher"]: (t["n_trajectories"], t["n_duplicates"]) for t in second.teachers.to_pylist()} == {"T0": (N // 2, 0), "T1": (N // 2, 0)}
+    assert {
+        t["teacher"]: (t["n_trajectories"], t["n_duplicates"]) for t in second.teachers.to_pylist()
+    } == {"T0": (N // 2, 0), "T1": (N // 2, 0)}
     third = score("s3://rsr/corpus", "s3://rsr/store", s3_endpoint=endpoint)
     assert (third.n_scored, third.n_already) == (0, N)

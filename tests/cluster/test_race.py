@@ -1,4 +1,6 @@
-"""Whole races on a real Ray: the full run's winner, killed and resumed, and a store that holds the corpus alone."""
+"""Whole races on a real Ray: the full run's winner, killed and resumed, and a store that holds
+the corpus alone.
+"""
 
 import json
 import os
@@ -12,32 +14,46 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.cli import main
-from rsr_ray.config import RaceConfig
+from rsr_ray.config.race import RaceConfig
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.corpus.shards import SHARDS
 from rsr_ray.demo.corpus import conversation, make_problem
 from rsr_ray.errors import UserError
-from rsr_ray.objects import list_objects
-from rsr_ray.race import race
-from rsr_ray.read import SHARDS, canonical, iter_trajectories
-from rsr_ray.reading import Reading
+from rsr_ray.files.objects import list_objects
+from rsr_ray.race import race as races
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import kill, replicas, rsr_ray, score, stored, wait_for
 
-TEACHERS = {"near": "doubtful-32b-think", "twin": "doubtful-32b-think", "far": "flowery-8b"}  # by what they write like: two are a hair apart
+# by what they write like: two are a hair apart
+TEACHERS = {
+    "near": "doubtful-32b-think",
+    "twin": "doubtful-32b-think",
+    "far": "flowery-8b",
+}
 N_PROMPTS = 40
 MARGIN = 0.0  # so that the race takes several rounds
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Shards that hold several teachers, a teacher with two answers to a prompt, prompts without an answer of each, bad rows."""
+    """Shards that hold several teachers, a teacher with two answers to a prompt, prompts without
+    an answer of each, bad rows.
+    """
     folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
     problems = [make_problem(rng) for _ in range(N_PROMPTS)]
     shards: list[list[dict]] = [[], [], []]
     for n, problem in enumerate(problems):
         for teacher, style in TEACHERS.items():
             for sample in range({"near": 1, "twin": 2, "far": n % 10 != 9}[teacher]):
-                row = {"prompt_id": f"p{n}", "teacher": teacher, "sample": sample, "messages": conversation(style, problem, rng)}
+                row = {
+                    "prompt_id": f"p{n}",
+                    "teacher": teacher,
+                    "sample": sample,
+                    "messages": conversation(style, problem, rng),
+                }
                 shards[rng.randrange(3)].append(row)
     shards[0] += [{"prompt_id": "p0", "teacher": "near", "messages": "none"}]
     shards[1] += [{**shards[1][0]}]  # the same once more
@@ -48,14 +64,27 @@ def corpus(tmp_path_factory):
 
 
 def config(corpus, store, **changes) -> RaceConfig:
-    given = {"corpus": (str(corpus),), "student": str(DEMO_STUDENT), "store": str(store), "replicas": 2, "margin": MARGIN, "first_round": 20}
+    given = {
+        "corpus": (str(corpus),),
+        "student": str(DEMO_STUDENT),
+        "store": str(store),
+        "replicas": 2,
+        "margin": MARGIN,
+        "first_round": 20,
+    }
     return RaceConfig(**(given | changes))
+
+
+def race(config: RaceConfig, rounds: list[dict] | None = None) -> dict:
+    """The answer as JSON; `rounds` gets the rounds."""
+    said = [] if rounds is None else rounds
+    return races.race(config, lambda decided: said.append(decided.to_json())).to_json()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(corpus, local_ray, tmp_path_factory):
     store, rounds = tmp_path_factory.mktemp("undisturbed"), []
-    return race(config(corpus, store), rounds.append), rounds, store
+    return race(config(corpus, store), rounds), rounds, store
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +94,9 @@ def full(corpus, local_ray, tmp_path_factory):
 
 
 def values(rows: list[dict]) -> dict[str, float]:
-    """rsr of each teacher over the prompts that all of them have a score for, each prompt the same weight."""
+    """rsr of each teacher over the prompts that all of them have a score for, each prompt the
+    same weight.
+    """
     scored = [row for row in rows if row["reject_reason"] is None]
     by: dict[tuple, dict] = {}
     for row in scored:
@@ -85,12 +116,18 @@ def own(store, record: dict) -> str:
 
 
 def units(store: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(p.relative_to(store)): (p.stat().st_mtime_ns, p.read_bytes()) for p in store.glob("**/scores/**/*.parquet")}
+    return {
+        str(p.relative_to(store)): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in store.glob("**/scores/**/*.parquet")
+    }
 
 
 def answer(record: dict) -> dict:
     """What may not differ between two ways to the same answer."""
-    rounds = [{name: value for name, value in entry.items() if name != "run_id"} for entry in record["rounds"]]
+    rounds = [
+        {name: value for name, value in entry.items() if name != "run_id"}
+        for entry in record["rounds"]
+    ]
     return {name: value for name, value in record.items() if name != "config"} | {"rounds": rounds}
 
 
@@ -104,11 +141,14 @@ def test_the_winner_is_the_full_runs(undisturbed, full):
     assert record["matched_prompts"] == N_PROMPTS - N_PROMPTS // 10
     assert record["unreadable_rows"] == 1
     kept = json.loads((store / f"races/{record['race_id']}/race.json").read_text())
-    assert {name: kept[name] for name in kept if name not in ("place", "seal")} == json.loads(json.dumps(record))
+    assert {name: kept[name] for name in kept if name not in ("place", "seal")} == json.loads(
+        json.dumps(record)
+    )
     ends = [entry["prompts"] for entry in rounds]
     out = next(t for t in record["teachers"] if t["teacher"] == "far")
     assert (out["left_after_round"], out["n_prompts"]) == (1, ends[0])
-    # Every answer of a teacher to the prompts it was in for, and nothing else; the repeated row counts once.
+    # Every answer of a teacher to the prompts it was in for, and nothing else; the repeated row
+    # counts once.
     assert record["full"]["trajectories"] == (N_PROMPTS - N_PROMPTS // 10) * 4
     rows = stored(own(store, record))
     assert record["spent"]["trajectories"] == ends[0] + 3 * ends[-1] == len(rows)
@@ -119,9 +159,13 @@ def test_the_winner_is_the_full_runs(undisturbed, full):
 
 def test_a_race_is_a_store_of_its_own(undisturbed, capsys):
     record, _, store = undisturbed
-    assert [path.name for path in store.iterdir() if any(p.is_file() for p in path.rglob("*"))] == ["races"]
+    assert [path.name for path in store.iterdir() if any(p.is_file() for p in path.rglob("*"))] == [
+        "races"
+    ]
     assert main(["teachers", "--store", own(store, record), "--student", "student", "--json"]) == 0
-    assert {t["teacher"] for t in json.loads(capsys.readouterr().out)["teachers"]} == TEACHERS.keys()
+    assert {
+        t["teacher"] for t in json.loads(capsys.readouterr().out)["teachers"]
+    } == TEACHERS.keys()
 
 
 def test_where_every_prompt_was_scored_the_values_are_the_full_runs(undisturbed, full):
@@ -140,8 +184,17 @@ def test_a_rounds_shards_hold_what_the_corpus_holds(undisturbed, corpus):
 
     def rows(*folders):
         objects = [obj for folder in folders for obj in list_objects(str(folder), None, SHARDS)]
-        found = [canonical(row, obj, n, Reading()) for obj in objects for n, row in enumerate(iter_trajectories(obj, None, Reading()))]
-        return {row["trajectory_id"]: {name: row[name] for name in ("teacher", "prompt_id", "sample", "messages", "tools")} for row in found}
+        found = [
+            canonical(row, obj, n, Reading())
+            for obj in objects
+            for n, row in enumerate(iter_trajectories(obj, None, Reading()))
+        ]
+        return {
+            row["trajectory_id"]: {
+                name: row[name] for name in ("teacher", "prompt_id", "sample", "messages", "tools")
+            }
+            for row in found
+        }
 
     given, written = rows(corpus), rows(*(store / "races" / record["race_id"]).glob("round-*"))
     assert len(written) == record["spent"]["trajectories"]
@@ -150,15 +203,47 @@ def test_a_rounds_shards_hold_what_the_corpus_holds(undisturbed, corpus):
 
 
 def test_killed_resumed_and_followed_by_a_full_run(head, undisturbed, full, corpus, tmp_path):
-    """Killed while the second round is at work, resumed: the same answer, and no unit is scored twice. A full run on the
-    same store then is as one without a race, and another race after it has nothing to score."""
-    command = [sys.executable, "-m", "rsr_ray", "race", "--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path)]
-    command += ["--margin", str(MARGIN), "--first-round", "20", "--replicas", "2", "--ray-address", head.address, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ) as run:
+    """Killed while the second round is at work, resumed: the same answer, and no unit is scored
+    twice.
+
+    A full run on the same store then is as one without a race, and another race after it has
+    nothing to score.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "rsr_ray",
+        "race",
+        "--corpus",
+        str(corpus),
+        "--student",
+        str(DEMO_STUDENT),
+        "--store",
+        str(tmp_path),
+    ]
+    command += [
+        "--margin",
+        str(MARGIN),
+        "--first-round",
+        "20",
+        "--replicas",
+        "2",
+        "--ray-address",
+        head.address,
+        "--json",
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ,
+    ) as run:
         assert run.stderr is not None
         lines = iter(run.stderr)
         assert any(line.startswith("round 1: ") for line in lines)
-        assert any("scored already" in line for line in lines), "the second round began"
+        assert any("already scored" in line for line in lines), "the second round began"
         kill(run.pid)
     wait_for(lambda: not replicas())  # what was in their hands may still be written
     before = units(tmp_path)
@@ -179,21 +264,27 @@ def test_killed_resumed_and_followed_by_a_full_run(head, undisturbed, full, corp
     assert run.teachers.to_pylist() == full[0].teachers.to_pylist()
     assert {Path(row["source"]).parent for row in stored(tmp_path)} == {corpus}
 
-    free = race(config(corpus, tmp_path, seed=1), lambda _: None)
+    free = race(config(corpus, tmp_path, seed=1))
     assert (free["spent"]["trajectories"], free["spent"]["cost_share"]) == (0, 0.0)
     assert free["taken_from_store"]["trajectories"] >= 4 * 20
     assert (free["decided"], free["winner"]) == (True, record["winner"])
-    assert [path.name for path in Path(own(tmp_path, free)).rglob("*") if path.is_file()] == ["race.json"]
+    assert [path.name for path in Path(own(tmp_path, free)).rglob("*") if path.is_file()] == [
+        "race.json"
+    ]
 
 
-def test_what_a_part_of_the_corpus_was_scored_for_is_not_scored_again(undisturbed, corpus, tmp_path):
+def test_what_a_part_of_the_corpus_was_scored_for_is_not_scored_again(
+    undisturbed, corpus, tmp_path
+):
     run = score([corpus / "0.jsonl", corpus / "2.parquet"], tmp_path, replicas=2, max_rejects=1.0)
     before = units(tmp_path)
-    record, whole = race(config(corpus, tmp_path), lambda _: None), undisturbed[0]
+    record, whole = race(config(corpus, tmp_path)), undisturbed[0]
     spent, taken = record["spent"]["trajectories"], record["taken_from_store"]["trajectories"]
     assert spent + taken == whole["spent"]["trajectories"]
     assert 0 < spent < taken <= run.n_scored
-    assert record["spent"]["cost_share"] + record["taken_from_store"]["cost_share"] == pytest.approx(whole["spent"]["cost_share"])
+    assert record["spent"]["cost_share"] + record["taken_from_store"][
+        "cost_share"
+    ] == pytest.approx(whole["spent"]["cost_share"])
     rows = stored(own(tmp_path, record))
     assert len(rows) == spent
     there = {(row["teacher"], row["trajectory_id"]) for row in stored(tmp_path)}
@@ -201,37 +292,56 @@ def test_what_a_part_of_the_corpus_was_scored_for_is_not_scored_again(undisturbe
     assert {name: units(tmp_path)[name] for name in before} == before
     for got, want in zip(record["teachers"], whole["teachers"], strict=True):
         assert got["value"] == pytest.approx(want["value"], rel=1e-5)
-        assert {name: got[name] for name in ("teacher", "why", "n_prompts", "left_after_round")} == {
-            name: want[name] for name in ("teacher", "why", "n_prompts", "left_after_round")
-        }
+        assert {
+            name: got[name] for name in ("teacher", "why", "n_prompts", "left_after_round")
+        } == {name: want[name] for name in ("teacher", "why", "n_prompts", "left_after_round")}
 
 
 def test_a_budget_ends_a_race_and_more_of_it_goes_on_with_the_same(undisturbed, corpus):
     record, _, store = undisturbed
     before = units(store)
     first, second = (entry["cost_share"] for entry in record["rounds"][:2])
-    stopped = race(config(corpus, store, budget=(first + second) / 2), lambda _: None)
-    assert (stopped["race_id"], stopped["decided"], stopped["winner"]) == (record["race_id"], False, None)
+    stopped = race(config(corpus, store, budget=(first + second) / 2))
+    assert (stopped["race_id"], stopped["decided"], stopped["winner"]) == (
+        record["race_id"],
+        False,
+        None,
+    )
     assert answer(stopped)["rounds"] == answer(record)["rounds"][:1]
     assert sorted(stopped["alive"]) == ["near", "twin"]
     assert stopped["next_cost_share"] == second
     with pytest.raises(UserError, match="--budget 0.01: the first round alone costs"):
-        race(config(corpus, store, budget=0.01), lambda _: None)
-    assert answer(race(config(corpus, store), lambda _: None)) == answer(record)
+        race(config(corpus, store, budget=0.01))
+    assert answer(race(config(corpus, store))) == answer(record)
     assert units(store) == before, "all of it was there"
 
 
 def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path, capsys):
     """With a length limit that a part of one teacher's answers breaks."""
-    lengths = sorted(row["n_prompt_tokens"] + row["n_tokens"] for row in full[1] if row["teacher"] == "twin")
+    lengths = sorted(
+        row["n_prompt_tokens"] + row["n_tokens"] for row in full[1] if row["teacher"] == "twin"
+    )
     limit = lengths[int(0.85 * len(lengths))]
-    options = ["--corpus", str(corpus), "--student", str(DEMO_STUDENT), "--store", str(tmp_path), "--replicas", "2", "--first-round", "36"]
+    options = [
+        "--corpus",
+        str(corpus),
+        "--student",
+        str(DEMO_STUDENT),
+        "--store",
+        str(tmp_path),
+        "--replicas",
+        "2",
+        "--first-round",
+        "36",
+    ]
     assert main(["race", *options, "--max-length", str(limit), "--json"]) == 1
     shown = capsys.readouterr()
     record = json.loads(shown.out)
     assert "more than --max-rejects 0.05: over_length" in shown.err
     rows = stored(own(tmp_path, record))
-    assert record["rejected"] == {"over_length": sum(row["reject_reason"] is not None for row in rows)}
+    assert record["rejected"] == {
+        "over_length": sum(row["reject_reason"] is not None for row in rows)
+    }
     truth = values(rows)
     (entry,) = record["rounds"]
     assert entry["prompts_compared"] < entry["prompts"] == record["matched_prompts"]
@@ -244,9 +354,22 @@ def test_a_store_on_s3_and_names_that_are_hard_on_paths(s3, local_ray, tmp_path)
     names, rng = ["org/näme 7B", "..", "[x]*?&%41", "名前" * 80], random.Random(0)
     problems = [make_problem(rng) for _ in range(6)]
     for n, name in enumerate(names):
-        rows = [{"prompt_id": f"p{i}", "teacher": name, "messages": conversation("flowery-8b", p, rng)} for i, p in enumerate(problems)]
+        rows = [
+            {"prompt_id": f"p{i}", "teacher": name, "messages": conversation("flowery-8b", p, rng)}
+            for i, p in enumerate(problems)
+        ]
         (tmp_path / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--corpus", tmp_path, "--student", DEMO_STUDENT, "--store", "s3://rsr/race", "--replicas", "1", "--json"]
+    options = [
+        "--corpus",
+        tmp_path,
+        "--student",
+        DEMO_STUDENT,
+        "--store",
+        "s3://rsr/race",
+        "--replicas",
+        "1",
+        "--json",
+    ]
     done = rsr_ray("race", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads(done.stdout)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import rsr_ray.pipeline as pipeline
-from rsr_ray.config import ScoreConfig
-from rsr_ray.doctor import Doctor
+import rsr_ray.run.pipeline as pipeline
+from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import RunError, UserError
+from rsr_ray.run.doctor.doctor import Doctor
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, write_many
@@ -45,7 +45,9 @@ def test_a_renamed_checkpoint_is_refused_in_the_same_words(local_ray, corpus, st
     assert not units(store)
     doctor = Doctor(ScoreConfig(corpus=(str(corpus),), student=str(student), store=str(store)))
     doctor.examine()
-    assert [f.says for f in doctor.findings if f.check == "student"] == [line.removeprefix("rsr-ray: ")]
+    assert [f.says for f in doctor.findings if f.check == "student"] == [
+        line.removeprefix("rsr-ray: ")
+    ]
 
 
 def other_weights(student):
@@ -66,8 +68,12 @@ def cut_config(student):
 
 
 @pytest.mark.parametrize("change", [other_weights, another_tokenizer, cut_config])
-def test_files_that_change_while_the_run_starts_end_it(local_ray, corpus, student, tmp_path, monkeypatch, change):
-    """The trainer writes at the moment that the driver has planned the run; the replicas come after."""
+def test_files_that_change_while_the_run_starts_end_it(
+    local_ray, corpus, student, tmp_path, monkeypatch, change
+):
+    """The trainer writes at the moment that the driver has planned the run; the replicas come
+    after.
+    """
     build = pipeline.build_scores
 
     def build_late(*planned):

@@ -1,6 +1,8 @@
-"""A store that an earlier version wrote, under every command: each works, or says in one line what it cannot do.
+"""A store that an earlier version wrote, under every command: each works, or says in one line what
+it cannot do.
 
-`tests/golden/version_2` is a corpus of twelve rows and the store that the last release of SCORES_VERSION 2 made of it.
+`tests/golden/version_2` is a corpus of twelve rows and the store that the last release of
+SCORES_VERSION 2 made of it.
 """
 
 import json
@@ -70,7 +72,9 @@ def test_nothing_is_added_to_it(store, tmp_path, command):
     settings = {"corpus": f"{HOME}/corpus", "store": str(store), "replicas": 1}
     student = {"student": f"{HOME}/student", "student_name": "s"}
     file = tmp_path / "run.yaml"
-    file.write_text(json.dumps(settings | (student if command == "score" else {"students": [student]})))
+    file.write_text(
+        json.dumps(settings | (student if command == "score" else {"students": [student]}))
+    )
     before = sorted(path for path in store.rglob("*.parquet"))
     done = rsr_ray(command, "--config", file)
     assert done.returncode in (1, 2)
@@ -81,7 +85,16 @@ def test_nothing_is_added_to_it(store, tmp_path, command):
 
 
 def test_a_race_and_doctor_say_so_in_a_line(store):
-    options = ["--corpus", f"{HOME}/corpus", "--student", f"{HOME}/student", "--student-name", "s", "--store", store]
+    options = [
+        "--corpus",
+        f"{HOME}/corpus",
+        "--student",
+        f"{HOME}/student",
+        "--student-name",
+        "s",
+        "--store",
+        store,
+    ]
     race = rsr_ray("race", *options, "--replicas", "1", "--json")
     assert race.returncode == 2
     assert EARLIER in race.stderr
@@ -93,10 +106,19 @@ def test_a_race_and_doctor_say_so_in_a_line(store):
 
 def test_a_new_generation_stands_beside_it(store, tmp_path):
     copy = shutil.copytree(store, tmp_path / "store")
-    options = ["--corpus", f"{HOME}/corpus", "--student", f"{HOME}/student", "--student-name", "s", "--store", copy]
+    options = [
+        "--corpus",
+        f"{HOME}/corpus",
+        "--student",
+        f"{HOME}/student",
+        "--student-name",
+        "s",
+        "--store",
+        copy,
+    ]
     done = rsr_ray("score", *options, "--replicas", "1", "--token-scores", "--new-generation")
     assert done.returncode == 0, done.stderr
-    assert "answers that the corpus says are cut off: a 16.7%, b 16.7%" in done.stdout
+    assert "Answers that the corpus marks as cut off: a 16.7%, b 16.7%" in done.stdout
     chosen = rsr_ray("choose", "--store", copy, "--student", "s", "--out", tmp_path / "out")
     assert chosen.returncode == 2
     assert "--fingerprint" in chosen.stderr
@@ -107,4 +129,6 @@ def test_correlate_takes_its_values(store, tmp_path):
     table.write_text("student,teacher,accuracy\ns,a,40\ns,b,50\n")
     done = rsr_ray("correlate", "--store", store, "--accuracies", table, "--permutations", "50")
     assert "Traceback" not in done.stderr
-    assert done.returncode == 0 or (done.returncode == 2 and done.stderr.count("\n") == 1 and "teachers" in done.stderr)
+    assert done.returncode == 0 or (
+        done.returncode == 2 and done.stderr.count("\n") == 1 and "teachers" in done.stderr
+    )

@@ -1,0 +1,1 @@
+"""A benchmark: this engine against the naive method."""

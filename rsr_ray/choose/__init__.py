@@ -1,0 +1,1 @@
+"""Of each prompt the best trajectories, as training data."""

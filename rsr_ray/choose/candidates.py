@@ -1,0 +1,252 @@
+"""candidates: which scored rows can be chosen, and why the others cannot."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsr_ray.choose.columns import CANDIDATES, READ
+from rsr_ray.choose.rule import KEYWORDS, keyword_shares
+from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.corpus.pairs import ANSWERS
+from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.corpus.shapes import conversation
+from rsr_ray.errors import BadRow, UserError
+from rsr_ray.files.objects import InputObject, version_of
+from rsr_ray.store.packs import stored_packs
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import reading_of
+
+TRUE = {"true", "1", "1.0", "yes", "correct"}
+FALSE = {"false", "0", "0.0", "no", "incorrect", "wrong"}
+
+FILTERED = ("truncated", "complete", "reject_reason")  # read for the filters only
+
+
+class Candidates:
+    """Input objects -> CANDIDATES rows. Small and picklable: it travels to the tasks."""
+
+    def __init__(
+        self, config: ChooseConfig, store: Store, fingerprint: str, names: Iterable[str] = ()
+    ):
+        self.config = config
+        self.store = store
+        self.fingerprint = fingerprint
+        self.packs = {pack.key: pack for pack in stored_packs(store, {name[:16] for name in names})}
+
+    @property
+    def reads_corpus(self) -> bool:
+        """Whether the scores alone do not say which rows are candidates."""
+        config = self.config
+        return (
+            config.verified is not None
+            or config.complete_only
+            or config.complete_column is not None
+            or config.by == "rule_quality"
+        )
+
+    def read(self, objects: pa.Table) -> pa.Table:
+        """Ray Data UDF over input objects, given as the names of their units: their rows."""
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(self.of_object, objects["names"].to_pylist()))
+        return pa.concat_tables(found)
+
+    def of_object(self, names: list[str]) -> pa.Table:
+        """The rows of one object's units. Raises UserError if a shard is not as it was scored."""
+        units: dict[str, list[str]] = defaultdict(list)  # by version of the object
+        for name in names:
+            units[name[17:29]].append(name)
+        tables = {
+            version: self.store.read_units(
+                pa.table({"name": some}), self.fingerprint, [*READ, *FILTERED]
+            )
+            for version, some in sorted(units.items())
+        }
+        if pack := self.packs.get(names[0][:16]):
+            rows = pa.concat_tables(tables.values())
+            of_members = []
+            for file in pack.members:
+                some = rows.filter(pc.equal(rows["source"], file.uri))
+                if some.num_rows:
+                    of_members.append(self.of_file(file.uri, {file.version: some}, units))
+            return pa.concat_tables(of_members)
+        sources = [table["source"][0].as_py() for table in tables.values() if table.num_rows]
+        return self.of_file(sources[0], tables, units) if sources else CANDIDATES.empty_table()
+
+    def of_file(
+        self, source: str, tables: dict[str, pa.Table], units: dict[str, list[str]]
+    ) -> pa.Table:
+        """The rows of one file; its scores and the names of its units are given by version.
+
+        Raises UserError if the file is not as it was scored.
+        """
+        now = version_of(source, self.config.s3_endpoint)
+        if len(ways := {reading_of(name) for name in units.get(now or "", [])}) > 1:
+            what = f"{source} was read in {len(ways)} ways, by --teacher and --columns"
+            raise UserError(
+                f"{what}: choose writes rows of one; score each into a store of its own"
+            )
+        version = now if now in tables else next(v for v, table in tables.items() if table.num_rows)
+        rows = tables[version]
+        dropped = drop_by_scores(rows, self.config)
+        if now != version and dropped.null_count:
+            self._check_missing(source, now)
+            dropped = pc.fill_null(dropped, "missing")
+        read = self._read_columns(InputObject(uri=source, version=version, size=0), rows, dropped)
+        rows = rows.drop_columns([*FILTERED])
+        rows = rows.append_column("version", pa.repeat(version, rows.num_rows).cast(pa.string()))
+        for name, column in read.items():
+            rows = rows.append_column(name, column)
+        # A row that names no prompt was rejected; hash partitions want a value.
+        prompt_id = pc.fill_null(rows["prompt_id"], "")
+        at = rows.schema.get_field_index("prompt_id")
+        return rows.set_column(at, "prompt_id", prompt_id).cast(CANDIDATES)
+
+    def _check_missing(self, source: str, now: str | None) -> None:
+        """Raise UserError for a file that is not as it was scored, unless it may be left out."""
+        if self.config.skip_missing:
+            return
+        what = (
+            "is gone since it was scored: put it back"
+            if now is None
+            else "was replaced since it was scored: score it as it is now"
+        )
+        raise UserError(
+            f"shard {source} {what}, or give --skip-missing, which leaves out those of its "
+            "trajectories that no other shard has"
+        )
+
+    def _read_columns(
+        self, obj: InputObject, rows: pa.Table, dropped: pa.Array
+    ) -> dict[str, pa.Array]:
+        """The columns KEYWORDS, `complete` and `dropped`, from the shard itself where needed."""
+        n = rows.num_rows
+        said = pa.nulls(n, pa.bool_()) if self.config.complete_column else rows["complete"]
+        if not (self.reads_corpus and dropped.null_count):
+            empty = {name: pa.nulls(n, pa.float64()) for name in KEYWORDS}
+            return {**empty, "complete": said, "dropped": dropped}
+        columns = self.read_corpus(obj, rows["source_row"].to_numpy(), dropped)
+        return columns | {"complete": pc.coalesce(columns["complete"], said)}
+
+    def read_corpus(
+        self, obj: InputObject, source_rows: np.ndarray, dropped: pa.Array
+    ) -> dict[str, pa.Array]:
+        """What the shard says of those of its scored rows that are not dropped.
+
+        Returns `dropped` after the filters by the shard's own columns, and KEYWORDS and `complete`
+        if they are asked for. Raises UserError if a row is not there.
+        """
+        reasons: list[str | None] = dropped.to_pylist()
+        complete: list[bool | None] = [None] * len(reasons)
+        shares = {name: np.full(len(reasons), np.nan) for name in KEYWORDS}
+        left = {int(source_rows[i]): i for i, reason in enumerate(reasons) if reason is None}
+        for index, row in enumerate(self._rows(obj)):
+            if index not in left or isinstance(row, Unreadable):
+                continue
+            i = left.pop(index)
+            where = f"{obj.uri} row {index}"
+            complete[i] = self._says_complete(row, where)
+            reasons[i] = self._why_dropped(row, where, complete[i])
+            if reasons[i] is None and self.config.by == "rule_quality":
+                for name, share in keyword_shares(said_by_assistant(row, where)).items():
+                    shares[name][i] = share
+            if not left:
+                break
+        if left:
+            raise UserError(
+                f"shard {obj.uri}: row {min(left)} was scored and is not there: "
+                "give the --columns that it was scored with"
+            )
+        return {
+            **{name: pa.array(values, from_pandas=True) for name, values in shares.items()},
+            "complete": pa.array(complete, pa.bool_()),
+            "dropped": pa.array(reasons, pa.string()),
+        }
+
+    def _rows(self, obj: InputObject) -> Iterable[dict[str, Any] | Unreadable]:
+        """The shard's trajectories, read no further than the columns that the settings need."""
+        config = self.config
+        only = {*ANSWERS, config.complete_column or "complete"}
+        if config.verified:
+            only.add(config.verified)
+        columns = None if config.by == "rule_quality" else frozenset(only)
+        return iter_trajectories(obj, config.s3_endpoint, config.reading, columns)
+
+    def _says_complete(self, row: dict[str, Any], where: str) -> bool | None:
+        config = self.config
+        if not (config.complete_only or config.complete_column):
+            return None
+        return says(row, config.complete_column or "complete", where)
+
+    def _why_dropped(self, row: dict[str, Any], where: str, complete: bool | None) -> str | None:
+        if complete is False:
+            return "incomplete"
+        if not self.config.verified:
+            return None
+        verdict = says(row, self.config.verified, where)
+        if verdict is None:
+            return "no_verdict"
+        return None if verdict else "not_verified"
+
+
+def drop_by_scores(rows: pa.Table, config: ChooseConfig) -> pa.Array:
+    """Why each row of scores is no candidate, string [N]: the first reason; null if it is one."""
+    teacher = rows["teacher"]
+    n_tokens = rows["n_tokens"]
+    filters = {}
+    if config.teachers:
+        filters["teachers"] = pc.invert(_is_one_of(teacher, config.teachers))
+    filters["exclude_teachers"] = _is_one_of(teacher, config.exclude_teachers)
+    if not config.keep_incomplete and not config.complete_column:
+        filters["incomplete"] = pc.invert(rows["complete"])
+    if config.complete_only:
+        filters["truncated"] = rows["truncated"]
+    if config.min_tokens is not None:
+        filters["min_tokens"] = pc.less(n_tokens, config.min_tokens)
+    if config.max_tokens is not None:
+        filters["max_tokens"] = pc.greater(n_tokens, config.max_tokens)
+    dropped = pc.binary_join_element_wise("rejected/", rows["reject_reason"], "")
+    for why, holds in filters.items():
+        dropped = pc.if_else(pc.and_(pc.is_null(dropped), pc.fill_null(holds, False)), why, dropped)
+    return dropped.combine_chunks() if isinstance(dropped, pa.ChunkedArray) else dropped
+
+
+def _is_one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(names, pa.string()))
+
+
+def says(row: dict[str, Any], column: str, where: str) -> bool | None:
+    """What a column says of a row: true, false, or None for nothing.
+
+    A list holds a verdict on each answer; that of the row's own `sample` counts. Raises UserError
+    for a value that is neither true nor false.
+    """
+    value = row.get(column)
+    if isinstance(value, list):
+        n = row.get("sample")
+        value = value[n] if type(n) is int and 0 <= n < len(value) else None
+    if value is None or value == "":
+        return None
+    text = str(value).strip().lower()
+    if text not in TRUE | FALSE:
+        raise UserError(
+            f"{where}: column {column} holds {value!r:.60}, which is neither true nor false"
+        )
+    return text in TRUE
+
+
+def said_by_assistant(row: dict[str, Any], where: str) -> str:
+    """All that the assistant says in a row's conversation. Raises UserError if it has none."""
+    try:
+        turns = conversation(row)
+    except BadRow as e:
+        raise UserError(
+            f"{where} was scored and has no conversation now ({e.detail}): "
+            "give the --columns that it was scored with"
+        ) from e
+    return " ".join(turn["content"] for turn in turns if turn["role"] == "assistant")

@@ -1,0 +1,117 @@
+"""cap: no teacher has more than its share of the chosen rows."""
+
+import heapq
+from collections import Counter, defaultdict
+from fractions import Fraction
+
+import numpy as np
+
+from rsr_ray.choose.ranked import RankedCandidates
+from rsr_ray.choose.rule import codes
+from rsr_ray.choose.summary import Moves
+
+CAP_RULE = (
+    "While a teacher has more than floor(max_share x chosen) of the chosen rows, that of the rows "
+    "of all such teachers whose value loses least gives its place to the best candidate of its "
+    "prompt whose teacher has room for one more. Where none of these rows has such a candidate, "
+    "the row of the worst value of the teacher furthest above (the first by name) is left out. "
+    "Equal losses: first prompt_id first, and in it the better row; equal worst values: the last "
+    "of these."
+)
+
+
+def cap_shares(
+    ranked: RankedCandidates, chosen: np.ndarray, max_share: float
+) -> tuple[np.ndarray, dict[str, Moves]]:
+    """The choice, bool [N], with no teacher above its share, and what that did to each teacher.
+
+    The rule is CAP_RULE.
+    """
+    choice = CappedChoice(ranked, chosen, Fraction(str(max_share)))
+    while above := choice.teachers_above():
+        moves = [move for t in above if (move := choice.least_loss(t))]
+        if moves:
+            _, row, successor = min(moves)
+            choice.move(row, successor)
+        else:
+            choice.leave_out_worst(above)
+    return choice.chosen, {name: Moves(**counts) for name, counts in choice.did.items()}
+
+
+class CappedChoice:
+    """A choice on its way below the cap. Rows are indices into the ranked candidates."""
+
+    def __init__(self, ranked: RankedCandidates, chosen: np.ndarray, share: Fraction):
+        self.chosen = chosen.copy()
+        self.did: dict[str, Counter[str]] = defaultdict(Counter)  # by teacher: fields of Moves
+        self._share = share
+        self._order = ranked.order
+        self._end = np.searchsorted(ranked.prompt, ranked.prompt, side="right")  # of the prompt
+        self._teacher = codes(ranked.rows["teacher"])
+        names = ranked.rows["teacher"].to_pylist()
+        self._name = dict(zip(self._teacher.tolist(), names, strict=True))
+        n_teachers = len(self._name)
+        self._have = np.bincount(self._teacher[chosen], minlength=n_teachers).tolist()  # rows
+        self._most = int(share * sum(self._have))  # rows that a teacher may have
+        # For each teacher the rows that may move, by loss, and all its rows, the worst first. A
+        # row's loss can only grow while others move, so what the first heap says of it is a lower
+        # bound until the row is looked at again.
+        self._by_loss: list[list[tuple[float, int]]] = [[] for _ in self._have]
+        self._by_value: list[list[tuple[float, int]]] = [[] for _ in self._have]
+        for row in np.flatnonzero(chosen).tolist():
+            self._add(row)
+
+    def teachers_above(self) -> list[int]:
+        return [t for t, n in enumerate(self._have) if n > self._most]
+
+    def least_loss(self, teacher: int) -> tuple[float, int, int] | None:
+        """The loss, the row and its successor of the teacher's cheapest move, if it has any."""
+        heap = self._by_loss[teacher]
+        while heap:
+            bound, row = heap[0]
+            successor = self._successor(row) if self.chosen[row] else None
+            if successor is None:
+                heapq.heappop(heap)
+                continue
+            loss = float(self._order[successor] - self._order[row])
+            if loss == bound:
+                return loss, row, successor
+            heapq.heapreplace(heap, (loss, row))
+        return None
+
+    def move(self, row: int, successor: int) -> None:
+        """The row gives its place to its successor."""
+        self._remove(row, "moved_away")
+        self.chosen[successor] = True
+        self._have[self._teacher[successor]] += 1
+        self.did[self._name[self._teacher[successor]]]["moved_to"] += 1
+        self._add(successor)
+
+    def leave_out_worst(self, teachers: list[int]) -> None:
+        """The row of the worst value of the teacher furthest above is left out."""
+        furthest = min(teachers, key=lambda t: (-self._have[t], self._name[t]))
+        heap = self._by_value[furthest]
+        row = -heapq.heappop(heap)[1]
+        while not self.chosen[row]:
+            row = -heapq.heappop(heap)[1]
+        self._remove(row, "left_out")
+        self._most = int(self._share * sum(self._have))
+
+    def _successor(self, row: int) -> int | None:
+        """The best candidate of the row's prompt whose teacher has room.
+
+        There is none before the row, as room never comes back.
+        """
+        for other in range(row + 1, self._end[row]):
+            if not self.chosen[other] and self._have[self._teacher[other]] < self._most:
+                return other
+        return None
+
+    def _add(self, row: int) -> None:
+        heapq.heappush(self._by_loss[self._teacher[row]], (0.0, row))
+        heapq.heappush(self._by_value[self._teacher[row]], (-self._order[row], -row))
+
+    def _remove(self, row: int, why: str) -> None:
+        self.chosen[row] = False
+        self._have[self._teacher[row]] -= 1
+        self.did[self._name[self._teacher[row]]][why] += 1

@@ -1,0 +1,204 @@
+"""files: chosen trajectories -> files that trainers load, one per input object.
+
+    <out>/train-<object>.parquet, or .jsonl   the rows as they came, `messages` where they had none,
+                                              and the struct `rsr_ray`
+    <out>/README.md                           next to JSON Lines: the columns' types, as a card
+    <out>/manifest.json                       what the choice is made of; written last
+
+All files have the same columns and types. A row's own columns keep their values and, from Parquet,
+their types. If a row holds a list of answers, the chosen one stands in the list's place.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rsr_ray.choose.card import CARD, CARD_BEGINS, card
+from rsr_ray.choose.columns import ADDED, WRITTEN, common_schema
+from rsr_ray.choose.whole_rows import whole_rows
+from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.errors import RunError, UserError
+from rsr_ray.files.objects import InputObject, delete, get, list_files, put
+
+if TYPE_CHECKING:
+    import ray.data
+
+MANIFEST = "manifest.json"
+OURS = re.compile(r"manifest\.json|train-[0-9a-f]{16}\.(parquet|jsonl)")
+WHOLE: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # blocks, as Arrow tables
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file of training data."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+def refuse_foreign(config: ChooseConfig) -> None:
+    """Raise UserError for an --out that holds anything.
+
+    An earlier choice and nothing else is fine with --overwrite.
+    """
+    names = sorted(list_files(config.out, config.s3_endpoint))
+    foreign = [name for name in names if not _is_ours(name, config)]
+    if foreign:
+        raise UserError(
+            f"--out {config.out}: holds {foreign[0]}, which no choice wrote: "
+            "name a new or empty folder"
+        )
+    if names and not config.overwrite:
+        raise UserError(
+            f"--out {config.out}: holds an earlier choice: "
+            "name another folder, or replace it with --overwrite"
+        )
+
+
+def clear(config: ChooseConfig) -> None:
+    """Delete an earlier choice, its manifest first."""
+    names = [name for name in list_files(config.out, config.s3_endpoint) if _is_ours(name, config)]
+    for name in sorted(names, key=lambda name: name != MANIFEST):
+        delete(f"{config.out}/{name}", config.s3_endpoint)
+
+
+def _is_ours(name: str, config: ChooseConfig) -> bool:
+    if name == CARD:  # somebody else may well have written one
+        return get(f"{config.out}/{name}", config.s3_endpoint).startswith(CARD_BEGINS.encode())
+    return OURS.fullmatch(name) is not None
+
+
+def write_files(
+    chosen: "ray.data.Dataset", n_chosen: int, n_objects: int, config: ChooseConfig
+) -> tuple[list[WrittenFile], dict[str, str]]:
+    """Write the files of CHOSEN rows, of at most n_objects sources; returns them and their columns.
+
+    A file is written with the columns its shard has. Once all are known, those that differ are
+    written again with the columns of all. The columns come with the names of their types. Raises
+    UserError for a --keep that no shard has, and if two shards have types in a column that go into
+    no common one.
+    """
+    partitions = int(np.clip(n_chosen // 64, 1, min(n_objects, 200)))
+    rows = chosen.map_batches(_without_summary, **WHOLE).repartition(partitions, keys=["source"])
+    written = rows.map_batches(write_chosen, fn_args=(config,), **WHOLE).take_all()
+    files = {file["name"]: file for file in written}
+    n_written = sum(file["rows"] for file in files.values())
+    if n_written != n_chosen:
+        raise RunError(f"{n_written:,} rows were written of {n_chosen:,} that were chosen")
+    _check_keep({column for file in files.values() for column in file["columns"]}, config)
+    schemas = {file["schema"] for file in files.values()}
+    schema = common_schema([_schema(serialized) for serialized in sorted(schemas)])
+    different = [name for name, file in files.items() if not _schema(file["schema"]).equals(schema)]
+    files |= {file["name"]: file for file in _rewritten(sorted(different), schema, config)}
+    if config.format == "jsonl":
+        put(f"{config.out}/{CARD}", card(schema).encode(), config.s3_endpoint)
+    listed = [
+        WrittenFile(name, files[name]["rows"], files[name]["sha256"]) for name in sorted(files)
+    ]
+    return listed, {field.name: str(field.type) for field in schema}
+
+
+def _check_keep(there: set[str], config: ChooseConfig) -> None:
+    """Raise UserError for a --keep that is none of the shards' columns."""
+    if unknown := sorted({*config.keep} - there - {*ADDED, "none"}):
+        raise UserError(
+            f"--keep {unknown[0]}: no shard that was chosen from has such a column; "
+            f"there: {', '.join(sorted(there))[:300]}"
+        )
+
+
+def _rewritten(names: list[str], schema: pa.Schema, config: ChooseConfig) -> list[dict[str, Any]]:
+    """The files written again with the schema: WRITTEN rows."""
+    import ray.data
+
+    if not names:
+        return []
+    tables = ray.data.from_arrow([pa.table({"name": [name]}) for name in names])
+    serialized = schema.serialize().to_pybytes()
+    return tables.map_batches(rewrite, fn_args=(config, serialized), **WHOLE).take_all()
+
+
+def _without_summary(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.is_null(rows["summary"]))
+
+
+def write_chosen(rows: pa.Table, config: ChooseConfig) -> Iterator[pa.Table]:
+    """Ray Data UDF over CHOSEN rows, all of a source in one batch.
+
+    Writes a file per source, and gives a WRITTEN row for each.
+    """
+    for source in sorted(set(rows["source"].to_pylist())):
+        some = rows.filter(pc.equal(rows["source"], source))
+        obj = InputObject(uri=source, version=some["version"][0].as_py(), size=0)
+        yield _write(f"train-{obj.key}.{config.format}", *whole_rows(obj, some, config), config)
+
+
+def rewrite(names: pa.Table, config: ChooseConfig, serialized: bytes) -> Iterator[pa.Table]:
+    """Ray Data UDF over names of files, which are written again with the given schema."""
+    schema = _schema(serialized)
+    for name in names["name"].to_pylist():
+        data = get(f"{config.out}/{name}", config.s3_endpoint)
+        rows = _rows_of_parquet(data) if config.format == "parquet" else _rows_of_lines(data)
+        yield _write(name, pa.Table.from_pylist(rows, schema), [], config)
+
+
+def _write(name: str, table: pa.Table, columns: list[str], config: ChooseConfig) -> pa.Table:
+    data = _parquet(table) if config.format == "parquet" else _json_lines(table)
+    put(f"{config.out}/{name}", data, config.s3_endpoint)
+    facts = {
+        "name": name,
+        "rows": table.num_rows,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "schema": table.schema.serialize().to_pybytes(),
+        "columns": columns,
+    }
+    return pa.Table.from_pylist([facts], WRITTEN)
+
+
+def _schema(serialized: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.BufferReader(serialized))
+
+
+def _rows_of_parquet(data: bytes) -> list[dict[str, Any]]:
+    return pq.read_table(pa.BufferReader(data)).to_pylist()
+
+
+def _rows_of_lines(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _json_lines(table: pa.Table) -> bytes:
+    return "".join(f"{_json(row)}\n" for row in table.to_pylist()).encode()
+
+
+def _json(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        # JSON has no NaN and no infinity, and readers stumble over Python's names for them.
+        return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(some) for key, some in value.items()}
+    if isinstance(value, list):
+        return [_finite(some) for some in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,186 @@
+"""whole_rows: the chosen rows of one shard with all that they came with, and `messages`."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from rsr_ray.choose.columns import ADDED, RSR_RAY, SCORE_COLUMNS, way_out
+from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.reading import trajectories
+from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.rows import iter_rows, parquet_schema
+from rsr_ray.corpus.shapes import as_it_came, conversation
+from rsr_ray.errors import BadRow, UserError
+from rsr_ray.files.objects import InputObject, version_of
+
+JSON_TYPES = (
+    pa.types.is_null,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_string,
+    pa.types.is_large_string,
+)
+
+
+class Sample(NamedTuple):
+    """A trajectory of a shard."""
+
+    source_row: int
+    row: dict[str, Any]  # as it came
+    one: dict[str, Any]  # under the names that columns are mapped to
+    names: Mapping[str, str]  # name -> the column that is mapped to it
+
+
+def whole_rows(
+    obj: InputObject, chosen: pa.Table, config: ChooseConfig
+) -> tuple[pa.Table, list[str]]:
+    """The shard's rows that CHOSEN rows name, in its order, and the names of all its columns.
+
+    Raises UserError if the shard is not what was scored.
+    """
+    schema = parquet_schema(obj, config.s3_endpoint)
+    there = {*schema.names} if schema else set()
+    wanted = {row["source_row"]: row for row in chosen.to_pylist()}
+    rows: list[dict[str, Any]] = []
+    changed: set[str] = set()  # columns with a value that is not the shard's
+    for sample in _samples(obj, config):
+        there |= sample.row.keys()
+        if sample.source_row not in wanted:
+            continue
+        facts = wanted.pop(sample.source_row)
+        _check_identity(sample, facts, obj, config)
+        row, changed_here = _whole_row(sample, config)
+        rows.append({**row, "rsr_ray": {name: facts[name] for name in SCORE_COLUMNS}})
+        changed |= changed_here
+        if not wanted:
+            break
+    if wanted or version_of(obj.uri, config.s3_endpoint) != obj.version:
+        raise UserError(
+            f"shard {obj.uri} was replaced while the choice was made: "
+            "run rsr-ray score on it as it is now, then choose again"
+        )
+    names = {name for row in rows for name in row} - {*ADDED}
+    in_order = [name for name in schema.names if name in names] if schema else sorted(names)
+    types = {f.name: f.type for f in schema or () if f.name not in changed}
+    types["rsr_ray"] = RSR_RAY
+    columns = {
+        name: _column([row.get(name) for row in rows], types.get(name), name, obj, config)
+        for name in (*in_order, *ADDED)
+    }
+    return pa.table(columns), sorted(there)
+
+
+def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[Sample]:
+    index = 0
+    for row in iter_rows(obj, config.s3_endpoint, config.reading.columns, only=None):
+        if isinstance(row, Unreadable):
+            index += 1
+            continue
+        for one, names in trajectories(row, config.reading):
+            yield Sample(index, row, one, names)
+            index += 1
+
+
+def _check_identity(
+    sample: Sample, facts: dict[str, Any], obj: InputObject, config: ChooseConfig
+) -> None:
+    """Raise UserError if the trajectory is not the one that was scored."""
+    reading = dataclasses.replace(config.reading, teacher=facts["teacher"])
+    now = canonical(sample.one, obj, sample.source_row, reading)["trajectory_id"]
+    then = facts["trajectory_id"]
+    if now != then:
+        raise UserError(
+            f"{obj.uri} row {sample.source_row} is {now}, and was scored as {then}: "
+            "give the --columns that it was scored with"
+        )
+
+
+def _whole_row(sample: Sample, config: ChooseConfig) -> tuple[dict[str, Any], set[str]]:
+    """The columns to keep, with `messages`, and which of them do not hold the row's own value."""
+    out = {
+        name: value
+        for name, value in as_it_came(sample.row, sample.one, sample.names).items()
+        if _kept(name, config)
+    }
+    changed = {name for name, value in out.items() if value is not sample.row[name]}
+    if sample.one.get("messages") is None or not _is_plain(out.get("messages")):
+        out["messages"] = _plain(sample.one)
+        changed.add("messages")
+    return out, changed
+
+
+def _kept(name: str, config: ChooseConfig) -> bool:
+    return name == "messages" or (name != "rsr_ray" and (not config.keep or name in config.keep))
+
+
+def _is_plain(messages: Any) -> bool:
+    """Whether every trainer reads the messages.
+
+    That is, turns of text under the four roles, with the arguments of tool calls as text.
+    """
+    if not isinstance(messages, list) or not messages:
+        return False
+    return all(
+        isinstance(turn, dict)
+        and turn.get("role") in ("system", "user", "assistant", "tool")
+        and isinstance(turn.get("content"), str)
+        and not turn.get("tool_calls")
+        for turn in messages
+    )
+
+
+def _plain(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation of a row of any shape as such messages."""
+    try:
+        turns = conversation(row)
+    except BadRow as e:  # it was scored, so it is not what it was
+        raise UserError(
+            f"a row that was scored has no conversation now: {e.detail}; "
+            "give the --columns that it was scored with"
+        ) from e
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    return turns
+
+
+def _column(
+    values: list[Any], kind: pa.DataType | None, name: str, obj: InputObject, config: ChooseConfig
+) -> pa.Array:
+    """The column, of the type given if any. Raises UserError for values that fit no column."""
+    if kind is not None and pa.types.is_dictionary(kind):
+        kind = kind.value_type  # shards that were written apart need not agree on it
+    try:
+        column = pa.array(values if kind is not None else list(map(_storable, values)), kind)
+    except (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError) as e:
+        why = " ".join(str(e).split())[:200]
+        raise UserError(
+            f"{obj.uri}: column {name} does not fit a table: {why}. {way_out(name)}"
+        ) from e
+    if config.format == "jsonl" and (odd := _not_json(column.type)):
+        raise UserError(
+            f"{obj.uri}: column {name} holds {odd}, which JSON cannot: choose --format parquet. "
+            f"{way_out(name)}"
+        )
+    return column
+
+
+def _storable(value: Any) -> Any:
+    """A JSON value as Parquet can hold it: an object without any key becomes null."""
+    if isinstance(value, dict):
+        return {key: _storable(some) for key, some in value.items()} or None
+    return [_storable(some) for some in value] if isinstance(value, list) else value
+
+
+def _not_json(kind: pa.DataType) -> pa.DataType | None:
+    """The part of a type that JSON has no values for, if any."""
+    if pa.types.is_struct(kind):
+        return next((odd for field in kind if (odd := _not_json(field.type))), None)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _not_json(kind.value_type)
+    return None if any(is_type(kind) for is_type in JSON_TYPES) else kind

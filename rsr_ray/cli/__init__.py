@@ -1,0 +1,114 @@
+"""The command line, `rsr-ray`.
+
+Exit codes: 0 done, 1 the run broke or is not whole, 2 a mistake the user can mend.
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import typing
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from rsr_ray.cli.commands import Command
+from rsr_ray.cli.parser import parse
+from rsr_ray.config.load import load_config, load_nightly
+from rsr_ray.config.nightly import NightlyConfig
+from rsr_ray.config.options import called
+from rsr_ray.config.settings import check_text, settled
+from rsr_ray.credentials import scrub
+from rsr_ray.errors import RunError, Terminated, UserError, safe
+
+LAST_SECONDS = 6.0  # to leave in an orderly way, once told to end
+RELEASE_SECONDS = 3.0  # for a store to take note that leases are let go
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what a command line says; returns the exit code."""
+    command, args = parse(argv)
+    try:
+        return command.run(_config(command, args), getattr(args, "json", False))
+    except (UserError, RunError, OSError) as e:
+        if isinstance(e, BrokenPipeError) and _reader_left():
+            return 0
+        print(f"rsr-ray: {safe(scrub(str(e)))}", file=sys.stderr)
+        return 2 if isinstance(e, UserError) else 1
+    except KeyboardInterrupt as e:
+        return _told_to_end(isinstance(e, Terminated))
+
+
+def run(argv: list[str] | None = None) -> NoReturn:
+    """`main` as a process of its own."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is in a shell's background
+            signal.signal(number, _end)
+    # Arrow's handlers may turn a SIGTERM that comes while it reads into a SIGINT.
+    pa.enable_signal_handlers(False)
+    code = main(argv)
+    _reader_left()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Taking down what was imported costs a second, and threads of Ray's may crash it.
+    os._exit(code)
+
+
+def _config(command: Command, args: argparse.Namespace) -> Any:
+    """The settings that a command line and the file that --config names give."""
+    kinds = typing.get_type_hints(command.config)
+    given = {
+        field.name: settled(called(field), field.name, getattr(args, field.name), kinds[field.name])
+        for field in command.settings
+        if hasattr(args, field.name)
+    }
+    if args.config is not None:
+        check_text("--config", "config", args.config)
+    if command.config is NightlyConfig:
+        return load_nightly(args.config, given)
+    return load_config(command.config, args.config, given)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; what is still printed then
+    goes nowhere.
+    """
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """Work is broken off where it is, and what is held is let go on the way out.
+
+    That may take too long: code that was interrupted while it held a lock leaves others waiting
+    for it for ever, as the import of a module does.
+    """
+    signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
+    is_terminated = number == signal.SIGTERM
+    last = threading.Timer(LAST_SECONDS, lambda: os._exit(_told_to_end(is_terminated)))
+    last.daemon = True
+    last.start()
+    raise Terminated if is_terminated else KeyboardInterrupt
+
+
+def _told_to_end(is_terminated: bool) -> int:
+    """Let go what is held, say so, and return the exit code."""
+    if "rsr_ray.store.lease" in sys.modules:
+        releasing = threading.Thread(target=sys.modules["rsr_ray.store.lease"].release_held)
+        releasing.daemon = True
+        releasing.start()
+        releasing.join(RELEASE_SECONDS)  # the store may not answer
+    what = "terminated" if is_terminated else "interrupted"
+    print(
+        f"rsr-ray: {what}; finished units are kept: run the same command again to go on",
+        file=sys.stderr,
+    )
+    return 143 if is_terminated else 130

@@ -1,0 +1,120 @@
+"""The commands that answer from a store: teachers, compare, choose, report, correlate.
+
+What a command needs is imported when it runs, because --help may not wait for it.
+"""
+
+import dataclasses
+import json
+
+from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
+from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.errors import safe
+
+
+def teachers(config: TeachersConfig, as_json: bool) -> int:
+    from rsr_ray.decide.naturalness import LOCAL, naturalness
+    from rsr_ray.decide.ranking import rank_teachers
+    from rsr_ray.decide.scored import load_scored
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.naturalness import print_naturalness
+    from rsr_ray.report.terminal.ranking import print_ranking
+    from rsr_ray.store.store import Store
+
+    metric = find_metric(config.by)
+    store = Store(config.store, config.student, config.s3_endpoint)
+    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    scored = load_scored(store, [metric])
+    if config.teachers:
+        scored = scored.only(config.teachers)
+    ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
+    beside = naturalness(scored) if metric is LOCAL else None
+    if as_json:
+        answer = {"student": config.student, **ranking.to_json()}
+        if beside:
+            answer["naturalness"] = beside.to_json()
+        print(json.dumps({**answer, "table": table}))
+        return 0
+    print_ranking(ranking, table, config.student, console())
+    if beside:
+        # the ranking's own notes hold them
+        print_naturalness(dataclasses.replace(beside, notes=[]), console())
+    return 0
+
+
+def compare(config: CompareConfig, as_json: bool) -> int:
+    from rsr_ray.decide.comparison import compare_sides
+    from rsr_ray.decide.sides import open_side
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.report.terminal.comparison import print_comparison
+    from rsr_ray.report.terminal.console import console
+
+    metric = find_metric(config.by)
+    a, b = (open_side(text, config.s3_endpoint) for text in (config.a, config.b))
+    comparison = compare_sides(
+        a, b, metric, confidence=config.confidence, seed=config.seed, anyway=config.anyway
+    )
+    if as_json:
+        print(json.dumps(comparison.to_json()))
+    else:
+        print_comparison(comparison, console())
+    return 0
+
+
+def choose(config: ChooseConfig, as_json: bool) -> int:
+    from rsr_ray.choose.choose import choose_trajectories
+    from rsr_ray.report.terminal.choice import print_choice
+    from rsr_ray.report.terminal.console import console
+
+    manifest = choose_trajectories(config)
+    if as_json:
+        print(json.dumps(manifest.to_json()))
+    else:
+        print_choice(manifest, console())
+    return 0
+
+
+def report(config: ReportConfig, as_json: bool) -> int:
+    from rsr_ray.metrics import find_metric
+    from rsr_ray.report.page.report import make_report, students_of
+    from rsr_ray.report.page.write import write_files
+
+    report = make_report(
+        students_of(config.store, list(config.student), config.s3_endpoint),
+        find_metric(config.by),
+        confidence=config.confidence,
+        seed=config.seed,
+        teachers=config.teachers,
+        tokens_from=config.tokens_from,
+    )
+    for student in report.students:
+        print(safe(f"{student.student}: {student.answer}"))
+    for uri in write_files(report, config.out, config.s3_endpoint):
+        print(uri)
+    return 0
+
+
+def correlate(config: CorrelateConfig, as_json: bool) -> int:
+    from rsr_ray.decide.correlation import correlate
+    from rsr_ray.decide.evidence import from_store, from_table, set_cells, without
+    from rsr_ray.decide.paper import compare_with_paper
+
+    if config.table:
+        evidence = from_table(config.table, config.s3_endpoint)
+    else:
+        evidence = from_store(str(config.store), str(config.accuracies), config.s3_endpoint)
+    evidence = without(set_cells(evidence, list(config.set)), list(config.without))
+    found = correlate(evidence, list(config.by) or None, config.permutations)
+    paper = compare_with_paper(evidence, found.metrics)
+    if as_json:
+        print(json.dumps(found.to_json() | {"paper": paper and paper.to_json()}))
+        return 0
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.correlation import print_correlations
+    from rsr_ray.report.terminal.paper import print_paper
+
+    out = console()
+    print_correlations(found, out)
+    if paper:
+        print_paper(paper, out)
+    return 0

@@ -1,0 +1,172 @@
+"""The commands that read a corpus: preview, doctor, score, nightly, race, demo, bench.
+
+What a command needs is imported when it runs, because --help may not wait for it.
+"""
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rsr_ray.config.demo import BenchConfig, DemoConfig
+from rsr_ray.config.nightly import NightlyConfig
+from rsr_ray.config.race import RaceConfig
+from rsr_ray.config.score import PreviewConfig, ScoreConfig
+from rsr_ray.errors import RunError
+
+if TYPE_CHECKING:
+    from rsr_ray.race.answer import RaceAnswer, Round
+    from rsr_ray.run.ledger import Run
+
+# of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
+RANKED_ROWS = 2_000_000
+
+
+def preview(config: PreviewConfig, as_json: bool) -> int:
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.preview import print_plan, print_preview_row
+    from rsr_ray.run.preview import Preview
+
+    preview = Preview(config)
+    if as_json:
+        print(json.dumps(preview.plan))
+        for row in preview.rows():
+            print(json.dumps(row.as_json()))
+        return 0
+    out = console()
+    print_plan(preview.plan, out)
+    for row in preview.rows():
+        print_preview_row(row, out)
+    return 0
+
+
+def doctor(config: ScoreConfig, as_json: bool) -> int:
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.doctor import print_doctor
+    from rsr_ray.run.doctor.doctor import Doctor
+
+    doctor = Doctor(config)
+    doctor.examine()
+    if as_json:
+        findings = [dataclasses.asdict(finding) for finding in doctor.findings]
+        print(json.dumps({"findings": findings, "estimate": doctor.estimate}))
+    else:
+        print_doctor(doctor, console())
+    return int(doctor.failed)
+
+
+def score(config: ScoreConfig, as_json: bool = False) -> int:
+    """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
+    from rsr_ray.run.pipeline import score_corpus
+
+    run = score_corpus(config)
+    assert run.teachers is not None
+    table = run.teachers.to_pylist(maps_as_pydicts="strict")
+    if as_json:
+        print(json.dumps({**run.record, "teachers": table}))
+    else:
+        _print_scores(config, run, table)
+    if run.problem:
+        raise RunError(run.problem)
+    return 0
+
+
+def _print_scores(config: ScoreConfig, run: "Run", table: list[dict[str, Any]]) -> None:
+    from rsr_ray.decide.naturalness import LOCAL, naturalness
+    from rsr_ray.decide.ranking import rank_teachers
+    from rsr_ray.decide.scored import load_scored
+    from rsr_ray.metrics import RSR
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.naturalness import print_naturalness
+    from rsr_ray.report.terminal.ranking import print_ranking
+    from rsr_ray.report.terminal.run import print_run
+    from rsr_ray.report.terminal.teachers import print_teachers
+    from rsr_ray.store.store import Store
+
+    out, student = console(), str(config.student_name)
+    print_run(run, config.store, out)
+    out.print()
+    if run.n_read > RANKED_ROWS or not any(t["n_trajectories"] for t in table):
+        print_teachers(table, student, out)
+        return
+    store = Store(config.store, student, config.s3_endpoint)
+    scored = load_scored(store, [RSR, LOCAL] if config.local else [RSR])
+    print_ranking(rank_teachers(scored, RSR), table, student, out)
+    if config.local:
+        print_naturalness(naturalness(scored), out)
+
+
+def nightly(config: NightlyConfig, as_json: bool) -> int:
+    from rsr_ray.nightly import run_night
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.night import print_night
+
+    night = run_night(config)
+    if as_json:
+        print(json.dumps(night))
+    else:
+        print_night(night, config.students[0].store, console())
+    if "report_error" in night:
+        raise RunError(night["report_error"])
+    failed = [name for name, student in night.get("students", {}).items() if student["error"]]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(night['students'])} students failed in night "
+            f"{config.night}: {', '.join(failed)}; see above"
+        )
+    return 0
+
+
+def race(config: RaceConfig, as_json: bool) -> int:
+    from rsr_ray.race.race import race
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.race import print_race, race_line
+
+    def say(decided: "Round") -> None:
+        if config.log == "text":
+            print(race_line(decided), file=sys.stderr, flush=True)
+
+    answer = race(config, say)
+    if as_json:
+        print(json.dumps(answer.to_json()))
+    else:
+        print_race(answer, config.store, console())
+    _check_rejects(config, answer)
+    return 0
+
+
+def _check_rejects(config: RaceConfig, answer: "RaceAnswer") -> None:
+    """Raise RunError where a race had too many."""
+    if answer.n_rejected <= config.max_rejects * answer.n_rows:
+        return
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in answer.rejected.items())
+    raise RunError(
+        f"{answer.n_rejected:,} of the {answer.n_rows:,} rows of the race were rejected, "
+        f"more than --max-rejects {config.max_rejects:g}: {reasons}"
+    )
+
+
+def demo(config: DemoConfig, as_json: bool) -> int:
+    from rsr_ray.demo import prepare
+
+    with prepare(config.out) as settings:
+        code = score(settings, as_json)
+    from rsr_ray.metrics import RSR
+    from rsr_ray.report.page.write import store_report
+    from rsr_ray.store.store import Store
+
+    page = store_report([Store(settings.store, str(settings.student_name), None)], RSR)
+    print(f"report    {page}")
+    return code
+
+
+def bench(config: BenchConfig, as_json: bool) -> int:
+    from rsr_ray.bench.bench import bench
+    from rsr_ray.report.terminal.bench import print_bench
+
+    result = bench(config.out, config.rounds)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_bench(result)
+    return 0

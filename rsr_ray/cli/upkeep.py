@@ -1,0 +1,92 @@
+"""The commands that look after a store: rejects, check, rescore; and metrics.
+
+What a command needs is imported when it runs, because --help may not wait for it.
+"""
+
+import dataclasses
+import json
+
+from rsr_ray.config.demo import MetricsConfig
+from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig
+from rsr_ray.errors import RunError
+
+
+def rejects(config: RejectsConfig, as_json: bool) -> int:
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.rejects import print_rejects
+    from rsr_ray.store.store import Store
+
+    store = Store(config.store, config.student, config.s3_endpoint)
+    found = store.find_rejects(config.reason)
+    if config.retry:
+        for fingerprint, name in found:
+            store.drop(fingerprint, [name])
+        print(
+            f"{len(found):,} work units deleted, with {sum(map(len, found.values())):,} "
+            f"rejected rows: the next run scores them anew"
+        )
+        return 0
+    rows = [row for some in found.values() for row in some]
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print_rejects(rows, console())
+    return 0
+
+
+def check(config: CheckConfig, as_json: bool) -> int:
+    from rsr_ray.report.terminal.check import print_check
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.run.check import check_store
+
+    checked = check_store(config.store, config.s3_endpoint, config.student, repair=config.repair)
+    if as_json:
+        print(json.dumps(checked.as_json()))
+    else:
+        print_check(checked, console())
+    return int(not checked.is_well)
+
+
+def metrics(_: MetricsConfig, as_json: bool) -> int:
+    from rsr_ray.metrics import REGISTRY
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.metrics import print_metrics
+
+    if as_json:
+        print(json.dumps([dataclasses.asdict(metric) for metric in REGISTRY.values()]))
+    else:
+        print_metrics(list(REGISTRY.values()), console())
+    return 0
+
+
+def rescore(config: RescoreConfig, as_json: bool) -> int:
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.teachers import print_teachers
+    from rsr_ray.run.rescore import rescore
+    from rsr_ray.store.store import Store
+
+    store = Store(config.store, config.student, config.s3_endpoint)
+    out = Store(config.out, config.student, store.endpoint) if config.out else None
+    result = rescore(store, config.r_max, out, config.ray_address)
+    table = result.pop("teachers")
+    if as_json:
+        rows = table and table.to_pylist(maps_as_pydicts="strict")
+        print(json.dumps(result | {"teachers": rows}))
+    elif out:
+        print_teachers(table.to_pylist(), config.student, console())
+        print(
+            f"{result['n_rows']:,} rows scored again from their tokens with r_max "
+            f"{result['r_max']}, in {out.uri}"
+        )
+    else:
+        print(
+            f"{result['n_rows']:,} rows scored again from their tokens; largest relative "
+            f"difference {result['difference']:.3g} {result['column']}"
+        )
+    if not out and result["difference"] > 1e-12:
+        raise RunError(
+            f"store {store.uri}: unit {result['unit']} is not what its tokens say: "
+            f"{result['column']} differs by {result['difference']:.3g}"
+        )
+    return 0

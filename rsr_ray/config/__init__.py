@@ -1,0 +1,1 @@
+"""What a user may set, as options, YAML and dataclasses."""

@@ -1,0 +1,124 @@
+"""The settings of `rsr-ray choose`."""
+
+import math
+from dataclasses import dataclass
+
+from rsr_ray.config.options import (
+    S3_ENDPOINT,
+    as_mapping,
+    check_column_pairs,
+    check_least,
+    check_role_pairs,
+    option,
+    settle,
+    short_name,
+)
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.metrics import CONTROLS, REGISTRY
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseConfig:
+    """What `rsr-ray choose` does."""
+
+    store: str = option("folder or URI of the scores")
+    student: str = option("name of the student in the store, or its folder or hub id")
+    out: str = option("folder or URI for the training data; it must be new or empty")
+    by: str = option(
+        f"metric to choose by (rsr-ray metrics lists them), or a control: {', '.join(CONTROLS)}",
+        "rsr",
+    )
+    k: int = option("trajectories to keep per prompt, over all teachers and samples", 1)
+    max_share: float | None = option(
+        "largest share of the chosen set that one teacher may have", None
+    )
+    teachers: tuple[str, ...] = option("choose only from these teachers", ())
+    exclude_teachers: tuple[str, ...] = option("choose from all but these teachers", ())
+    min_tokens: int | None = option("leave out trajectories with fewer scored tokens", None)
+    max_tokens: int | None = option("leave out trajectories with more scored tokens", None)
+    keep_incomplete: bool = option(
+        "keep answers that the corpus marks as cut off (complete, finish_reason, stop_reason, "
+        "truncated)",
+        False,
+    )
+    complete_only: bool = option(
+        "leave out trajectories that were cut to the length limit, too", False
+    )
+    complete_column: str | None = option(
+        "column that says whether an answer is complete, instead of what was read with the scores",
+        None,
+    )
+    verified: str | None = option(
+        "column that says whether an answer is correct; only correct ones are chosen",
+        None,
+        metavar="COLUMN",
+    )
+    seed: int = option(
+        "random seed for --by random, and for the random choice that every choice is compared with",
+        0,
+    )
+    format: str = option(
+        "file format of the training data", "parquet", choices=("parquet", "jsonl")
+    )
+    keep: tuple[str, ...] = option(
+        "columns of the corpus to keep, or none; default: all", (), metavar="COLUMN"
+    )
+    columns: tuple[str, ...] = option(
+        "--columns that the corpus was scored with", (), metavar="NAME=COLUMN"
+    )
+    roles: tuple[str, ...] = option("--roles that the corpus was scored with", ())
+    fingerprint: str | None = option(
+        "fingerprint of the scores, if the store has several for the student", None
+    )
+    skip_missing: bool = option(
+        "leave out trajectories whose shard is gone or was replaced since it was scored", False
+    )
+    overwrite: bool = option("replace an earlier choice in --out", False)
+    s3_endpoint: str | None = option(S3_ENDPOINT, None)
+    ray_address: str | None = option(
+        "Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None
+    )
+    verbose: bool = option("show Ray's own progress bars and messages too", False)
+
+    def __post_init__(self) -> None:
+        settle(self)
+        for name in ("store", "out"):
+            object.__setattr__(self, name, absolute(getattr(self, name)))
+        object.__setattr__(self, "student", short_name(self.student))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+        check_column_pairs(self.columns)
+        check_role_pairs(self.roles)
+        if self.by not in CONTROLS and self.by not in REGISTRY:
+            raise UserError(
+                f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}"
+            )
+        if self.better == "-":
+            raise UserError(f"--by {self.by}: it has no direction; choose longest or shortest")
+        check_least(self, 1, "k", "max_tokens")
+        check_least(self, 0, "min_tokens", "seed")
+        if self.max_share is not None and not 0 < self.max_share <= 1:
+            raise UserError(
+                f"--max-share {self.max_share:g}: must be a share, above 0 and at most 1"
+            )
+        if both := sorted({*self.teachers} & {*self.exclude_teachers}):
+            raise UserError(f"--exclude-teachers {both[0]}: --teachers names it as well")
+        for name in ("complete_only", "complete_column"):
+            if self.keep_incomplete and getattr(self, name):
+                raise UserError(f"--keep-incomplete: --{name.replace('_', '-')} leaves them out")
+        if (self.min_tokens or 0) > (self.max_tokens or math.inf):
+            raise UserError(
+                f"--min-tokens {self.min_tokens} is above --max-tokens {self.max_tokens}: no "
+                "trajectory is both"
+            )
+
+    @property
+    def better(self) -> str:
+        """Which values of `by` are better: lower, or higher."""
+        return CONTROLS[self.by][1] if self.by in CONTROLS else REGISTRY[self.by].better
+
+    @property
+    def reading(self) -> Reading:
+        """How these settings say that rows are read."""
+        return Reading(columns=as_mapping(self.columns), roles=as_mapping(self.roles))

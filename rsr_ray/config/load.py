@@ -1,0 +1,92 @@
+"""Settings from a YAML file and the command line."""
+
+import dataclasses
+import datetime
+import typing
+from typing import Any
+
+import yaml
+
+from rsr_ray.config.nightly import NightlyConfig
+from rsr_ray.config.options import called
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.config.settings import settled, shown
+from rsr_ray.errors import UserError, did_you_mean
+
+
+def load_config(cls: type, path: str | None, given: dict[str, Any]) -> Any:
+    """A config of dataclass `cls` from a YAML file, if any, and the options given, which win."""
+    return _build(cls, read_yaml(path) if path else {}, given, path)
+
+
+def load_nightly(path: str, given: dict[str, Any]) -> NightlyConfig:
+    """The nightly's YAML: options of `score` for all, `students` with those of each, its own."""
+    values = read_yaml(path)
+    own = {
+        f.name: values.pop(f.name) for f in dataclasses.fields(NightlyConfig) if f.name in values
+    }
+    entries = own.pop("students", None)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(
+            f"--config {path}: students must be a list, each entry a mapping with student: and "
+            "options of its own"
+        )
+    entries = [_named(entry, path) for entry in entries]
+    for entry in entries:
+        if common := entry.keys() & {"store", "ray_address", "log", "s3_endpoint"}:
+            raise UserError(
+                f"--config {path}: {', '.join(sorted(common))} is the same for all students: put "
+                "it beside students:"
+            )
+    students = tuple(_build(ScoreConfig, values | entry, {}, path) for entry in entries)
+    if isinstance(own.get("night"), datetime.date):
+        own["night"] = str(own["night"])
+    return _build(NightlyConfig, own, {"students": students, **given}, path)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises UserError."""
+    try:
+        with open(path) as file:
+            values = yaml.safe_load(file)
+    except Exception as e:  # what a tag does not fit, and what is nested too deep, fails in any way
+        raise UserError(
+            f"--config {path}: is no YAML that can be read: {' '.join(str(e).split())[:300]}"
+        ) from e
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: must hold a mapping of option names to values")
+    return _named(values, path)
+
+
+def _named(values: dict[Any, Any], path: str) -> dict[str, Any]:
+    """Values by the names of settings: a key may be spelt like its option, with hyphens."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_") if isinstance(key, str) else key
+        if name in named:
+            raise UserError(f"--config {path}: {shown(name)} is there twice")
+        named[name] = value
+    return named
+
+
+def _build(cls: type, values: dict[str, Any], given: dict[str, Any], path: str | None) -> Any:
+    """A config from a file's values, which are checked, and those given, which win."""
+    kinds = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in kinds:
+            meant = did_you_mean(str(name), kinds)
+            known = f"known: {', '.join(sorted(kinds))}"
+            raise UserError(
+                f"--config {path}: unknown key {shown(name)}; {f'{meant} ' * bool(meant)}{known}"
+            )
+        values[name] = settled(f"--config {path}: {name}", name, value, kinds[name])
+    values = values | given
+    required = [
+        called(f)
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.name not in values
+    ]
+    if required:
+        raise UserError(f"missing: {', '.join(required)}" + (f" (--config {path})" if path else ""))
+    return cls(**values)

@@ -1,0 +1,282 @@
+"""The settings of `rsr-ray score` and `rsr-ray preview`."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import math
+from dataclasses import dataclass
+
+from rsr_ray.config.options import (
+    S3_ENDPOINT,
+    as_mapping,
+    check_column_pairs,
+    check_least,
+    check_role_pairs,
+    option,
+    settle,
+    short_name,
+)
+from rsr_ray.corpus.reading import Reading, check_teacher_from
+from rsr_ray.corpus.shapes import COLUMNS as NAMES
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.metrics import REGISTRY
+from rsr_ray.schema import SCORES, SCORES_VERSION
+from rsr_ray.student.facts import StudentFacts
+from rsr_ray.student.model import DTYPES, QUANTIZE
+from rsr_ray.student.tokenizer import CHAT_TEMPLATES
+
+STEPS = ("sentence", "paragraph")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What `rsr-ray score` does."""
+
+    corpus: tuple[str, ...] = option(
+        "shards, folders or globs: paths, s3://..., hf://datasets/..., or any fsspec URI",
+        metavar="URI",
+    )
+    student: str = option("folder or hub id (org/name, org/name@revision) of the student")
+    store: str = option("folder or URI for the scores")
+    student_name: str | None = option(
+        "name of the student in the store; default: the last part of --student", None
+    )
+    teacher: str | None = option(
+        "teacher of every row; default: the column teacher, else a folder teacher=NAME, else the "
+        "folder of the shard",
+        None,
+    )
+    teacher_from: str | None = option(
+        "part of the path that names the teacher: file, folder, folder:2 (the one above), or a "
+        "pattern like {teacher}/*/*.jsonl",
+        None,
+    )
+    columns: tuple[str, ...] = option(
+        "columns with other names: response=completion, or a path: prompt_id=meta.task; several "
+        "answers per row: response={teacher}_attempt, response=solution_{sample}; names: "
+        + ", ".join(NAMES),
+        (),
+        metavar="NAME=COLUMN",
+    )
+    roles: tuple[str, ...] = option("roles with other names, such as critic=assistant", ())
+    chat_template: str | None = option(
+        f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's "
+        "own",
+        None,
+    )
+    render: str = option(
+        "how assistant text is rendered: template applies the chat template to it, verbatim "
+        "inserts it unchanged between the template's headers, raw takes prompt and answer as they "
+        "are, for prompts that are rendered already",
+        "template",
+        choices=("template", "verbatim", "raw"),
+    )
+    system_prompt: str | None = option("system turn to add to conversations without one", None)
+    system_role: str = option(
+        "what to do with system turns if the template has none: merge them into the first user "
+        "turn, drop them, or refuse the row",
+        "merge",
+        choices=("merge", "drop", "refuse"),
+    )
+    metrics: str = option(
+        "extra metrics that need additional forward passes, separated by commas (only "
+        "local_naturalness); all others are always computed",
+        "rsr",
+    )
+    steps: str = option("unit of a reasoning step for local_naturalness", "sentence", choices=STEPS)
+    step_window: float = option(
+        "steps of context before a step for local_naturalness; below 1: a share of all steps "
+        "before it",
+        4.0,
+    )
+    token_scores: bool = option(
+        "keep rank, surprisal and entropy of every token too, about 13 bytes per token, in the "
+        "folder tokens",
+        False,
+    )
+    r_max: int = option("clip token ranks at N", 100)
+    dtype: str = option(
+        "dtype of the student; auto: that of the scores in the store, else bfloat16 on GPUs and "
+        "float32 on CPUs",
+        "auto",
+        choices=("auto", *DTYPES),
+    )
+    max_length: int | None = option(
+        "longest row in tokens; default: the student's context length", None
+    )
+    over_length: str = option(
+        "what to do with longer rows: reject them, truncate them, or score them in windows that "
+        "overlap by half",
+        "reject",
+        choices=("reject", "truncate", "window"),
+    )
+    replicas: int | None = option(
+        "number of student replicas; default: one per GPU, or per CPU without GPUs, fewer if there "
+        "is little to score",
+        None,
+    )
+    gpus_per_replica: int | None = option(
+        "GPUs to spread a replica over; default: 1 if the cluster has GPUs", None
+    )
+    quantize: str | None = option(
+        "load the weights in fewer bits; needs pip install 'rsr_ray[quantize]'",
+        None,
+        choices=QUANTIZE,
+    )
+    batch_tokens: int | None = option(
+        "positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None
+    )
+    per_turn: bool = option("keep the sums of each assistant turn too, in the column turns", False)
+    max_rejects: float = option(
+        "exit with code 1 if more than this share of rows is rejected; the run still completes",
+        0.05,
+    )
+    unit_rows: int = option(
+        "rows per work unit: one file of the store, and the most that a lost replica repeats", 256
+    )
+    s3_endpoint: str | None = option(S3_ENDPOINT, None)
+    ray_address: str | None = option(
+        "Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None
+    )
+    log: str = option(
+        "format of progress and logs; json: an object per line, with the run's id",
+        "text",
+        choices=("text", "json"),
+    )
+    verbose: bool = option("show Ray's own progress bars and messages too", False)
+    new_generation: bool = option(
+        "score everything again if the store has scores of this student under other settings", False
+    )
+    trust_remote_code: bool = option("run Python code that comes with the student", False)
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
+        object.__setattr__(self, "store", self.store and absolute(self.store))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+        object.__setattr__(
+            self,
+            "student_name",
+            self.student_name or short_name(self.student),
+        )
+        check_column_pairs(self.columns)
+        check_role_pairs(self.roles)
+        self._check_teacher()
+        if not self.corpus:
+            raise UserError("--corpus is missing: name at least one shard, folder or glob")
+        if self.render == "raw" and self.system_prompt:
+            raise UserError("--system-prompt: --render raw adds nothing to a prompt; leave it out")
+        if unknown := [name for name in self.metrics.split(",") if name not in REGISTRY]:
+            raise UserError(
+                f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them"
+            )
+        self._check_numbers()
+
+    def _check_teacher(self) -> None:
+        """Raise UserError for a rule that names no teacher, or for two that name one."""
+        if self.teacher_from:
+            check_teacher_from(self.teacher_from)
+        in_columns = any("{teacher}" in pair for pair in self.columns)
+        if self.teacher and (self.teacher_from or in_columns):
+            raise UserError(
+                "--teacher names it already: leave --teacher-from and {teacher} in --columns out, "
+                "or --teacher"
+            )
+
+    def _check_numbers(self) -> None:
+        """Raise UserError for numbers out of range, and for --quantize without its package."""
+        if not 0 < self.step_window < math.inf or (
+            self.step_window > 1 and self.step_window != int(self.step_window)
+        ):
+            raise UserError(
+                f"--step-window {self.step_window:g}: a number of steps, 1 or more, or a share of "
+                "the steps, under 1"
+            )
+        if self.quantize and importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(
+                "--quantize needs bitsandbytes, here and on the cluster: pip install "
+                "'rsr_ray[quantize]'"
+            )
+        if not 0 <= self.max_rejects <= 1:
+            raise UserError(f"--max-rejects {self.max_rejects}: must be a share, 0 to 1")
+        counts = ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens")
+        check_least(self, 1, *counts, "unit_rows")
+
+    @property
+    def local(self) -> bool:
+        """Whether local naturalness is asked for."""
+        return "local_naturalness" in self.metrics.split(",")
+
+    @property
+    def reading(self) -> Reading:
+        """How these settings say that rows are read."""
+        return Reading(
+            self.teacher, self.teacher_from, as_mapping(self.columns), as_mapping(self.roles)
+        )
+
+    def length_limit(self, student: StudentFacts) -> int:
+        """Tokens above which a row is over length: never more than the student's context."""
+        return min(self.max_length or student.context_length, student.context_length)
+
+    @functools.cached_property
+    def template_text(self) -> str | None:
+        """The text of the given chat template, if any. Raises UserError.
+
+        It is read once: what is hashed is what is used.
+        """
+        if self.chat_template is None or self.chat_template in CHAT_TEMPLATES:
+            return CHAT_TEMPLATES.get(self.chat_template or "")
+        try:
+            with open(self.chat_template) as file:
+                return file.read()
+        except (OSError, UnicodeError) as e:
+            raise UserError(
+                f"--chat-template {self.chat_template}: not one of {', '.join(CHAT_TEMPLATES)}, "
+                f"and no file that can be read: {e}"
+            ) from e
+
+    def fingerprint(self, student: StudentFacts, dtype: str, max_length: int) -> str:
+        """Hash of all that can change a score; scores of two fingerprints never mix silently."""
+        facts = dataclasses.asdict(student)
+        del facts["source"]
+        facts |= {
+            "system_prompt": self.system_prompt,
+            "render": self.render,
+            "over_length": self.over_length,
+        }
+        if self.system_role != "merge":
+            facts["system_role"] = self.system_role
+        # What changes no score, but what is kept beside it.
+        facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
+        if self.local:
+            facts |= {"steps": self.steps, "step_window": self.step_window}
+            if self.over_length == "window":  # earlier versions cut the front off, the prompt too
+                facts["step_context"] = "with prompt"
+        # What is kept of a row.
+        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]
+        settings = {
+            "version": SCORES_VERSION,
+            "r_max": self.r_max,
+            "dtype": dtype,
+            "quantize": self.quantize,
+            "max_length": max_length,
+            **facts,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig(ScoreConfig):
+    """What `rsr-ray preview` does: settings of a run, of which it needs no store."""
+
+    store: str | None = option(  # type: ignore[assignment]
+        "not needed: files of a store inside the corpus are left out", None
+    )
+    rows: int = option("trajectories to show, from all over the corpus", 10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 1, "rows")

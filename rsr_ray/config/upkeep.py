@@ -1,0 +1,78 @@
+"""The settings of the commands that look after a store: rejects, check, rescore."""
+
+from dataclasses import dataclass
+
+from rsr_ray.config.options import S3_ENDPOINT, check_least, option, settle, short_name
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.schema import REJECT_REASONS
+
+STUDENT = "name of the student in the store, or its folder or hub id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectsConfig:
+    """What `rsr-ray rejects` does."""
+
+    store: str = option("folder or URI of the scores")
+    student: str = option(STUDENT, metavar="NAME")
+    s3_endpoint: str | None = option(S3_ENDPOINT, None)
+    reason: str | None = option(
+        "only rows rejected for REASON",
+        None,
+        choices=tuple(sorted(REJECT_REASONS)),
+        metavar="REASON",
+    )
+    retry: bool = option("delete their work units, so that the next run scores them again", False)
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "student", short_name(self.student))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """What `rsr-ray check` does."""
+
+    store: str = option("folder or URI of the scores")
+    student: str | None = option(
+        "only the files of this student; default: the whole store", None, metavar="NAME"
+    )
+    repair: bool = option("remove broken files; the next run makes them again", False)
+    s3_endpoint: str | None = option(S3_ENDPOINT, None)
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "student", self.student and short_name(self.student))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreConfig:
+    """What `rsr-ray rescore` does."""
+
+    store: str = option("folder or URI of the scores")
+    student: str = option(STUDENT, metavar="NAME")
+    s3_endpoint: str | None = option(S3_ENDPOINT, None)
+    r_max: int | None = option("clip token ranks at N; default: as they were scored", None)
+    out: str | None = option(
+        "store to write them to; default: only compare them with the stored scores",
+        None,
+        metavar="STORE",
+    )
+    ray_address: str | None = option(
+        "Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "student", short_name(self.student))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+        check_least(self, 1, "r_max")
+        if self.out and absolute(self.out) == absolute(self.store):
+            raise UserError(
+                f"--out {self.out}: the store itself; its scores are what a run of the student gave"
+            )
+        if self.r_max and not self.out:
+            raise UserError("--r-max gives other scores: name a store for them with --out")

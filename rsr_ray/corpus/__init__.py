@@ -1,0 +1,1 @@
+"""Shards -> conversations of one form."""

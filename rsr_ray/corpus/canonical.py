@@ -1,0 +1,106 @@
+"""A row -> its canonical form: names, identity, conversation and tools, or its reject."""
+
+import hashlib
+import json
+from typing import Any
+
+from rsr_ray.corpus.endings import is_complete
+from rsr_ray.corpus.identity import name_of, sample_of
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.row_faults import Unreadable, check_json, check_size, row_boundary
+from rsr_ray.corpus.shapes import ID_COLUMNS, conversation
+from rsr_ray.corpus.turns import is_scored, without_nulls
+from rsr_ray.errors import BadRow
+from rsr_ray.files.objects import InputObject
+from rsr_ray.schema import READ_ROWS
+
+
+def canonical(
+    row: dict[str, Any] | Unreadable, obj: InputObject, index: int, reading: Reading
+) -> dict[str, Any]:
+    """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set."""
+    out: dict[str, Any] = dict.fromkeys(field.name for field in READ_ROWS)
+    out |= {"trajectory_id": _digest([obj.uri, index]), "source": obj.uri, "source_row": index}
+    try:
+        with row_boundary("reading the row"):
+            _fill(out, row, reading, obj)
+    except BadRow as e:
+        out |= {
+            "messages": None,
+            "tools": None,
+            "reject_reason": e.reason,
+            "reject_detail": e.detail,
+        }
+    return out
+
+
+def _fill(
+    out: dict[str, Any], row: dict[str, Any] | Unreadable, reading: Reading, obj: InputObject
+) -> None:
+    """Set what a row says of itself, its names first, so that a reject has them. Raises BadRow."""
+    fields = {} if isinstance(row, Unreadable) else row
+    name = out["teacher"] = reading.teacher or name_of(
+        reading.teacher_of(obj.uri), "the teacher in the path"
+    )
+    if not reading.is_explicit:
+        name = out["teacher"] = name_of(fields.get("teacher"), "teacher") or name
+    given_id = next(
+        (found for column in ID_COLUMNS if (found := name_of(fields.get(column), column))), None
+    )
+    out["trajectory_id"] = given_id or out["trajectory_id"]
+    out["prompt_id"] = name_of(fields.get("prompt_id"), "prompt_id")
+    out["sample"] = sample_of(fields.get("sample"))
+    if isinstance(row, Unreadable):
+        raise BadRow("unreadable_shard" if row.shard else row.reason, row.detail)
+    messages, tools = conversation(row), _tools(row.get("tools"))
+    _check_calls(messages)
+    out["content"], out["complete"] = _digest([messages, tools])[:16], is_complete(row)
+    if not name:
+        raise BadRow(
+            "no_teacher",
+            "pass --teacher or --teacher-from, add a teacher column, or put the shard in a "
+            "teacher=NAME/ folder",
+        )
+    first_answer = next((i for i, m in enumerate(messages) if is_scored(m)), len(messages))
+    prompt = messages[:first_answer]
+    out["prompt_id"] = out["prompt_id"] or _digest(
+        [{**turn, "content": " ".join(turn["content"].split())} for turn in prompt]
+    )
+    if not given_id:
+        out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
+    _check_answers(messages)
+    text = json.dumps(messages)
+    check_size(text, tools)
+    out["messages"], out["tools"] = text, tools
+
+
+def _check_answers(messages: list[dict[str, Any]]) -> None:
+    """Raise BadRow where no assistant turn can be scored."""
+    answers = [m for m in messages if is_scored(m)]
+    if not answers:
+        roles = ", ".join(m["role"] for m in messages) or "none"
+        raise BadRow("no_assistant_turn", f"roles: {roles}")
+    if not any(m["content"].strip() or m.get("tool_calls") for m in answers):
+        raise BadRow("empty_response", "every assistant turn is empty")
+
+
+def _check_calls(messages: list[dict[str, Any]]) -> None:
+    """Raise BadRow where the arguments of a call are not JSON's."""
+    for turn in messages:
+        for call in turn.get("tool_calls", ()):
+            function = call["function"]
+            check_json(function["arguments"], f"the arguments of {function['name']:.60}")
+
+
+def _tools(given: Any) -> str | None:
+    """The functions that a row declares, as JSON."""
+    try:
+        tools = json.loads(given) if isinstance(given, str) else without_nulls(given)
+    except (ValueError, RecursionError) as e:
+        raise BadRow("tool_calls", f"the column tools is not JSON: {given!r:.100}") from e
+    check_json(tools, "the column tools")
+    return json.dumps(tools) if tools else None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Scores -> answers, and how sure they are; never starts Ray."""

@@ -1,0 +1,237 @@
+"""scored: the score rows of a store -> the trajectories of a student, and a metric's terms by
+prompt and teacher.
+
+Teachers are compared by prompt, on the same prompts. Legend: N trajectories, P prompts, T teachers.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsr_ray.errors import UserError
+from rsr_ray.metrics import REGISTRY, RSR, Metric
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import settle_units
+
+ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
+READERS = 8  # units read at once
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scored trajectories of a student, each once, sorted by teacher and id."""
+
+    teachers: list[str]  # [T], sorted
+    prompts: pa.Array  # string [P], sorted
+    teacher: np.ndarray  # int [N]: index into teachers
+    prompt: np.ndarray  # int [N]: index into prompts
+    columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
+    rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
+    notes: tuple[str, ...] = ()  # what the store lacks of what was scored, a sentence each
+
+    def has(self, metric: Metric) -> bool:
+        """Whether all rows have what the metric is made of."""
+        return not any(np.isnan(self.columns[name]).any() for name in metric.columns)
+
+    def matrices(self, metric: Metric) -> "Matrices":
+        """The metric's terms by prompt and teacher.
+
+        Raises UserError where not all rows have what it is made of.
+        """
+        if not self.has(metric):
+            raise UserError(
+                f"{metric.name}: not all rows of the store have "
+                f"{', '.join(metric.columns)}; score them with --metrics {metric.name}"
+            )
+        shape = len(self.prompts), len(self.teachers)
+        cell = self.prompt * len(self.teachers) + self.teacher  # [N], of the flat [P, T]
+        x, y = metric.terms(self.columns, self.prompt)
+
+        def summed(weights: np.ndarray | None) -> np.ndarray:
+            return np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
+
+        return Matrices(summed(x), summed(y), n=summed(None))
+
+    def only(self, teachers: Iterable[str]) -> "Scored":
+        """The trajectories of some teachers. Raises UserError for one that is not there."""
+        wanted = sorted({*teachers})
+        if unknown := [name for name in wanted if name not in self.teachers]:
+            raise UserError(
+                f"--teachers {' '.join(unknown)}: not in the store; it has "
+                f"{', '.join(self.teachers)}"
+            )
+        keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
+        prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
+        _, teacher = np.unique(self.teacher[keep], return_inverse=True)
+        return Scored(
+            wanted,
+            self.prompts.take(pa.array(prompts)),
+            teacher,
+            prompt,
+            {name: values[keep] for name, values in self.columns.items()},
+            self.rows.filter(pa.array(keep)),
+            self.notes,
+        )
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Sums of a metric's terms over the answers of a teacher to a prompt, float64 [P, T], and
+    how many there are, [P, T].
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    n: np.ndarray
+
+    def matched(self) -> "Matrices":
+        """Only prompts that every teacher answered, and of several answers of a teacher their
+        mean: every prompt weighs the same.
+        """
+        whole = (self.n > 0).all(1)
+        n = self.n[whole]
+        return Matrices(self.x[whole] / n, self.y[whole] / n, np.ones_like(n))
+
+    def compared(self) -> tuple["Matrices", bool]:
+        """What teachers are compared on: the prompts that all of them answered (True), or all,
+        where there are none (False).
+        """
+        matched = self.matched()
+        return (matched, True) if len(matched.x) else (self, False)
+
+    def teachers(self, order: np.ndarray) -> "Matrices":
+        """The columns of teachers, int [K], in this order."""
+        return Matrices(self.x[:, order], self.y[:, order], self.n[:, order])
+
+    def ratios(self) -> np.ndarray:
+        """The metric of each teacher on each prompt, [P, T]; NaN where there is no answer."""
+        return _ratio(self.x, self.y)
+
+    def values(self) -> np.ndarray:
+        """The metric of each teacher, [T]; NaN for one without an answer."""
+        return _ratio(self.x.sum(0), self.y.sum(0))
+
+
+def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    ratio = np.full(np.shape(x), np.nan)
+    np.divide(x, y, out=ratio, where=y != 0)
+    return ratio
+
+
+def load_scored(
+    store: Store, metrics: Iterable[Metric] = REGISTRY.values(), more: Iterable[str] = ()
+) -> Scored:
+    """The score rows that the store's teachers table was made of.
+
+    `more` names further number columns of SCORES. A trajectory_id that a teacher has twice counts
+    once, the first by source and row. Where the store's rows are no longer those of the table,
+    `notes` say so. Raises UserError where there are none, and StoreError for a broken file.
+    """
+    fingerprint = store.generation()
+    units = store.units().get(fingerprint, [])
+    scored = load_units(store, fingerprint, units, [*metrics, RSR], more)
+    said = store.notes(fingerprint)
+    if store.made_of().units and not gives(scored, store.read_teachers().to_pylist()):
+        said.append(
+            f"{store.teachers_uri} says other numbers than the scores beside it: the next "
+            f"run of rsr-ray score makes it again"
+        )
+    return dataclasses.replace(scored, notes=tuple(said))
+
+
+def gives(scored: Scored, table: list[dict[str, Any]]) -> bool:
+    """Whether rows give these TEACHERS rows: the same teachers, trajectories and rsr."""
+    made_of = {t["teacher"]: t for t in table if t["n_trajectories"]}
+    if scored.teachers != sorted(made_of):
+        return False
+    every = scored.matrices(RSR)
+    if every.n.sum(0).tolist() != [made_of[name]["n_trajectories"] for name in scored.teachers]:
+        return False
+    values = [made_of[name]["rsr"] for name in scored.teachers]
+    return np.allclose(every.values(), values, rtol=1e-9, atol=0)
+
+
+def load_units(
+    store: Store,
+    fingerprint: str,
+    names: list[str],
+    metrics: Iterable[Metric],
+    more: Iterable[str] = (),
+) -> Scored:
+    """The score rows of these units, as `load_scored` has them.
+
+    Raises UserError where there are none.
+    """
+    if not names:
+        raise UserError(
+            f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
+        )
+    _, repeated = settle_units(names)
+    of_metrics = (column for metric in metrics for column in metric.columns)
+    numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
+
+    def read(name: str) -> pa.Table:
+        return _read_unit(store, fingerprint, name, numbers)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = list(pool.map(read, sorted(set(names) - set(repeated))))
+    if not sum(table.num_rows for table in tables):
+        raise UserError(
+            f"store {store.uri}: nothing of student {store.student_name} was scored: every "
+            f"row was rejected"
+        )
+    return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
+
+
+def _read_unit(store: Store, fingerprint: str, name: str, numbers: list[str]) -> pa.Table:
+    """The scored rows of a unit, without its rejects; names are dictionary-encoded."""
+    columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]
+    table = store.read_unit(fingerprint, name, columns)
+    table = table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
+    for column in ("teacher", "source"):
+        place = table.schema.get_field_index(column)
+        table = table.set_column(place, column, table[column].dictionary_encode())
+    return table.append_column("unit", pa.repeat(name, table.num_rows).dictionary_encode())
+
+
+def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
+    """Rows with trajectories that a teacher has twice, each trajectory once: its first row by
+    source and row.
+    """
+    teacher, teachers = _codes(rows["teacher"])
+    trajectory, _ = _codes(rows["trajectory_id"])
+    content, _ = _codes(pc.fill_null(rows["content"], ""))
+    source, _ = _codes(rows["source"])
+    order = np.lexsort((rows["source_row"].to_numpy(), source, content, trajectory, teacher))
+    first = np.ones(len(order), bool)
+    first[1:] = np.logical_or.reduce(
+        [np.diff(code[order]) != 0 for code in (teacher, trajectory, content)]
+    )
+    order = order[first]
+    prompt, prompts = _codes(rows["prompt_id"].take(pa.array(order)))
+    return Scored(
+        teachers.to_pylist(),
+        prompts,
+        teacher[order],
+        prompt,
+        {name: rows[name].to_numpy()[order] for name in numbers},
+        rows.select([*ROW, "unit"]).take(pa.array(order)),
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """A column as int64 [N] indices into its sorted distinct values, and these."""
+    is_encoded = pa.types.is_dictionary(column.type)
+    encoded = (column if is_encoded else pc.dictionary_encode(column)).combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.chunk(0)
+    order = pc.sort_indices(encoded.dictionary)
+    place = np.empty(len(order), np.int64)
+    place[order.to_numpy()] = np.arange(len(order))
+    return place[encoded.indices.to_numpy()], encoded.dictionary.take(order)

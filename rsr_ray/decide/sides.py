@@ -1,0 +1,193 @@
+"""sides: the two things that are compared, each a student of a store, now or after some night."""
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rsr_ray.config.nightly import NIGHT
+from rsr_ray.decide.scored import Scored, gives, load_units
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import absolute, list_files
+from rsr_ray.metrics import REGISTRY, Metric
+from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
+from rsr_ray.store.scores import STUDENT_NAME
+from rsr_ray.store.store import Store
+
+AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
+
+
+@dataclass(frozen=True)
+class SideFacts:
+    """Which scores a side stands for."""
+
+    store: str  # its URI
+    student: str
+    night: str | None  # None: the store as it is now
+    fingerprint: str  # of the scores
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two sides of a comparison."""
+
+    store: Store
+    fingerprint: str
+    night: str | None  # None: the store as it is now
+    table: list[dict[str, Any]]  # TEACHERS rows, of now or of the night
+    ranking: dict[str, Any] | None  # of the night, as its record has it
+    written: datetime.datetime | None  # when the night's record was, by the store's clock
+
+    @property
+    def facts(self) -> SideFacts:
+        return SideFacts(self.store.uri, self.store.student_name, self.night, self.fingerprint)
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers in its table that have scores."""
+        return [row["teacher"] for row in self.table if row["n_trajectories"]]
+
+    def column(self, name: str, teachers: list[str]) -> list[Any]:
+        """A column of its table for these teachers, in their order."""
+        values = {row["teacher"]: row[name] for row in self.table}
+        return [values[teacher] for teacher in teachers]
+
+    def load(self, metric: Metric) -> Scored | None:
+        """Its score rows; None for a night whose rows can no longer be told from the others.
+
+        A night's rows are those of the units that are not younger than its record. They count only
+        if they give the record's own numbers again: a copied store has other times, and a shard
+        that was replaced has lost its rows. Raises UserError for a store without scores.
+        """
+        metrics = [metric, REGISTRY["rsr"]]
+        if self.night is None:
+            units = self.store.units().get(self.fingerprint, [])
+            return load_units(self.store, self.fingerprint, units, metrics)
+        if self.written is None:
+            return None
+        units = self.store.units_until(self.fingerprint, self.written)
+        if not units:
+            return None
+        scored = load_units(self.store, self.fingerprint, units, metrics)
+        return scored if gives(scored, self.table) else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides, loaded."""
+
+    a: Side
+    b: Side
+    rows: tuple[Scored, Scored] | None  # None: only aggregates are known of one side or both
+    lost: list[str]  # nights whose rows can no longer be told
+
+    @classmethod
+    def load(cls, a: Side, b: Side, metric: Metric) -> "Pair":
+        """Raises UserError for a store without scores."""
+        rows_a = a.load(metric)
+        rows_b = b.load(metric)
+        rows = (rows_a, rows_b) if rows_a and rows_b else None
+        loaded = ((a, rows_a), (b, rows_b))
+        lost = [str(side.night) for side, of_side in loaded if of_side is None]
+        return cls(a, b, rows, lost)
+
+    @property
+    def is_one_history(self) -> bool:
+        """Whether these are two nights of one student, or a night and now.
+
+        One side then holds most of what the other does.
+        """
+        places = [(side.store.uri, side.store.student_name) for side in (self.a, self.b)]
+        same = self.a.fingerprint == self.b.fingerprint and places[0] == places[1]
+        return same and (self.a.night, self.b.night) != (None, None)
+
+    @property
+    def teachers(self) -> tuple[list[str], list[str]]:
+        """The teachers with scores on A, and those on B."""
+        if self.rows is None:
+            return self.a.teachers, self.b.teachers
+        return self.rows[0].teachers, self.rows[1].teachers
+
+    def shared_teachers(self) -> list[str]:
+        """Teachers with scores on both sides, sorted. Raises UserError if there are none."""
+        on_a, on_b = self.teachers
+        shared = sorted({*on_a} & {*on_b})
+        if not shared:
+            raise UserError(
+                f"no teacher is on both sides: A has {', '.join(on_a) or 'none'}; B has "
+                f"{', '.join(on_b) or 'none'}"
+            )
+        return shared
+
+    def n_trajectories(self, teachers: list[str]) -> np.ndarray:
+        """How many trajectories each of these teachers has on A and on B, int [2, T]."""
+        if self.rows is None:
+            counts = [side.column("n_trajectories", teachers) for side in (self.a, self.b)]
+        else:
+            counts = [_count_trajectories(side, teachers) for side in self.rows]
+        return np.array(counts, np.int64)
+
+
+def _count_trajectories(scored: Scored, teachers: list[str]) -> list[int]:
+    counts = np.bincount(scored.teacher, minlength=len(scored.teachers))
+    return [int(counts[scored.teachers.index(name)]) for name in teachers]
+
+
+def open_side(text: str, endpoint: str | None = None) -> Side:
+    """Open a side as the command line names it.
+
+    STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; STUDENT may be omitted if the store
+    has only one. The last # is the separator: an @ or a further # before it belongs to the store.
+    `endpoint` is that of an S3 server other than AWS.
+
+    Raises UserError for a name of no such form, and for a store, student or night that is not
+    there.
+    """
+    store_name, mark, rest = text.rpartition("#")
+    named = AFTER_MARK.fullmatch(rest if mark else "")
+    if not named or not (store_name or rest):
+        raise UserError(
+            f"{text!r}: give STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; a "
+            f"store with a # in its name needs one after it"
+        )
+    uri = absolute(store_name if mark else rest)
+    student = named["student"] or _only_student(uri, endpoint)
+    store = Store(uri, student, endpoint)
+    if named["night"]:
+        return _open_night(store, named["night"])
+    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    return Side(store, store.generation(), None, table, None, None)
+
+
+def _open_night(store: Store, night: str) -> Side:
+    """The store's student after a night. Raises UserError if its record has no such results."""
+    files = list_files(f"{store.uri}/nightly", store.endpoint)
+    written = {
+        name.removesuffix(".json"): when
+        for name, when in files.items()
+        if NIGHT_FILE.fullmatch(name)
+    }
+    if night not in written:
+        known = ", ".join(sorted(written)[-5:]) or "none"
+        raise UserError(f"store {store.uri}: no night {night}; the last are: {known}")
+    record = get_record(store.uri, night_place(night), NIGHT_KEYS, store.endpoint)
+    entry = record["students"].get(store.student_name, {})
+    if "teachers" not in entry:
+        raise UserError(
+            f"store {store.uri}: night {night} has no results of student {store.student_name}"
+        )
+    ranking = entry.get("ranking")
+    return Side(store, entry["fingerprint"], night, entry["teachers"], ranking, written[night])
+
+
+def _only_student(uri: str, endpoint: str | None) -> str:
+    """Raises UserError unless the store has exactly one student."""
+    students = Store.students(uri, endpoint)
+    if not students:
+        raise UserError(f"store {uri}: no teachers of any student")
+    if len(students) > 1:
+        known = ", ".join(students)
+        raise UserError(f"store {uri}: name one of its students as {uri}#STUDENT: {known}")
+    return students[0]

@@ -1,0 +1,1 @@
+"""Token ids and spans -> sums; torch and numpy alone."""

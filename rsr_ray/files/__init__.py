@@ -1,0 +1,1 @@
+"""Files and objects: listing, reading, whole-or-nothing writes."""

@@ -1,0 +1,1 @@
+"""The best teacher at the least cost."""

@@ -1,0 +1,260 @@
+"""report: a store -> everything that the report says of its students."""
+
+import datetime
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.decide.scored import load_scored
+from rsr_ray.errors import UserError
+from rsr_ray.metrics import RSR, Metric
+from rsr_ray.report.page.charts.boxes import draw_boxes
+from rsr_ray.report.page.charts.lengths import draw_lengths
+from rsr_ray.report.page.charts.places import draw_places
+from rsr_ray.report.page.charts.plane import draw_plane
+from rsr_ray.report.page.charts.whiskers import draw_whiskers
+from rsr_ray.report.page.nights import ShownLastNight, ShownNight, comparable, nights_of
+from rsr_ray.report.page.summaries import Point, RankedScores, points_of, sample_of, spreads_of
+from rsr_ray.report.page.trajectories import (
+    ShownTokens,
+    ShownTrajectory,
+    shown_trajectories,
+    stored_tokens,
+    tokens_of,
+)
+from rsr_ray.report.terminal.night import changes_in_words
+from rsr_ray.report.terminal.ranking import unscored
+from rsr_ray.run.display import each
+from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.store.nights import History
+from rsr_ray.store.store import Store
+
+TOKENS_SHOWN = 50_000  # over all trajectories of the page: about 25 bytes each
+TOKENS_EACH = 1_500
+
+
+@dataclass(frozen=True)
+class RejectCount:
+    """Rejected rows of one reason."""
+
+    reason: str
+    meaning: str
+    n: int
+    example: str  # one of the rows, and what was wrong with it
+
+
+@dataclass(frozen=True)
+class StudentReport:
+    """What the report says of a student."""
+
+    student: str
+    table: list[dict[str, Any]]  # the TEACHERS rows
+    unscored: str | None  # which teachers no ranking can have, and why
+    rejects: list[RejectCount]  # the most frequent reason first
+    run: dict[str, Any] | None  # the record of the last run, if it is there
+    nights: list[ShownNight]  # oldest first
+    changes: list[str]  # since the night before the last one, a line each
+    ranking: dict[str, Any] | None = None  # None if no trajectory was scored
+    trajectories: list[ShownTrajectory] = field(default_factory=list)
+    tokens: dict[int, ShownTokens] = field(default_factory=dict)  # of trajectories[i], by i
+    charts: dict[str, str] = field(default_factory=dict)  # name -> SVG
+    empty: str | None = None  # why there is no ranking
+
+    @property
+    def answer(self) -> str:
+        """The ranking in a sentence, or why there is none."""
+        return self.ranking["sentence"] if self.ranking else str(self.empty)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, without charts and tokens; `empty` only if there is no ranking."""
+        said = {
+            "student": self.student,
+            "table": self.table,
+            "unscored": self.unscored,
+            "rejects": [vars(reject) for reject in self.rejects],
+            "run": self.run,
+            "nights": [{"night": one.night, "places": one.places} for one in self.nights],
+            "changes": self.changes,
+            "ranking": self.ranking,
+            "trajectories": [vars(row) for row in self.trajectories],
+        }
+        return said | {"empty": self.empty} if self.empty else said
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the report says."""
+
+    metric: str
+    better: str  # lower or higher
+    made: str  # when, in UTC
+    night: ShownLastNight | None
+    students: list[StudentReport]
+
+    def to_json(self) -> dict[str, Any]:
+        """As teachers.json has it."""
+        return {
+            "metric": self.metric,
+            "better": self.better,
+            "made": self.made,
+            "night": self.night and vars(self.night),
+            "students": [student.to_json() for student in self.students],
+        }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the report goes by; the same for all students."""
+
+    metric: Metric
+    confidence: float
+    seed: int
+    teachers: Collection[str]  # the only ones it ranks, if any are given
+    tokens_from: str | None
+    tokens_shown: int  # of one student, over all its trajectories
+
+
+def make_report(
+    stores: list[Store],
+    metric: Metric,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    teachers: Collection[str] = (),
+    tokens_from: str | None = None,
+    rankings: dict[str, dict[str, Any]] | None = None,
+) -> Report:
+    """Everything the report says of each student.
+
+    `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
+    `rank_teachers` has ranked already, in just this way. If the store has no token scores, those of
+    the shown trajectories come from the student `tokens_from`, if it is given. Raises UserError.
+    """
+    history = History(stores[0].uri, stores[0].endpoint)
+    night = ShownLastNight.of(history)
+    share = TOKENS_SHOWN // len(stores)
+    settings = Settings(metric, confidence, seed, teachers, tokens_from, share)
+    ranked = rankings or {}
+    students = [
+        _report_student(store, history, ranked.get(store.student_name), settings)
+        for store in each(stores, len(stores), f"drawing the report of {len(stores)} students")
+    ]
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return Report(metric.name, metric.better, made, night, students)
+
+
+def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[Store]:
+    """The students asked for, or all that the store has. Raises UserError if there is none."""
+    names = list(dict.fromkeys(wanted)) or Store.students(uri, endpoint)
+    if not names:
+        raise UserError(f"store {uri}: no student was scored there yet: run rsr-ray score")
+    return [Store(uri, name, endpoint) for name in names]
+
+
+# --- one student ----------------------------------------------------------------------------------
+
+
+def _report_student(
+    store: Store, history: History, ranking: dict[str, Any] | None, settings: Settings
+) -> StudentReport:
+    said = _without_ranking(store, history)
+    if any(t["n_trajectories"] for t in said.table):
+        return _with_ranking(said, store, ranking, settings)
+    why = "every row was rejected" if said.rejects else "the store is empty"
+    return replace(said, empty=f"no trajectory was scored: {why}")
+
+
+def _without_ranking(store: Store, history: History) -> StudentReport:
+    """What is said of a student whether it has scores or not."""
+    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    run = store.find_run(store.generation())
+    nights = nights_of(store.student_name, history)
+    return StudentReport(
+        student=store.student_name,
+        table=table,
+        unscored=unscored(table),
+        rejects=_rejects(store),
+        run=run,
+        nights=nights,
+        changes=changes_in_words(nights[-1].entry, nights[-1].night) if nights else [],
+    )
+
+
+def _rejects(store: Store) -> list[RejectCount]:
+    """Rejected rows of the store by reason, the most frequent first."""
+    found = store.count_rejects(store.generation())
+    rejects = [
+        RejectCount(reason, REJECT_REASONS.get(reason, ""), some["n"], some["example"])
+        for reason, some in found.items()
+    ]
+    return sorted(rejects, key=lambda reject: (-reject.n, reject.reason))
+
+
+def _with_ranking(
+    said: StudentReport, store: Store, ranking: dict[str, Any] | None, settings: Settings
+) -> StudentReport:
+    """The report with the ranking, the trajectories, their tokens, and the charts."""
+    metric = settings.metric
+    scored = load_scored(store, [metric, RSR])
+    if settings.teachers:
+        scored = scored.only(settings.teachers)
+    if ranking is None:
+        ranking = rank_teachers(
+            scored, metric, confidence=settings.confidence, seed=settings.seed
+        ).to_json()
+    values = metric.values(scored.columns, scored.prompt)
+    order = [scored.teachers.index(t["teacher"]) for t in ranking["teachers"]]
+    ranked = RankedScores(scored, values, order)
+    shown = shown_trajectories(ranked, metric)
+    tokens = _find_tokens(store, shown, said.run, settings)
+    points = points_of(ranked)
+    said = replace(said, ranking=_with_means(ranking, points), trajectories=shown, tokens=tokens)
+    return replace(said, charts=_draw_charts(said, ranked, points, settings))
+
+
+def _with_means(ranking: dict[str, Any], points: list[Point]) -> dict[str, Any]:
+    """The ranking with the mean surprisal and the mean rank of each teacher."""
+    teachers = []
+    for t, point in zip(ranking["teachers"], points, strict=True):
+        surprisal, rank = point.mean
+        teachers.append(t | {"mean_surprisal": surprisal, "mean_rank": rank})
+    return ranking | {"teachers": teachers}
+
+
+def _find_tokens(
+    store: Store, shown: list[ShownTrajectory], run: dict[str, Any] | None, settings: Settings
+) -> dict[int, ShownTokens]:
+    """The tokens of shown[i] by i: those in the store, or else those of the student
+    `tokens_from`, if it is given.
+    """
+    most = min(TOKENS_EACH, settings.tokens_shown // max(1, len(shown)))
+    tokens = stored_tokens(store, shown, most)
+    if len(tokens) == len(shown) or not settings.tokens_from or not run:
+        return tokens
+    from rsr_ray.report.page.tokens import score_again
+
+    r_max = run["config"]["r_max"]
+    again = score_again(shown, run, settings.tokens_from)
+    return tokens | {i: tokens_of(row, most, r_max) for i, row in again}
+
+
+def _draw_charts(
+    said: StudentReport, ranked: RankedScores, points: list[Point], settings: Settings
+) -> dict[str, str]:
+    """The charts of a student with a ranking, by name."""
+    assert said.ranking is not None
+    name = f"student:{said.student}"  # no student's name has a colon
+    axis = f"{settings.metric.name} ({settings.metric.better} is better)"
+    teachers = [t["teacher"] for t in said.ranking["teachers"]]
+    sample = sample_of(ranked, settings.seed)
+    drawn = {
+        "whiskers": draw_whiskers(said.ranking, f"{name}:whiskers", axis),
+        "plane": draw_plane(points, f"{name}:plane", settings.confidence),
+        "boxes": draw_boxes(spreads_of(ranked), f"{name}:boxes", axis),
+        "lengths": draw_lengths(teachers, sample, f"{name}:lengths", axis),
+    }
+    alike = comparable(said.nights)
+    if len(alike) > 1:
+        drawn["places"] = draw_places(alike, f"{name}:places")
+    return drawn

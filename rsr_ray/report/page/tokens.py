@@ -1,0 +1,97 @@
+"""Token scores of a few stored trajectories, by the student itself, where the store has none."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.encode.encode import encode_row
+from rsr_ray.encode.how import How
+from rsr_ray.engine.scoring import Work
+from rsr_ray.engine.windows import score_windows
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import InputObject
+from rsr_ray.report.page.trajectories import ShownTrajectory
+from rsr_ray.run.score import Wanted
+from rsr_ray.student.facts import StudentFacts, inspect_student
+from rsr_ray.student.model import Student
+from rsr_ray.student.tokenizer import load_tokenizer
+
+BATCH_TOKENS = 4096
+
+
+def score_again(
+    shown: list[ShownTrajectory], run: dict[str, Any], student: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Of trajectories that a run has scored: i, and shown[i]'s tokens as a TOKENS row has them.
+
+    Runs in this process, on a GPU if there is one. A trajectory whose shard is no longer what it
+    was is left out. Raises UserError if the student is another than the one that gave the scores.
+    """
+    config = _config_of(run, student)
+    facts = inspect_student(student, config.trust_remote_code, config.template_text)
+    dtype = run["resources"]["dtype"]
+    if config.fingerprint(facts, dtype, run["max_length"]) != run["fingerprint"]:
+        raise UserError(
+            f"--tokens-from {student}: not the student that gave the stored scores (another "
+            f"fingerprint)"
+        )
+    how = dataclasses.replace(How.of(config, facts), token_text=True)
+    tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
+    replica = _load(facts, dtype, config)
+    window = Wanted.of(config, run["max_length"]).window
+    for i, row in _read(shown, config):
+        encoded = encode_row(row, tokenizer, how)
+        if encoded["reject_reason"] is not None:
+            continue
+        if encoded["trajectory_id"] != shown[i].trajectory_id:
+            continue
+        (tokens,) = score_windows(
+            replica, [encoded["input_ids"]], [encoded["spans"]], Work(BATCH_TOKENS), window
+        )
+        if tokens is not None:
+            lists = {name: np.asarray(some).tolist() for name, some in tokens._asdict().items()}
+            yield i, {"text": encoded["token_text"], **lists}
+
+
+def _config_of(run: dict[str, Any], student: str) -> ScoreConfig:
+    """The settings of a run, with the student from another place."""
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run["config"].items()
+    }
+    return ScoreConfig(**settings | {"student": student})
+
+
+def _load(facts: StudentFacts, dtype: str, config: ScoreConfig) -> Student:
+    import torch
+
+    return Student(
+        facts.source,
+        dtype,
+        "cuda" if torch.cuda.is_available() else "cpu",
+        trust_remote_code=config.trust_remote_code,
+        expected=facts,
+    )
+
+
+def _read(
+    shown: list[ShownTrajectory], config: ScoreConfig
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """i and the READ_ROWS values of shown[i], one pass per shard."""
+    by_source: dict[str, dict[int, int]] = {}  # source -> its rows -> i
+    for i, row in enumerate(shown):
+        by_source.setdefault(row.source, {})[row.source_row] = i
+    for source, wanted in by_source.items():
+        obj = InputObject(uri=source, version="", size=0)
+        last = max(wanted)
+        for index, given in enumerate(iter_trajectories(obj, config.s3_endpoint, config.reading)):
+            if index in wanted and not isinstance(given, Unreadable):
+                yield wanted[index], canonical(given, obj, index, config.reading)
+            if index == last:
+                break

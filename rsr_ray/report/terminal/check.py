@@ -1,0 +1,48 @@
+"""The findings of check."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from rsr_ray.errors import safe
+
+if TYPE_CHECKING:
+    from rsr_ray.run.check import Checked
+
+
+def print_check(checked: "Checked", out: Console) -> None:
+    """What was read of a store, each finding, and what to do."""
+    read = ", ".join(f"{n:,} {what}" for what, n in sorted(checked.files.items()))
+    out.print(
+        Text(f"{sum(checked.files.values()):,} files of store {checked.store} read: {read}"),
+        soft_wrap=True,
+    )
+    if checked.n_unsealed:
+        out.print(
+            Text(
+                f"{checked.n_unsealed:,} of them were written by an earlier version without "
+                f"digests: they are readable, but cannot be verified"
+            )
+        )
+    for finding in checked.findings:
+        removed = " (removed)" if finding.place in checked.removed else ""
+        out.print(
+            Text(safe(f"{finding.kind:<9} {finding.place}: {finding.detail}{removed}")),
+            soft_wrap=True,
+        )
+    if checked.removed:
+        what = (
+            "units and tables are made again by the next run of rsr-ray score; records of runs "
+            "and nights stay lost"
+        )
+        out.print(Text(f"{len(checked.removed):,} files removed: {what}"))
+    elif not checked.is_well:
+        out.print(
+            Text(
+                "--repair removes broken files; the next rsr-ray score makes units and "
+                "tables again."
+            )
+        )
+    else:
+        out.print(Text("All files are intact."))

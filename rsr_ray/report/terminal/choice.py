@@ -1,0 +1,115 @@
+"""The trajectories chosen for training."""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rsr_ray.errors import counted, safe
+from rsr_ray.metrics import REGISTRY
+from rsr_ray.report.terminal.console import print_notes
+from rsr_ray.schema import DROPPED, REJECT_REASONS
+
+if TYPE_CHECKING:
+    from rsr_ray.choose.manifest import Manifest
+
+
+def print_choice(manifest: "Manifest", out: Console) -> None:
+    """What was chosen: from which teachers, beside all candidates and a random choice, and what
+    was left out.
+    """
+    out.print(Text(safe(_title(manifest)), style="bold"), soft_wrap=True)
+    out.print(_teachers_table(manifest))
+    out.print(_means_table(manifest))
+    seed = manifest.config.seed
+    random = f"random: the same number per prompt, sampled at random (seed {seed})"
+    out.print(Text(random, style="dim"))
+    _print_left_out(manifest, out)
+    print_notes(manifest.notes, out)
+    _print_prompts(manifest, out)
+    _print_files(manifest, out)
+
+
+def _title(manifest: "Manifest") -> str:
+    by = manifest.by
+    title = (
+        f"{manifest.chosen:,} trajectories for student {manifest.student}, up to "
+        f"{manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
+    )
+    if n := manifest.dropped.get("incomplete", 0):
+        title += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
+    return title
+
+
+def _teachers_table(manifest: "Manifest") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for name in ("chosen", "share", "candidates", "tokens each"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in manifest.teachers:
+        length = f"{t.mean_tokens:,.0f}" if t.mean_tokens is not None else "-"
+        counts = (f"{t.chosen:,}", f"{t.share:.1%}", f"{t.candidates:,}")
+        table.add_row(Text(safe(t.teacher)), *counts, length)
+    return table
+
+
+def _means_table(manifest: "Manifest") -> Table:
+    """The mean of each metric over what was chosen, all candidates and a random choice."""
+    sets = ("chosen", "candidates", "random")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("mean of the set")
+    for name in ("better", *sets):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in manifest.means["chosen"]:
+        means = [f"{manifest.means[some][name]:,.4g}" for some in sets]
+        style = "bold" if name == manifest.by.name else ""
+        table.add_row(name, REGISTRY[name].better, *means, style=style)
+    return table
+
+
+def _print_left_out(manifest: "Manifest", out: Console) -> None:
+    """Of the scored rows, how many are no candidates, and why."""
+    equation = (
+        f"{manifest.rows:,} scored rows = {manifest.candidates:,} candidates + "
+        f"{sum(manifest.dropped.values()):,} left out"
+    )
+    out.print(Text(equation))
+    for why, n in manifest.dropped.items():
+        out.print(Text(f"  {n:,} {why}: {_why_dropped(why)}"))
+
+
+def _why_dropped(why: str) -> str:
+    return (
+        REJECT_REASONS[why.removeprefix("rejected/")]
+        if why.startswith("rejected/")
+        else DROPPED[why]
+    )
+
+
+def _print_prompts(manifest: "Manifest", out: Console) -> None:
+    """How many prompts have candidates, ties, and what the cap changed."""
+    prompts = manifest.prompts
+    k = manifest.config.k
+    none = prompts.without_candidates
+    line = (
+        f"{prompts.all:,} prompts, {none:,} without a candidate"
+        if none
+        else f"All {prompts.all:,} prompts have a candidate"
+    )
+    fewer = f", {prompts.with_fewer_than_k:,} with fewer than {k:,}" if k > 1 else ""
+    out.print(Text(line + fewer))
+    if n := manifest.ties.prompts:
+        out.print(Text(f"{n:,} prompts were cut between {manifest.ties.rule}"), soft_wrap=True)
+    if cap := manifest.cap:
+        moved = f"{cap.moved:,} places went to another teacher, {cap.left_out:,} were left out"
+        most = f"--max-share {cap.max_share:g}: no teacher has more than {cap.most:,}"
+        out.print(Text(f"{most}; {moved}"))
+
+
+def _print_files(manifest: "Manifest", out: Console) -> None:
+    config = manifest.config
+    files = f"{config.out}/train-*.{config.format}, {len(manifest.files):,} of them"
+    out.print(Text(f"files     {files}"), soft_wrap=True)
+    out.print(Text(f"manifest  {config.out}/manifest.json"), soft_wrap=True)

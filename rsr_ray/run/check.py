@@ -1,0 +1,221 @@
+"""check: is every file of a store what was written there?
+
+It reads all of them, and removes what is not where that is asked for.
+
+A broken unit is removed with its tokens, and tokens with their unit: only a unit that is not there
+is scored again.
+"""
+
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rsr_ray.errors import RunError, UserError
+from rsr_ray.files.objects import absolute, delete, get, list_versions
+from rsr_ray.metrics import RSR
+from rsr_ray.schema import SCORES, TEACHERS, TOKENS
+from rsr_ray.store import seal
+from rsr_ray.store.scores import STUDENT_NAME
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import unit_at
+
+KINDS = {
+    "broken": "not what was written there: cut, altered, or another file put in its place",
+    "table": "the teachers table does not say what the units say",
+    "stray": "a file at no unit's place: nothing reads it, nothing deletes it",
+    "leftover": "what a write that was cut off left behind",
+}
+WRONG = ("broken", "table")  # what makes the exit code 1
+REMOVED = ("broken", "leftover")  # what --repair removes
+NO_DAMAGE = ("no unit's place", "an earlier version of rsr_ray")  # of notes on a store
+SCHEMAS = {"scores": SCORES, "tokens": TOKENS}
+
+IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
+OF_STUDENT = re.compile(
+    rf"(?P<kind>scores|tokens|teachers)/student=(?P<student>{STUDENT_NAME.pattern}?)"
+    r"(?P<rest>/.+|\.parquet)"
+)
+RECORD = re.compile(r"(runs|nightly|packs/student=[^/]+)/[^/]+\.json|race\.json")
+LEASE = re.compile(
+    r"(?P<folder>nightly/lease|claims/student=[^/]+(/lock)?)/"
+    r"(?P<name>(?:[0-9a-f]+/[0-9a-f]{32}|\d{12})\.json)"
+)
+OURS = re.compile(r"(scores|tokens|teachers|packs|runs|nightly|claims)/.+")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file that is not as it should be."""
+
+    kind: str  # one of KINDS
+    place: str  # path below the store
+    detail: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was read of a store, and what was found."""
+
+    store: str
+    files: dict[str, int]  # by what they are
+    n_unsealed: int  # of an earlier version: nothing says whether they are what was written
+    findings: list[Finding]
+    removed: list[str]  # places
+
+    @property
+    def is_well(self) -> bool:
+        return not any(
+            finding.kind in WRONG and finding.place not in self.removed for finding in self.findings
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        findings = [{"kind": f.kind, "place": f.place, "detail": f.detail} for f in self.findings]
+        return {
+            "store": self.store,
+            "well": self.is_well,
+            "files": self.files,
+            "unsealed": self.n_unsealed,
+            "findings": findings,
+            "removed": self.removed,
+        }
+
+
+def check_store(
+    uri: str, endpoint: str | None, student: str | None = None, *, repair: bool = False
+) -> Checked:
+    """Read every file of a store, or of one student in it, and say what is wrong.
+
+    Raises UserError where there is no store.
+    """
+    root = absolute(uri)
+    places = sorted(place for place in list_versions(root, endpoint) if _is_of(place, student))
+    if not places:
+        raise UserError(
+            f"store {root}: nothing of {f'student {student}' if student else 'a store'} is there"
+        )
+    with ThreadPoolExecutor(16) as pool:
+        read = [
+            told for told in pool.map(lambda place: examine(root, place, endpoint), places) if told
+        ]
+    findings = [found for _, _, found in read if found]
+    findings += _tables(
+        root, endpoint, places, {found.place for found in findings if found.kind == "broken"}
+    )
+    removed = _remove(root, endpoint, findings, set(places)) if repair else []
+    return Checked(
+        root,
+        dict(Counter(what for what, _, _ in read)),
+        sum(not is_sealed for _, is_sealed, _ in read),
+        findings,
+        removed,
+    )
+
+
+def _is_of(place: str, student: str | None) -> bool:
+    inside = _inside(place)[1]
+    at = OF_STUDENT.fullmatch(inside)
+    return (
+        bool(at and at["student"] == student)
+        if student
+        else bool(OURS.fullmatch(inside) or inside == "race.json")
+    )
+
+
+def _inside(place: str) -> tuple[str, str]:
+    """The store within the store that a place lies in, "" but for a race's, and its place there."""
+    race = IN_RACE.fullmatch(place)
+    return (race["root"] + "/", race["place"]) if race else ("", place)
+
+
+def examine(root: str, place: str, endpoint: str | None) -> tuple[str, bool, Finding | None] | None:
+    """What a file is, whether it is sealed, and what is wrong with it; None where it is gone."""
+    _, inside = _inside(place)
+    what = kind_of(inside)
+    if what in ("stray", "leftover"):
+        return what, True, Finding(what, place, KINDS[what])
+    try:
+        return what, _verify(what, inside, get(f"{root}/{place}", endpoint)), None
+    except seal.BrokenError as e:
+        return what, True, Finding("broken", place, str(e))
+    except FileNotFoundError:
+        return None
+
+
+def kind_of(place: str) -> str:
+    """What lies at a place of a store."""
+    if place.rpartition("/")[2].startswith("."):
+        return "leftover"
+    if LEASE.fullmatch(place):
+        return "lease"
+    if RECORD.fullmatch(place):
+        return "record"
+    at = OF_STUDENT.fullmatch(place)
+    if at and at["kind"] in SCHEMAS and unit_at(at["rest"][1:]):
+        return str(at["kind"])
+    return "teachers" if at and at["kind"] == "teachers" and at["rest"] == ".parquet" else "stray"
+
+
+def _verify(what: str, place: str, data: bytes) -> bool:
+    """Whether it is sealed. Raises BrokenError."""
+    if what == "lease":
+        place = str(LEASE.fullmatch(place)["name"])  # type: ignore[index]
+    if what in ("lease", "record"):
+        seal.read_record(data, place)
+        return seal.check_seal(data, place)
+    if seal.check_seal(data, place):
+        return seal.read_parquet(data, place, []).is_sealed
+    table = seal.read_parquet(data, place, None, SCHEMAS.get(what, TEACHERS)).table
+    if what == "scores":
+        given = (
+            {*table["fingerprint"].to_pylist()} if "fingerprint" in table.column_names else set()
+        )
+        if given - {place.split("/")[2]}:
+            raise seal.BrokenError("scores of another fingerprint")
+    return False
+
+
+def _tables(root: str, endpoint: str | None, places: list[str], bad: set[str]) -> list[Finding]:
+    """Of each student, whose files are all well, whether its table says what its units say."""
+    from rsr_ray.decide.scored import load_scored
+
+    findings = []
+    for place in places:
+        above, inside = _inside(place)
+        if kind_of(inside) != "teachers":
+            continue
+        name = _student(inside)
+        if any(other.startswith(above) and f"/student={name}" in other for other in bad):
+            continue
+        try:
+            scored = load_scored(Store(f"{root}/{above}".rstrip("/"), name, endpoint), [RSR])
+        except (UserError, RunError) as e:  # nothing was scored, or by two fingerprints
+            findings += (
+                [] if "every row was rejected" in str(e) else [Finding("table", place, str(e))]
+            )
+            continue
+        findings += [
+            Finding("table", place, note)
+            for note in scored.notes
+            if not any(mark in note for mark in NO_DAMAGE)
+        ]
+    return findings
+
+
+def _student(place: str) -> str:
+    return OF_STUDENT.fullmatch(place)["student"]  # type: ignore[index]
+
+
+def _remove(root: str, endpoint: str | None, findings: list[Finding], there: set[str]) -> list[str]:
+    """The places that were deleted, of those that are there."""
+    places = {f.place for f in findings if f.kind in REMOVED}
+    for place in list(places):
+        above, inside = _inside(place)
+        kind = kind_of(inside)
+        if kind in SCHEMAS:
+            other = "tokens" if kind == "scores" else "scores"
+            places.add(f"{above}{other}{inside.removeprefix(kind)}")
+    for place in sorted(places & there):
+        delete(f"{root}/{place}", endpoint)
+    return sorted(places & there)

@@ -1,0 +1,1 @@
+"""What a run needs, checked before a GPU-hour is spent, and what it would cost."""

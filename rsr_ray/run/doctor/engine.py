@@ -1,0 +1,139 @@
+"""The engine with this student: against its full logits, and how fast."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.engine.lm_head_reference import token_stats_reference
+from rsr_ray.engine.scoring import Work, score_rows
+from rsr_ray.errors import RunError
+from rsr_ray.run.doctor.findings import Findings
+from rsr_ray.run.doctor.sample import EncodedSample
+from rsr_ray.run.resources import Resources
+from rsr_ray.student.facts import StudentFacts
+from rsr_ray.student.model import Student
+
+CHECKED_TOKENS = 64
+MEASURED_TOKENS = {"cuda": 65536, "cpu": 2048}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a replica is, measured on a short sample."""
+
+    device: str
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the engine is from the full logits, and a batch from rows alone."""
+
+    rank_sum: int  # under the full logits
+    ranks: int  # by which the engine's sum is off
+    surprisal: float  # of the engine's sum, relative
+    batch: float  # of a row's surprisals in a batch, relative
+
+    def exceeds(self, dtype: str) -> bool:
+        """Whether it is more than rounding explains."""
+        most_ranks = 1 if dtype == "float32" else 0.05 * self.rank_sum
+        budget = rounding(dtype)
+        return self.surprisal > budget or self.batch > budget or self.ranks > most_ranks
+
+
+def rounding(dtype: str) -> float:
+    """The relative difference of two sums of surprisals that rounding explains."""
+    return 1e-5 if dtype == "float32" else 1e-2
+
+
+def check_engine(
+    findings: Findings,
+    config: ScoreConfig,
+    facts: StudentFacts,
+    resources: Resources,
+    sample: EncodedSample,
+) -> Speed | None:
+    """Compare on 64 tokens, then measure the speed on the sample, where there is one.
+
+    Raises UserError, and RunError where the numbers are off.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    student = Student(
+        facts.source,
+        resources.dtype,
+        device,
+        trust_remote_code=config.trust_remote_code,
+        quantize=config.quantize,
+        expected=facts,
+    )
+    rng = np.random.default_rng(0)
+    ids = sample.ids or [
+        rng.integers(0, facts.vocab_size, CHECKED_TOKENS).astype(np.int32) for _ in range(3)
+    ]
+    short = [row[: CHECKED_TOKENS + 1] for row in ids[:3]]
+    off = compare(student, short, resources.batch_tokens, config.r_max)
+    said = (
+        f"{len(short[0]) - 1} tokens: ranks {off.ranks} off the full logits, surprisals "
+        f"{off.surprisal:.0e}; a batch is {off.batch:.0e} off single rows"
+    )
+    if off.exceeds(resources.dtype):
+        raise RunError(f"{said}: more than rounding explains ({rounding(resources.dtype):g})")
+    findings.ok("engine", said)
+    if not sample.ids:
+        return None
+    return measure_speed(student, sample, resources.batch_tokens, config.r_max, device)
+
+
+def compare(student: Student, ids: list[np.ndarray], batch_tokens: int, r_max: int) -> Difference:
+    """The first row under its full logits, and all rows alone and together.
+
+    `ids` int32 [T] a row; every token but the first is scored. Raises RunError where a surprisal
+    is no number.
+    """
+    import torch
+
+    spans = [np.array([1, len(row)], np.int32) for row in ids]
+    with torch.inference_mode():
+        source_1T = ids[0][None, :-1].astype(np.int64)
+        logits_TV = student.logits(student.hidden(source_1T).flatten(0, 1))
+        target_T = torch.from_numpy(ids[0][1:].astype(np.int64)).to(logits_TV.device)
+        rank_T, surprisal_T, *_ = token_stats_reference(logits_TV, target_T)
+    alone = [
+        score_rows(student, [row], [span], Work(batch_tokens), r_max)
+        for row, span in zip(ids, spans, strict=True)
+    ]
+    together = score_rows(student, ids, spans, Work(batch_tokens), r_max)
+    if not np.isfinite(together["surprisal_sum"]).all():
+        raise RunError("the student's logits are not finite numbers: are its weights whole?")
+    rank_sum = int(rank_T.clamp_max(r_max).sum())
+    return Difference(
+        rank_sum=rank_sum,
+        ranks=abs(rank_sum - int(alone[0]["rank_sum"][0])),
+        surprisal=abs(float(surprisal_T.sum()) / float(alone[0]["surprisal_sum"][0]) - 1),
+        batch=max(
+            abs(float(a["surprisal_sum"][0]) / float(b) - 1)
+            for a, b in zip(alone, together["surprisal_sum"], strict=True)
+        ),
+    )
+
+
+def measure_speed(
+    student: Student, sample: EncodedSample, batch_tokens: int, r_max: int, device: str
+) -> Speed:
+    """On the shortest rows, as many as have about MEASURED_TOKENS, one at least."""
+    measured: list[int] = []
+    total = 0
+    for i in np.argsort([len(row) for row in sample.ids]):
+        total += len(sample.ids[i])
+        if measured and total > MEASURED_TOKENS[device]:
+            break
+        measured.append(int(i))
+    ids = [sample.ids[i] for i in measured]
+    spans = [sample.spans[i] for i in measured]
+    begun = time.monotonic()
+    score_rows(student, ids, spans, Work(batch_tokens), r_max)
+    return Speed(device, sum(map(len, ids)) / (time.monotonic() - begun))

@@ -1,0 +1,112 @@
+"""What a run finds around it: the cluster, the store, memory and disk."""
+
+import os
+import shutil
+from pathlib import Path
+
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.files.objects import protocol_of
+from rsr_ray.run.cluster import Cluster
+from rsr_ray.run.doctor.findings import Findings
+from rsr_ray.run.resources import Resources, room_for, take
+from rsr_ray.store.store import Store
+from rsr_ray.student.facts import StudentFacts, n_parameters
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+LARGE = 4 << 30  # weights above this are not loaded where there is no GPU
+ROW_BYTES = 200  # of a row in the store, about
+
+
+def check_cluster(findings: Findings, config: ScoreConfig) -> Resources:
+    """What the run would take of it. Raises UserError."""
+    import ray
+
+    with Cluster(config.ray_address, config.log, verbose=config.verbose) as cluster:
+        cluster.connect()
+        resources = take(config)
+        have = ray.cluster_resources()
+        room = room_for(resources.gpus_per_replica)
+    said = (
+        f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs; {resources.replicas} "
+        f"replicas of {resources.gpus_per_replica} GPUs in {resources.dtype}"
+    )
+    if resources.replicas > room:
+        findings.fail(
+            "cluster",
+            f"{said}: only {room} fit now; a cluster that scales up may still bring them, "
+            "others need fewer --replicas",
+        )
+    else:
+        findings.ok("cluster", said)
+    return resources
+
+
+def check_store(
+    findings: Findings, config: ScoreConfig, facts: StudentFacts, resources: Resources
+) -> None:
+    """Whether it can be written, and holds scores of these settings. Raises UserError."""
+    store = Store(config.store, str(config.student_name), config.s3_endpoint)
+    store.check_writable("doctor")
+    fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
+    units = store.units_under(fingerprint, new_generation=config.new_generation)
+    findings.ok(
+        "store",
+        f"can be read and written; {len(units):,} work units are there under these settings",
+    )
+
+
+def check_room(
+    findings: Findings,
+    config: ScoreConfig,
+    facts: StudentFacts,
+    resources: Resources,
+    n_rows: float,
+) -> bool:
+    """Whether the student fits into memory here.
+
+    A disk too full for the scores of `n_rows` rows is a failure, and the student still fits.
+    """
+    import torch
+
+    need = n_parameters(facts.source) * BYTES[resources.dtype]
+    have, where = _memory(resources)
+    said = f"weights {need / 2**30:,.2f} GiB in {resources.dtype}, {where} {have / 2**30:,.1f} GiB"
+    if need > 0.9 * have:
+        findings.fail(
+            "memory and disk", f"{said}: fewer --replicas, --gpus-per-replica, or --quantize"
+        )
+        return False
+    if protocol_of(config.store) == "file":
+        free = _free_beside(Path(config.store))
+        needed = n_rows * ROW_BYTES
+        said += f"; {free / 2**30:,.1f} GiB free beside the store"
+        if free < needed:
+            findings.fail("memory and disk", f"{said}, about {needed / 2**30:,.1f} GiB are needed")
+            return True
+    findings.ok("memory and disk", said)
+    if need > LARGE and not torch.cuda.is_available():
+        findings.warn(
+            "engine",
+            "not checked: this machine has no GPU to load it on (ray job submit "
+            "--entrypoint-num-gpus 1 has one)",
+        )
+        return False
+    return True
+
+
+def _memory(resources: Resources) -> tuple[int, str]:
+    """Bytes that a replica has for the weights, and where."""
+    import torch
+
+    if torch.cuda.is_available():
+        a_gpu = int(torch.cuda.get_device_properties(0).total_memory)
+        return a_gpu * max(1, resources.gpus_per_replica), "GPU memory a replica"
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // max(1, resources.replicas), "memory of this machine a replica"
+
+
+def _free_beside(folder: Path) -> int:
+    """Bytes free on the disk that a folder, which need not be there yet, lies on."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,244 @@
+"""The whole path on one screen: read -> encode -> score -> reduce."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.corpus.plan import make_plan
+from rsr_ray.corpus.shards import find_corpus, list_corpus
+from rsr_ray.corpus.units import read_units
+from rsr_ray.encode.encode import Encode
+from rsr_ray.encode.how import How
+from rsr_ray.errors import RunError, UserError, one_line
+from rsr_ray.files.objects import InputObject
+from rsr_ray.run.cluster import KEPT, Cluster
+from rsr_ray.run.counts import WrittenUnit
+from rsr_ray.run.datasets import one_block_a_row
+from rsr_ray.run.display import shown
+from rsr_ray.run.here import Encoder, fits_here, resources_here
+from rsr_ray.run.ledger import Run
+from rsr_ray.run.reduce import reduce_scores
+from rsr_ray.run.resources import (
+    AUTO_DTYPES,
+    REPLICA_CPUS,
+    TASK_CPUS,
+    flops_of,
+    suited_dtype,
+    take,
+)
+from rsr_ray.run.score import Replica, Score, Wanted
+from rsr_ray.store.lease import alone, at_work
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import n_rows
+from rsr_ray.student.facts import StudentFacts, identify, inspect_student
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str = "") -> Run:
+    """Score what is new in a corpus and rank its teachers. When it returns, the row equation holds.
+
+    Ray is started, or `cluster` connected to, where there is something to score, and only then.
+    `label` says in its progress which of several runs it is. Raises UserError for what the user can
+    mend and RunError for a broken run; either way what was finished is kept.
+    """
+    run = Run(config)
+    files = read_plan(run)
+    store = Store(config.store, str(config.student_name), config.s3_endpoint)
+    store.check_writable(run.run_id)
+    run.identity = identify(config.student, config.trust_remote_code, config.template_text)
+    cluster = cluster or Cluster(config.ray_address, config.log, verbose=config.verbose)
+    with cluster, Encoder() as encoder:
+        is_here = fits_here(config, cluster, [f.uri for f in files], sum(f.size for f in files))
+        if is_here:
+            encoder.start(config.student)
+        student, dtype = find_student(run, store, None if is_here else cluster)
+        run.settle(student, dtype)
+        with at_work(store, run.fingerprint):
+            objects = run.units.find(store, run.fingerprint, files)
+            todo = run.plan(objects)
+            if todo.num_rows:
+                units = scored_units(todo, run, student, store, cluster, encoder)
+                with shown(run.follow(label).state, config.log):
+                    for unit in units:
+                        run.count(WrittenUnit.of(unit))
+                files = list_corpus(config.corpus, config.s3_endpoint, config.store)
+            run.check_equation()
+            run.units.tidy(store, run.fingerprint, objects, files)
+            run.teachers = make_teachers(store, run.fingerprint, cluster)
+            store.write_run(run.finish())
+    return run
+
+
+def read_plan(run: Run) -> list[InputObject]:
+    """The files of the corpus, once it is known how they are read. Raises UserError."""
+    config = run.config
+    files, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
+    if skipped:
+        run.log("part of the corpus skipped", skipped=skipped)
+        if config.log == "text":
+            print(skipped, file=sys.stderr)
+    run.reading = make_plan(files, config.s3_endpoint, config.reading)
+    run.shape = run.reading.shape
+    return files
+
+
+def find_student(run: Run, store: Store, cluster: Cluster | None) -> tuple[StudentFacts, str]:
+    """The facts of the student, and the dtype it is scored in; `cluster` is None where the run
+    fits here.
+    """
+    config = run.config
+    last = store.last_run()
+    if last is not None and last.get("identity") == run.identity:
+        student = StudentFacts(**last["student"])
+    else:
+        student = meet_student(config, cluster)
+    return student, find_dtype(config, student, last, cluster)
+
+
+def meet_student(config: ScoreConfig, cluster: Cluster | None) -> StudentFacts:
+    """Inspect a student that the store does not know.
+
+    It has something to score: `cluster` connects meanwhile.
+    """
+    pool = ThreadPoolExecutor(1)
+    inspected = pool.submit(
+        inspect_student, config.student, config.trust_remote_code, config.template_text
+    )
+    pool.shutdown(wait=False)  # a command that is told to end does not wait for it
+    if cluster is not None:
+        cluster.connect()
+    return inspected.result()
+
+
+def find_dtype(
+    config: ScoreConfig, student: StudentFacts, last: dict[str, Any] | None, cluster: Cluster | None
+) -> str:
+    """What --dtype says; for auto that of the last run, if it was of these settings, else what
+    suits `cluster`, or this machine's CPUs where that is None.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    was = last["resources"]["dtype"] if last else None
+    if (
+        last
+        and was in AUTO_DTYPES.values()
+        and config.fingerprint(student, was, config.length_limit(student)) == last["fingerprint"]
+    ):
+        return str(was)
+    if cluster is None:
+        return AUTO_DTYPES["cpu"]
+    cluster.connect()
+    return suited_dtype(config)
+
+
+def scored_units(
+    todo: pa.Table,
+    run: Run,
+    student: StudentFacts,
+    store: Store,
+    cluster: Cluster,
+    encoder: Encoder,
+) -> Iterable[dict[str, Any]]:
+    """Bookkeeping of the units of these objects, as they are written: here, or on the cluster."""
+    config = run.config
+    n_bytes = pc.sum(todo["size"]).as_py()
+    if fits_here(config, cluster, todo["uri"].to_pylist(), n_bytes):
+        run.use(resources_here(config))
+        return score_here(todo, run, student, store, encoder)
+    cluster.connect()
+    run.use(take(config, flops_of(student.source, n_bytes)))
+    with one_block_a_row():
+        return build_scores(todo, run, student, store).iter_rows()
+
+
+def make_teachers(store: Store, fingerprint: str, cluster: Cluster) -> pa.Table:
+    """The TEACHERS table of all units that are there: the stored one if it is of them as they are,
+    else made anew and stored.
+
+    Of runs that end together each makes it in its turn, so that the last has what all of them
+    wrote.
+    """
+    teachers = store.current_teachers(store.counted(fingerprint))
+    if teachers is not None:
+        return teachers
+    with alone(store):
+        # before they are read: one that is replaced meanwhile has another version
+        units = store.counted(fingerprint)
+        teachers = store.current_teachers(units)
+        if teachers is None:
+            teachers = reduce_scores(store, fingerprint, list(units), n_rows(units), cluster)
+            store.write_teachers(teachers, units)
+    return teachers
+
+
+def build_scores(
+    todo: pa.Table, run: Run, student: StudentFacts, store: Store
+) -> "ray.data.Dataset":
+    """The lazy dataset that scores input objects and writes their units; its rows are bookkeeping.
+
+    A row between the stages is one work unit, so a block, a task, a retry and a file are one unit
+    each. A replica writes a unit before it takes the next: what a killed run does again is at most
+    one unit a replica.
+    """
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    config, resources = run.config, run.resources
+    task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
+    objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
+    units = objects.map_batches(
+        read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.reading), **task
+    )
+    encoded = units.map_batches(Encode(student.source, How.of(config, student)), **task)
+    return encoded.map_batches(
+        Score,
+        fn_constructor_args=(replica(run, student, store),),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=2),
+        num_cpus=REPLICA_CPUS,
+        num_gpus=resources.gpus_per_replica,
+    )
+
+
+def score_here(
+    todo: pa.Table, run: Run, student: StudentFacts, store: Store, encoder: Encoder
+) -> Iterator[dict[str, Any]]:
+    """What `build_scores` does, in this process: bookkeeping of the units, as they are written.
+
+    Raises RunError where it breaks, as a run on Ray does.
+    """
+    config, how = run.config, How.of(run.config, student)
+    try:
+        score = Score(replica(run, student, store))
+        units = read_units(todo, config.s3_endpoint, config.unit_rows, config.reading)
+        for unit in encoder.encoded(units, student.source, how):
+            yield from score(unit).to_pylist()
+    except (UserError, RunError):
+        raise
+    except Exception as e:
+        raise RunError(f"{type(e).__name__}: {one_line(e)}. {KEPT}") from e
+
+
+def replica(run: Run, student: StudentFacts, store: Store) -> Replica:
+    """What each replica of a run is made of."""
+    config, resources = run.config, run.resources
+    return Replica(
+        student=student,
+        dtype=resources.dtype,
+        trust_remote_code=config.trust_remote_code,
+        spread=resources.gpus_per_replica > 1,
+        quantize=config.quantize,
+        wanted=Wanted.of(config, config.length_limit(student)),
+        batch_tokens=resources.batch_tokens,
+        fingerprint=run.fingerprint,
+        run_id=run.run_id,
+        store=store,
+    )

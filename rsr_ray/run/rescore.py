@@ -1,0 +1,178 @@
+"""rescore: kept token scores -> every one-pass metric again, without the student: under another
+r_max, or to check the store.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn
+from rsr_ray.errors import UserError
+from rsr_ray.run.cluster import Cluster
+from rsr_ray.run.display import each
+from rsr_ray.run.pipeline import make_teachers
+from rsr_ray.run.resources import TASK_CPUS
+from rsr_ray.run.score_table import Rejects, RowSums, score_table
+from rsr_ray.schema import SCORES
+from rsr_ray.store.lease import at_work
+from rsr_ray.store.records import warn_once
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import n_rows
+
+CARRIED = [
+    "trajectory_id",
+    "prompt_id",
+    "teacher",
+    "sample",
+    "source",
+    "source_row",
+    "content",
+    "complete",
+    "truncated",
+]
+KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
+
+
+def rescore(
+    store: Store, r_max: int | None, out: Store | None, ray_address: str | None
+) -> dict[str, Any]:
+    """Compute all scores of a store again from its token scores, and write them to `out`, or
+    compare them with the store's.
+
+    Returns the number of rows, their largest relative difference from the store's and its column,
+    and the teachers' table where it was written. Raises UserError where the store holds no token
+    scores.
+    """
+    fingerprint = store.generation()
+    names = store.units().get(fingerprint, [])
+    if not names:
+        raise UserError(
+            f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
+        )
+    try:
+        _, was = store.read_tokens(fingerprint, names[0])
+    except FileNotFoundError as e:
+        raise UserError(
+            f"store {store.uri}: no token scores of student {store.student_name}; score "
+            f"with --token-scores"
+        ) from e
+    new = fingerprint if r_max in (None, was) else derived_fingerprint(fingerprint, r_max)
+    for note in store.notes(fingerprint):
+        warn_once(note)
+    with Cluster(ray_address) as cluster:
+        told, teachers = _rescore(store, fingerprint, names, r_max or was, out, new, cluster)
+    worst = max(told, key=lambda unit: unit["difference"])
+    result: dict[str, Any] = {
+        "n_rows": sum(unit["n_rows"] for unit in told),
+        "fingerprint": new,
+        "r_max": r_max or was,
+    }
+    return result | {
+        "difference": worst["difference"],
+        "column": worst["column"],
+        "unit": worst["name"],
+        "teachers": teachers,
+    }
+
+
+def _rescore(
+    store: Store,
+    fingerprint: str,
+    names: list[str],
+    r_max: int,
+    out: Store | None,
+    new: str,
+    cluster: Cluster,
+) -> tuple[list[dict[str, Any]], pa.Table | None]:
+    import ray.data
+
+    cluster.connect()
+    tasks = ray.data.from_arrow([pa.table({"name": [name]}) for name in names]).map_batches(
+        rescore_unit,
+        fn_args=(store, fingerprint, r_max, out, new),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+    )
+    told = each(tasks.iter_rows(), len(names), f"rescoring {n_rows(names):,} rows")
+    if out is None:
+        return list(told), None
+    with at_work(out, new):
+        return list(told), make_teachers(out, new, cluster)
+
+
+def derived_fingerprint(fingerprint: str, r_max: int) -> str:
+    """The fingerprint of scores of `fingerprint` taken again under another r_max."""
+    return hashlib.sha256(f"{fingerprint} r_max={r_max}".encode()).hexdigest()[:16]
+
+
+def rescore_unit(
+    unit: pa.Table, store: Store, fingerprint: str, r_max: int, out: Store | None, new: str
+) -> pa.Table:
+    """Ray Data UDF over names of units: their scores again, written to `out` where there is one,
+    and how far from the store's they are.
+    """
+    (name,) = unit["name"].to_pylist()
+    scores = store.read_unit(fingerprint, name).combine_chunks()
+    tokens, _ = store.read_tokens(fingerprint, name)
+    again = scores_of_tokens(scores, tokens, r_max, new)
+    if out is not None:
+        out.write_scores(new, name, again)
+    worst, column = largest_difference(scores, again)
+    return pa.table(
+        {"name": [name], "n_rows": [scores.num_rows], "difference": [worst], "column": [column]}
+    )
+
+
+def largest_difference(scores: pa.Table, again: pa.Table) -> tuple[float, str]:
+    """The largest relative difference of a number, and its column; inf where one of two is null."""
+    worst, column = 0.0, ""
+    for field in SCORES:
+        if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
+            continue
+        was, now = (
+            pc.cast(table[field.name], pa.float64()).to_numpy() for table in (scores, again)
+        )
+        if (np.isnan(was) == np.isnan(now)).all():
+            differs = np.abs(was - now) / np.maximum(np.abs(was), 1e-300)
+        else:
+            differs = np.array([np.inf])
+        if len(was) and np.nanmax(differs, initial=0.0) > worst:
+            worst, column = float(np.nanmax(differs)), field.name
+    return worst, column
+
+
+def scores_of_tokens(scores: pa.Table, tokens: pa.Table, r_max: int, fingerprint: str) -> pa.Table:
+    """SCORES rows of a unit with all that follows from its TOKENS computed from them."""
+    rows = (
+        scores.to_batches()[0] if scores.num_rows else pa.RecordBatch.from_pylist([], scores.schema)
+    )
+    at = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
+    sums = _sums_of_tokens(at, rows.take(pa.array(at)), tokens, r_max)
+    again = score_table(rows.select(CARRIED), sums, Rejects.of(rows), fingerprint)
+    return pa.Table.from_batches([again])
+
+
+def _sums_of_tokens(
+    at: np.ndarray, scores: pa.RecordBatch, tokens: pa.Table, r_max: int
+) -> RowSums:
+    """What follows from the TOKENS of scored rows, and what of their SCORES does not."""
+    if not len(at):
+        return RowSums(at, {})
+    whole = Tokens(*(tokens[name].combine_chunks().flatten().to_numpy() for name in Tokens._fields))
+    whole = whole._replace(rank=whole.rank.astype(np.int64))
+    lengths = pc.list_value_length(tokens["rank"]).to_numpy().astype(np.int64)
+    sums = metric_sums_by_row(whole, lengths, r_max)
+    for name in KEPT:
+        if scores[name].null_count == 0:
+            sums[name] = scores[name].to_numpy(zero_copy_only=False)
+    if scores["turns"].null_count:
+        return RowSums(at, sums)
+    turns = []
+    for row, said in zip(whole.split(lengths), scores["turns"].to_pylist(), strict=True):
+        n_tokens = np.array([turn["n_tokens"] for turn in said])
+        turns.append(sum_by_turn(row, np.array([t["turn"] for t in said]), n_tokens, r_max))
+    return RowSums(at, sums, turns)

@@ -1,0 +1,208 @@
+"""score: encoded rows -> score rows.
+
+One replica of the student an actor; a batch of Ray Data is one work unit.
+"""
+
+import itertools
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from rsr_ray.engine.scoring import Work
+from rsr_ray.engine.steps import score_steps
+from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn, turn_lengths
+from rsr_ray.engine.windows import score_windows
+from rsr_ray.run.score_table import Rejects, RowSums, score_table, token_table
+from rsr_ray.store.store import Store
+from rsr_ray.student.facts import StudentFacts
+from rsr_ray.student.model import Student
+from rsr_ray.watch import Counters, attempt, log, on_ray
+
+if TYPE_CHECKING:
+    from rsr_ray.config.score import ScoreConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is computed of a row, and what of it is kept."""
+
+    r_max: int
+    window: int | None = None  # rows with more tokens go through the student in windows of so many
+    per_turn: bool = False
+    # of local naturalness: steps before a step, or their share; None: it is not wanted
+    step_window: float | None = None
+    token_scores: bool = False
+
+    @classmethod
+    def of(cls, config: "ScoreConfig", max_length: int) -> "Wanted":
+        """What the settings of a run say."""
+        return cls(
+            r_max=config.r_max,
+            window=max_length if config.over_length == "window" else None,
+            per_turn=config.per_turn,
+            step_window=config.step_window if config.local else None,
+            token_scores=config.token_scores,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """What a replica loads, computes and writes."""
+
+    student: StudentFacts
+    dtype: str
+    trust_remote_code: bool
+    spread: bool  # over several GPUs
+    quantize: str | None
+    wanted: Wanted
+    batch_tokens: int
+    fingerprint: str
+    run_id: str
+    store: Store
+
+    def load(self, device: str) -> Student:
+        return Student(
+            self.student.source,
+            self.dtype,
+            device,
+            trust_remote_code=self.trust_remote_code,
+            spread=self.spread,
+            quantize=self.quantize,
+            expected=self.student,
+        )
+
+
+class Score:
+    """Ray Data actor UDF over units:
+
+    ENCODED_ROWS in, their SCORES rows written to the store, a unit's bookkeeping out.
+    """
+
+    def __init__(self, replica: Replica):
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            # one thread a replica, so that the number of replicas changes no rounding
+            torch.set_num_threads(1)
+        self.scorer = Scorer(
+            replica.load(device), replica.wanted, replica.batch_tokens, replica.fingerprint
+        )
+        self.run_id = replica.run_id
+        self.store = replica.store
+        self.counters = Counters(self.store.student_name) if on_ray() else None
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        attempt()
+        begun = time.perf_counter()
+        scorer = self.scorer
+        scorer.work = Work(scorer.work.batch_tokens)
+        rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
+        scores, tokens = scorer.score(rows)
+        if tokens is not None:  # before the scores: a unit that has a file has all
+            self.store.write_tokens(unit, tokens, scorer.fingerprint, scorer.wanted.r_max)
+        unit = unit.set_column(
+            unit.schema.get_field_index("rows"),
+            "rows",
+            pa.ListArray.from_arrays([0, rows.num_rows], scores.to_struct_array()),
+        )
+        facts = {
+            "seconds": time.perf_counter() - begun,
+            "splits": scorer.work.splits,
+            "padded": scorer.work.padded,
+            "positions": scorer.work.positions,
+        }
+        for name, value in facts.items():
+            unit = unit.append_column(name, pa.array([value]))
+        written = self.store.write_unit(unit, scorer.fingerprint)
+        self._tell(written)
+        return written
+
+    def _tell(self, written: pa.Table) -> None:
+        """A unit's bookkeeping, to Prometheus and the log."""
+        (told,) = written.to_pylist()
+        if self.counters is not None:
+            rejected = json.loads(told["rejected"]).items()
+            self.counters.add(told, {reason: reject["n"] for reason, reject in rejected})
+        log.info(
+            "unit written",
+            extra={"run_id": self.run_id, "student": self.store.student_name, **told},
+        )
+
+
+class Scorer:
+    """A student, and what is computed of rows with it. Knows nothing of Ray."""
+
+    def __init__(self, student: Student, wanted: Wanted, batch_tokens: int, fingerprint: str):
+        self.student = student
+        self.wanted = wanted
+        self.fingerprint = fingerprint
+        self.work = Work(batch_tokens)
+
+    def score(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.Table | None]:
+        """SCORES rows for ENCODED_ROWS rows, in their order, and TOKENS of the scored ones where
+        they are wanted.
+        """
+        scorable = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
+        some = rows.take(pa.array(scorable))
+        ids = _arrays(some["input_ids"])
+        spans = _arrays(some["spans"])
+        found = score_windows(self.student, ids, spans, self.work, self.wanted.window)
+
+        rejects = Rejects.of(rows)
+        at: list[int] = []  # rows that have scores
+        tokens: list[Tokens] = []
+        for place, row_ids, row in zip(scorable.tolist(), ids, found, strict=True):
+            if row is None:
+                detail = f"{len(row_ids)} tokens do not fit beside the student"
+                rejects.add(place, "too_large_for_memory", detail)
+                continue
+            total = row.surprisal_total
+            if not math.isfinite(total) or total <= 0:
+                rejects.add(place, "non_finite_score", f"the surprisals add up to {total}")
+                continue
+            at.append(place)
+            tokens.append(row)
+
+        scored = rows.take(pa.array(at, pa.int64()))
+        sums = self._sums(np.array(at, np.int64), scored, tokens)
+        scores = score_table(rows, sums, rejects, self.fingerprint)
+        kept = token_table(scored, tokens) if self.wanted.token_scores else None
+        return scores, kept
+
+    def _sums(self, at: np.ndarray, rows: pa.RecordBatch, tokens: list[Tokens]) -> RowSums:
+        """What is wanted of scored rows, ENCODED_ROWS rows with their tokens."""
+        wanted = self.wanted
+        if not tokens:
+            return RowSums(at, {})
+        lengths = np.array([len(row.rank) for row in tokens])
+        sums = metric_sums_by_row(Tokens.join(tokens), lengths, wanted.r_max)
+        spans = _arrays(rows["spans"])
+        sums["n_prompt_tokens"] = np.array([row[0] for row in spans], np.int64)
+        turns = None
+        if wanted.per_turn:
+            owners = _arrays(rows["span_turns"])
+            turns = [
+                sum_by_turn(row, *turn_lengths(span, owner), wanted.r_max)
+                for row, span, owner in zip(tokens, spans, owners, strict=True)
+            ]
+        if wanted.step_window is not None:
+            steps = _arrays(rows["steps"])
+            sums["n_steps"] = np.array([len(row) // 2 for row in steps], np.int64)
+            with_steps = list(zip(_arrays(rows["input_ids"]), spans, steps, strict=True))
+            sums["step_surprisal_sum"] = score_steps(
+                self.student, with_steps, self.work, wanted.step_window, wanted.window
+            )
+        return RowSums(at, sums, turns)
+
+
+def _arrays(lists: pa.ListArray) -> list[np.ndarray]:
+    """The elements of a list array without nulls, without copying."""
+    values = lists.values.to_numpy()
+    offsets = lists.offsets.to_numpy()
+    return [values[a:b] for a, b in itertools.pairwise(offsets)]

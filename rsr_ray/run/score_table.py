@@ -1,0 +1,104 @@
+"""What was computed of encoded rows -> score rows, as Arrow has them."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsr_ray.engine.sums import Tokens
+from rsr_ray.schema import SCORES, TOKENS
+
+# by name: numerator, denominator and sign
+RATIOS = {
+    "mean_rank": ("rank_sum", "n_tokens", 1),
+    "mean_surprisal": ("surprisal_sum", "n_tokens", 1),
+    "mean_entropy": ("entropy_sum", "n_tokens", 1),
+    "rsr": ("rank_sum", "surprisal_sum", 1),
+    "local_naturalness": ("step_surprisal_sum", "n_steps", -1),
+}
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """The sums of those rows that have scores."""
+
+    at: np.ndarray  # int [G], their places among all rows
+    by_name: dict[str, np.ndarray]  # of SCORES, each [G]
+    turns: list[list[dict[str, Any]]] | None = None  # of each the sums of its turns, if wanted
+
+    @property
+    def ratios(self) -> dict[str, np.ndarray]:
+        """Those that the sums give, each [G]."""
+        sums = self.by_name
+        return {
+            name: sign * sums[a] / sums[b]
+            for name, (a, b, sign) in RATIOS.items()
+            if a in sums and b in sums
+        }
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """Why each of some rows is rejected; None for those that are not."""
+
+    reasons: list[str | None]
+    details: list[str | None]
+
+    @classmethod
+    def of(cls, rows: pa.RecordBatch) -> Self:
+        """Those that the rows come with."""
+        return cls(rows["reject_reason"].to_pylist(), rows["reject_detail"].to_pylist())
+
+    def add(self, at: int, reason: str, detail: str) -> None:
+        self.reasons[at] = reason
+        self.details[at] = detail
+
+
+def score_table(
+    rows: pa.RecordBatch, sums: RowSums, rejects: Rejects, fingerprint: str
+) -> pa.RecordBatch:
+    """SCORES rows: what `rows` say of themselves, and the sums and their ratios, null where a row
+    has none.
+    """
+    columns: dict[str, pa.Array] = {
+        name: rows[name] for name in rows.schema.names if name in SCORES.names
+    }
+    for name, values in (sums.by_name | sums.ratios).items():
+        columns[name] = _spread(values, sums.at, rows.num_rows)
+    if sums.turns is not None:
+        turns: list[Any] = [None] * rows.num_rows
+        for at, of_row in zip(sums.at, sums.turns, strict=True):
+            turns[at] = of_row
+        columns["turns"] = pa.array(turns, SCORES.field("turns").type)
+    is_scored = pa.array([reason is None for reason in rejects.reasons])
+    columns["truncated"] = pc.if_else(is_scored, rows["truncated"], None)
+    columns["reject_reason"] = pa.array(rejects.reasons, pa.string())
+    columns["reject_detail"] = pa.array(rejects.details, pa.string())
+    columns["fingerprint"] = pa.repeat(fingerprint, rows.num_rows)
+    for field in SCORES:
+        if field.name not in columns:
+            columns[field.name] = pa.nulls(rows.num_rows, field.type)
+    return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES)
+
+
+def _spread(values: np.ndarray, at: np.ndarray, n_rows: int) -> pa.Array:
+    """Values [G] at their places among all rows; null elsewhere."""
+    whole = np.zeros(n_rows, values.dtype)
+    missing = np.ones(n_rows, bool)
+    whole[at] = values
+    missing[at] = False
+    return pa.array(whole, mask=missing)
+
+
+def token_table(rows: pa.RecordBatch, tokens: list[Tokens]) -> pa.Table:
+    """TOKENS of scored rows."""
+    columns = {
+        name: pa.array([getattr(row, name) for row in tokens], TOKENS.field(name).type)
+        for name in Tokens._fields
+    }
+    columns["text"] = rows["token_text"]
+    return pa.table(
+        [columns[name] if name in columns else rows[name] for name in TOKENS.names], schema=TOKENS
+    )

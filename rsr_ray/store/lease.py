@@ -1,0 +1,226 @@
+"""Who is at work on a store: leases, of which one is held at a time, and claims, of which many are.
+
+Leases are numbered objects under one folder, `<folder>/000000000001.json` and so on; the highest
+number counts. One is taken by creating the next number, which a store lets only one of many do. Its
+holder writes it again and again while it works; one that was released, or not written for as long
+as it says, may be followed by the next. A store's own clock tells its age, by what it says of a
+probe written beside it, so the clocks of machines do not matter. A time that lies as far ahead of
+the probe's is as old: no holder that lives leaves one there. A lease that cannot be read is one by
+its age alone.
+
+A claim is such an object under a name of its own. `at_work` claims a student for the settings of a
+run: runs under the same fingerprint work side by side, one under another is refused.
+"""
+
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import create, delete, get, list_files, put
+from rsr_ray.store.records import warn_once
+from rsr_ray.store.seal import BrokenError, read_record, write_record
+from rsr_ray.watch import log
+
+if TYPE_CHECKING:
+    from rsr_ray.store.store import Store
+
+NUMBERED = re.compile(r"\d{12}\.json")
+CLAIM = re.compile(r"(?P<fingerprint>[0-9a-f]+)/[0-9a-f]{32}\.json")
+SECONDS = 60  # for which a claim, or the lock of a student, is heard of after its holder died
+LONGEST = 86_400  # seconds that a lease may say it lasts
+PATIENCE = 2.0  # seconds between looks at a lock
+
+
+HELD: set["Renewed"] = set()  # of this process
+
+
+def release_held() -> None:
+    """Let go what this process holds: it ends, and may have been interrupted anywhere."""
+    for held in [*HELD]:
+        wrote = held._read(held.name)
+        if wrote is not None and wrote.get("id") == held.me["id"]:
+            held.release()
+
+
+class Renewed:
+    """An object that a thread writes three times per `seconds`, from `_start` to `_stop`."""
+
+    def __init__(self, folder: str, seconds: int, endpoint: str | None):
+        self.folder, self.seconds, self.endpoint = folder, seconds, endpoint
+        self.me: dict[str, Any] = {
+            "holder": f"{socket.gethostname()}, process {os.getpid()}",
+            "id": uuid.uuid4().hex,
+            "seconds": seconds,
+        }
+        self.name = ""
+        self._ended = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, daemon=True)
+
+    def release(self) -> None:
+        """Let the next one have it at once."""
+        raise NotImplementedError
+
+    def _hold(self, name: str) -> None:
+        """From before it is written: nobody knows when this process is told to end."""
+        self.name = name
+        HELD.add(self)
+
+    def _stop(self) -> None:
+        self._ended.set()
+        if self._renewing.is_alive():
+            self._renewing.join()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self.seconds / 3):
+            self._write(self.me)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        try:
+            put(f"{self.folder}/{self.name}", write_record(content, self.name), self.endpoint)
+        except OSError as e:
+            # The next try may go well. If none does, another run may start: work lost, no result.
+            log.warning("the lease %s could not be written: %s", f"{self.folder}/{self.name}", e)
+
+    def _ages(self) -> dict[str, float]:
+        """Every file under the folder, and its age in seconds by the store's clock."""
+        probe = f".{self.me['id']}.probe"
+        put(f"{self.folder}/{probe}", b"", self.endpoint)
+        files = list_files(self.folder, self.endpoint)
+        delete(f"{self.folder}/{probe}", self.endpoint)
+        now = files.pop(probe)
+        return {
+            name: abs((now - written).total_seconds()) if now and written else 0.0
+            for name, written in files.items()
+        }
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """What a holder wrote; None while it is created or deleted, or where it is broken."""
+        try:
+            found = read_record(get(f"{self.folder}/{name}", self.endpoint), name)
+        except (FileNotFoundError, BrokenError):
+            return None
+        lasts = found.get("seconds")
+        return found if type(lasts) is int and 0 < lasts <= LONGEST else None
+
+
+class Lease(Renewed):
+    """`take` it, work, `release` it."""
+
+    def take(self) -> dict[str, Any] | None:
+        """Take the lease. None, or what its present holder wrote, with `age` in seconds."""
+        ages = self._ages()
+        leases = sorted(name for name in ages if NUMBERED.fullmatch(name))
+        number = 1
+        if leases:
+            last, age = self._read(leases[-1]), ages[leases[-1]]
+            if not (last or {}).get("released") and age < (last or self.me)["seconds"]:
+                return (last or {}) | {"age": age}
+            if last is None:
+                warn_once(
+                    f"lease {self.folder}/{leases[-1]} is broken and {age:,.0f} s old: it is taken "
+                    "over"
+                )
+            number = int(leases[-1].removesuffix(".json")) + 1
+        name = f"{number:012d}.json"
+        self._hold(name)
+        if not create(f"{self.folder}/{name}", write_record(self.me, name), self.endpoint):
+            HELD.discard(self)
+            return (self._read(name) or {}) | {"age": 0.0}
+        newest = max(
+            other for other in list_files(self.folder, self.endpoint) if NUMBERED.fullmatch(other)
+        )
+        if newest > name:  # while this one looked, others came and went and cleared the number away
+            HELD.discard(self)
+            delete(f"{self.folder}/{name}", self.endpoint)
+            return (self._read(newest) or {}) | {"age": 0.0}
+        self._renewing.start()
+        for old in leases:
+            delete(f"{self.folder}/{old}", self.endpoint)
+        return None
+
+    def release(self) -> None:
+        self._stop()
+        self._write(self.me | {"released": True})
+        HELD.discard(self)
+
+
+class Claim(Renewed):
+    """That a run is at work on a student under a fingerprint."""
+
+    def others(self, fingerprint: str) -> list[dict[str, Any]]:
+        """Who is at work under other fingerprints, as they wrote it, with `fingerprint`."""
+        found = []
+        for name, age in self._ages().items():
+            at = CLAIM.fullmatch(name)
+            if not at or at["fingerprint"] == fingerprint:
+                continue
+            wrote = self._read(name)
+            if age < (wrote or self.me)["seconds"]:
+                found.append(
+                    (wrote or {"holder": "a run whose claim cannot be read"})
+                    | {"fingerprint": at["fingerprint"], "age": age}
+                )
+            elif age > 10 * SECONDS:  # of a run that died
+                delete(f"{self.folder}/{name}", self.endpoint)
+        return found
+
+    def take(self, fingerprint: str) -> None:
+        name = f"{fingerprint}/{self.me['id']}.json"
+        self._hold(name)
+        put(f"{self.folder}/{name}", write_record(self.me, name), self.endpoint)
+        self._renewing.start()
+
+    def release(self) -> None:
+        self._stop()
+        delete(f"{self.folder}/{self.name}", self.endpoint)
+        HELD.discard(self)
+
+
+@contextmanager
+def alone(store: "Store") -> Iterator[None]:
+    """Of all that do so for a student of a store, one at a time; the others wait."""
+    lock = Lease(f"{store.uri}/claims/student={store.student_name}/lock", SECONDS, store.endpoint)
+    begun = time.monotonic()
+    while held := lock.take():
+        if time.monotonic() - begun > 3 * PATIENCE:
+            warn_once(
+                f"store {store.uri}: waits for {held.get('holder', 'another run')}, which is at "
+                f"work on student {store.student_name}"
+            )
+        time.sleep(min(PATIENCE, 0.1 + (time.monotonic() - begun) / 4))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def at_work(store: "Store", fingerprint: str) -> Iterator[None]:
+    """A claim on the student for runs under a fingerprint.
+
+    Raises UserError where a run under another one is at work.
+    """
+    claim = Claim(f"{store.uri}/claims/student={store.student_name}", SECONDS, store.endpoint)
+    with alone(store):
+        if others := claim.others(fingerprint):
+            who = (
+                f"{others[0]['holder']}, heard of {others[0]['age']:.0f} s ago, fingerprint "
+                f"{others[0]['fingerprint']}"
+            )
+            raise UserError(
+                f"store {store.uri}: another run is at work on student {store.student_name} under "
+                f"other settings or weights ({who}; this run: {fingerprint}). Wait for its end, "
+                f"or {SECONDS} s if it died, or give another --student-name or --store."
+            )
+        claim.take(fingerprint)
+    try:
+        yield
+    finally:
+        claim.release()

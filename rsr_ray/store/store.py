@@ -1,0 +1,238 @@
+"""The store: plain Parquet under one folder or bucket prefix.
+
+    scores/student=<name>/<fingerprint>/<digit>/<unit>.parquet
+                                     one row a trajectory, rejects included; one file a work unit
+    tokens/student=<name>/<fingerprint>/<digit>/<unit>.parquet
+                                     its tokens, where --token-scores asked for them
+    teachers/student=<name>.parquet  one row a teacher
+    packs/student=<name>/<key>.json  the small files that were scored together (packs.py)
+    runs/<run_id>.json               settings, versions, the row equation, tokens, seconds
+    nightly/<night>.json             what changed in a night
+    nightly/lease/                   who is at work on the store
+    report/                          the page, and the same as CSV, JSON and Markdown
+    races/<race id>/                 a store of its own: what a race had scored, its shards, answer
+    claims/student=<name>/           who is at work on a student (lease.py)
+
+A unit's file name is a function of the input object and the row range: a unit that is done twice
+overwrites itself, and a unit whose file is there, and is what was written, is done. A file is there
+whole or not at all, and its seal (seal.py) says whether it still is, and of which place. <digit> is
+the name's first: sixteen folders are listed sixteen times as fast as one. Only what lies at exactly
+such a place is read or deleted. The teachers table keeps the names of the units that it was made
+of, each with its size and time: when one of them changes it is made again.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from rsr_ray.errors import StoreError, UserError
+from rsr_ray.files.objects import absolute, delete, list_files, put
+from rsr_ray.schema import SCORES_VERSION, TEACHERS
+from rsr_ray.store import seal
+from rsr_ray.store.records import broken, find_record, put_record
+from rsr_ray.store.scores import Scores
+from rsr_ray.store.units import (
+    MadeOf,
+    named,
+    settle_units,
+)
+
+MADE_OF_KEY = b"made_of"  # in the teachers file's metadata: MadeOf
+RUN_NAME = re.compile(r"[^/.][^/]*\.json")
+
+
+class Store(Scores):
+    """One student's part of a store. Small and picklable: it travels to the tasks that write."""
+
+    def check_writable(self, run_id: str) -> None:
+        """Write and delete one small object. Raises UserError."""
+        probe = f"{self.uri}/runs/.{run_id}.probe"
+        try:
+            put(probe, b"rsr_ray", self.endpoint)
+            delete(probe, self.endpoint)
+        except OSError as e:
+            raise UserError(f"store {self.uri}: cannot be written: {e}") from e
+
+    def units_under(self, fingerprint: str, *, new_generation: bool) -> list[str]:
+        """File names of the units under a fingerprint.
+
+        Raises UserError where there are scores under others, unless that is meant.
+        """
+        return list(self.find_under(fingerprint, new_generation=new_generation))
+
+    def find_under(self, fingerprint: str, *, new_generation: bool) -> dict[str, str]:
+        """`units_under`, each with the version of its file."""
+        units = self.listing().units
+        others = [other for other in units if other != fingerprint]
+        if others and not new_generation:
+            if all(self._is_earlier(other) for other in others):
+                line = (
+                    f"store {self.uri} holds scores of student {self.student_name} that an earlier "
+                    "version of rsr_ray wrote"
+                )
+                what = "they can be ranked, compared and chosen from, and not be added to"
+                raise UserError(
+                    f"{line}: {what}. Give --new-generation to score all again beside them, or "
+                    "another --store."
+                )
+            raise UserError(
+                f"store {self.uri} holds scores of student {self.student_name} under other "
+                f"settings or weights (fingerprint {', '.join(others)}; this run: {fingerprint}), "
+                "and the two cannot be compared. Give the old settings, another --student-name "
+                "or --store, or --new-generation to score all again."
+            )
+        return units.get(fingerprint, {})
+
+    def _is_earlier(self, fingerprint: str) -> bool:
+        """Whether the record of the last run says that it was one of an earlier version."""
+        run = self.find_run(fingerprint)
+        return run is not None and run.get("scores_version", SCORES_VERSION) < SCORES_VERSION
+
+    def generation(self) -> str:
+        """The fingerprint of the scores behind the teachers table. Raises UserError without any."""
+        fingerprints: list[str] = sorted(
+            {*self.read_teachers()["fingerprint"].to_pylist()} or self.units()
+        )
+        if len(fingerprints) != 1:
+            raise UserError(
+                f"store {self.uri}: scores of {len(fingerprints)} fingerprints of student "
+                f"{self.student_name}: run rsr-ray score again"
+            )
+        return fingerprints[0]
+
+    @property
+    def teachers_uri(self) -> str:
+        return f"{self.uri}/{self._teachers_place}"
+
+    @property
+    def _teachers_place(self) -> str:
+        return f"teachers/student={self.student_name}.parquet"
+
+    def write_teachers(self, teachers: pa.Table, units: Iterable[str] | Mapping[str, str]) -> None:
+        """Write the TEACHERS table with the `units` it was made of.
+
+        Their versions are those that their files had before they were read.
+        """
+        made_of = {MADE_OF_KEY.decode(): MadeOf.of(units).packed()}
+        put(
+            self.teachers_uri,
+            seal.write_parquet(teachers.cast(TEACHERS), self._teachers_place, made_of),
+            self.endpoint,
+        )
+
+    def current_teachers(self, units: Iterable[str] | Mapping[str, str]) -> pa.Table | None:
+        """The stored TEACHERS table if made of exactly these units as they are now, else None."""
+        try:
+            teachers, made_of = self._open_teachers()
+        except (UserError, StoreError):
+            return None
+        return (
+            teachers if made_of == MadeOf.of(units) and teachers.schema.equals(TEACHERS) else None
+        )
+
+    def read_teachers(self) -> pa.Table:
+        """The TEACHERS table.
+
+        Raises UserError where the student has none, StoreError where it is not what was written.
+        """
+        return self._open_teachers()[0]
+
+    def made_of(self) -> MadeOf:
+        """What the teachers table was made of; nothing where there is none, or it does not say."""
+        try:
+            return self._open_teachers()[1] or MadeOf({})
+        except (UserError, StoreError):
+            return MadeOf({})
+
+    def _open_teachers(self) -> tuple[pa.Table, MadeOf | None]:
+        try:
+            opened = self._open(self._teachers_place, None, TEACHERS)
+        except (FileNotFoundError, NotADirectoryError) as e:
+            if units := sum(map(len, self.units().values())):
+                line = (
+                    f"{units:,} work units of student {self.student_name}, and its "
+                    f"{self._teachers_place} is not there"
+                )
+                raise UserError(
+                    f"store {self.uri}: {line}: the next rsr-ray score makes it of them"
+                ) from e
+            known = (
+                ", ".join(self.students(self.uri, self.endpoint)) or "none yet: run rsr-ray score"
+            )
+            raise UserError(
+                f"store {self.uri}: no teachers of student {self.student_name}; students there: "
+                f"{known}"
+            ) from e
+        if missing := {"teacher", "fingerprint", "n_trajectories"} - {*opened.table.column_names}:
+            raise broken(
+                self.uri, self._teachers_place, f"it has no column {', '.join(sorted(missing))}"
+            )
+        try:
+            packed = opened.facts.get(MADE_OF_KEY)
+            return opened.table, MadeOf.unpacked(packed) if packed else None
+        except ValueError as e:
+            raise broken(
+                self.uri, self._teachers_place, "the list of its units cannot be read"
+            ) from e
+
+    @staticmethod
+    def students(uri: str, endpoint: str | None) -> list[str]:
+        """Names of the students that a store has a teachers table of, sorted."""
+        prefix, suffix = "student=", ".parquet"
+        names = [
+            n
+            for n in list_files(f"{absolute(uri)}/teachers", endpoint)
+            if n.startswith(prefix) and n.endswith(suffix)
+        ]
+        return sorted(n.removeprefix(prefix).removesuffix(suffix) for n in names)
+
+    def notes(self, fingerprint: str) -> list[str]:
+        """What a ranking must say: units gone since the table, and files at no unit's place."""
+        listing = self.listing()
+        names = list(listing.units.get(fingerprint, {}))
+        _, repeated = settle_units(names)
+        said = self.made_of().differences({*names} - {*repeated})
+        if self._is_earlier(fingerprint):
+            what = (
+                "which answers the corpus calls cut off is not known, and rows of one id count once"
+            )
+            said.append(
+                f"an earlier version of rsr_ray wrote these scores: {what}; score --new-generation "
+                "makes them again"
+            )
+        if strays := [
+            path for path in listing.strays if not path.rpartition("/")[2].startswith(".")
+        ]:
+            what = (
+                f"{len(strays):,} files under {self.scores_uri} lie at no unit's place and are not "
+                "read"
+            )
+            said.append(f"{what}: {named(strays)}")
+        return said
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        put_record(self.uri, f"runs/{run['run_id']}.json", run, self.endpoint)
+
+    def find_run(self, fingerprint: str) -> dict[str, Any] | None:
+        """The record of the student's last run under a fingerprint; None where there is none."""
+        return next((run for run in self._runs() if run["fingerprint"] == fingerprint), None)
+
+    def last_run(self) -> dict[str, Any] | None:
+        """The record of the student's last run; None where the store has none."""
+        return next(self._runs(), None)
+
+    def _runs(self) -> Iterator[dict[str, Any]]:
+        """The records of the student's runs, the last first. A broken one is named and left out."""
+        names = (
+            name
+            for name in list_files(f"{self.uri}/runs", self.endpoint)
+            if RUN_NAME.fullmatch(name)
+        )
+        for name in sorted(names, reverse=True):
+            run = find_record(
+                self.uri, f"runs/{name}", ("fingerprint", "config", "student"), self.endpoint
+            )
+            if run and run["config"].get("student_name") == self.student_name:
+                yield run

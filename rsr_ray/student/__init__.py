@@ -1,0 +1,1 @@
+"""All that knows transformers: what identifies a student, its tokenizer, backbone and head."""

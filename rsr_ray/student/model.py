@@ -1,0 +1,236 @@
+"""A student's weights in two halves for scoring, backbone and head."""
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsr_ray.errors import RunError, UserError, one_line
+from rsr_ray.student.weights import check_finite, check_report, quiet
+
+if TYPE_CHECKING:
+    import torch
+from rsr_ray.student.facts import StudentFacts, prove
+from rsr_ray.student.source import FileStates, file_states, files_changed, resolve
+
+SLICE_POSITIONS = 8192
+QUANTIZE = ("4bit", "8bit")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _reuse_large_blocks() -> None:
+    """Let the C library keep freed blocks of up to a GiB for the next use.
+
+    Otherwise every chunk of logits is new memory that the kernel zeroes page by page: 0.8 ms a
+    position for the head at vocabulary 151,936 and hidden 256, against 0.55 ms with this. Does
+    nothing where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(ctypes.c_int(-3), ctypes.c_int(1 << 30))  # M_MMAP_THRESHOLD
+        mallopt(ctypes.c_int(-1), ctypes.c_int(1 << 30))  # M_TRIM_THRESHOLD
+
+
+def _in_slices(forward: Any) -> Any:
+    """A feed-forward layer that takes long sequences a slice of positions at a time.
+
+    Its intermediate values are several times as wide as a hidden state: at 131,072 positions they,
+    and not the attention, set the peak of memory. Every position is computed by itself, so slicing
+    changes nothing but rounding.
+    """
+    import torch
+
+    def sliced(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows = max(1, hidden_BTD.shape[0])
+        if (
+            hidden_BTD.dim() != 3
+            or args
+            or kwargs
+            or rows * hidden_BTD.shape[1] <= 2 * SLICE_POSITIONS
+        ):
+            return forward(hidden_BTD, *args, **kwargs)
+        out_BTD = torch.empty_like(hidden_BTD)
+        for start in range(0, hidden_BTD.shape[1], max(1, SLICE_POSITIONS // rows)):
+            at = slice(start, start + max(1, SLICE_POSITIONS // rows))
+            part = forward(hidden_BTD[:, at])
+            if not isinstance(part, torch.Tensor):
+                # a mixture of experts that also returns its routing
+                return forward(hidden_BTD)
+            out_BTD[:, at] = part
+        return out_BTD
+
+    return sliced
+
+
+def load_whole(source: str, dtype: str, **how: Any) -> Any:
+    """The model of a folder or hub id, every tensor of it from its files; `how` goes to the loader.
+
+    Raises UserError where the files give no model, RunError where they could not be read or the
+    device broke.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    named = {
+        "dtype": getattr(torch, dtype),
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    try:
+        with quiet():
+            model, report = load(resolve(source), **named, **how)
+    except torch.OutOfMemoryError:
+        raise
+    except (MemoryError, torch.AcceleratorError) as e:
+        raise RunError(
+            f"student {source}: it cannot be loaded on this machine: {one_line(e)}"
+        ) from e
+    except Exception as e:
+        # the library raises many kinds; each means that these files give no model here
+        if isinstance(e, OSError) and e.errno is not None:
+            # the system's own, and not the library's word for a bad file
+            raise RunError(f"student {source}: its files cannot be read: {one_line(e)}") from e
+        raise UserError(f"student {source}: it cannot be loaded: {one_line(e)}") from e
+    check_report(source, report)
+    return model
+
+
+def _load_as_hashed(source: str, expected: StudentFacts | None, dtype: str, **how: Any) -> Any:
+    """`load_whole` of the files that were hashed, where `expected` is given. Raises RunError."""
+    before = file_states(resolve(source))
+    try:
+        model = load_whole(source, dtype, **how)
+    except UserError:
+        if expected is not None and _files_differ(expected, before):
+            # they were whole when they were hashed
+            raise files_changed(source) from None
+        raise
+    if expected is not None:
+        prove(expected, before)
+    return model
+
+
+def _files_differ(expected: StudentFacts, before: FileStates) -> bool:
+    try:
+        prove(expected, before)
+    except RunError:
+        return True
+    return False
+
+
+def _quantization(quantize: str, dtype: str) -> Any:
+    """The settings of bitsandbytes for one of QUANTIZE."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=getattr(torch, dtype))
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def _given_backbone() -> Any:
+    """A backbone that ignores its arguments and returns the hidden states it was given."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    class Given(torch.nn.Module):
+        hidden: torch.Tensor
+
+        def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
+            return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+
+    return Given()
+
+
+class Student:
+    """A causal language model in two halves: token ids -> hidden states -> logits.
+
+    On one device, or with `spread` over all GPUs the process sees, whole layers on each
+    (accelerate's device map). `quantize` is "4bit" or "8bit" (bitsandbytes) or None. It is loaded
+    whole or not at all (UserError), and with `expected` from the files that were hashed (RunError).
+    Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        dtype: str,
+        device: str,
+        *,
+        trust_remote_code: bool = False,
+        spread: bool = False,
+        quantize: str | None = None,
+        expected: StudentFacts | None = None,
+    ):
+        import torch
+        from transformers.utils import is_flash_attn_2_available
+
+        if device == "cpu":
+            _reuse_large_blocks()
+        # Rows are packed without padding where the attention takes rows of different lengths as
+        # they are.
+        self.packed = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
+        placed: dict[str, Any] = (
+            {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
+        )
+        if quantize:
+            placed["quantization_config"] = _quantization(quantize, dtype)
+        if self.packed:
+            placed["attn_implementation"] = "flash_attention_2"
+        self.model = _load_as_hashed(
+            source, expected, dtype, trust_remote_code=trust_remote_code, **placed
+        )
+        check_finite(source, self.model)
+        if "device_map" not in placed:
+            self.model.to(torch.device(device))
+        self.model.eval()
+        self._take_apart(source)
+
+    def _take_apart(self, source: str) -> None:
+        """Set the backbone, the head and their devices. Raises UserError where it has no halves."""
+        self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        self.backbone = self.model.base_model
+        if self.backbone is self.model:
+            raise UserError(
+                f"student {source}: {type(self.model).__name__} has no separate backbone and head"
+            )
+        # Where the ids go, and where hidden states and targets meet.
+        self.device = self.model.get_input_embeddings().weight.device
+        self.head_device = self.model.get_output_embeddings().weight.device
+        for name, module in self.backbone.named_modules():
+            if name.split(".")[-1] == "mlp":
+                module.forward = _in_slices(module.forward)
+        # With its backbone replaced, the model's own forward is its head alone, with all that the
+        # architecture does to logits (soft caps, scales): nothing of that is written again here.
+        self._given = _given_backbone()
+        setattr(self.model, self.model.base_model_prefix, self._given)
+
+    def hidden(self, ids_BT: np.ndarray, position_BT: np.ndarray | None = None) -> "torch.Tensor":
+        """Hidden states [B, T, D] of right-padded ids, or of packed rows.
+
+        No attention mask is passed: under causal attention a position never sees the padding behind
+        it, and without a mask no [T, T] tensor is built. Where rows are packed, their positions
+        start anew, and the attention finds their borders in them.
+        """
+        import torch
+
+        given = {"input_ids": ids_BT} | (
+            {} if position_BT is None else {"position_ids": position_BT}
+        )
+        moved = {
+            name: torch.from_numpy(values).to(self.device, non_blocking=True)
+            for name, values in given.items()
+        }
+        return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
+
+    def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
+        """The model's own logits [N, V], in its own dtype."""
+        import torch
+
+        self._given.hidden = hidden_ND.unsqueeze(0)
+        return self.model(
+            input_ids=torch.zeros((1, 1), dtype=torch.long, device=self.head_device),
+            use_cache=False,
+        ).logits.squeeze(0)

@@ -1,0 +1,185 @@
+"""progress: a run simulated unit by unit; what is shown is what was counted, and the time left
+comes true.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import random
+import time
+
+import pytest
+
+from rsr_ray.run import display
+from rsr_ray.run.counts import Counts, Reject, WrittenUnit
+from rsr_ray.run.display import Stage, duration, shown, size
+from rsr_ray.run.progress import Progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def units_of(rng, n_shards, unit_rows=50):
+    """Shards of random sizes, their units shuffled as replicas finish them: (shard, bytes of it,
+    unit, seconds of work).
+    """
+    shards, units = {}, []
+    for n in range(n_shards):
+        shard, n_rows = (f"{n:016x}", "v"), rng.randrange(1, 20) * unit_rows
+        shards[shard] = n_rows * 1000
+        for start in range(0, n_rows, unit_rows):
+            stop = start + unit_rows
+            n_tokens = unit_rows * rng.randrange(250, 350)
+            units.append(
+                WrittenUnit(
+                    file="", key=shard[0], version=shard[1], start=start, stop=stop,
+                    last=stop == n_rows, share=stop / n_rows, n_rows=unit_rows,
+                    n_scored=unit_rows - 1, n_tokens=n_tokens, n_prompt_tokens=10, rejected={},
+                    seconds=0, splits=0, padded=n_tokens + 100, positions=n_tokens,
+                )
+            )  # fmt: skip
+    return shards, units
+
+
+def rejecting(unit, n):
+    return dataclasses.replace(unit, rejected={"over_length": Reject(n, "")})
+
+
+def follow(shards, before, replicas, clock, label=""):
+    return Progress(label, shards, before, replicas, Counts(), clock(), clock)
+
+
+def add(run, unit):
+    run.counts.add(unit)
+    run.add(unit)
+
+
+def finished(units, replicas, begun):
+    """The units as replicas finish them, with the time: each replica takes the next shard that no
+    other has, and scores 5,000 tokens a second.
+    """
+    shards = {}
+    for unit in units:
+        shards.setdefault(unit.key, []).append(unit)
+    free, done = [begun] * replicas, []
+    for own in shards.values():
+        first = free.index(min(free))
+        for unit in own:
+            free[first] += unit.n_tokens / 5000
+            done.append((free[first], unit))
+    return sorted(done, key=lambda unit: unit[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize(("replicas", "n_shards"), [(1, 30), (2, 30), (2, 3), (8, 40)])
+def test_the_time_left_comes_true_from_a_third_of_the_run_on(seed, resumed, replicas, n_shards):
+    rng = random.Random(seed)
+    shards, units = units_of(rng, n_shards)
+    before = dict.fromkeys(shards, 0)
+    if resumed:  # an earlier run did the first half of each shard
+        whole = {shard: sum(u.n_rows for u in units if u.shard == shard) for shard in shards}
+        before = {shard: n // 100 * 50 for shard, n in whole.items()}
+        units = [unit for unit in units if unit.start >= before[unit.shard]]
+    clock = Clock()
+    run = follow(shards, before, replicas, clock)
+    began = clock.now + 25  # replicas load the student
+    done = finished(units, replicas, began)
+    ends = done[-1][0]
+    for n, (at, unit) in enumerate(done):
+        clock.now = at
+        add(run, rejecting(unit, 1))
+        state = run.state()
+        assert (state.scored, state.rejected) == ((n + 1) * 49, {"over_length": n + 1})
+        if at - began > (ends - began) / 3 and ends - at > 10:
+            assert state.seconds_left == pytest.approx(ends - at, rel=0.25), n
+        if n > len(units) / 3:
+            assert state.of_trajectories == pytest.approx(len(units) * 50, rel=0.25)
+    state = run.state()
+    assert (state.shards, state.bytes, state.of_trajectories) == (
+        len(shards),
+        sum(shards.values()),
+        pytest.approx(len(units) * 50),
+    )
+    assert state.seconds_left == pytest.approx(0, abs=0.01)
+    assert 0 < state.padding_share < 0.02
+    if replicas == 1:
+        assert state.tokens_per_second_of_run == pytest.approx(5000, rel=0.05)
+
+
+def test_before_the_first_unit_it_says_that_the_student_is_loaded():
+    clock = Clock()
+    run = follow({("k", "v"): 10}, {("k", "v"): 0}, 4, clock, "student 1 of 2, a")
+    clock.now += 70
+    assert run.state().parts == [
+        "student 1 of 2, a",
+        "loading the student on 4 replicas",
+        "1:10 min",
+    ]
+
+
+def test_a_log_has_a_line_now_and_then_and_one_that_ends_soon_has_none(monkeypatch, capsys):
+    with shown(lambda: Stage(doing="reading", seconds=1)):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(display, "LOG_SECONDS", 0.01)
+    with shown(lambda: Stage(doing="reading \x1b[31m", seconds=1)):
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 2
+    assert {*lines} == {r"rsr-ray: reading \x1b[31m; 1 s"}
+
+
+def test_json_has_an_object_with_every_figure(monkeypatch, caplog):
+    monkeypatch.setattr(display, "LOG_SECONDS", 0.01)
+    shards, units = units_of(random.Random(1), 3)
+    run = follow(shards, dict.fromkeys(shards, 0), 2, time.monotonic)
+    for unit in units:
+        add(run, unit)
+    with caplog.at_level(logging.INFO, "rsr_ray"), shown(run.state, "json"):
+        time.sleep(0.1)
+    record = caplog.records[0]
+    assert record.message == "progress"
+    assert {field.name for field in dataclasses.fields(run.state())} <= vars(record).keys()
+    assert json.dumps(record.rejected) == "{}"
+
+
+def test_a_terminal_breaks_lines_between_words_that_belong_together():
+    from rich.console import Console
+
+    shards, units = units_of(random.Random(2), 4)
+    clock = Clock()
+    run = follow(shards, dict.fromkeys(shards, 0), 2, clock)
+    for unit in units[:-1]:
+        clock.now += 1
+        add(run, rejecting(unit, 3))
+    for width in (40, 80, 200):
+        out = io.StringIO()
+        Console(file=out, width=width, force_terminal=False).print(
+            display._drawn(run.state(), width)
+        )
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        if width >= 80:
+            assert all(any(part in line for line in lines) for part in run.state().parts[:-2])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (3599.4, "59:59 min"), (7260, "2:01 h")],
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "said"), [(0, "0 kB"), (999_000, "999 kB"), (1e6, "1.0 MB"), (2.34e12, "2.3 TB")]
+)
+def test_sizes(n_bytes, said):
+    assert size(n_bytes) == said
