@@ -370,7 +370,11 @@ def replicas() -> list[int]:
     return found
 
 
-def kill(*pids: int) -> None:
+def send(number: signal.Signals, *pids: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
+
+
+def kill(*pids: int) -> None:
+    send(signal.SIGKILL, *pids)

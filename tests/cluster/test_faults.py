@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from .conftest import (
     ray_node,
     replicas,
     rsr_ray,
+    send,
     stored,
     upload,
     wait_for,
@@ -271,18 +273,28 @@ def test_a_row_that_crashes_the_tokenizer(head, s3, undisturbed, corpus):
 
 
 @everyday
-def test_a_lost_node(head, s3, undisturbed, moment):
+def test_a_lost_node(head, s3, undisturbed):
     store = "s3://rsr/node"
     with ray_node(f"--address={head.address}", **HEAD) as (worker, _):
+        paused: set[int] = set()
 
         def is_used() -> bool:
-            return not {*replicas()}.isdisjoint(descendants(worker.pid))
+            """Whether a replica is on the worker. Those on the head pause until then: they would
+            do all the work before it is there.
+            """
+            found, of_worker = {*replicas()}, {*descendants(worker.pid)}
+            send(signal.SIGSTOP, *found - of_worker - paused)
+            paused.update(found - of_worker)
+            return bool(found & of_worker)
 
         # The head has room for four replicas, so two are on the worker wherever Ray begins.
-        with started(command(head, store, replicas=6), store, s3[1], moment) as run:
-            wait_for(lambda: is_used() or run.poll() is not None)
-            assert run.poll() is None, "the run ended before a replica started on the worker"
-            kill(*descendants(worker.pid), worker.pid)
+        with started(command(head, store, replicas=6), store, s3[1], share=0) as run:
+            try:
+                wait_for(lambda: is_used() or run.poll() is not None)
+                assert run.poll() is None, "the run ended before a replica started on the worker"
+                kill(*descendants(worker.pid), worker.pid)
+            finally:
+                send(signal.SIGCONT, *paused)
             record = ended(run)
     assert record["equation"]["scored"] == N_SHARDS * ROWS
     check(store, s3, undisturbed)
