@@ -22,6 +22,7 @@ from rsr_ray.run.pipeline import score_corpus
 from rsr_ray.store.lease import Lease
 from rsr_ray.store.nights import History, LastNight, Night, StudentNight
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import teacher_rows
 from rsr_ray.watch import log
 
 PATIENCE = 5.0  # seconds between looks at somebody else's lease
@@ -111,7 +112,7 @@ def _results(
         "fingerprint": run.record["fingerprint"],
         "equation": run.record["equation"],
         "seconds": run.record["seconds"],
-        "teachers": run.teachers.to_pylist(maps_as_pydicts="strict"),
+        "teachers": [row.to_json() for row in teacher_rows(run.teachers)],
     }
     last = history.last(str(student.student_name), night)
     entry["ranking"] = _rank(student, entry, last)

@@ -6,7 +6,7 @@ What a command needs is imported when it runs, because --help may not wait for i
 import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rsr_ray.config.demo import BenchConfig, DemoConfig
 from rsr_ray.config.nightly import NightlyConfig
@@ -17,6 +17,7 @@ from rsr_ray.errors import RunError
 if TYPE_CHECKING:
     from rsr_ray.race.answer import RaceAnswer, Round
     from rsr_ray.run.ledger import Run
+    from rsr_ray.store.teacher_rows import TeacherRow
 
 # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
 RANKED_ROWS = 2_000_000
@@ -58,12 +59,13 @@ def doctor(config: ScoreConfig, as_json: bool) -> int:
 def score(config: ScoreConfig, as_json: bool = False) -> int:
     """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
     from rsr_ray.run.pipeline import score_corpus
+    from rsr_ray.store.teacher_rows import teacher_rows
 
     run = score_corpus(config)
     assert run.teachers is not None
-    table = run.teachers.to_pylist(maps_as_pydicts="strict")
+    table = teacher_rows(run.teachers)
     if as_json:
-        print(json.dumps({**run.record, "teachers": table}))
+        print(json.dumps({**run.record, "teachers": [row.to_json() for row in table]}))
     else:
         _print_scores(config, run, table)
     if run.problem:
@@ -71,7 +73,7 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
     return 0
 
 
-def _print_scores(config: ScoreConfig, run: "Run", table: list[dict[str, Any]]) -> None:
+def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) -> None:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
@@ -86,7 +88,7 @@ def _print_scores(config: ScoreConfig, run: "Run", table: list[dict[str, Any]]) 
     out, student = console(), str(config.student_name)
     print_run(run, config.store, out)
     out.print()
-    if run.n_read > RANKED_ROWS or not any(t["n_trajectories"] for t in table):
+    if run.n_read > RANKED_ROWS or not any(t.n_trajectories for t in table):
         print_teachers(table, student, out)
         return
     store = Store(config.store, student, config.s3_endpoint)

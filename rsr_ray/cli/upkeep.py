@@ -65,16 +65,17 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.teachers import print_teachers
     from rsr_ray.run.rescore import rescore
     from rsr_ray.store.store import Store
+    from rsr_ray.store.teacher_rows import teacher_rows
 
     store = Store(config.store, config.student, config.s3_endpoint)
     out = Store(config.out, config.student, store.endpoint) if config.out else None
     result = rescore(store, config.r_max, out, config.ray_address)
     table = result.pop("teachers")
+    rows = table and teacher_rows(table)
     if as_json:
-        rows = table and table.to_pylist(maps_as_pydicts="strict")
-        print(json.dumps(result | {"teachers": rows}))
+        print(json.dumps(result | {"teachers": rows and [row.to_json() for row in rows]}))
     elif out:
-        print_teachers(table.to_pylist(), config.student, console())
+        print_teachers(rows, config.student, console())
         print(
             f"{result['n_rows']:,} rows scored again from their tokens with r_max "
             f"{result['r_max']}, in {out.uri}"

@@ -12,9 +12,10 @@ from rsr_ray.decide.scored import Scored, gives, load_units
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, list_files
 from rsr_ray.metrics import REGISTRY, Metric
-from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
+from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place, read_as
 from rsr_ray.store.scores import STUDENT_NAME
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow
 
 AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
 
@@ -36,7 +37,7 @@ class Side:
     store: Store
     fingerprint: str
     night: str | None  # None: the store as it is now
-    table: list[dict[str, Any]]  # TEACHERS rows, of now or of the night
+    table: list[TeacherRow]  # of now or of the night
     ranking: dict[str, Any] | None  # of the night, as its record has it
     written: datetime.datetime | None  # when the night's record was, by the store's clock
 
@@ -47,11 +48,11 @@ class Side:
     @property
     def teachers(self) -> list[str]:
         """The teachers in its table that have scores."""
-        return [row["teacher"] for row in self.table if row["n_trajectories"]]
+        return [row.teacher for row in self.table if row.n_trajectories]
 
     def column(self, name: str, teachers: list[str]) -> list[Any]:
         """A column of its table for these teachers, in their order."""
-        values = {row["teacher"]: row[name] for row in self.table}
+        values = {row.teacher: getattr(row, name) for row in self.table}
         return [values[teacher] for teacher in teachers]
 
     def load(self, metric: Metric) -> Scored | None:
@@ -157,8 +158,7 @@ def open_side(text: str, endpoint: str | None = None) -> Side:
     store = Store(uri, student, endpoint)
     if named["night"]:
         return _open_night(store, named["night"])
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
-    return Side(store, store.generation(), None, table, None, None)
+    return Side(store, store.generation(), None, store.read_teacher_rows(), None, None)
 
 
 def _open_night(store: Store, night: str) -> Side:
@@ -179,7 +179,8 @@ def _open_night(store: Store, night: str) -> Side:
             f"store {store.uri}: night {night} has no results of student {store.student_name}"
         )
     ranking = entry.get("ranking")
-    return Side(store, entry["fingerprint"], night, entry["teachers"], ranking, written[night])
+    table = [read_as(TeacherRow, row) for row in entry["teachers"]]
+    return Side(store, entry["fingerprint"], night, table, ranking, written[night])
 
 
 def _only_student(uri: str, endpoint: str | None) -> str:

@@ -1,8 +1,10 @@
 """The records of a store, JSON files with a seal: runs, nights, races, leases and claims."""
 
+import dataclasses
 import functools
 import re
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from rsr_ray.credentials import scrubbed
 from rsr_ray.errors import StoreError, safe
@@ -12,6 +14,7 @@ from rsr_ray.watch import log
 
 NIGHT_FILE = re.compile(r"[^/.][^/]*\.json")
 NIGHT_KEYS = ("night", "students")
+T = TypeVar("T")
 
 
 def night_place(night: str) -> str:
@@ -48,6 +51,18 @@ def find_record(
     except StoreError as e:
         warn_once(f"{e}; left out here")
         return None
+
+
+def read_as(cls: Callable[..., T], found: Mapping[str, Any]) -> T:
+    """A dataclass of what was stored, perhaps by an earlier version: what is missing is at its
+    default, or None; what the class has no field for is left out.
+    """
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
+        if field.name in found or not has_default:
+            values[field.name] = found.get(field.name)
+    return cls(**values)
 
 
 def broken(store: str, place: str, why: BrokenError | str) -> StoreError:

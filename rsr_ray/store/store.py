@@ -33,6 +33,7 @@ from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
 from rsr_ray.store.records import broken, find_record, put_record
 from rsr_ray.store.scores import Scores
+from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
     MadeOf,
     named,
@@ -138,6 +139,10 @@ class Store(Scores):
         Raises UserError where the student has none, StoreError where it is not what was written.
         """
         return self._open_teachers()[0]
+
+    def read_teacher_rows(self) -> list[TeacherRow]:
+        """The rows of `read_teachers`, in its order. Raises as that."""
+        return teacher_rows(self.read_teachers())
 
     def made_of(self) -> MadeOf:
         """What the teachers table was made of; nothing where there is none, or it does not say."""

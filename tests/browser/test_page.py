@@ -728,7 +728,7 @@ def test_places_moves_and_the_plane_follow_the_ranking_where_prompts_match_only_
     store = write_store(tmp_path, pd.concat([shared, easy.assign(rank_sum=easy.n_tokens * 2)]))
     (student,) = make_report([store], RSR).students
     assert [t["teacher"] for t in student.ranking["teachers"]] == PLAIN[:3]
-    assert student.table[0]["teacher"] == PLAIN[1]
+    assert student.table[0].teacher == PLAIN[1]
     scored = load_scored(store, [RSR])
     points = points_of(RankedScores(scored, RSR.values(scored.columns), [0, 1, 2]))
     for point, t in zip(points, student.ranking["teachers"], strict=True):

@@ -121,7 +121,7 @@ def as_csv(report: Report) -> str:
 
 def _csv_rows(student: StudentReport, metric: str) -> list[dict[str, Any]]:
     """The ranked teachers of a student, best first, then the others of its table."""
-    table = {t["teacher"]: t for t in student.table}
+    table = {t.teacher: vars(t) for t in student.table}
     ranking = student.ranking or {"teachers": [], "metric": metric, "n_prompts": 0}
     ranked = {t["teacher"] for t in ranking["teachers"]}
     others = [t for name, t in table.items() if name not in ranked]

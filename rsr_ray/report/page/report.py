@@ -29,6 +29,7 @@ from rsr_ray.run.display import each
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store.nights import History
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow
 
 TOKENS_SHOWN = 50_000  # over all trajectories of the page: about 25 bytes each
 TOKENS_EACH = 1_500
@@ -49,7 +50,7 @@ class StudentReport:
     """What the report says of a student."""
 
     student: str
-    table: list[dict[str, Any]]  # the TEACHERS rows
+    table: list[TeacherRow]
     unscored: str | None  # which teachers no ranking can have, and why
     rejects: list[RejectCount]  # the most frequent reason first
     run: dict[str, Any] | None  # the record of the last run, if it is there
@@ -70,7 +71,7 @@ class StudentReport:
         """All numbers, without charts and tokens; `empty` only if there is no ranking."""
         said = {
             "student": self.student,
-            "table": self.table,
+            "table": [row.to_json() for row in self.table],
             "unscored": self.unscored,
             "rejects": [vars(reject) for reject in self.rejects],
             "run": self.run,
@@ -159,7 +160,7 @@ def _report_student(
     store: Store, history: History, ranking: dict[str, Any] | None, settings: Settings
 ) -> StudentReport:
     said = _without_ranking(store, history)
-    if any(t["n_trajectories"] for t in said.table):
+    if any(t.n_trajectories for t in said.table):
         return _with_ranking(said, store, ranking, settings)
     why = "every row was rejected" if said.rejects else "the store is empty"
     return replace(said, empty=f"no trajectory was scored: {why}")
@@ -167,7 +168,7 @@ def _report_student(
 
 def _without_ranking(store: Store, history: History) -> StudentReport:
     """What is said of a student whether it has scores or not."""
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    table = store.read_teacher_rows()
     run = store.find_run(store.generation())
     nights = nights_of(store.student_name, history)
     return StudentReport(

@@ -12,6 +12,8 @@ from rsr_ray.report.terminal.ranking import print_ranking
 from rsr_ray.report.terminal.teachers import print_teachers
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store.nights import StudentNight
+from rsr_ray.store.records import read_as
+from rsr_ray.store.teacher_rows import TeacherRow
 
 
 def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
@@ -40,11 +42,12 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
 
 
 def _print_results(student: StudentNight, name: str, night: str, out: Console) -> None:
+    table = [read_as(TeacherRow, row) for row in student["teachers"]]
     ranking = student.get("ranking")
     if ranking:
-        print_ranking(Ranking.from_json(ranking), student["teachers"], name, out)
+        print_ranking(Ranking.from_json(ranking), table, name, out)
     else:
-        print_teachers(student["teachers"], name, out)
+        print_teachers(table, name, out)
     for line in changes_in_words(student, night):
         out.print(Text(safe(line)), soft_wrap=True)
 
