@@ -7,6 +7,7 @@ compared with the last one of another name.
 """
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from rsr_ray.config.nightly import NightlyConfig
@@ -108,10 +109,10 @@ def _results(
     assert run.teachers is not None
     entry: StudentNight = {
         "error": run.problem,
-        "run_id": run.record["run_id"],
-        "fingerprint": run.record["fingerprint"],
-        "equation": run.record["equation"],
-        "seconds": run.record["seconds"],
+        "run_id": run.record.run_id,
+        "fingerprint": run.record.fingerprint,
+        "equation": asdict(run.record.equation),
+        "seconds": run.record.seconds,
         "teachers": [row.to_json() for row in teacher_rows(run.teachers)],
     }
     last = history.last(str(student.student_name), night)

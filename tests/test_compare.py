@@ -31,6 +31,7 @@ from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.report.terminal.comparison import print_comparison
 from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import unit_name
 
@@ -77,15 +78,12 @@ def store_of(
         write_unit(store, rows.iloc[unit::units], fingerprint, unit)
     write_table(store, rows, fingerprint)
     if run:
-        config = run["config"] | {"student_name": store.student_name}
-        store.write_run(
-            run
-            | {
-                "run_id": f"20261120T010000Z-{fingerprint}",
-                "fingerprint": fingerprint,
-                "config": config,
-            }
-        )
+        named = {
+            "run_id": f"20261120T010000Z-{fingerprint}",
+            "fingerprint": fingerprint,
+            "config": run["config"] | {"student_name": store.student_name},
+        }
+        store.write_run(RunRecord.from_json(run | named))
     return store
 
 

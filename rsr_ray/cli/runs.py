@@ -65,7 +65,7 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
     assert run.teachers is not None
     table = teacher_rows(run.teachers)
     if as_json:
-        print(json.dumps({**run.record, "teachers": [row.to_json() for row in table]}))
+        print(json.dumps(run.record.to_json() | {"teachers": [row.to_json() for row in table]}))
     else:
         _print_scores(config, run, table)
     if run.problem:

@@ -33,6 +33,7 @@ from rsr_ray.run.resources import (
 )
 from rsr_ray.run.score import Replica, Score, Wanted
 from rsr_ray.store.lease import alone, at_work
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import n_rows
 from rsr_ray.student.facts import StudentFacts, identify, inspect_student
@@ -95,8 +96,8 @@ def find_student(run: Run, store: Store, cluster: Cluster | None) -> tuple[Stude
     """
     config = run.config
     last = store.last_run()
-    if last is not None and last.get("identity") == run.identity:
-        student = StudentFacts(**last["student"])
+    if last is not None and last.identity == run.identity:
+        student = last.student
     else:
         student = meet_student(config, cluster)
     return student, find_dtype(config, student, last, cluster)
@@ -118,20 +119,20 @@ def meet_student(config: ScoreConfig, cluster: Cluster | None) -> StudentFacts:
 
 
 def find_dtype(
-    config: ScoreConfig, student: StudentFacts, last: dict[str, Any] | None, cluster: Cluster | None
+    config: ScoreConfig, student: StudentFacts, last: RunRecord | None, cluster: Cluster | None
 ) -> str:
     """What --dtype says; for auto that of the last run, if it was of these settings, else what
     suits `cluster`, or this machine's CPUs where that is None.
     """
     if config.dtype != "auto":
         return config.dtype
-    was = last["resources"]["dtype"] if last else None
+    was = last.resources.dtype if last else None
     if (
         last
         and was in AUTO_DTYPES.values()
-        and config.fingerprint(student, was, config.length_limit(student)) == last["fingerprint"]
+        and config.fingerprint(student, was, config.length_limit(student)) == last.fingerprint
     ):
-        return str(was)
+        return was
     if cluster is None:
         return AUTO_DTYPES["cpu"]
     cluster.connect()

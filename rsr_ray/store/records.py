@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rsr_ray.credentials import scrubbed
 from rsr_ray.errors import StoreError, safe
 from rsr_ray.files.objects import get, put
-from rsr_ray.store.seal import BrokenError, read_record, write_record
+from rsr_ray.store.seal import BrokenError, Record, read_record, write_record
 from rsr_ray.watch import log
 
 NIGHT_FILE = re.compile(r"[^/.][^/]*\.json")
@@ -22,14 +22,12 @@ def night_place(night: str) -> str:
     return f"nightly/{night}.json"
 
 
-def put_record(store: str, place: str, record: dict[str, Any], endpoint: str | None) -> None:
+def put_record(store: str, place: str, record: Record, endpoint: str | None) -> None:
     """Write the record below the store, without credentials that a message may quote."""
     put(f"{store}/{place}", write_record(scrubbed(record), place), endpoint)
 
 
-def get_record(
-    store: str, place: str, keys: tuple[str, ...], endpoint: str | None
-) -> dict[str, Any]:
+def get_record(store: str, place: str, keys: tuple[str, ...], endpoint: str | None) -> Record:
     """The record there, which has these keys.
 
     Raises FileNotFoundError, and StoreError where it is not what was written.
@@ -42,7 +40,7 @@ def get_record(
 
 def find_record(
     store: str, place: str, keys: tuple[str, ...], endpoint: str | None
-) -> dict[str, Any] | None:
+) -> Record | None:
     """The record there; None where there is none, or where it is broken, which is said once."""
     try:
         return get_record(store, place, keys, endpoint)

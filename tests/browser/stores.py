@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rsr_ray.schema import SCORES, TEACHERS, TOKENS
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 
 FINGERPRINT = "f0"
@@ -117,7 +118,7 @@ def write_store(
         pa.Table.from_pylist(table, schema=TEACHERS),
         [name for names in store.units().values() for name in names],
     )
-    store.write_run(_run(store, rows))
+    store.write_run(RunRecord.from_json(_run(store, rows)))
     for night in range(n_nights):
         _write_night(store, f"2026-11-{night + 1:02d}", table, turned=night % 2 == 1)
     return store

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+from dataclasses import replace
 from unicodedata import category
 
 import numpy as np
@@ -744,21 +745,11 @@ def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_
         rejects = [rejects_of(None, n, "no column", "no_teacher") for n in (4, 5)]  # in both units
         store = write_store(folder, pd.concat([rejects[0], rows_of(PLAIN[:2], 8), rejects[1]]))
         run = store.find_run(FINGERPRINT)
-        store.write_run(
-            run
-            | {
-                "run_id": "20261120-1",
-                "equation": run["equation"] | {"rejected": {"over_length": 17}},
-            }
-        )
+        others = replace(run.equation, rejected={"over_length": 17})
+        store.write_run(replace(run, run_id="20261120-1", equation=others))
+        another = run.config | {"student_name": "z-another"}
         for n in range(20):
-            store.write_run(
-                run
-                | {
-                    "run_id": f"20261122-{n:02d}",
-                    "config": run["config"] | {"student_name": "z-another"},
-                }
-            )
+            store.write_run(replace(run, run_id=f"20261122-{n:02d}", config=another))
 
     page = open_page(report(tmp_path, write) / "index.html")
     mine = page.locator("article", has=page.get_by_role("heading", name="Student small-student"))

@@ -28,6 +28,7 @@ from rsr_ray.report.terminal.ranking import unscored
 from rsr_ray.run.display import each
 from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store.nights import History
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
@@ -53,7 +54,7 @@ class StudentReport:
     table: list[TeacherRow]
     unscored: str | None  # which teachers no ranking can have, and why
     rejects: list[RejectCount]  # the most frequent reason first
-    run: dict[str, Any] | None  # the record of the last run, if it is there
+    run: RunRecord | None  # the record of the last run, if it is there
     nights: list[ShownNight]  # oldest first
     changes: list[str]  # since the night before the last one, a line each
     ranking: dict[str, Any] | None = None  # None if no trajectory was scored
@@ -74,7 +75,7 @@ class StudentReport:
             "table": [row.to_json() for row in self.table],
             "unscored": self.unscored,
             "rejects": [vars(reject) for reject in self.rejects],
-            "run": self.run,
+            "run": self.run and self.run.to_json(),
             "nights": [{"night": one.night, "places": one.places} for one in self.nights],
             "changes": self.changes,
             "ranking": self.ranking,
@@ -224,7 +225,7 @@ def _with_means(ranking: dict[str, Any], points: list[Point]) -> dict[str, Any]:
 
 
 def _find_tokens(
-    store: Store, shown: list[ShownTrajectory], run: dict[str, Any] | None, settings: Settings
+    store: Store, shown: list[ShownTrajectory], run: RunRecord | None, settings: Settings
 ) -> dict[int, ShownTokens]:
     """The tokens of shown[i] by i: those in the store, or else those of the student
     `tokens_from`, if it is given.
@@ -235,7 +236,7 @@ def _find_tokens(
         return tokens
     from rsr_ray.report.page.tokens import score_again
 
-    r_max = run["config"]["r_max"]
+    r_max = run.config["r_max"]
     again = score_again(shown, run, settings.tokens_from)
     return tokens | {i: tokens_of(row, most, r_max) for i, row in again}
 
