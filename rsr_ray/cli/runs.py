@@ -99,21 +99,24 @@ def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) ->
 
 
 def nightly(config: NightlyConfig, as_json: bool) -> int:
+    from rsr_ray.decide.nights import HeldNight
     from rsr_ray.nightly import run_night
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.night import print_night
 
     night = run_night(config)
     if as_json:
-        print(json.dumps(night))
+        print(json.dumps(night.to_json()))
     else:
         print_night(night, config.students[0].store, console())
-    if "report_error" in night:
-        raise RunError(night["report_error"])
-    failed = [name for name, student in night.get("students", {}).items() if student["error"]]
+    if isinstance(night, HeldNight):
+        return 0
+    if night.report_error:
+        raise RunError(night.report_error)
+    failed = [name for name, student in night.students.items() if student.error]
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(night['students'])} students failed in night "
+            f"{len(failed)} of {len(night.students)} students failed in night "
             f"{config.night}: {', '.join(failed)}; see above"
         )
     return 0

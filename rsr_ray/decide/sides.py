@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.config.nightly import NIGHT
+from rsr_ray.decide.nights import Night, StudentNight
+from rsr_ray.decide.ranking import Ranking
 from rsr_ray.decide.scored import Scored, gives, load_units
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, list_files
 from rsr_ray.metrics import REGISTRY, Metric
-from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place, read_as
+from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
 from rsr_ray.store.scores import STUDENT_NAME
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
@@ -38,7 +40,7 @@ class Side:
     fingerprint: str
     night: str | None  # None: the store as it is now
     table: list[TeacherRow]  # of now or of the night
-    ranking: dict[str, Any] | None  # of the night, as its record has it
+    ranking: Ranking | None  # of the night
     written: datetime.datetime | None  # when the night's record was, by the store's clock
 
     @property
@@ -173,14 +175,12 @@ def _open_night(store: Store, night: str) -> Side:
         known = ", ".join(sorted(written)[-5:]) or "none"
         raise UserError(f"store {store.uri}: no night {night}; the last are: {known}")
     record = get_record(store.uri, night_place(night), NIGHT_KEYS, store.endpoint)
-    entry = record["students"].get(store.student_name, {})
-    if "teachers" not in entry:
+    entry = Night.from_json(record).students.get(store.student_name)
+    if not isinstance(entry, StudentNight):
         raise UserError(
             f"store {store.uri}: night {night} has no results of student {store.student_name}"
         )
-    ranking = entry.get("ranking")
-    table = [read_as(TeacherRow, row) for row in entry["teachers"]]
-    return Side(store, entry["fingerprint"], night, table, ranking, written[night])
+    return Side(store, entry.fingerprint, night, entry.teachers, entry.ranking, written[night])
 
 
 def _only_student(uri: str, endpoint: str | None) -> str:

@@ -217,7 +217,7 @@ def _run(store: Store, rows: pd.DataFrame) -> dict[str, Any]:
 
 def _write_night(store: Store, night: str, table: list[dict[str, Any]], *, turned: bool) -> None:
     """A night's record; where `turned`, the first two have changed places."""
-    from rsr_ray.store.nights import History
+    from rsr_ray.decide.nights import History, Night
 
     places = [2, 1, *range(3, len(table) + 1)] if turned else range(1, len(table) + 1)
     teachers = [
@@ -244,4 +244,5 @@ def _write_night(store: Store, night: str, table: list[dict[str, Any]], *, turne
         "seconds": 1.0,
     }
     entry |= {"teachers": teachers, "changes": changes, "since": "2026-10-31"}
-    History(store.uri, None).write({"night": night, "students": {store.student_name: entry}})
+    record = {"night": night, "students": {store.student_name: entry}}
+    History(store.uri, None).write(Night.from_json(record))

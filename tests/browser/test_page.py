@@ -15,12 +15,12 @@ import pytest
 from markdown_it import MarkdownIt
 from pypdf import PdfReader
 
+from rsr_ray.decide.nights import FailedNight, History
 from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.names import labels
 from rsr_ray.report.page.summaries import RankedScores, points_of
 from rsr_ray.report.page.trajectories import WINDOW, parts_of, tokens_of
-from rsr_ray.store.nights import History
 
 from .conftest import HARMLESS, HOSTILE, PLAIN, report
 from .stores import FINGERPRINT, rejects_of, rows_of, write_store
@@ -769,8 +769,8 @@ def test_a_student_that_failed_last_night_is_named_at_the_top(tmp_path, open_pag
         store = write_store(folder, rows_of(PLAIN[:2], 8), n_nights=2)
         history = History(store.uri, None)
         night = history.read(history.nights[-1])
-        night["students"]["large-32b"] = {"error": "no <GPU> & no luck"}
-        history.write(night)
+        failed = {"large-32b": FailedNight("no <GPU> & no luck")}
+        history.write(replace(night, students=night.students | failed))
 
     folder = report(tmp_path, write)
     page = open_page(folder / "index.html")

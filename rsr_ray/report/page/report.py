@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import rank_teachers
 from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import UserError
@@ -27,7 +28,6 @@ from rsr_ray.report.terminal.night import changes_in_words
 from rsr_ray.report.terminal.ranking import unscored
 from rsr_ray.run.display import each
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.store.nights import History
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
@@ -179,7 +179,7 @@ def _without_ranking(store: Store, history: History) -> StudentReport:
         rejects=_rejects(store),
         run=run,
         nights=nights,
-        changes=changes_in_words(nights[-1].entry, nights[-1].night) if nights else [],
+        changes=changes_in_words(nights[-1].results, nights[-1].night) if nights else [],
     )
 
 
