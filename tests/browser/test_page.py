@@ -16,10 +16,8 @@ from markdown_it import MarkdownIt
 from pypdf import PdfReader
 
 from rsr_ray.decide.nights import FailedNight, History
-from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.names import labels
-from rsr_ray.report.page.summaries import RankedScores, points_of
 from rsr_ray.report.page.trajectories import WINDOW, parts_of, tokens_of
 
 from .conftest import HARMLESS, HOSTILE, PLAIN, report
@@ -728,13 +726,11 @@ def test_places_moves_and_the_plane_follow_the_ranking_where_prompts_match_only_
     )
     store = write_store(tmp_path, pd.concat([shared, easy.assign(rank_sum=easy.n_tokens * 2)]))
     (student,) = make_report([store], RSR).students
-    assert [t["teacher"] for t in student.ranking["teachers"]] == PLAIN[:3]
+    assert [t.teacher for t in student.ranking.teachers] == PLAIN[:3]
     assert student.table[0].teacher == PLAIN[1]
-    scored = load_scored(store, [RSR])
-    points = points_of(RankedScores(scored, RSR.values(scored.columns), [0, 1, 2]))
-    for point, t in zip(points, student.ranking["teachers"], strict=True):
+    for point, t in zip(student.points, student.ranking.teachers, strict=True):
         surprisal, rank = point.mean
-        assert (point.n, rank / surprisal) == (40, pytest.approx(t["value"]))
+        assert (point.n, rank / surprisal) == (40, pytest.approx(t.value))
 
 
 def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_page):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rsr_ray.decide.nights import History
-from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
@@ -57,7 +57,8 @@ class StudentReport:
     run: RunRecord | None  # the record of the last run, if it is there
     nights: list[ShownNight]  # oldest first
     changes: list[str]  # since the night before the last one, a line each
-    ranking: dict[str, Any] | None = None  # None if no trajectory was scored
+    ranking: Ranking | None = None  # None if no trajectory was scored
+    points: list[Point] = field(default_factory=list)  # of the ranked teachers, best first
     trajectories: list[ShownTrajectory] = field(default_factory=list)
     tokens: dict[int, ShownTokens] = field(default_factory=dict)  # of trajectories[i], by i
     charts: dict[str, str] = field(default_factory=dict)  # name -> SVG
@@ -66,7 +67,7 @@ class StudentReport:
     @property
     def answer(self) -> str:
         """The ranking in a sentence, or why there is none."""
-        return self.ranking["sentence"] if self.ranking else str(self.empty)
+        return self.ranking.sentence if self.ranking else str(self.empty)
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, without charts and tokens; `empty` only if there is no ranking."""
@@ -78,10 +79,17 @@ class StudentReport:
             "run": self.run and self.run.to_json(),
             "nights": [{"night": one.night, "places": one.places} for one in self.nights],
             "changes": self.changes,
-            "ranking": self.ranking,
+            "ranking": self.ranking and self._ranking_to_json(self.ranking),
             "trajectories": [vars(row) for row in self.trajectories],
         }
         return said | {"empty": self.empty} if self.empty else said
+
+    def _ranking_to_json(self, ranking: Ranking) -> dict[str, Any]:
+        """The ranking, with the means of `points` beside each teacher."""
+        told = ranking.to_json()
+        for t, point in zip(told["teachers"], self.points, strict=True):
+            t["mean_surprisal"], t["mean_rank"] = point.mean
+        return told
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def make_report(
     seed: int = 0,
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
-    rankings: dict[str, dict[str, Any]] | None = None,
+    rankings: dict[str, Ranking] | None = None,
 ) -> Report:
     """Everything the report says of each student.
 
@@ -158,7 +166,7 @@ def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[S
 
 
 def _report_student(
-    store: Store, history: History, ranking: dict[str, Any] | None, settings: Settings
+    store: Store, history: History, ranking: Ranking | None, settings: Settings
 ) -> StudentReport:
     said = _without_ranking(store, history)
     if any(t.n_trajectories for t in said.table):
@@ -194,7 +202,7 @@ def _rejects(store: Store) -> list[RejectCount]:
 
 
 def _with_ranking(
-    said: StudentReport, store: Store, ranking: dict[str, Any] | None, settings: Settings
+    said: StudentReport, store: Store, ranking: Ranking | None, settings: Settings
 ) -> StudentReport:
     """The report with the ranking, the trajectories, their tokens, and the charts."""
     metric = settings.metric
@@ -202,26 +210,21 @@ def _with_ranking(
     if settings.teachers:
         scored = scored.only(settings.teachers)
     if ranking is None:
-        ranking = rank_teachers(
-            scored, metric, confidence=settings.confidence, seed=settings.seed
-        ).to_json()
+        ranking = rank_teachers(scored, metric, confidence=settings.confidence, seed=settings.seed)
     values = metric.values(scored.columns, scored.prompt)
-    order = [scored.teachers.index(t["teacher"]) for t in ranking["teachers"]]
+    order = [scored.teachers.index(t.teacher) for t in ranking.teachers]
     ranked = RankedScores(scored, values, order)
     shown = shown_trajectories(ranked, metric)
     tokens = _find_tokens(store, shown, said.run, settings)
     points = points_of(ranked)
-    said = replace(said, ranking=_with_means(ranking, points), trajectories=shown, tokens=tokens)
-    return replace(said, charts=_draw_charts(said, ranked, points, settings))
-
-
-def _with_means(ranking: dict[str, Any], points: list[Point]) -> dict[str, Any]:
-    """The ranking with the mean surprisal and the mean rank of each teacher."""
-    teachers = []
-    for t, point in zip(ranking["teachers"], points, strict=True):
-        surprisal, rank = point.mean
-        teachers.append(t | {"mean_surprisal": surprisal, "mean_rank": rank})
-    return ranking | {"teachers": teachers}
+    return replace(
+        said,
+        ranking=ranking,
+        points=points,
+        trajectories=shown,
+        tokens=tokens,
+        charts=_draw_charts(said, ranking, ranked, points, settings),
+    )
 
 
 def _find_tokens(
@@ -242,16 +245,19 @@ def _find_tokens(
 
 
 def _draw_charts(
-    said: StudentReport, ranked: RankedScores, points: list[Point], settings: Settings
+    said: StudentReport,
+    ranking: Ranking,
+    ranked: RankedScores,
+    points: list[Point],
+    settings: Settings,
 ) -> dict[str, str]:
     """The charts of a student with a ranking, by name."""
-    assert said.ranking is not None
     name = f"student:{said.student}"  # no student's name has a colon
     axis = f"{settings.metric.name} ({settings.metric.better} is better)"
-    teachers = [t["teacher"] for t in said.ranking["teachers"]]
+    teachers = [t.teacher for t in ranking.teachers]
     sample = sample_of(ranked, settings.seed)
     drawn = {
-        "whiskers": draw_whiskers(said.ranking, f"{name}:whiskers", axis),
+        "whiskers": draw_whiskers(ranking, f"{name}:whiskers", axis),
         "plane": draw_plane(points, f"{name}:plane", settings.confidence),
         "boxes": draw_boxes(spreads_of(ranked), f"{name}:boxes", axis),
         "lengths": draw_lengths(teachers, sample, f"{name}:lengths", axis),
