@@ -22,6 +22,7 @@ from rsr_ray.report.terminal.ranking import print_ranking
 from rsr_ray.report.terminal.rejects import print_rejects
 from rsr_ray.report.terminal.teachers import print_teachers
 from rsr_ray.store.records import read_as
+from rsr_ray.store.scores import RejectedRow
 from rsr_ray.store.teacher_rows import TeacherRow
 
 from .browser.stores import rejects_of, rows_of, write_store
@@ -51,7 +52,7 @@ def test_a_name_cannot_steer_the_terminal():
     print_teachers(
         [read_as(TeacherRow, counts | {"teacher": name}) for name in HOSTILE], "s", console
     )
-    print_rejects([{**row, "teacher": name} for name in HOSTILE], console)
+    print_rejects([RejectedRow(**row, teacher=name) for name in HOSTILE], console)
     beside = [TeacherNaturalness(name, local=-1.0, global_=-2.0) for name in HOSTILE]
     print_naturalness(Naturalness(True, 3, beside, notes=[]), console)
     shown = out.getvalue()

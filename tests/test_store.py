@@ -206,7 +206,7 @@ def test_rejects_are_found_and_their_units_can_be_dropped(store, capsys):
     store.write_unit(unit(0, 4), "f")
     store.write_unit(unit(4, 4, last=True), "f")
     ((where, rows),) = store.find_rejects(None).items()
-    assert (where, [row["trajectory_id"] for row in rows]) == (("f", name(0, 4)), ["t0"])
+    assert (where, [row.trajectory_id for row in rows]) == (("f", name(0, 4)), ["t0"])
     assert store.find_rejects("over_length") == {}
     options = ["rejects", "--store", store.uri, "--student", "demo"]
     assert main(options) == 0

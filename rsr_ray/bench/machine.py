@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from rsr_ray.bench.student import Shape
@@ -89,7 +90,15 @@ def _cpu_name() -> str:
     return platform.processor() or "CPU"
 
 
-def profile(way: Callable[[], Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Operation:
+    """An operation of the engine, and its share of the time."""
+
+    operation: str
+    share: float
+
+
+def profile(way: Callable[[], Any]) -> list[Operation]:
     """The five operations that take most of the time, with their shares."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
@@ -99,4 +108,4 @@ def profile(way: Callable[[], Any]) -> list[dict[str, Any]]:
     averages = recorded.key_averages()
     total = sum(event.self_cpu_time_total for event in averages)
     top = sorted(averages, key=lambda event: -event.self_cpu_time_total)[:5]
-    return [{"operation": event.key, "share": event.self_cpu_time_total / total} for event in top]
+    return [Operation(event.key, event.self_cpu_time_total / total) for event in top]

@@ -3,7 +3,6 @@
 What a command needs is imported when it runs, because --help may not wait for it.
 """
 
-import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -30,12 +29,12 @@ def preview(config: PreviewConfig, as_json: bool) -> int:
 
     preview = Preview(config)
     if as_json:
-        print(json.dumps(preview.plan))
+        print(json.dumps(preview.plan_to_json()))
         for row in preview.rows():
-            print(json.dumps(row.as_json()))
+            print(json.dumps(row.to_json()))
         return 0
     out = console()
-    print_plan(preview.plan, out)
+    print_plan(preview, out)
     for row in preview.rows():
         print_preview_row(row, out)
     return 0
@@ -49,8 +48,7 @@ def doctor(config: ScoreConfig, as_json: bool) -> int:
     doctor = Doctor(config)
     doctor.examine()
     if as_json:
-        findings = [dataclasses.asdict(finding) for finding in doctor.findings]
-        print(json.dumps({"findings": findings, "estimate": doctor.estimate}))
+        print(json.dumps(doctor.to_json()))
     else:
         print_doctor(doctor, console())
     return int(doctor.failed)
@@ -171,7 +169,7 @@ def bench(config: BenchConfig, as_json: bool) -> int:
 
     result = bench(config.out, config.rounds)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result.to_json()))
     else:
         print_bench(result)
     return 0

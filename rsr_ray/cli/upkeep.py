@@ -29,7 +29,7 @@ def rejects(config: RejectsConfig, as_json: bool) -> int:
     rows = [row for some in found.values() for row in some]
     if as_json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(row.to_json()))
     else:
         print_rejects(rows, console())
     return 0
@@ -42,7 +42,7 @@ def check(config: CheckConfig, as_json: bool) -> int:
 
     checked = check_store(config.store, config.s3_endpoint, config.student, repair=config.repair)
     if as_json:
-        print(json.dumps(checked.as_json()))
+        print(json.dumps(checked.to_json()))
     else:
         print_check(checked, console())
     return int(not checked.is_well)
@@ -65,29 +65,26 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.teachers import print_teachers
     from rsr_ray.run.rescore import rescore
     from rsr_ray.store.store import Store
-    from rsr_ray.store.teacher_rows import teacher_rows
 
     store = Store(config.store, config.student, config.s3_endpoint)
     out = Store(config.out, config.student, store.endpoint) if config.out else None
     result = rescore(store, config.r_max, out, config.ray_address)
-    table = result.pop("teachers")
-    rows = table and teacher_rows(table)
     if as_json:
-        print(json.dumps(result | {"teachers": rows and [row.to_json() for row in rows]}))
-    elif out:
-        print_teachers(rows, config.student, console())
+        print(json.dumps(result.to_json()))
+    elif out and result.teachers is not None:
+        print_teachers(result.teachers, config.student, console())
         print(
-            f"{result['n_rows']:,} rows scored again from their tokens with r_max "
-            f"{result['r_max']}, in {out.uri}"
+            f"{result.n_rows:,} rows scored again from their tokens with r_max {result.r_max}, "
+            f"in {out.uri}"
         )
     else:
         print(
-            f"{result['n_rows']:,} rows scored again from their tokens; largest relative "
-            f"difference {result['difference']:.3g} {result['column']}"
+            f"{result.n_rows:,} rows scored again from their tokens; largest relative "
+            f"difference {result.difference:.3g} {result.column}"
         )
-    if not out and result["difference"] > 1e-12:
+    if not out and result.difference > 1e-12:
         raise RunError(
-            f"store {store.uri}: unit {result['unit']} is not what its tokens say: "
-            f"{result['column']} differs by {result['difference']:.3g}"
+            f"store {store.uri}: unit {result.unit} is not what its tokens say: "
+            f"{result.column} differs by {result.difference:.3g}"
         )
     return 0

@@ -68,7 +68,7 @@ def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str
                 units = scored_units(todo, run, student, store, cluster, encoder)
                 with shown(run.follow(label).state, config.log):
                     for unit in units:
-                        run.count(WrittenUnit.of(unit))
+                        run.count(unit)
                 files = list_corpus(config.corpus, config.s3_endpoint, config.store)
             run.check_equation()
             run.units.tidy(store, run.fingerprint, objects, files)
@@ -146,7 +146,7 @@ def scored_units(
     store: Store,
     cluster: Cluster,
     encoder: Encoder,
-) -> Iterable[dict[str, Any]]:
+) -> Iterable[WrittenUnit]:
     """Bookkeeping of the units of these objects, as they are written: here, or on the cluster."""
     config = run.config
     n_bytes = pc.sum(todo["size"]).as_py()
@@ -156,7 +156,7 @@ def scored_units(
     cluster.connect()
     run.use(take(config, flops_of(student.source, n_bytes)))
     with one_block_a_row():
-        return build_scores(todo, run, student, store).iter_rows()
+        return map(WrittenUnit.of, build_scores(todo, run, student, store).iter_rows())
 
 
 def make_teachers(store: Store, fingerprint: str, cluster: Cluster) -> pa.Table:
@@ -211,7 +211,7 @@ def build_scores(
 
 def score_here(
     todo: pa.Table, run: Run, student: StudentFacts, store: Store, encoder: Encoder
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[WrittenUnit]:
     """What `build_scores` does, in this process: bookkeeping of the units, as they are written.
 
     Raises RunError where it breaks, as a run on Ray does.
@@ -221,7 +221,7 @@ def score_here(
         score = Score(replica(run, student, store))
         units = read_units(todo, config.s3_endpoint, config.unit_rows, config.reading)
         for unit in encoder.encoded(units, student.source, how):
-            yield from score(unit).to_pylist()
+            yield from map(WrittenUnit.of, score(unit).to_pylist())
     except (UserError, RunError):
         raise
     except Exception as e:

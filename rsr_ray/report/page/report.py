@@ -195,7 +195,7 @@ def _rejects(store: Store) -> list[RejectCount]:
     """Rejected rows of the store by reason, the most frequent first."""
     found = store.count_rejects(store.generation())
     rejects = [
-        RejectCount(reason, REJECT_REASONS.get(reason, ""), some["n"], some["example"])
+        RejectCount(reason, REJECT_REASONS.get(reason, ""), some.n, some.example)
         for reason, some in found.items()
     ]
     return sorted(rejects, key=lambda reject: (-reject.n, reject.reason))

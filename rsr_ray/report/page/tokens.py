@@ -8,7 +8,7 @@ import numpy as np
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.canonical import canonical
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.encode.encode import encode_row
 from rsr_ray.encode.how import How
@@ -28,7 +28,7 @@ BATCH_TOKENS = 4096
 
 def score_again(
     shown: list[ShownTrajectory], run: RunRecord, student: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Row]]:
     """Of trajectories that a run has scored: i, and shown[i]'s tokens as a TOKENS row has them.
 
     Runs in this process, on a GPU if there is one. A trajectory whose shard is no longer what it
@@ -81,9 +81,7 @@ def _load(facts: StudentFacts, dtype: str, config: ScoreConfig) -> Student:
     )
 
 
-def _read(
-    shown: list[ShownTrajectory], config: ScoreConfig
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read(shown: list[ShownTrajectory], config: ScoreConfig) -> Iterator[tuple[int, Row]]:
     """i and the READ_ROWS values of shown[i], one pass per shard."""
     by_source: dict[str, dict[int, int]] = {}  # source -> its rows -> i
     for i, row in enumerate(shown):
