@@ -79,14 +79,12 @@ class Night:
     def from_json(cls, found: Mapping[str, Any]) -> "Night":
         """A night of `to_json`, of this version or an earlier one."""
         students = {
-            name: (StudentNight.from_json if "teachers" in entry else _failed)(entry)
+            name: StudentNight.from_json(entry)
+            if "teachers" in entry
+            else read_as(FailedNight, entry)
             for name, entry in found["students"].items()
         }
         return read_as(cls, {**found, "students": students})
-
-
-def _failed(found: Mapping[str, Any]) -> FailedNight:
-    return read_as(FailedNight, found)
 
 
 @dataclass(frozen=True)
