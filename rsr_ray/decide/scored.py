@@ -153,7 +153,7 @@ def gives(scored: Scored, table: list[TeacherRow]) -> bool:
     every = scored.matrices(RSR)
     if every.n.sum(0).tolist() != [made_of[name].n_trajectories for name in scored.teachers]:
         return False
-    values = [made_of[name].rsr for name in scored.teachers]
+    values = np.array([made_of[name].rsr for name in scored.teachers], np.float64)
     return np.allclose(every.values(), values, rtol=1e-9, atol=0)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from rsr_ray.store.records import Record, read_as
+from rsr_ray.store.records import read_as
+from rsr_ray.store.seal import Record
 from rsr_ray.student.facts import StudentFacts
 
 
@@ -70,7 +71,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         told = asdict(self) | {"resources": self.resources.to_json()}
-        other = told.pop("other")
+        other: Record = told.pop("other")
         return told | other
 
     @classmethod
