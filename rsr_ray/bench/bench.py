@@ -11,20 +11,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsr_ray.bench.machine import (
-    Operation,
-    device_name,
-    matmul_flops_per_second,
-    peak_memory,
-    profile,
-)
+from rsr_ray.bench.figures import Benchmark, Figures
+from rsr_ray.bench.machine import device_name, matmul_flops_per_second, peak_memory, profile
 from rsr_ray.bench.naive import naive_padding, naive_rows, whole_model
 from rsr_ray.bench.student import SHAPES, Shape, make_student, rows_of
 from rsr_ray.engine.scoring import Work, score_rows
@@ -58,44 +53,6 @@ class Way:
         return statistics.median(self.seconds)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Those of a way to score, by the median of its rounds."""
-
-    seconds: float
-    trajectories_per_second: float
-    tokens_per_second: float
-    scored_tokens_per_second: float
-    padding_share: float
-    peak_bytes_above_weights: int
-    share_of_matmul_ceiling: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """What was measured, of what and on which machine."""
-
-    date: str
-    device: str
-    shape: Shape
-    parameters: int
-    rounds: int
-    tokens: int
-    scored_tokens: int
-    matmul_ceiling_tflops: float
-    necessary_tflop: float
-    engine_over_naive: float  # median over rounds
-    largest_relative_difference_of_surprisal: float
-    rank_sums_that_differ: int
-    engine: Figures
-    naive: Figures
-    profile: list[Operation] | None = None  # of the engine, on a CPU
-    file: str | None = None  # where it is kept
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
 def bench(out: str, rounds: int) -> Benchmark:
     """Measure, and keep the result as JSON under `out`, one file a machine and day.
 
@@ -108,11 +65,7 @@ def bench(out: str, rounds: int) -> Benchmark:
     if device == "cpu":
         torch.set_num_threads(1)  # as a replica has; both ways alike
     ids, spans = rows_of(shape)
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = make_student(shape, folder)
-        check_weights(folder, folder, trust_remote_code=False)
-        student = Student(folder, shape.dtype, device)
-        model = whole_model(folder, shape.dtype, device)
+    parameters, student, model = load_both(shape, device)
     work = Work(shape.batch_tokens)
     engine = Way(partial(score_rows, student, ids, spans, work, R_MAX))
     naive = Way(partial(naive_rows, model, ids, spans, R_MAX))
@@ -139,6 +92,15 @@ def bench(out: str, rounds: int) -> Benchmark:
         profile=profile(engine.score) if device == "cpu" else None,
     )
     return replace(result, file=str(keep(result, out)))
+
+
+def load_both(shape: Shape, device: str) -> tuple[int, Student, Any]:
+    """How many parameters a student of this shape has, as the engine loads it, and as a whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = make_student(shape, folder)
+        check_weights(folder, folder, trust_remote_code=False)
+        student = Student(folder, shape.dtype, device)
+        return parameters, student, whole_model(folder, shape.dtype, device)
 
 
 def measure(ways: list[Way], rounds: int, shape: Shape, device: str) -> float:

@@ -8,9 +8,9 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from rsr_ray.bench.figures import Operation
 from rsr_ray.bench.student import Shape
 
 
@@ -88,14 +88,6 @@ def _cpu_name() -> str:
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
         return next(line for line in file if line.startswith("model name")).split(":")[1].strip()
     return platform.processor() or "CPU"
-
-
-@dataclass(frozen=True)
-class Operation:
-    """An operation of the engine, and its share of the time."""
-
-    operation: str
-    share: float
 
 
 def profile(way: Callable[[], Any]) -> list[Operation]:

@@ -165,7 +165,7 @@ def demo(config: DemoConfig, as_json: bool) -> int:
 
 def bench(config: BenchConfig, as_json: bool) -> int:
     from rsr_ray.bench.bench import bench
-    from rsr_ray.report.terminal.bench import print_bench
+    from rsr_ray.bench.figures import print_bench
 
     result = bench(config.out, config.rounds)
     if as_json:

@@ -1,17 +1,62 @@
-"""The figures of a benchmark."""
+"""The figures of a benchmark, as they are kept and as they are printed."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.table import Table
 
+from rsr_ray.bench.student import Shape
 from rsr_ray.report.terminal.console import console
 
-if TYPE_CHECKING:
-    from rsr_ray.bench.bench import Benchmark, Figures
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation of the engine, and its share of the time."""
+
+    operation: str
+    share: float
 
 
-def print_bench(result: "Benchmark") -> None:
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Those of a way to score, by the median of its rounds."""
+
+    seconds: float
+    trajectories_per_second: float
+    tokens_per_second: float
+    scored_tokens_per_second: float
+    padding_share: float
+    peak_bytes_above_weights: int
+    share_of_matmul_ceiling: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What was measured, of what and on which machine."""
+
+    date: str
+    device: str
+    shape: Shape
+    parameters: int
+    rounds: int
+    tokens: int
+    scored_tokens: int
+    matmul_ceiling_tflops: float
+    necessary_tflop: float
+    engine_over_naive: float  # median over rounds
+    largest_relative_difference_of_surprisal: float
+    rank_sums_that_differ: int
+    engine: Figures
+    naive: Figures
+    profile: list[Operation] | None = None  # of the engine, on a CPU
+    file: str | None = None  # where it is kept
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def print_bench(result: Benchmark) -> None:
     """The figures as a terminal table."""
     out = console()
     table = Table(
