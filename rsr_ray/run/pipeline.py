@@ -126,7 +126,7 @@ def find_dtype(
     """
     if config.dtype != "auto":
         return config.dtype
-    was = last.resources.dtype if last else None
+    was = last.resources.dtype if last else ""
     if (
         last
         and was in AUTO_DTYPES.values()

@@ -1,5 +1,6 @@
 """whiskers: each teacher's value and interval."""
 
+import math
 from typing import TYPE_CHECKING
 
 from rsr_ray.decide.ranking import Ranking
@@ -17,9 +18,11 @@ def draw_whiskers(ranking: Ranking, name: str, axis: str) -> str:
 
     def plot(ax: "Axes", size: Size) -> None:
         for row, t in enumerate(teachers):
-            if t.low is not None:
+            if t.low is not None and t.high is not None:
                 ax.plot([t.low, t.high], [row, row], color=INK, linewidth=2)
-            ax.plot(t.value, row, "o", color=SERIES[0], markersize=6)
+            ax.plot(
+                math.nan if t.value is None else t.value, row, "o", color=SERIES[0], markersize=6
+            )
         names_beside(ax, [t.teacher for t in teachers], size)
         ax.set_xlabel(axis)
 
