@@ -490,7 +490,7 @@ def test_a_column_in_which_no_row_says_whether_it_is_complete_is_named():
         ({"min_tokens": 9, "max_tokens": 3}, "--min-tokens 9"),
         (
             {"complete_column": "whole", "keep_incomplete": True},
-            "--keep-incomplete: --complete-column leaves them out",
+            "--keep-incomplete contradicts --complete-column",
         ),
         ({"columns": ("x",)}, "NAME=COLUMN"),
         ({"store": "s3://me:secret@host/x"}, "password"),

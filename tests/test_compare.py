@@ -691,7 +691,7 @@ def test_by_the_command_line(tmp_path, capsys):
             ["{a}", "{a}", "--by", "local_naturalness"],
             "score them with --metrics local_naturalness",
         ),
-        (["{a}", "{a}", "--confidence", "95"], "a probability, between 0 and 1"),
+        (["{a}", "{a}", "--confidence", "95"], "must be between 0 and 1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, arguments, said):

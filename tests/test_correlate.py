@@ -371,7 +371,7 @@ def test_a_wrong_cell_is_named(tmp_path, capsys, change, says):
         (["--set", "s/t0/rsr"], "STUDENT/TEACHER/COLUMN=VALUE"),
         (["--without", "t0", "t1", "t2"], "no student to correlate: student s: 2 teachers"),
         (["--permutations", "0"], "--permutations 0"),
-        (["--accuracies", "x.csv"], "--store and --accuracies go together"),
+        (["--accuracies", "x.csv"], "--store and --accuracies must be used together"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, capsys, options, says):

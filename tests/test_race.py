@@ -301,7 +301,7 @@ def test_the_options(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"by": "lark"}, "--by lark: teachers race by rsr, "),
+        ({"by": "lark"}, "--by lark: not a metric to race on; use rsr, "),
         ({"by": "local_naturalness"}, "--by local_naturalness"),
         ({"by": "n_tokens"}, "--by n_tokens"),
         ({"by": "speed"}, "--by speed"),

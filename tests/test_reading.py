@@ -180,11 +180,11 @@ def test_roles_of_any_name_are_given(tmp_path):
     [
         ({"teacher_from": "path"}, "--teacher-from path: give file"),
         ({"teacher_from": "folder:0"}, "--teacher-from folder:0"),
-        ({"teacher_from": "file", "teacher": "T"}, "--teacher names it already"),
-        ({"roles": ("a",)}, "--roles a: give NAME=ROLE"),
+        ({"teacher_from": "file", "teacher": "T"}, "--teacher cannot be combined"),
+        ({"roles": ("a",)}, "--roles a: use NAME=ROLE"),
         ({"roles": ("a=b",)}, "--roles a=b: give system, user"),
         ({"columns": ("response={teacher}_{teacher}",)}, "{teacher} stands in it twice"),
-        ({"columns": ("response={teacher}_a",), "teacher": "T"}, "--teacher names it already"),
+        ({"columns": ("response={teacher}_a",), "teacher": "T"}, "--teacher cannot be combined"),
         ({"columns": ("prompt={teacher}_a",)}, "give it with response too"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_store_that_its_tokens_do_not_bear_out(kept, tmp_path):
     Store(str(tmp_path / "store"), "student", None).write_scores(path.parts[-3], path.name, altered)
     said = rsr_ray("rescore", "--store", tmp_path / "store", "--student", "student")
     assert said.returncode == 1
-    assert "is not what its tokens say: rank_sum_50" in said.stderr
+    assert "does not match its token scores: rank_sum_50" in said.stderr
 
 
 def test_the_report_has_the_student_score_the_tokens_it_shows(kept, tmp_path):
