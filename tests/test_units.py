@@ -239,7 +239,7 @@ def test_what_a_store_keeps_is_no_corpus(store, tmp_path, caplog):
     (tmp_path / "a.jsonl").write_text("{}\n")
     found = list_corpus((str(corpus),), None, store.uri)
     assert [obj.uri for obj in found] == [str(tmp_path / "a.jsonl")]
-    assert f"3 files in it belong to the store {store.uri}" in caplog.text
+    assert f"3 of its files belong to the store {store.uri}" in caplog.text
     other = shutil.copytree(store.uri, tmp_path / "other")
     store.write_run({"run_id": "1"})
     found = list_corpus((str(corpus),), None, None)

@@ -133,7 +133,7 @@ LAYOUTS = [
     (
         ("QwQ/2026-11-24/part-0.jsonl", "R1/2026-11-24/part-0.jsonl"),
         "folder:2",
-        "2026-11-24 is taken for a teacher's name and looks like a date",
+        "teacher 2026-11-24 looks like a date",
     ),
     (("flat/QwQ.jsonl", "flat/R1.jsonl"), "file", "flat is the only teacher that the paths name"),
 ]
