@@ -103,9 +103,9 @@ def test_teachers_that_share_no_prompt_are_told_which_do():
     ):
         Matched.of(rows, (), 0)
     assert Matched.of(rows, ("C", "D"), 0).teachers == ["C", "D"]
-    with pytest.raises(UserError, match="no two of them share any"):
+    with pytest.raises(UserError, match="no two of them share a prompt"):
         Matched.of(rows, ("A", "C"), 0)
-    with pytest.raises(UserError, match="--teachers X: not in the corpus; it has A, B, C, D, E"):
+    with pytest.raises(UserError, match="--teachers X: not in the corpus; teachers: A, B, C, D, E"):
         Matched.of(rows, ("A", "X"), 0)
     with pytest.raises(UserError, match="at least two teachers; the corpus has A"):
         Matched.of(index(("A", "p", "1")), (), 0)
@@ -340,7 +340,7 @@ ANSWER = RaceAnswer(
     better="lower",
     decided=True,
     winner="A",
-    reason="no other teacher can win any more",
+    reason="no other teacher can still win",
     next_cost_share=None,
     alive=["A"],
     confidence=0.95,
@@ -389,7 +389,7 @@ def test_the_answer_as_json_has_what_earlier_versions_had():
         "why": "worse than A",
     }
     assert given["rounds"][0]["leader"] == {"teacher": "A", **measured}
-    unknown = TeacherStanding("C", None, 1, "nothing of it could be scored").to_json()
+    unknown = TeacherStanding("C", None, 1, "none of its answers").to_json()
     assert [*unknown] == ["teacher", "left_after_round", "why"]
 
 
@@ -404,11 +404,11 @@ def test_the_answer_in_words():
         decided=False,
         winner=None,
         alive=["A", "B"],
-        reason="the next round is not within the budget",
+        reason="the next round would exceed the budget",
         next_cost_share=0.4567,
     )
     assert race_answer(undecided) == (
-        "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "
+        "Not decided: the next round would exceed the budget. 2 teachers could still win: A, B; "
         "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
     )
     whole = answered(
@@ -444,7 +444,7 @@ def test_the_answer_in_words():
 
 
 def test_nothing_could_be_scored():
-    nobody = [TeacherStanding(name, None, 1, "nothing of it could be scored") for name in "AB"]
+    nobody = [TeacherStanding(name, None, 1, "none of its answers") for name in "AB"]
     text = said(
         answered(
             decided=False, winner=None, alive=[], reason="nothing could be scored", teachers=nobody

@@ -372,7 +372,7 @@ def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
         )
     with pytest.raises(
         UserError,
-        match="2 work units of student s, and its teachers/student=s.parquet is not there",
+        match="2 work units of student s, but teachers/student=s.parquet is missing",
     ):
         load_scored(store, [RSR])
     store.write_teachers(

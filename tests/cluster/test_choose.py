@@ -321,7 +321,7 @@ def test_verified_and_complete_rows_alone(mixed, tmp_path):
         pick(store, tmp_path / "none", complete_only=True, complete_column="finished", **COLUMNS)
     with pytest.raises(
         UserError,
-        match=("--keep korrect: no shard of the choice has this column; columns: _id, complete, "),
+        match="--keep korrect: no shard of the choice has this column; columns: _id, complete, ",
     ):
         pick(store, tmp_path / "none", keep=("lang", "korrect"), **COLUMNS)
     assert not list((tmp_path / "none").glob("*"))

@@ -61,13 +61,13 @@ def empty(tmp_path) -> Path:
 MISTAKES = {
     "a missing path": (
         {"corpus": lambda t: t / "nowhere"},
-        "nowhere: there is no such file or folder",
+        "nowhere: no such file or folder",
     ),
-    "an empty folder": ({"corpus": empty}, "no shard found there; shards end with .parquet"),
+    "an empty folder": ({"corpus": empty}, "no shards found; shards end with .parquet"),
     "a shard that is not parquet": ({"corpus": not_parquet}, "a.parquet: unreadable from here on"),
     "a student without chat template": (
         {"student": untemplated},
-        "has no chat template; put a chat_template.jinja into",
+        "has no chat template; add a chat_template.jinja to",
     ),
     "no student there": ({"student": lambda t: t / "nobody"}, "nobody"),
     "a store below a file": (

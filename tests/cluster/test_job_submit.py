@@ -66,7 +66,7 @@ def test_a_job_with_a_mistake_fails(head):
         "/nowhere/store",
     )
     assert done.returncode != 0
-    assert "there is no such file or folder" in done.stdout + done.stderr
+    assert "no such file or folder" in done.stdout + done.stderr
 
 
 def test_a_nightly_job_by_the_readmes_command(head, tmp_path):

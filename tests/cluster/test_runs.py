@@ -293,7 +293,7 @@ def test_a_task_that_ends_its_process_again_and_again_is_given_up():
         attempt()
         os._exit(1)
 
-    with pytest.raises(ray.exceptions.RayTaskError, match="ended the process it ran in 10 times"):
+    with pytest.raises(ray.exceptions.RayTaskError, match="died 10 times in a row"):
         ray.get(deadly.remote(), timeout=200)
 
 

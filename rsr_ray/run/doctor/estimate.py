@@ -40,11 +40,12 @@ def estimate_cost(
     if speed is not None and speed.device == device:
         hours = tokens / speed.tokens_per_second / resources.replicas / 3600
         needed = f"{hours:,.1f} hours" if hours > 1 else f"{hours * 60:,.1f} minutes"
-        measured = f"{speed.tokens_per_second:,.0f} tokens/s a replica, from a short sample"
+        measured = f"{speed.tokens_per_second:,.0f} tokens/s per replica, from a short sample"
         findings.ok("estimate", f"{said}; {needed} on {resources.replicas} replicas ({measured})")
     else:
         findings.warn(
-            "estimate", f"{said}; no time: the speed of a GPU replica was not measured here"
+            "estimate",
+            f"{said}; no estimate of the time: the speed of a GPU replica was not measured here",
         )
     return Cost(
         trajectories=n_rows, tokens=tokens, flop=flop, replicas=resources.replicas, hours=hours

@@ -103,7 +103,7 @@ def _first_rows(findings: Findings, config: ScoreConfig, obj: InputObject, most:
         if isinstance(row, Unreadable) and row.shard:
             findings.fail(
                 "corpus",
-                f"{obj.uri}: {row.detail}; mend or remove it, or its unreadable rows are rejected",
+                f"{obj.uri}: {row.detail}; fix or remove it, or its unreadable rows are rejected",
             )
         if len(some) == most:
             break
