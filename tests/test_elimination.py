@@ -314,7 +314,8 @@ def test_a_tie_is_called_one():
         assert state.left["b"].startswith("worse than ")
         early = state.standings["b"].round < state.round
         scored = (
-            "all 30 prompts of the remaining teachers are scored; b dropped out earlier, on a confidence bound"
+            "all 30 prompts of the remaining teachers are scored; b dropped out earlier, on a "
+            "confidence bound"
             if early
             else "all 30 prompts are scored"
         )
