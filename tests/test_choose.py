@@ -364,7 +364,7 @@ def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(
         "local naturalness: rank correlation with global naturalness over 4 trajectories "
         "1.000; median number of steps 3.5"
     )
-    assert collapsed.startswith("it has collapsed")
+    assert collapsed.startswith("local naturalness has collapsed")
     assert notes(config(by="local_naturalness"), store, "f", [names[1]], said_complete=1) == []
     assert notes(config(by="rsr"), store, "f", names, said_complete=1) == []
 

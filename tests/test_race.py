@@ -220,7 +220,7 @@ def test_what_the_store_has_scored_costs_nothing(tmp_path):
     assert not list(tmp_path.glob("races/**/*"))
     text = said(answer)
     assert "0.0% of scoring all 60 matched prompts: 0 of 120 trajectories; 0 tokens scored" in text
-    assert "taken     40 trajectories, 33.3% of that cost, from the store" in text
+    assert "reused    40 trajectories already in the store, 33.3% of that cost" in text
 
 
 def test_only_the_same_row_of_the_same_shard_is_taken(tmp_path):
@@ -409,7 +409,7 @@ def test_the_answer_in_words():
     )
     assert race_answer(undecided) == (
         "Not decided: the next round would exceed the budget. 2 teachers could still win: A, B; "
-        "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
+        "the next round would raise the cost to 45.7%: rerun with --budget 0.46 or more to continue"
     )
     whole = answered(
         rounds=[dataclasses.replace(ROUND, prompts=60, prompts_compared=60)],
@@ -421,7 +421,7 @@ def test_the_answer_in_words():
         reason="every prompt was tried",
     )
     assert race_answer(holes) == (
-        "A is best on the 41 of 60 prompts with a score of every teacher still in: every "
+        "A is best on the 41 of 60 prompts with a score of every remaining teacher: every "
         "prompt was tried"
     )
     alone = answered(decided=False, winner=None, alive=["A"], reason="3 of 60 prompts")
@@ -439,7 +439,7 @@ def test_the_answer_in_words():
     assert "taken" not in text
     assert race_line(ROUND) == (
         "round 1: 20 of 60 prompts, 33.3% of the full cost; A leads, rsr 2.500 (2.400 to "
-        "2.600); out: B; 1 teacher in"
+        "2.600); dropped: B; 1 teacher left"
     )
 
 

@@ -117,7 +117,7 @@ def test_a_table_is_made_again_when_a_unit_has_other_content_under_the_same_name
     assert store.counted("f").keys() == units.keys()
     assert store.current_teachers(store.counted("f")) is None
     (said,) = load_scored(store).notes
-    assert "says other numbers than the scores beside it" in said
+    assert "does not match the scores in the store" in said
     write_table(store)
     assert store.current_teachers(store.counted("f")) is not None
     assert load_scored(store).notes == ()
@@ -198,7 +198,7 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
     for path in (unit, run, stray):
         assert f"{path.relative_to(store.uri)}: " in out
     assert main([*command, "--repair"]) == 0
-    assert "2 files removed" in capsys.readouterr().out
+    assert "Removed 2 files" in capsys.readouterr().out
     assert (unit.exists(), run.exists(), stray.exists(), len(store.units()["f"])) == (
         False,
         False,

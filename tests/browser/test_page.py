@@ -691,7 +691,7 @@ UNUSUAL = {
     ),
     "one-each": (
         lambda: rows_of(PLAIN, 1),
-        "alpha-7b is first, on 1 prompt: too few to say how sure that is.",
+        "alpha-7b ranks first, but 1 prompt is too few for a confidence estimate.",
     ),
     "equal": (equal_teachers, "Any of the 3 teachers may be best on prompts like these (95%)"),
     "no-shared-prompt": (

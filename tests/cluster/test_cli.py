@@ -160,10 +160,10 @@ def test_too_many_rejects_are_no_success_and_can_be_listed_and_retried(corpus, t
     ]
     done = rsr_ray(*command)
     assert done.returncode == 1
-    assert (
-        "3 of 7 rows were rejected, more than --max-rejects 0.05: unreadable_row 3, e.g. x0 ("
-        in done.stderr.splitlines()[-1]
-    )
+    last = done.stderr.splitlines()[-1]
+    assert "3 of 7 rows were rejected, more than --max-rejects 0.05 allows: " in last
+    assert "unreadable_row 3, e.g. x0 (" in last
+    assert "rsr-ray rejects" in last
     assert "Found 2 shards (" in done.stderr
     listed = rsr_ray(
         "rejects",

@@ -278,7 +278,7 @@ def test_two_nightly_runs_started_together(s3, head, tmp_path):
         shown = rsr_ray("nightly", "--config", path)
         assert (
             shown.returncode,
-            shown.stdout.count("Another nightly run is at work on s3://rsr/night-store"),
+            shown.stdout.count("Another nightly run is working on s3://rsr/night-store"),
         ) == (0, 1)
     finally:
         left.release()
