@@ -465,7 +465,7 @@ def test_settings_that_nobody_wrote_down_are_refused(tmp_path):
         compared(a, b)
     assert compared(a, b, anyway=True).teachers
     assert compared(a, store_of(tmp_path / "c", rows, run=None)).same_student
-    with pytest.raises(UserError, match="no better way"):
+    with pytest.raises(UserError, match="no direction"):
         compared(a, a, by="n_tokens")
 
 

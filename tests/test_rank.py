@@ -236,7 +236,7 @@ def test_teachers_without_a_prompt_in_common_are_told_so():
         scored_of(rows).only(["a", "x"])
     rows["prompt"] = rows.teacher + rows.prompt.astype(str)
     assert "No two of them share a prompt." in rank_teachers(scored_of(rows), RSR).notes[0]
-    with pytest.raises(UserError, match="no better way"):
+    with pytest.raises(UserError, match="no direction"):
         rank_teachers(scored_of(rows), REGISTRY["n_tokens"])
 
 

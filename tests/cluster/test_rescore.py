@@ -138,7 +138,7 @@ def test_the_report_has_the_student_score_the_tokens_it_shows(kept, tmp_path):
         assert len(stored_tokens.rank) == row.n_tokens
     other = shutil.copytree(DEMO_STUDENT, tmp_path / "other")
     (other / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text() + " ")
-    with pytest.raises(UserError, match="not the student that gave the stored scores"):
+    with pytest.raises(UserError, match="not the student that the stored scores come from"):
         make_report([Store(str(tmp_path / "store"), "student", None)], RSR, tokens_from=str(other))
 
 
