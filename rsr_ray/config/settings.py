@@ -60,7 +60,7 @@ def check_whole(setting: str, name: str, number: int) -> None:
 def check_text(setting: str, name: str, text: str, *, optional: bool = False) -> None:
     """Raise UserError for a text that is empty, too long, unfit for a file, or has credentials."""
     if len(text) > MOST_TEXT and name not in MAY_BE_LONG:
-        raise UserError(f"{setting}: has {len(text):,} characters; give at most {MOST_TEXT:,}")
+        raise UserError(f"{setting}: has {len(text):,} characters; the limit is {MOST_TEXT:,}")
     refuse_credentials(setting, text)
     if not text.strip() and name not in MAY_BE_EMPTY and not optional:
         raise UserError(f"{setting}: is empty; give a value or leave it out")
