@@ -82,7 +82,7 @@ def test_what_is_skipped_is_told_and_customary_files_are_not(tmp_path):
     uris, told = listed(tmp_path)
     assert uris == [str(tmp_path / "a.jsonl")]
     assert told == (
-        f"skipped: 2 hidden (its name starts with . or _), e.g. {tmp_path}/.hidden.jsonl; "
+        f"not read: 2 hidden (its name starts with . or _), e.g. {tmp_path}/.hidden.jsonl; "
         f"2 without a known extension, e.g. {tmp_path}/more.csv"
     )
     assert listed(tmp_path / "a.jsonl")[1] == ""

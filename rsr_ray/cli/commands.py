@@ -123,7 +123,7 @@ COMMANDS = {
         ),
         Command(
             name="rejects",
-            help="list rejected rows, or delete them so that the next run retries them",
+            help="list rejected rows, or have the next run retry them",
             config=RejectsConfig,
             run=upkeep.rejects,
             json="print one JSON object per row",

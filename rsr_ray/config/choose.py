@@ -68,7 +68,9 @@ class ChooseConfig:
     columns: tuple[str, ...] = option(
         "the --columns that the corpus was scored with", (), metavar="NAME=COLUMN"
     )
-    roles: tuple[str, ...] = option("the --roles that the corpus was scored with", ())
+    roles: tuple[str, ...] = option(
+        "the --roles that the corpus was scored with", (), metavar="NAME=ROLE"
+    )
     fingerprint: str | None = option(
         "fingerprint of the scores to use, if the store has several for the student", None
     )

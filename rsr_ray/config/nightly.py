@@ -26,9 +26,7 @@ class NightlyConfig:
         "three times as often",
         300,
     )
-    wait: int = option(
-        "seconds to wait for another nightly run on the store; default: exit at once", 0
-    )
+    wait: int = option("seconds to wait for another nightly run on the store; 0: exit at once", 0)
 
     def __post_init__(self) -> None:
         settle(self)

@@ -61,7 +61,9 @@ class ScoreConfig:
         (),
         metavar="NAME=COLUMN",
     )
-    roles: tuple[str, ...] = option("map roles with other names: critic=assistant", ())
+    roles: tuple[str, ...] = option(
+        "map roles with other names: critic=assistant", (), metavar="NAME=ROLE"
+    )
     chat_template: str | None = option(
         f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's "
         "own",

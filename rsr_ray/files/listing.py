@@ -61,7 +61,7 @@ def tell_skipped(skipped: Iterable[Skipped]) -> str:
         f"{len(paths):,} {reason}, e.g. {safe(min(paths))}"
         for reason, paths in sorted(by_reason.items())
     ]
-    return f"skipped: {'; '.join(told)}" if told else ""
+    return f"not read: {'; '.join(told)}" if told else ""
 
 
 def reason_to_skip(below: list[str], endings: tuple[str, ...]) -> str | None:
