@@ -342,7 +342,7 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path,
         assert told["spearman"] is told["p"] is told["interval"] is None
     assert main(["correlate", "--table", str(tmp_path / "t.csv")]) == 0
     assert (
-        "no interval of rsr: every draw of teachers has the same correlation"
+        "no interval for rsr: every draw of teachers has the same correlation"
         in capsys.readouterr().out
     )
 
@@ -352,7 +352,7 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path,
     [
         ({"accuracy": "high"}, "column accuracy: 'high' in row 1 is not a number"),
         ({"rsr": "n.a."}, "column rsr: 'n.a.' in row 1 is not a number"),
-        ({"teacher": "t1"}, "student s and teacher t1 are there twice"),
+        ({"teacher": "t1"}, "student s and teacher t1 appear twice"),
     ],
 )
 def test_a_wrong_cell_is_named(tmp_path, capsys, change, says):

@@ -619,7 +619,7 @@ def test_the_ranking_is_the_stores(plain, open_page, scores):
             [low, high], abs=0.15 * (high - low)
         )
         assert chance(row["P(best)"]) == pytest.approx(best.get(name, 0), abs=0.04)
-    pairs = table(page, "Which of two")
+    pairs = table(page, "Pairwise")
     for i, a in enumerate(value.index):
         assert pairs.iloc[i, 0] == f"#{i + 1} {a}"
         for j, b in enumerate(value.index):
@@ -831,7 +831,7 @@ def test_rows_of_charts_can_be_found_in_the_table(tmp_path, open_page, width):
         width=width,
     )
     places = dict(zip(*(table(page, "Ranking")[name] for name in ("teacher", "#")), strict=True))
-    for heading, n in (("Ranking", 4), ("Single", 4), ("Is it only", 4), ("Since the last", 4)):
+    for heading, n in (("Ranking", 4), ("Individual", 4), ("length", 4), ("Since", 4)):
         texts = page.locator(
             f"section:has(h3:text('{heading}')) svg:visible text"
         ).all_text_contents()
