@@ -40,7 +40,7 @@ LOST = "No files of this choice were kept: rerun the same command."
 
 def choose_trajectories(config: ChooseConfig) -> Manifest:
     """Write the best trajectories for each prompt to `config.out`, as files that trainers load,
-    with manifest.json beside them; returns the manifest.
+    with manifest.json next to them; returns the manifest.
 
     Raises UserError for what the user can fix, RunError for a broken run.
     """

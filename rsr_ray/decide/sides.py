@@ -142,8 +142,8 @@ def open_side(text: str, endpoint: str | None = None) -> Side:
     has only one. The last # is the separator: an @ or a further # before it belongs to the store.
     `endpoint` is that of an S3 server other than AWS.
 
-    Raises UserError for a name of no such form, and for a store, student or night that is not
-    there.
+    Raises UserError for a name in another format, and for a store, student or night that does not
+    exist.
     """
     store_name, mark, rest = text.rpartition("#")
     named = AFTER_MARK.fullmatch(rest if mark else "")
