@@ -130,8 +130,8 @@ def load_scored(
     """The score rows that the store's teachers table was made of.
 
     `more` names further number columns of SCORES. A trajectory_id and content that a teacher
-    has twice count once, the first by source and row. If the store's rows are no longer those of the table,
-    `notes` say so. Raises UserError if there are none, and StoreError for a broken file.
+    has twice count once, the first by source and row. If the store's rows are no longer those of
+    the table, `notes` say so. Raises UserError if there are none, and StoreError for a broken file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
