@@ -8,7 +8,7 @@ import json
 
 from rsr_ray.config.demo import MetricsConfig
 from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig
-from rsr_ray.errors import RunError
+from rsr_ray.errors import RunError, counted
 
 
 def rejects(config: RejectsConfig, as_json: bool) -> int:
@@ -22,8 +22,9 @@ def rejects(config: RejectsConfig, as_json: bool) -> int:
         for fingerprint, name in found:
             store.drop(fingerprint, [name])
         print(
-            f"Deleted {len(found):,} work units with {sum(map(len, found.values())):,} rejected "
-            "rows; the next run scores them again"
+            f"Deleted {counted(len(found), 'work unit')} with "
+            f"{counted(sum(map(len, found.values())), 'rejected row')}; "
+            "the next run scores them again"
         )
         return 0
     rows = [row for some in found.values() for row in some]

@@ -176,7 +176,7 @@ def test_too_many_rejects_are_no_success_and_can_be_listed_and_retried(corpus, t
     )
     assert listed.stdout.count("--columns maps other names") == 3
     assert (
-        "Deleted 1 work units with 3 rejected rows"
+        "Deleted 1 work unit with 3 rejected rows"
         in rsr_ray(
             "rejects", "--store", tmp_path / "store", "--student", "student", "--retry"
         ).stdout

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsr_ray.errors import counted
 from rsr_ray.run.doctor.engine import Speed
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.resources import Resources
@@ -41,7 +42,9 @@ def estimate_cost(
         hours = tokens / speed.tokens_per_second / resources.replicas / 3600
         needed = f"{hours:,.1f} hours" if hours > 1 else f"{hours * 60:,.1f} minutes"
         measured = f"{speed.tokens_per_second:,.0f} tokens/s per replica, from a short sample"
-        findings.ok("estimate", f"{said}; {needed} on {resources.replicas} replicas ({measured})")
+        findings.ok(
+            "estimate", f"{said}; {needed} on {counted(resources.replicas, 'replica')} ({measured})"
+        )
     else:
         findings.warn(
             "estimate",

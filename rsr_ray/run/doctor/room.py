@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.errors import counted
 from rsr_ray.files.objects import protocol_of
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.findings import Findings
@@ -26,9 +27,11 @@ def check_cluster(findings: Findings, config: ScoreConfig) -> Resources:
         resources = take(config)
         have = ray.cluster_resources()
         room = room_for(resources.gpus_per_replica)
+    each = resources.gpus_per_replica
+    on = f"with {counted(each, 'GPU')} each" if each else "on CPUs"
     said = (
-        f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs; {resources.replicas} "
-        f"replicas of {resources.gpus_per_replica} GPUs in {resources.dtype}"
+        f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs; "
+        f"{counted(resources.replicas, 'replica')} {on}, in {resources.dtype}"
     )
     if resources.replicas > room:
         findings.fail(
