@@ -178,7 +178,7 @@ def test_roles_of_any_name_are_given(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"teacher_from": "path"}, "--teacher-from path: give file"),
+        ({"teacher_from": "path"}, "--teacher-from path: use file"),
         ({"teacher_from": "folder:0"}, "--teacher-from folder:0"),
         ({"teacher_from": "file", "teacher": "T"}, "--teacher cannot be combined"),
         ({"roles": ("a",)}, "--roles a: use NAME=ROLE"),
