@@ -576,7 +576,7 @@ def test_what_a_column_says(value, verdict):
 
 
 def test_a_verdict_that_is_none_is_named():
-    with pytest.raises(UserError, match="x.jsonl row 3: column correct holds 0.37"):
+    with pytest.raises(UserError, match="x.jsonl row 3: column correct has 0.37"):
         says({"correct": 0.37}, "correct", "x.jsonl row 3")
 
 

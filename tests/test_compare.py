@@ -677,7 +677,7 @@ def test_by_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{a}", "{a}#nobody"], "no teachers of student nobody; students there: s"),
+        (["{a}", "{a}#nobody"], "no teachers of student nobody; students in the store: s"),
         (["{a}", "{a}/nothing"], "no student was scored there yet"),
         (["{a}", "{a}#s@2026-01-01"], "no night 2026-01-01; latest nights: none"),
         (["{a}", "{a}#s/t"], "use STORE, STORE#STUDENT"),

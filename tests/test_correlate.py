@@ -329,7 +329,7 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path,
     rows[0]["accuracy"] = None
     result = correlate(from_table(write(tmp_path / "t.csv", rows), None), **FEW)
     assert list(result.students) == ["a", "b"]
-    assert "student few: 2 teachers with an accuracy, 3 are needed" in result.left_out
+    assert "student few: 2 teachers with an accuracy, but 3 are needed" in result.left_out
     assert "student a, teacher t0: no accuracy" in result.left_out
     found = by_name(result)
     assert found["rsr"].students["a"].n == 5
@@ -382,7 +382,7 @@ def test_a_wrong_option_is_named(tmp_path, capsys, options, says):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("t.csv", "student,teacher,rsr\na,b,1\n", "no column accuracy"),
+        ("t.csv", "student,teacher,rsr\na,b,1\n", "missing column accuracy"),
         ("t.csv", "student,teacher,accuracy\na,b,1\n", "no metric column"),
         ("t.csv", "student,teacher,accuracy,rsr,rsr\na,b,1,2,3\n", "column rsr appears twice"),
         ("t.csv", "student,teacher,accuracy,rsr\n", "no rows"),
@@ -392,7 +392,7 @@ def test_a_wrong_option_is_named(tmp_path, capsys, options, says):
         ("t.json", "[{]", "cannot be read"),
         ("t.jsonl", "{]", "cannot be read"),
         ("t.parquet", "no", "cannot be read"),
-        ("t.txt", "no", "ends with .csv"),
+        ("t.txt", "no", "must end with .csv"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, name, text, says):

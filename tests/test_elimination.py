@@ -243,7 +243,7 @@ def test_a_teacher_of_whom_nothing_was_scored_stays_until_that_is_sure_and_stops
     assert any("b" not in alive and "none" in alive for _, alive in told), (
         "the others are compared meanwhile"
     )
-    assert state.left["none"] == f"none of its answers to {sure} prompts"
+    assert state.left["none"] == f"none of its answers to {sure} prompts could be scored"
     assert (state.winner, state.alive) == ("a", ["a"])
     assert state.reason == "no other teacher can still win; no answer of none could be scored"
 

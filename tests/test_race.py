@@ -98,9 +98,7 @@ def test_teachers_that_share_no_prompt_are_told_which_do():
         ("C", "r", "6"),
         ("E", "s", "7"),
     )
-    with pytest.raises(
-        UserError, match=r"each of the 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"
-    ):
+    with pytest.raises(UserError, match=r"by all 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"):
         Matched.of(rows, (), 0)
     assert Matched.of(rows, ("C", "D"), 0).teachers == ["C", "D"]
     with pytest.raises(UserError, match="no two of them share a prompt"):

@@ -194,7 +194,7 @@ def split(folder, *, lose=False, stale=False):
         ),
         (untied, "1 missing: lm_head.weight; the head is missing"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "LoRA adapter"),
-        (lambda f: split(f, lose=True), "names model-1.safetensors, not there"),
+        (lambda f: split(f, lose=True), "names model-1.safetensors, not found"),
         (lambda f: split(f, stale=True), "model-2.safetensors would not be loaded"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json is not a JSON object"),

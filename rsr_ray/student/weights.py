@@ -73,7 +73,7 @@ def weight_files(student: str, folder: str) -> list[Path]:
     else:
         raise UserError(f"student {student}: {folder} has neither {single.name} nor {index.name}")
     if lost := sorted(name for name in taken if not Path(folder, name).is_file()):
-        says = f"{index} names {few(lost)}, which are missing: copy the checkpoint again"
+        says = f"{index} names {few(lost)}, not found: copy the checkpoint again"
         raise UserError(f"student {student}: {says}")
     there = {path.name for path in Path(folder).glob("model*.safetensors")}
     if left := sorted(there - taken):

@@ -50,7 +50,7 @@ def a_head_smaller_than_the_tokenizer(tmp_path, corpus):
     return (
         {"student": student_saying(tmp_path, vocab_size=100)},
         "student",
-        "its head has 100 rows only",
+        "its head has only 100 rows",
     )
 
 
