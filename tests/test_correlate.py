@@ -335,7 +335,7 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path,
     assert found["rsr"].students["a"].n == 5
     for name, why in (
         ("same", "every teacher has the same value"),
-        ("some", "2 values, 3 are needed"),
+        ("some", "2 values, but 3 are needed"),
     ):
         assert found[name].students["b"].why_null == why
         told = found[name].to_json()
