@@ -122,7 +122,7 @@ class RunUnits:
         if self.read_apart:
             said.append(
                 f"{self.read_apart:,} rows of these shards were scored earlier with another "
-                "--teacher or --columns and also count"
+                "--teacher and other --columns, and also count"
             )
         if self.n_files_gone:
             said.append(
