@@ -85,4 +85,4 @@ def print_bench(result: Benchmark) -> None:
     )
     for line in result.profile or []:
         out.print(f"  {line.share:6.1%}  {line.operation}", highlight=False)
-    out.print(f"kept as {result.file}", highlight=False)
+    out.print(f"saved to {result.file}", highlight=False)

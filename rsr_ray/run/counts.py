@@ -108,7 +108,7 @@ class Counters:
         self.tokens_per_second = tagged(
             Gauge,
             "tokens_per_second",
-            "tokens a second of the replica's last work unit, prompts included",
+            "tokens per second of the replica's last work unit, prompts included",
         )
         self.padding_share = tagged(
             Gauge,

@@ -19,4 +19,4 @@ def print_rejects(rows: list[RejectedRow], out: Console) -> None:
             what = f"{row.source} row {row.source_row}: {row.reject_detail}"
             out.print(Text(safe(f"  {row.teacher}  {row.trajectory_id}  {what}")), soft_wrap=True)
     if not rows:
-        out.print("no row was rejected")
+        out.print("No rows were rejected.")

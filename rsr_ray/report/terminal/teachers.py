@@ -25,7 +25,7 @@ def print_teachers(teachers: list[TeacherRow], student_name: str, out: Console) 
     for name in (
         "rsr\nlower=better",
         "mean\nrank",
-        "nats a\ntoken",
+        "nats per\ntoken",
         "tokens\neach",
         "scored",
         "rejec-\nted",
