@@ -13,11 +13,14 @@ from rsr_ray.errors import safe
 
 def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
+    from rsr_ray.decide.outcome import outcome
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
+    from rsr_ray.decide.verified import read_verdicts
     from rsr_ray.metrics import find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
+    from rsr_ray.report.terminal.outcome import print_outcome
     from rsr_ray.report.terminal.ranking import print_ranking
     from rsr_ray.store.store import Store
 
@@ -29,16 +32,31 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         scored = scored.only(config.teachers)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
+    by_verdict = None
+    if config.verified:
+        verdicts = read_verdicts(store, scored, config.verified)
+        by_verdict = outcome(
+            scored,
+            metric,
+            config.verified,
+            verdicts,
+            confidence=config.confidence,
+            seed=config.seed,
+        )
     if as_json:
         answer = {"student": config.student, **ranking.to_json()}
         if beside:
             answer["naturalness"] = beside.to_json()
+        if by_verdict:
+            answer["outcome"] = by_verdict.to_json()
         print(json.dumps({**answer, "table": table}))
         return 0
     print_ranking(ranking, table, config.student, console())
     if beside:
         # the ranking's own notes hold them
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
+    if by_verdict:
+        print_outcome(by_verdict, ranking, console())
     return 0
 
 

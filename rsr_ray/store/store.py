@@ -223,6 +223,10 @@ class Store(Scores):
         """The record of the student's last run; None where the store has none."""
         return next(self._runs(), None)
 
+    def run_configs(self) -> Iterator[dict[str, Any]]:
+        """The settings of the student's runs, the last first."""
+        return (run["config"] for run in self._runs())
+
     def _runs(self) -> Iterator[dict[str, Any]]:
         """The records of the student's runs, the last first. A broken one is named and left out."""
         names = (
