@@ -26,11 +26,12 @@ from rsr_ray.metrics import RSR
 from rsr_ray.store.store import Store
 
 from .conftest import DEMO_STUDENT, few
-from .simulate import within_tails
+from .simulate_agreement import within_tails
 from .test_rank import FOUR, rows_of, scored_of
 
 WITHIN = "correlation low high n_trajectories n_prompts n_varying why_null why_no_interval"
 TEACHER = "teacher n_right n_wrong n_unsaid share_right"
+NO_TWO = "no prompt has two answers with rsr and correct"
 OUTCOME = "column verdict length teachers right why_no_ranking"
 
 
@@ -94,7 +95,11 @@ def test_what_each_prompt_adds_is_the_slope_of_the_correlation():
     groups = [(a[prompt == p], b[prompt == p]) for p in range(40)]
     sums = np.array(
         [
-            [(x - x.mean()) @ (y - y.mean()), ((x - x.mean()) ** 2).sum(), ((y - y.mean()) ** 2).sum()]
+            [
+                (x - x.mean()) @ (y - y.mean()),
+                ((x - x.mean()) ** 2).sum(),
+                ((y - y.mean()) ** 2).sum(),
+            ]
             for x, y in groups
         ]
     )
@@ -115,10 +120,14 @@ def test_what_each_prompt_adds_is_the_slope_of_the_correlation():
 @pytest.mark.parametrize(
     ("a", "b", "why"),
     [
-        ([1, 2, 3], [0, 1, 1], "no prompt has two answers with rsr and correct"),
+        ([1, 2, 3], [0, 1, 1], NO_TWO),
         ([1, 2, 3, 4], [1, 1, 0, 0], "correct does not vary within any prompt"),
         ([0.1, 0.1, 5, 5], [0, 1, 0, 1], "rsr does not vary within any prompt"),
-        ([1, 2, math.nan, 4], [1, math.nan, 0, 1], "no prompt has two answers with rsr and correct"),
+        (
+            [1, 2, math.nan, 4],
+            [1, math.nan, 0, 1],
+            "no prompt has two answers with rsr and correct",
+        ),
     ],
 )
 def test_what_is_not_defined_is_null_with_a_reason(a, b, why):
@@ -282,7 +291,9 @@ def test_the_command_shows_both_correlations_and_the_right_answers(scored_corpus
     assert sum(t["n_right"] + t["n_wrong"] for t in told["teachers"]) == len(right)
     assert main(options) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"By correct: {sum(right)} answers are right, {len(right) - sum(right)} are wrong" in shown
+    assert (
+        f"By correct: {sum(right)} answers are right, {len(right) - sum(right)} are wrong" in shown
+    )
     assert f"rsr and correct: {told['verdict']['correlation']:+.2f}, " in shown
     assert f"rsr and n_tokens: {told['length']['correlation']:+.2f}, " in shown
     assert "On right answers only: " in shown

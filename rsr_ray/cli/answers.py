@@ -113,6 +113,7 @@ def report(config: ReportConfig, as_json: bool) -> int:
 
 
 def correlate(config: CorrelateConfig, as_json: bool) -> int:
+    from rsr_ray.decide.agreement import agreement
     from rsr_ray.decide.correlation import correlate
     from rsr_ray.decide.evidence import from_store, from_table, set_cells, without
     from rsr_ray.decide.paper import compare_with_paper
@@ -124,15 +125,21 @@ def correlate(config: CorrelateConfig, as_json: bool) -> int:
     evidence = without(set_cells(evidence, list(config.set)), list(config.without))
     found = correlate(evidence, list(config.by) or None, config.permutations)
     paper = compare_with_paper(evidence, found.metrics)
+    on_prompts = agreement(evidence, list(config.by) or None)
     if as_json:
-        print(json.dumps(found.to_json() | {"paper": paper and paper.to_json()}))
+        beside = {"paper": paper, "agreement": on_prompts}
+        answer = {name: some and some.to_json() for name, some in beside.items()}
+        print(json.dumps(found.to_json() | answer))
         return 0
+    from rsr_ray.report.terminal.agreement import print_agreement
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.correlation import print_correlations
     from rsr_ray.report.terminal.paper import print_paper
 
     out = console()
     print_correlations(found, out)
+    if on_prompts:
+        print_agreement(on_prompts, out)
     if paper:
         print_paper(paper, out)
     return 0

@@ -108,6 +108,7 @@ def _how(found: "Correlations") -> list[str]:
         f"95% interval: of mean, from {found.draws:,} draws of teachers, the same for "
         f"every student ({named or 'none'}); "
         f"wide, because a student has n = {n} teachers",
+        "p and interval answer: would other teachers agree?",
     ]
     if any(metric.published for metric in found.metrics):
         lines.append(
