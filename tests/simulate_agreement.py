@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from rsr_ray.decide.agreement import Orders, measure
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.agreement import Orders, pairs_right_interval
+from rsr_ray.decide.inference import influence, value_draws
 from rsr_ray.decide.within_prompts import Column, correlate_within
-from rsr_ray.metrics import RSR
 
 from .simulate import CLAIM, SPREADS, error_of_one_prompt, print_tables, prompts_of, share
 
 TEACHERS, PROMPTS, TRUE = (2, 4, 8), (20, 60, 300), (0.0, 0.5, 1.0, 2.0, 4.0)
 KNOWN = ("same", "noisy", "reverse")
 FRESH = 20_000  # draws of fresh prompts, which tell the truth
-OTHER_TRUTHS = 20  # true values that are tried in a cell
+OTHER_TRUTHS = 100  # true values that are tried in a cell
+NOTHING = 0.001  # of a share: what nobody reads, and FRESH draws do not tell
 
 
 # --- agreement-------------------------------------------------------------------------------------
@@ -85,14 +85,14 @@ def count_agreement(
             orders = Orders.of(fresh_values(n, n_teachers, spread) * truth, accuracy)
             pairs_right, first_right = orders.pairs_right.mean(), orders.first_right.mean()
         x, y = prompts_of(rng, (n, n_teachers), spread)
-        found = measure(Matrices(x * truth, y, np.ones_like(x)), RSR, accuracy)
-        low, high = found.pairs_right_interval
-        claim = found.drawn.first_right >= CLAIM
+        low, high = pairs_right_interval(*influence(x * truth, y), accuracy)
+        drawn = Orders.of(value_draws(x * truth, y), accuracy)
+        claim = drawn.first_right.mean() >= CLAIM
         counts.add(
             Counts(
                 reports=1,
-                above=int(pairs_right > high),
-                below=int(pairs_right < low),
+                above=int(pairs_right > high + NOTHING),
+                below=int(pairs_right < low - NOTHING),
                 claims=int(claim),
                 right=first_right if claim else 0.0,
             )

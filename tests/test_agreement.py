@@ -21,8 +21,8 @@ from rsr_ray.decide.agreement import (
     Orders,
     PromptAgreement,
     StudentAgreement,
-    chance_right,
     measure,
+    pairs_right_interval,
 )
 from rsr_ray.decide.inference import influence
 from rsr_ray.decide.scored import Matrices
@@ -144,13 +144,21 @@ def test_teachers_that_are_one_tie_in_every_draw():
     assert found.tau_b_interval is None
 
 
-def test_the_chance_of_a_pair_is_what_draws_of_normal_values_give():
-    m = lognormal(1, 30, [1.0, 1.05, 1.2])
+def test_the_interval_of_one_pair_is_students():
+    m = lognormal(1, 30, [1.0, 1.1])
     values, each = influence(m.x, m.y)
-    accuracy = np.array([3.0, 2.0, 1.0])
-    drawn = np.random.default_rng(0).multivariate_normal(values, each.T @ each / (29 * 30), 200_000)
-    want = Orders.of(drawn, accuracy).pairs_right.mean()
-    assert chance_right(values[None], each, accuracy) == pytest.approx([want], abs=0.003)
+    apart = (values[1] - values[0]) / stats.sem(each[:, 1] - each[:, 0])
+    ends = stats.norm.cdf(math.sqrt(2) * (apart + stats.t.ppf([0.025, 0.975], 29)))
+    assert pairs_right_interval(values, each, np.array([2.0, 1.0])) == pytest.approx(tuple(ends))
+    low, high = pairs_right_interval(values, each, np.array([1.0, 2.0]))
+    assert (1 - high, 1 - low) == pytest.approx(tuple(ends))
+
+
+def test_an_interval_of_surely_ordered_teachers_is_narrow():
+    m = lognormal(1, 300, [1.0, 2.0, 4.0])
+    low, high = pairs_right_interval(*influence(m.x, m.y), np.array([3.0, 2.0, 1.0]))
+    assert low > 0.999
+    assert high == pytest.approx(1)
 
 
 # --- from a store----------------------------------------------------------------------------------

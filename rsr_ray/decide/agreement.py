@@ -32,6 +32,12 @@ from rsr_ray.metrics import REGISTRY, Metric
 
 CONFIDENCE = 0.95
 SEED = 0
+STEPS = 8  # to an end of the interval
+# Noise disorders what is seen, so true differences are larger than seen ones: taken SHARPENED, the
+# chances of pairs are right in the mean, over few pairs and many. The direction is that of BLUNTED
+# ones, in which pairs far apart count too. `python -m tests.simulate_agreement agreement`.
+SHARPENED = math.sqrt(2)
+BLUNTED = math.sqrt(0.5)
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ def measure(
     values, each = influence(compared.x, compared.y)
     values, each = metric.order(values), metric.order(each)
     drawn = metric.order(value_draws(compared.x, compared.y, seed))
-    ends = pairs_right_interval(values, each, drawn, accuracy)
+    ends = pairs_right_interval(values, each, accuracy)
     # Teachers that tie on all prompts tie in every draw: tau-b is this times right less wrong.
     different = sum(
         np.count_nonzero(_apart(values[t + 1 :], values[t])) for t in range(len(values))
@@ -215,37 +221,39 @@ def measure(
 
 
 def pairs_right_interval(
-    values: np.ndarray, each: np.ndarray, drawn: np.ndarray, accuracy: np.ndarray
+    values: np.ndarray, each: np.ndarray, accuracy: np.ndarray
 ) -> tuple[float, float]:
-    """The interval of the mean share of pairs right in draws of P prompts.
+    """The interval of the mean share of pairs right on other P prompts, the same teachers.
 
-    Of prompts like these, not of those seen: were the true values known, a pair would be right in
-    a draw with the chance that the normal distribution gives to their difference over its standard
-    error. Bias-corrected percentiles (B. Efron, R. Tibshirani, An Introduction to the Bootstrap,
-    1993, section 14.3) of that share over draws of values [B, T]: noise disorders an order, so in
-    draws it is further from the truth than what was seen, which is so itself.
+    If values [T] were the true ones, other prompts would have a pair right with the chance that
+    the normal distribution gives to its difference over its standard error; to values each prompt
+    adds `each` [P, T]. The ends are that share for true values Student's t away from those seen,
+    in the direction in which the share falls, or rises, the most, which is followed in STEPS.
     """
-    share = chance_right(values[None], each, accuracy)[0]
-    shares = chance_right(drawn, each, accuracy)
-    below = ((shares < share).mean() + (shares <= share).mean()) / 2
-    bias = special.ndtri(np.clip(below, 1 / len(shares), 1 - 1 / len(shares)))
-    tails = special.ndtri([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    low, high = np.quantile(shares, special.ndtr(2 * bias + tails))
-    return float(low), float(high)
-
-
-def chance_right(values: np.ndarray, each: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """The mean over pairs of the chance that other prompts have it right, if values [B, T] were
-    the true ones, float64 [B]; to values each prompt adds `each` [P, T].
-    """
-    ahead = np.zeros(len(values))
-    for t in range(len(accuracy) - 1):
-        error = standard_error(each[:, t + 1 :] - each[:, [t]])
-        apart = _apart(values[:, t + 1 :], values[:, [t]])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.where(apart == 0, 0.0, apart / error)
-        ahead += (2 * special.ndtr(z) - 1) @ np.sign(accuracy[t] - accuracy[t + 1 :])
-    return (1 + ahead / count_pairs(accuracy)) / 2
+    n = len(each)
+    covariance = each.T @ each / (n * (n - 1))
+    a, b = np.nonzero(accuracy[:, None] > accuracy)
+    error = standard_error(each[:, b] - each[:, a])
+    varies = error > NOTHING * np.abs(values[a])
+    a, b, fixed, error = a[varies], b[varies], _apart(values[b], values[a])[~varies], error[varies]
+    if not len(a):
+        share = float(((1 + np.sign(fixed)) / 2).mean())
+        return share, share
+    reach = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    ends = []
+    for way in (-reach, reach):
+        moved = values.copy()
+        for _ in range(STEPS):
+            z = BLUNTED * (moved[b] - moved[a]) / error
+            slope = np.exp((np.min(z**2) - z**2) / 2) / error
+            gradient = np.bincount(b, slope, len(values)) - np.bincount(a, slope, len(values))
+            direction = covariance @ gradient
+            length = math.sqrt(max(0.0, gradient @ direction))
+            moved += way / STEPS * direction / length if length else 0.0
+        chances = special.ndtr(SHARPENED * (moved[b] - moved[a]) / error)
+        of_fixed = (1 + np.sign(fixed)) / 2
+        ends.append(float(np.concatenate([chances, of_fixed]).mean()))
+    return ends[0], ends[1]
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
