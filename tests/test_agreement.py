@@ -164,7 +164,7 @@ def test_an_interval_of_surely_ordered_teachers_is_narrow():
 # --- from a store----------------------------------------------------------------------------------
 
 
-def written(tmp_path, n: int = 30, groups=(50, 45, 45, 20), **row) -> list[str]:
+def written(tmp_path, n_prompts: int = 30, groups=(50, 45, 45, 20), **row) -> list[str]:
     """Four teachers whose mean ranks rise; options of a command."""
     rng = np.random.default_rng(0)
     rows = [
@@ -178,7 +178,7 @@ def written(tmp_path, n: int = 30, groups=(50, 45, 45, 20), **row) -> list[str]:
             **row,
         )
         for teacher, mean in zip("ABCD", (4, 5, 5.2, 8), strict=True)
-        for n in range(n)
+        for n in range(n_prompts)
     ]
     store = Store(str(tmp_path / "store"), "s", None)
     write_scores(store, rows)
@@ -256,7 +256,7 @@ def test_why_nothing_is_said_of_other_prompts(tmp_path, capsys):
         (student,) = json.loads(capsys.readouterr().out)["agreement"]["students"]
         return student["metrics"][0]["why_null"]
 
-    assert why("few", n=4) == "4 shared prompts, 5 are needed"
+    assert why("few", n_prompts=4) == "4 shared prompts, 5 are needed"
     assert why("equal", groups=(1, 1, 1, 1)) == "every teacher has the same accuracy"
 
 

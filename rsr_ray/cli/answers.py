@@ -5,18 +5,22 @@ What a command needs is imported when it runs, because --help may not wait for i
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import safe
 
+if TYPE_CHECKING:
+    from rsr_ray.decide.outcome import Outcome
+    from rsr_ray.decide.scored import Scored
+    from rsr_ray.store.store import Store
+
 
 def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
-    from rsr_ray.decide.outcome import outcome
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
-    from rsr_ray.decide.verified import read_verdicts
     from rsr_ray.metrics import find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
@@ -32,17 +36,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         scored = scored.only(config.teachers)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
-    by_verdict = None
-    if config.verified:
-        verdicts = read_verdicts(store, scored, config.verified)
-        by_verdict = outcome(
-            scored,
-            metric,
-            config.verified,
-            verdicts,
-            confidence=config.confidence,
-            seed=config.seed,
-        )
+    by_verdict = _outcome(store, scored, config) if config.verified else None
     if as_json:
         answer = {"student": config.student, **ranking.to_json()}
         if beside:
@@ -58,6 +52,23 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     if by_verdict:
         print_outcome(by_verdict, ranking, console())
     return 0
+
+
+def _outcome(store: "Store", scored: "Scored", config: TeachersConfig) -> "Outcome":
+    """The metric beside the verdicts of the corpus, and the ranking on right answers."""
+    from rsr_ray.decide.outcome import outcome
+    from rsr_ray.decide.verified import read_verdicts
+    from rsr_ray.metrics import find_metric
+
+    column = str(config.verified)
+    return outcome(
+        scored,
+        find_metric(config.by),
+        column,
+        read_verdicts(store, scored, column),
+        confidence=config.confidence,
+        seed=config.seed,
+    )
 
 
 def compare(config: CompareConfig, as_json: bool) -> int:

@@ -78,7 +78,12 @@ def _cells(of: MetricAgreement, n_pairs: int) -> list[str | Text]:
         {0.0: "no", 1.0: "yes"}.get(of.seen.first_right, "tie"),
         coefficient(of.drawn.tau_b, 2),
         " ".join(coefficient(end, 2) for end in of.tau_b_interval or (None,)),
-        f"{of.drawn.pairs_right:.0%}",
-        " ".join(f"{end:.0%}" for end in of.pairs_right_interval or ()) or "-",
+        _share(of.drawn.pairs_right),
+        " ".join(map(_share, of.pairs_right_interval or ())),
         probability(of.drawn.first_right),
     ]
+
+
+def _share(share: float) -> str:
+    """As sure as draws are, which never show that a pair is always right."""
+    return ">99%" if share > 0.99 else "<1%" if share < 0.01 else f"{share:.0%}"
