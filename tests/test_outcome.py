@@ -166,9 +166,9 @@ def test_a_prompts_own_difficulty_counts_for_nothing():
     difficulty = np.repeat(rng.normal(0, 5, 60), 5)
     own = rng.normal(size=300)
     a, b = difficulty + own, difficulty - own + rng.normal(size=300)
-    assert np.corrcoef(a, b)[0, 1] > 0.9
+    assert np.corrcoef(a, b)[0, 1] > 0.8
     found = within(a, b, prompt)
-    assert found.high < -0.6 < -0.5 * math.sqrt(0.5)
+    assert found.high < -0.5
 
 
 # --- the ranking on right answers------------------------------------------------------------------
