@@ -135,13 +135,13 @@ def _shares(c: Counts) -> str:
 def answers_of(
     rng: np.random.Generator, n: int, n_answers: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The metric, verdict and length of answers, [n, A] each."""
+    """The metric, verdict and ln length of answers, [n, A] each."""
     x, y = prompts_of(rng, (n, n_answers), "measured")
     metric = x / y
     own = np.log(metric) / 0.32
     difficulty = rng.standard_normal((n, 1))
     verdict = 0.4 - difficulty - 0.4 * own + rng.standard_normal(own.shape) > 0
-    length = np.exp(0.5 * (difficulty + 0.5 * own + rng.standard_normal(own.shape)))
+    length = 0.5 * (difficulty + 0.5 * own + rng.standard_normal(own.shape))
     return metric * np.exp(0.2 * difficulty), verdict.astype(float), length
 
 

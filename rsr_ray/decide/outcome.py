@@ -33,7 +33,7 @@ class Outcome:
 
     column: str  # of the corpus, that has the verdicts
     verdict: WithinPrompts  # the metric against the verdict: 1 for right, 0 for wrong
-    length: WithinPrompts  # the metric against n_tokens, of all answers
+    length: WithinPrompts  # the metric against ln n_tokens, of all answers
     teachers: list[TeacherOutcome]  # sorted by name
     right: Ranking | None  # on right answers only
     why_no_ranking: str | None
@@ -56,14 +56,15 @@ def outcome(
     Raises UserError for a metric without a direction.
     """
     of_metric = Column(metric.name, metric.values(scored.columns, scored.prompt))
-    n_tokens = Column("n_tokens", scored.columns["n_tokens"].astype(np.float64))
+    # lengths are log-normal: a few of 30,000 tokens would outweigh all others
+    length = Column("ln n_tokens", np.log(scored.columns["n_tokens"].astype(np.float64)))
     is_right = verdicts == 1
     return Outcome(
         column=column,
         verdict=correlate_within(
             of_metric, Column(column, verdicts), scored.prompt, confidence, seed
         ),
-        length=correlate_within(of_metric, n_tokens, scored.prompt, confidence, seed),
+        length=correlate_within(of_metric, length, scored.prompt, confidence, seed),
         teachers=[
             _of_teacher(name, verdicts[scored.teacher == t])
             for t, name in enumerate(scored.teachers)

@@ -53,11 +53,13 @@ def correlate_within(
     xy, xx, yy = (np.bincount(prompt, product) for product in (x * y, x * x, y * y))  # each [P]
     n_varying = int(((xx > 0) & (yy > 0)).sum())
     why_null = _why_null(a, b, xx, yy)
-    r = math.nan if why_null else _correlation(xy, xx, yy)
+    r = math.nan if why_null else float(xy.sum() / math.sqrt(xx.sum() * yy.sum()))
     why_no_interval = why_null or _why_no_interval(r, n_varying)
     low = high = math.nan
     if not why_no_interval:
-        low, high = _ends(xy, xx, yy, confidence, seed)
+        low, high = _ends(r, xy, xx, yy, confidence, seed)
+        if math.isnan(low):
+            why_no_interval = "every draw of prompts has the same correlation"
     return WithinPrompts(
         correlation=known(r),
         low=known(low),
@@ -85,10 +87,6 @@ def _centred(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
     return centred
 
 
-def _correlation(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray) -> float:
-    return float(xy.sum() / math.sqrt(xx.sum() * yy.sum()))
-
-
 def _why_null(a: Column, b: Column, xx: np.ndarray, yy: np.ndarray) -> str | None:
     if not len(xx):
         return f"no prompt has two answers with {a.name} and {b.name}"
@@ -107,12 +105,15 @@ def _why_no_interval(r: float, n_varying: int) -> str | None:
 
 
 def _ends(
-    xy: np.ndarray, xx: np.ndarray, yy: np.ndarray, confidence: float, seed: int
+    r: float, xy: np.ndarray, xx: np.ndarray, yy: np.ndarray, confidence: float, seed: int
 ) -> tuple[float, float]:
-    """Of the interval of the correlation, from the sums [P] of each prompt."""
-    r = _correlation(xy, xx, yy)
-    share = xy / math.sqrt(xx.sum() * yy.sum()) - r / 2 * (xx / xx.sum() + yy / yy.sum())
-    # what each prompt adds to r, as `influence` has it, and by the slope of atanh to that of r
-    each = len(xy) * share / (1 - r * r)
+    """Of the interval of the correlation r, from the sums [P] of each prompt.
+
+    What a prompt adds to atanh r is what is missing without it (the jackknife's pseudo-values,
+    about their mean): one that weighs much then counts as much as it does.
+    """
+    without = (xy.sum() - xy) / np.sqrt((xx.sum() - xx) * (yy.sum() - yy))
+    z = np.arctanh(without.clip(NOTHING - 1, 1 - NOTHING))
+    each = (len(z) - 1) * (z.mean() - z)
     found = interval(np.arctanh([r]), each[:, None], confidence, seed)
     return float(np.tanh(found.low[0])), float(np.tanh(found.high[0]))

@@ -29,7 +29,7 @@ def print_outcome(found: Outcome, ranking: Ranking, out: Console) -> None:
             f"correlation, with its {percent(ranking.confidence)} interval over prompts like these"
         )
     )
-    for other, within in ((found.column, found.verdict), ("n_tokens", found.length)):
+    for other, within in ((found.column, found.verdict), ("ln n_tokens", found.length)):
         out.print(Text(safe(f"  {ranking.metric} and {other}: {correlation_in_words(within)}")))
     if not found.right:
         out.print(Text(safe(f"No ranking on right answers only: {found.why_no_ranking}")))
