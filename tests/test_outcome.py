@@ -304,7 +304,7 @@ def test_what_cannot_be_read_is_named_and_how_to_mend_it(scored_corpus, capsys):
     options = ["teachers", "--store", str(folder / "store"), "--student", "student", "--verified"]
     for column, says in (
         ("korrect", "--verified korrect: none of the 48 scored rows says anything in a column"),
-        ("id", "row 0: column id holds 'a0', which is neither true nor false"),
+        ("id", "row 0: column id has 'a0'; it must be true or false"),
     ):
         assert main([*options, column]) == 2
         assert says in capsys.readouterr().err

@@ -43,8 +43,8 @@ def scored_rows(
                 return
     if left:
         raise UserError(
-            f"shard {obj.uri}: row {min(left)} was scored and is not there: "
-            "give the --columns that it was scored with"
+            f"shard {obj.uri}: row {min(left)} was scored but cannot be found now: pass the "
+            "--columns it was scored with"
         )
 
 
@@ -62,7 +62,5 @@ def says(row: dict[str, Any], column: str, where: str) -> bool | None:
         return None
     text = str(value).strip().lower()
     if text not in TRUE | FALSE:
-        raise UserError(
-            f"{where}: column {column} holds {value!r:.60}, which is neither true nor false"
-        )
+        raise UserError(f"{where}: column {column} has {value!r:.60}; it must be true or false")
     return text in TRUE
