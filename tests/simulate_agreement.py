@@ -24,10 +24,10 @@ from rsr_ray.decide.within_prompts import Column, correlate_within
 
 from .simulate import CLAIM, error_of_one_prompt, print_tables, prompts_of, share
 
-TEACHERS, PROMPTS, TRUE = (2, 4, 8), (20, 60, 300), (0.0, 1.0, 2.0, 4.0)
+TEACHERS, PROMPTS, TRUE = (3, 4, 8), (20, 60, 300), (0.0, 1.0, 2.0, 4.0)
 KNOWN = ("same", "noisy", "reverse")
-FRESH = 20_000  # draws of fresh prompts, which tell the truth
-OTHER_TRUTHS = 100  # true values that are tried in a cell
+FRESH = 8_000  # draws of fresh prompts, which tell the truth
+OTHER_TRUTHS = 50  # true values that are tried in a cell
 NOTHING = 0.001  # of a share: what nobody reads, and FRESH draws do not tell
 
 
@@ -88,7 +88,7 @@ def count_agreement(
         x, y = prompts_of(rng, (n, n_teachers), spread)
         low, high = pairs_right_interval(*influence(x * truth, y), accuracy)
         claim = False
-        if repetition % 4 == 0:  # draws take most of the time
+        if repetition % 8 == 0:  # draws take most of the time
             drawn = Orders.of(value_draws(x * truth, y), accuracy)
             claim = bool(drawn.first_right.mean() >= CLAIM)
         counts.add(
