@@ -138,9 +138,11 @@ def correlate(config: CorrelateConfig, as_json: bool) -> int:
     paper = compare_with_paper(evidence, found.metrics)
     on_prompts = agreement(evidence, list(config.by) or None)
     if as_json:
-        beside = {"paper": paper, "agreement": on_prompts}
-        answer = {name: some and some.to_json() for name, some in beside.items()}
-        print(json.dumps(found.to_json() | answer))
+        beside = {
+            "paper": paper and paper.to_json(),
+            "agreement": on_prompts and on_prompts.to_json(),
+        }
+        print(json.dumps(found.to_json() | beside))
         return 0
     from rsr_ray.report.terminal.agreement import print_agreement
     from rsr_ray.report.terminal.console import console

@@ -107,7 +107,7 @@ class StudentAgreement:
     """Of each metric's order under one student."""
 
     student: str
-    n_prompts: int | None  # that all teachers of the store answered; None if there are none
+    n_prompts: int  # that all teachers of the store answered
     groups: list[list[str]]  # teachers by accuracy, the best first: those with the same one
     n_pairs: int  # of teachers in different groups
     metrics: list[MetricAgreement]  # the most pairs right in draws first
@@ -214,7 +214,9 @@ def measure(
         better=metric.better,
         seen=Agreement.of(Orders.of(values[None], accuracy)),
         drawn=Agreement.of(Orders.of(drawn, accuracy)),
-        tau_b_interval=scale and (scale * (2 * ends[0] - 1), scale * (2 * ends[1] - 1)),
+        tau_b_interval=(
+            (scale * (2 * ends[0] - 1), scale * (2 * ends[1] - 1)) if scale is not None else None
+        ),
         pairs_right_interval=ends,
         why_null=None,
     )
