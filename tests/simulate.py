@@ -304,16 +304,22 @@ TABLES: dict[str, Callable[[bool], Iterator[str]]] = {
     "compare": compare,
 }
 
-if __name__ == "__main__":
+
+def print_tables(about: str, tables: dict[str, Callable[[bool], Iterator[str]]]) -> None:
+    """Those that the command line names."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tables", nargs="+", choices=TABLES)
+    parser.add_argument("tables", nargs="+", choices=tables)
     parser.add_argument(
         "--fast", action="store_true", help="in seconds: fewer repetitions and teachers"
     )
     given = parser.parse_args()
     for name in given.tables:
-        print(f"\n{name}: {TABLES[name].__doc__}", flush=True)
-        for line in TABLES[name](given.fast):
+        print(f"\n{name}: {tables[name].__doc__}", flush=True)
+        for line in tables[name](given.fast):
             print(line, flush=True)
+
+
+if __name__ == "__main__":
+    print_tables(__doc__, TABLES)

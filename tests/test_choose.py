@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsr_ray.choose.candidates import Candidates, says
+from rsr_ray.choose.candidates import Candidates
 from rsr_ray.choose.card import CARD_BEGINS, card
 from rsr_ray.choose.choose import find_units, notes
 from rsr_ray.choose.columns import CANDIDATES
@@ -24,6 +24,7 @@ from rsr_ray.choose.prompts import choose_prompts
 from rsr_ray.choose.summary import Summary
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.corpus.pairs import PAIRS
+from rsr_ray.corpus.verdicts import says
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
 from rsr_ray.metrics import CONTROLS, REGISTRY
@@ -596,4 +597,4 @@ def test_lists_of_answers_are_split_as_they_were_scored_whatever_else_is_read(tm
     shard = InputObject(uri=str(tmp_path / "a.parquet"), version="v", size=1)
     chosen = config(verified="ok")
     candidates = Candidates(chosen, Store(chosen.store, "m", None), "f")
-    assert [row["ok"] for row in candidates._rows(shard)] == [True, True]
+    assert [(n, row["ok"]) for n, row in candidates._rows(shard, {0, 1})] == [(0, True), (1, True)]

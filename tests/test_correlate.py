@@ -15,7 +15,7 @@ from scipy import stats
 
 from rsr_ray.cli import main
 from rsr_ray.decide.correlation import Correlations, MetricCorrelation, correlate
-from rsr_ray.decide.evidence import from_table, set_cells, teacher_values, without
+from rsr_ray.decide.evidence import find_scored, from_table, set_cells, teacher_values, without
 from rsr_ray.decide.pair import Pair, spearman_in_any_order
 from rsr_ray.decide.paper import compare_with_paper
 from rsr_ray.decide.published import TWICE
@@ -484,12 +484,12 @@ def test_a_stores_scores_with_accuracies(tmp_path, capsys):
         ),
     ]
     write_scores(store, rows)
-    values, prompts = teacher_values(store.uri, "s", None)
+    values, prompts = teacher_values(find_scored(store.uri, "s", None))
     assert prompts == "the 1 prompt that all 4 teachers of the store answered"
     assert values["A"]["rsr"] == pytest.approx(2.0)  # of p0 alone: the others have no p1
     assert values["A"]["n_tokens"] == 10
     assert "brier" not in values["A"]  # its column is not filled
-    assert teacher_values(store.uri, "other", None) == ({}, "")
+    assert find_scored(store.uri, "other", None) is None
 
     accuracies = [
         {"student": "s", "teacher": t, "accuracy": a}
@@ -548,7 +548,7 @@ def test_a_stores_values_are_those_of_the_ranking(tmp_path, shared):
     ]
     store = Store(str(tmp_path), "s", None)
     write_scores(store, rows)
-    values, prompts = teacher_values(store.uri, "s", None)
+    values, prompts = teacher_values(find_scored(store.uri, "s", None))
     scored = load_scored(store, [REGISTRY[name] for name in values["A"]])
     for name, metric in REGISTRY.items():
         if name in values["A"] and metric.better != "-":

@@ -10,7 +10,7 @@ from rsr_ray.decide.published import N_TEACHERS, STUDENTS, TWICE
 
 from .test_correlate import rows_of, write
 
-ANSWER = "students teachers permutations draws seed notes left_out metrics paper"
+ANSWER = "students teachers permutations draws seed notes left_out metrics paper agreement"
 STUDENT_COUNTS = "teachers tied_accuracies"
 METRIC = (
     "metric better published students n_students spearman pearson kendall abs_of_mean mean_of_abs "
@@ -43,7 +43,7 @@ def test_the_keys_of_an_answer(tmp_path, capsys):
     rows = rows_of(5, ("a", "b"), same=[1] * 5)
     answer = told(capsys, write(tmp_path / "t.csv", rows))
     assert keys(answer) == ANSWER
-    assert answer["paper"] is None
+    assert answer["paper"] is answer["agreement"] is None
     assert {keys(counts) for counts in answer["students"].values()} == {STUDENT_COUNTS}
     rsr, same = answer["metrics"]
     for metric in (rsr, same):

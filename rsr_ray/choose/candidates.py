@@ -1,7 +1,7 @@
 """candidates: which scored rows can be chosen, and why the others cannot."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,18 +11,14 @@ import pyarrow.compute as pc
 from rsr_ray.choose.columns import CANDIDATES, READ
 from rsr_ray.choose.rule import KEYWORDS, keyword_shares
 from rsr_ray.config.choose import ChooseConfig
-from rsr_ray.corpus.pairs import ANSWERS
-from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable
-from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.shapes import conversation
+from rsr_ray.corpus.verdicts import columns_read, says, scored_rows
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject, version_of
 from rsr_ray.store.packs import stored_packs
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import reading_of
-
-TRUE = {"true", "1", "1.0", "yes", "correct"}
-FALSE = {"false", "0", "0.0", "no", "incorrect", "wrong"}
 
 FILTERED = ("truncated", "complete", "reject_reason")  # read for the filters only
 
@@ -147,38 +143,27 @@ class Candidates:
         reasons: list[str | None] = dropped.to_pylist()
         complete: list[bool | None] = [None] * len(reasons)
         shares = {name: np.full(len(reasons), np.nan) for name in KEYWORDS}
-        left = {int(source_rows[i]): i for i, reason in enumerate(reasons) if reason is None}
-        for index, row in enumerate(self._rows(obj)):
-            if index not in left or isinstance(row, Unreadable):
-                continue
-            i = left.pop(index)
+        wanted = {int(source_rows[i]): i for i, reason in enumerate(reasons) if reason is None}
+        for index, row in self._rows(obj, wanted):
+            i = wanted[index]
             where = f"{obj.uri} row {index}"
             complete[i] = self._says_complete(row, where)
             reasons[i] = self._why_dropped(row, where, complete[i])
             if reasons[i] is None and self.config.by == "rule_quality":
                 for name, share in keyword_shares(said_by_assistant(row, where)).items():
                     shares[name][i] = share
-            if not left:
-                break
-        if left:
-            raise UserError(
-                f"shard {obj.uri}: row {min(left)} was scored but cannot be found now: pass the "
-                "--columns it was scored with"
-            )
         return {
             **{name: pa.array(values, from_pandas=True) for name, values in shares.items()},
             "complete": pa.array(complete, pa.bool_()),
             "dropped": pa.array(reasons, pa.string()),
         }
 
-    def _rows(self, obj: InputObject) -> Iterable[ReadRow]:
-        """The shard's trajectories, read no further than the columns that the settings need."""
+    def _rows(self, obj: InputObject, wanted: Collection[int]) -> Iterator[tuple[int, Row]]:
+        """Trajectories of the shard, read no further than the columns that the settings need."""
         config = self.config
-        only = {*ANSWERS, config.complete_column or "complete"}
-        if config.verified:
-            only.add(config.verified)
-        columns = None if config.by == "rule_quality" else frozenset(only)
-        return iter_trajectories(obj, config.s3_endpoint, config.reading, columns)
+        asked = [config.complete_column or "complete", *filter(None, [config.verified])]
+        only = None if config.by == "rule_quality" else columns_read(*asked)
+        return scored_rows(obj, config.s3_endpoint, config.reading, only, wanted)
 
     def _says_complete(self, row: Row, where: str) -> bool | None:
         config = self.config
@@ -221,24 +206,6 @@ def drop_by_scores(rows: pa.Table, config: ChooseConfig) -> pa.Array:
 
 def _is_one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> pa.ChunkedArray:
     return pc.is_in(column, pa.array(names, pa.string()))
-
-
-def says(row: Row, column: str, where: str) -> bool | None:
-    """What a column says of a row: true, false, or None for nothing.
-
-    A list holds a verdict on each answer; that of the row's own `sample` counts. Raises UserError
-    for a value that is neither true nor false.
-    """
-    value = row.get(column)
-    if isinstance(value, list):
-        n = row.get("sample")
-        value = value[n] if type(n) is int and 0 <= n < len(value) else None
-    if value is None or value == "":
-        return None
-    text = str(value).strip().lower()
-    if text not in TRUE | FALSE:
-        raise UserError(f"{where}: column {column} has {value!r:.60}; it must be true or false")
-    return text in TRUE
 
 
 def said_by_assistant(row: Row, where: str) -> str:

@@ -5,10 +5,16 @@ What a command needs is imported when it runs, because --help may not wait for i
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import safe
+
+if TYPE_CHECKING:
+    from rsr_ray.decide.outcome import Outcome
+    from rsr_ray.decide.scored import Scored
+    from rsr_ray.store.store import Store
 
 
 def teachers(config: TeachersConfig, as_json: bool) -> int:
@@ -18,6 +24,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.metrics import find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
+    from rsr_ray.report.terminal.outcome import print_outcome
     from rsr_ray.report.terminal.ranking import print_ranking
     from rsr_ray.store.store import Store
 
@@ -29,17 +36,39 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         scored = scored.only(config.teachers)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
+    by_verdict = _outcome(store, scored, config) if config.verified else None
     if as_json:
         answer = {"student": config.student, **ranking.to_json()}
         if beside:
             answer["naturalness"] = beside.to_json()
+        if by_verdict:
+            answer["outcome"] = by_verdict.to_json()
         print(json.dumps({**answer, "table": [row.to_json() for row in table]}))
         return 0
     print_ranking(ranking, table, config.student, console())
     if beside:
         # the ranking's own notes hold them
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
+    if by_verdict:
+        print_outcome(by_verdict, ranking, console())
     return 0
+
+
+def _outcome(store: "Store", scored: "Scored", config: TeachersConfig) -> "Outcome":
+    """The metric beside the verdicts of the corpus, and the ranking on right answers."""
+    from rsr_ray.decide.outcome import outcome
+    from rsr_ray.decide.verified import read_verdicts
+    from rsr_ray.metrics import find_metric
+
+    column = str(config.verified)
+    return outcome(
+        scored,
+        find_metric(config.by),
+        column,
+        read_verdicts(store, scored, column),
+        confidence=config.confidence,
+        seed=config.seed,
+    )
 
 
 def compare(config: CompareConfig, as_json: bool) -> int:
@@ -95,6 +124,7 @@ def report(config: ReportConfig, as_json: bool) -> int:
 
 
 def correlate(config: CorrelateConfig, as_json: bool) -> int:
+    from rsr_ray.decide.agreement import agreement
     from rsr_ray.decide.correlation import correlate
     from rsr_ray.decide.evidence import from_store, from_table, set_cells, without
     from rsr_ray.decide.paper import compare_with_paper
@@ -106,15 +136,23 @@ def correlate(config: CorrelateConfig, as_json: bool) -> int:
     evidence = without(set_cells(evidence, list(config.set)), list(config.without))
     found = correlate(evidence, list(config.by) or None, config.permutations)
     paper = compare_with_paper(evidence, found.metrics)
+    on_prompts = agreement(evidence, list(config.by) or None)
     if as_json:
-        print(json.dumps(found.to_json() | {"paper": paper and paper.to_json()}))
+        beside = {
+            "paper": paper and paper.to_json(),
+            "agreement": on_prompts and on_prompts.to_json(),
+        }
+        print(json.dumps(found.to_json() | beside))
         return 0
+    from rsr_ray.report.terminal.agreement import print_agreement
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.correlation import print_correlations
     from rsr_ray.report.terminal.paper import print_paper
 
     out = console()
     print_correlations(found, out)
+    if on_prompts:
+        print_agreement(on_prompts, out)
     if paper:
         print_paper(paper, out)
     return 0

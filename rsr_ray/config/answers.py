@@ -32,6 +32,12 @@ class TeachersConfig:
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
     by: str = option(BY.format("rank"), "rsr", metavar="METRIC")
     teachers: tuple[str, ...] = option(ONLY, ())
+    verified: str | None = option(
+        "column of the corpus that says whether an answer is correct: adds the metric against it "
+        "and against length within prompts, and the ranking on correct answers only",
+        None,
+        metavar="COLUMN",
+    )
     confidence: float = option(CONFIDENCE, 0.95, metavar="P")
     seed: int = option(SEED, 0)
 

@@ -8,6 +8,7 @@ Legend: n teachers of a student.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from rsr_ray.decide.accuracies import (
 from rsr_ray.errors import UserError, counted
 from rsr_ray.metrics import REGISTRY
 
+if TYPE_CHECKING:
+    from rsr_ray.decide.scored import Scored
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudentColumns:
@@ -30,11 +34,13 @@ class StudentColumns:
     teachers: tuple[str, ...]
     accuracy: np.ndarray  # float64 [n]: of the student after training on the teacher
     metrics: Mapping[str, np.ndarray]  # float64 [n] each; NaN if there is no value
+    scored: "Scored | None" = None  # what they were made of, where a store has it
 
     def only(self, keep: np.ndarray) -> "StudentColumns":
         """With the teachers of a mask, bool [n]."""
         teachers = tuple(name for name, kept in zip(self.teachers, keep, strict=True) if kept)
-        return StudentColumns(
+        return replace(
+            self,
             teachers=teachers,
             accuracy=self.accuracy[keep],
             metrics={name: values[keep] for name, values in self.metrics.items()},
@@ -101,17 +107,18 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
     students = {}
     notes = []
     for student, trained in accuracies.of_students.items():
-        values, prompts = teacher_values(store_uri, student, endpoint)
-        if not values:
+        scored = find_scored(store_uri, student, endpoint)
+        if scored is None:
             left_out.append(f"student {student}: the store has no scores for it")
             continue
+        values, prompts = teacher_values(scored)
         notes.append(f"student {student}: values on {prompts}")
         left_out += [
             f"student {student}: the store has no scores of teacher {teacher}"
             for teacher in trained
             if teacher not in values
         ]
-        students[student] = _with_values(trained, values)
+        students[student] = replace(_with_values(trained, values), scored=scored)
     if not students:
         raise UserError(
             f"store {store_uri}: no scores for any student in {accuracies_uri}: "
@@ -120,21 +127,22 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
     return Evidence(students=students, left_out=left_out, notes=notes)
 
 
-def teacher_values(
-    store_uri: str, student: str, endpoint: str | None
-) -> tuple[dict[str, dict[str, float]], str]:
-    """Every metric of the registry by teacher, and which prompts the values are of.
-
-    As in `rank_teachers`, those are the prompts that all teachers answered, or else all prompts. A
-    metric that some of the store's rows lack is left out. ({}, "") for a student that the store
-    does not have. Raises UserError.
-    """
+def find_scored(store_uri: str, student: str, endpoint: str | None) -> "Scored | None":
+    """The scores of a student; None if the store does not have it. Raises UserError."""
     from rsr_ray.decide.scored import load_scored
     from rsr_ray.store.store import Store
 
     if student not in Store.students(store_uri, endpoint):
-        return {}, ""
-    scored = load_scored(Store(store_uri, student, endpoint))
+        return None
+    return load_scored(Store(store_uri, student, endpoint))
+
+
+def teacher_values(scored: "Scored") -> tuple[dict[str, dict[str, float]], str]:
+    """Every metric of the registry by teacher, and which prompts the values are of.
+
+    As in `rank_teachers`, those are the prompts that all teachers answered, or else all prompts. A
+    metric that some of the store's rows lack is left out.
+    """
     values: dict[str, dict[str, float]] = {name: {} for name in scored.teachers}
     prompts = ""
     for name, metric in REGISTRY.items():

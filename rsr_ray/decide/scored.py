@@ -66,11 +66,14 @@ class Scored:
                 f"--teachers {' '.join(unknown)}: not in the store; teachers: "
                 f"{', '.join(self.teachers)}"
             )
-        keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
+        return self.where(np.isin(self.teacher, [self.teachers.index(name) for name in wanted]))
+
+    def where(self, keep: np.ndarray) -> "Scored":
+        """The trajectories of a mask, bool [N], with the teachers and prompts that they have."""
         prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
-        _, teacher = np.unique(self.teacher[keep], return_inverse=True)
+        teachers, teacher = np.unique(self.teacher[keep], return_inverse=True)
         return Scored(
-            wanted,
+            [self.teachers[t] for t in teachers],
             self.prompts.take(pa.array(prompts)),
             teacher,
             prompt,

@@ -33,6 +33,7 @@ from rsr_ray.store import seal
 from rsr_ray.store.records import broken, find_record, put_record
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.scores import Scores
+from rsr_ray.store.seal import Record
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
     MadeOf,
@@ -227,6 +228,10 @@ class Store(Scores):
     def last_run(self) -> RunRecord | None:
         """The record of the student's last run; None where the store has none."""
         return next(self._runs(), None)
+
+    def run_configs(self) -> Iterator[Record]:
+        """The settings of the student's runs, the last first."""
+        return (run.config for run in self._runs())
 
     def _runs(self) -> Iterator[RunRecord]:
         """The records of the student's runs, the last first. A broken one is named and left out."""

@@ -107,6 +107,7 @@ def _how(found: "Correlations") -> list[str]:
         f"p: for |mean|, from {orders} permutations of the teachers, the same for every student",
         f"95% interval: for mean, from {found.draws:,} bootstrap draws of teachers, the same for "
         f"every student ({named or 'none'}); it is wide, because a student has n = {n} teachers",
+        "p and interval answer: would other teachers agree?",
     ]
     if any(metric.published for metric in found.metrics):
         lines.append(

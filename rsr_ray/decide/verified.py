@@ -1,0 +1,115 @@
+"""verified: which of the scored trajectories the corpus calls right, read from its shards."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from rsr_ray.config.options import as_mapping
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.verdicts import columns_read, says, scored_rows
+from rsr_ray.decide.scored import READERS, Scored
+from rsr_ray.errors import UserError
+from rsr_ray.files.objects import InputObject, version_of
+from rsr_ray.store.packs import stored_packs
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import AS_IT_IS, reading_of
+
+
+class Shard(NamedTuple):
+    """A shard as it was scored."""
+
+    source: str
+    version: str
+    way: str  # in which it was read: see `_way`
+
+
+def read_verdicts(store: Store, scored: Scored, column: str) -> np.ndarray:
+    """What a column of the corpus, or a path into one, says of each of a store's trajectories.
+
+    float64 [N]: 1 for right, 0 for wrong, NaN where it says nothing. Raises UserError if it says
+    nothing of any, or something else of one, and if a shard is not as it was scored.
+    """
+    shards = _shards(store, scored)
+    readings = _readings(store, {shard.way for shard in shards})
+    source_row = scored.rows["source_row"].to_numpy()
+    verdicts = np.full(len(source_row), np.nan)
+
+    def read(shard: Shard) -> None:
+        _check_unchanged(shard, store.endpoint)
+        index_of = {int(source_row[i]): i for i in shards[shard]}
+        obj = InputObject(uri=shard.source, version=shard.version, size=0)
+        only = columns_read(column)
+        for n, row in scored_rows(obj, store.endpoint, readings[shard.way], only, index_of):
+            verdict = says(row, column, f"{shard.source} row {n}")
+            if verdict is not None:
+                verdicts[index_of[n]] = verdict
+
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(read, shards))
+    if np.isnan(verdicts).all():
+        raise UserError(
+            f"--verified {column}: none of the {len(verdicts):,} scored rows says anything in a "
+            f"column {column}: give one that holds true or false"
+        )
+    return verdicts
+
+
+def _shards(store: Store, scored: Scored) -> dict[Shard, list[int]]:
+    """The shards that trajectories come from, and which of the N come from each."""
+    of_places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    places = zip(scored.rows["source"].to_pylist(), scored.rows["unit"].to_pylist(), strict=True)
+    for i, place in enumerate(places):
+        of_places[place].append(i)
+    packs = {pack.key: pack for pack in stored_packs(store, {unit[:16] for _, unit in of_places})}
+    shards: dict[Shard, list[int]] = defaultdict(list)
+    for (source, unit), some in of_places.items():
+        pack = packs.get(unit[:16])
+        members = {file.uri: file.version for file in pack.members} if pack else {}
+        shard = Shard(source, members.get(source, unit[17:29]), _way(reading_of(unit)))
+        shards[shard] += some
+    return shards
+
+
+def _check_unchanged(shard: Shard, endpoint: str | None) -> None:
+    """Raises UserError."""
+    now = version_of(shard.source, endpoint)
+    if now != shard.version:
+        what = (
+            "is gone since it was scored: put it back"
+            if now is None
+            else "was replaced since it was scored: run rsr-ray score on it as it is now"
+        )
+        raise UserError(f"--verified: shard {shard.source} {what}")
+
+
+def _readings(store: Store, ways: Iterable[str]) -> dict[str, Reading]:
+    """How rows were read, by what the names of units say of it, from the records of runs.
+
+    Raises UserError if no record tells.
+    """
+    found = {AS_IT_IS: Reading()}
+    missing = {*ways} - {*found}
+    for config in store.run_configs() if missing else ():
+        columns, roles = (
+            as_mapping(tuple(config.get(name) or ())) for name in ("columns", "roles")
+        )
+        reading = Reading(columns=columns, roles=roles)
+        found[_way(reading.label)] = reading
+        missing.discard(_way(reading.label))
+        if not missing:
+            break
+    if missing:
+        raise UserError(
+            f"--verified: store {store.uri} has no record of a run with the --columns or --roles "
+            "that some of its rows were scored with, which are needed to find them again: score "
+            "the corpus into a new store"
+        )
+    return found
+
+
+def _way(reading: str) -> str:
+    """What the label of a reading says of columns and roles; who the teacher is moves no row."""
+    return reading[7:] or AS_IT_IS
