@@ -129,9 +129,13 @@ def test_there_are_errors_of_every_library():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Five rows, of which the third is the poisonous one."""
-    folder = tmp_path_factory.mktemp("corpus") / "teacher=t"
-    folder.mkdir()
-    texts = ["2+2?", "3+3?", POISON, "4+4?", "5+5?"]
+    folder = tmp_path_factory.mktemp("corpus")
+    write_rows(folder, ["2+2?", "3+3?", POISON, "4+4?", "5+5?"])
+    return folder
+
+
+def write_rows(folder: Path, texts: list[str]) -> None:
+    """A shard of conversations that begin with these texts."""
     calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
     rows = [
         {
@@ -143,8 +147,9 @@ def corpus(tmp_path_factory) -> Path:
         }
         for n, text in enumerate(texts)
     ]
-    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    (folder / "teacher=t").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "teacher=t" / "a.jsonl").write_text(lines)
 
 
 def encoded(corpus: Path, encode: Encode) -> list[dict]:
@@ -184,19 +189,17 @@ def undisturbed(corpus, encode) -> list[dict]:
     return rows
 
 
-def raising(function, error: BaseException, *, is_poisonous):
-    """The function, which raises on what belongs to the poisonous row."""
+def raising(function, error_of: dict[str, BaseException]):
+    """The function, which raises on what speaks of one of these texts the error of that text."""
 
     def planted(*args, **named):
-        if is_poisonous(args):
-            raise error
+        said = repr(args)
+        for text, error in error_of.items() if POISON in said else ():
+            if text in said:
+                raise error
         return function(*args, **named)
 
     return planted
-
-
-def speaks_of_it(args: tuple) -> bool:
-    return any(POISON in repr(arg) for arg in args)
 
 
 STAGES = {
@@ -214,23 +217,29 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_any_error_at_any_stage_is_one_reject(stage, corpus, encode, undisturbed):
+def test_any_error_at_any_stage_is_one_reject(stage, tmp_path, encode):
+    """Each error has a row of its own, behind two of which stands one in which nothing is wrong."""
     module, name = STAGES[stage]
-    for error in by_turns(ERRORS, [*STAGES].index(stage)):
-        if isinstance(error, PASS):
-            continue
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it)
-            )
-            rows = encoded(corpus, encode)
-        assert [row for row in rows if not row["reject_reason"]] == [
-            row for n, row in enumerate(undisturbed) if n != 2
-        ], repr(error)[:80]
-        (reject,) = [row for row in rows if row["reject_reason"]]
-        assert reject["reject_reason"] in REJECT_REASONS
-        assert type(error).__name__ in reject["reject_detail"]
-        assert "\n" not in reject["reject_detail"]
+    errors = [e for e in by_turns(ERRORS, [*STAGES].index(stage)) if not isinstance(e, PASS)]
+    texts = [
+        text
+        for n in range(len(errors))
+        for text in (f"{POISON} {n}.", *([f"{n}+{n}?"] if n % 2 else []))
+    ]
+    write_rows(tmp_path, texts)
+    undisturbed = encoded(tmp_path, encode)
+    assert not any(row["reject_reason"] for row in undisturbed)
+    error_of = {f"{POISON} {n}.": error for n, error in enumerate(errors)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, raising(getattr(module, name), error_of))
+        rows = encoded(tmp_path, encode)
+    for text, row, sound in zip(texts, rows, undisturbed, strict=True):
+        if error := error_of.get(text):
+            assert row["reject_reason"] in REJECT_REASONS, repr(error)[:80]
+            assert type(error).__name__ in row["reject_detail"]
+            assert "\n" not in row["reject_detail"]
+        else:
+            assert row == sound
 
 
 @pytest.mark.parametrize(
@@ -240,9 +249,7 @@ def test_any_error_at_any_stage_is_one_reject(stage, corpus, encode, undisturbed
 def test_what_is_not_a_rows_fault_passes(stage, error, corpus, encode):
     module, name = STAGES[stage]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it)
-        )
+        patch.setattr(module, name, raising(getattr(module, name), {POISON: error}))
         with pytest.raises(type(error)):
             encoded(corpus, encode)
 
