@@ -4,7 +4,6 @@ import json
 import os
 
 import pyarrow.parquet as pq
-import pytest
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, stored
@@ -26,8 +25,7 @@ def row(n: int, version: str = "a") -> str:
     )
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
+def test_small_files_are_scored_together_and_each_counts_for_itself(here, tmp_path):
     corpus, store = tmp_path / "corpus", tmp_path / "store"
     for n in range(N):
         path = corpus / f"teacher=T{n % 2}" / f"{n:03}.jsonl"
@@ -74,8 +72,6 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
         DEMO_STUDENT,
         "--store",
         store,
-        "--replicas",
-        "1",
         "--json",
     )
     assert race.returncode == 0, race.stderr
