@@ -111,7 +111,8 @@ def aside():
 @pytest.fixture(scope="module")
 def here(aside):
     """Small runs of a module whose point is not Ray do without it, as a user's do; this process
-    may be connected to one by now, which alone would send them there.
+    may be connected to one by now, which alone would send them there. What needs Ray in any case,
+    such as choose and rescore, takes `local_ray` as well.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cluster, "is_elsewhere", property(lambda self: self.address != "local"))

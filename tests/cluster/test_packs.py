@@ -25,7 +25,7 @@ def row(n: int, version: str = "a") -> str:
     )
 
 
-def test_small_files_are_scored_together_and_each_counts_for_itself(here, tmp_path):
+def test_small_files_are_scored_together_and_each_counts_for_itself(local_ray, here, tmp_path):
     corpus, store = tmp_path / "corpus", tmp_path / "store"
     for n in range(N):
         path = corpus / f"teacher=T{n % 2}" / f"{n:03}.jsonl"

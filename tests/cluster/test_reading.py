@@ -10,7 +10,7 @@ from rsr_ray.store.units import reading_of
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("local_ray", "here")
 
 ROWS = [
     {

@@ -22,7 +22,7 @@ WRITTEN = 1_700_000_000_000_000_000  # ns; with the size it is the version of a 
 
 
 @pytest.fixture(scope="module")
-def store(here):
+def store(local_ray, here):
     if tempfile.gettempdir() != "/tmp":
         pytest.skip("the store names shards below /tmp")
     shutil.rmtree(HOME, ignore_errors=True)
