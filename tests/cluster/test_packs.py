@@ -78,6 +78,10 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(local_ray, h
     assert json.loads(race.stdout)["rounds"][-1]["cost_share"] == 0  # all was scored already
 
 
+CEPH = pytest.param("ceph", marks=[pytest.mark.ceph, pytest.mark.slow])  # see test_s3.py
+
+
+@pytest.mark.parametrize("s3", ["moto", CEPH], indirect=True, scope="module")
 def test_the_same_on_s3(local_ray, s3):
     fs, endpoint = s3
     for n in range(N):
