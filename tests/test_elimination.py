@@ -20,7 +20,7 @@ from rsr_ray.corpus.shards import list_corpus
 from rsr_ray.decide.inference import influence, interval
 from rsr_ray.race.elimination import Elimination, first_prompts, round_ends
 
-from .conftest import SHARED, by_turns, few, needs_shared
+from .conftest import SHARED, few, needs_shared
 
 REPETITIONS = 200
 TABLES = SHARED.parent / "reference" / "published_tables.csv"
@@ -363,7 +363,7 @@ class Tally:
 
 def test_made_up_teachers():
     tally = Tally("made up, 6 teachers 2% to 30% apart, 1,000 prompts")
-    for seed in range(few(REPETITIONS, 80)):
+    for seed in range(REPETITIONS):
         x, y = made_up(
             np.random.default_rng(seed), 1000, [6.0, 6.12, 6.3, 6.6, 7.2, 7.8], [2.0] * 6
         )
@@ -482,8 +482,8 @@ def test_rivals_with_junk_are_not_taken_for_better(kind, spread):
     not TABLES.is_file(), reason="the published tables are not beside this checkout"
 )
 def test_a_planted_corpus():
-    """Teachers' means as published for each of five students, every day for two of them; spreads
-    and correlations, which are not, of the real corpus.
+    """Teachers' means as published for each of five students; spreads and correlations, which
+    are not, of the real corpus.
     """
     x, y, _ = real("math")
     upper = np.triu_indices(x.shape[1], 1)
@@ -498,7 +498,7 @@ def test_a_planted_corpus():
     )
     with TABLES.open() as file:
         rows = list(csv.DictReader(file))
-    for student in by_turns(sorted({row["student"] for row in rows}), 0):
+    for student in sorted({row["student"] for row in rows}):
         rank, surprisal, tokens = (
             np.array([float(row[name]) for row in rows if row["student"] == student])
             for name in ("mean_rank", "mean_surprisal", "mean_tokens")

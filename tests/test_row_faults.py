@@ -182,11 +182,17 @@ def template_with_calls() -> str:
     return f"{{% for m in messages %}}{turn}{calls}<|im_end|>\n{{% endfor %}}"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(corpus, encode) -> list[dict]:
-    rows = encoded(corpus, encode)
-    assert [row["reject_reason"] for row in rows] == [None] * 5
-    return rows
+def poisonous(errors: list[BaseException]) -> tuple[dict[str, BaseException], list[str]]:
+    """Each error by the text of a row of its own, and all texts: behind two of these there is one
+    in which nothing is wrong.
+    """
+    error_of = {f"{POISON} {n}.": error for n, error in enumerate(errors)}
+    texts = [
+        text
+        for n, poison in enumerate(error_of)
+        for text in (poison, *([f"{n}+{n}?"] if n % 2 else []))
+    ]
+    return error_of, texts
 
 
 def raising(function, error_of: dict[str, BaseException]):
@@ -218,18 +224,13 @@ STAGES = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_any_error_at_any_stage_is_one_reject(stage, tmp_path, encode):
-    """Each error has a row of its own, behind two of which stands one in which nothing is wrong."""
+    """The errors by turns."""
     module, name = STAGES[stage]
     errors = [e for e in by_turns(ERRORS, [*STAGES].index(stage)) if not isinstance(e, PASS)]
-    texts = [
-        text
-        for n in range(len(errors))
-        for text in (f"{POISON} {n}.", *([f"{n}+{n}?"] if n % 2 else []))
-    ]
+    error_of, texts = poisonous(errors)
     write_rows(tmp_path, texts)
     undisturbed = encoded(tmp_path, encode)
     assert not any(row["reject_reason"] for row in undisturbed)
-    error_of = {f"{POISON} {n}.": error for n, error in enumerate(errors)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, name, raising(getattr(module, name), error_of))
         rows = encoded(tmp_path, encode)
@@ -254,33 +255,29 @@ def test_what_is_not_a_rows_fault_passes(stage, error, corpus, encode):
             encoded(corpus, encode)
 
 
-def test_the_tokenizers_own_errors_are_rejects(corpus, encode, undisturbed, template_with_calls):
+def test_the_tokenizers_own_errors_are_rejects(tmp_path, encode, template_with_calls):
     loaded = rsr_ray.encode.encode.load_tokenizer(str(DEMO_STUDENT), template_with_calls, None)
+    error_of, texts = poisonous(ERRORS)
+    write_rows(tmp_path, texts)
+    undisturbed = encoded(tmp_path, encode)
 
     class Backend:
-        def __init__(self, error):
-            self.error = error
-
-        def encode(self, text, **named):
-            if POISON in text:
-                raise self.error
-            return loaded.backend_tokenizer.encode(text, **named)
+        encode = staticmethod(raising(loaded.backend_tokenizer.encode, error_of))
 
     class Loaded:
-        def __init__(self, error):
-            self.backend_tokenizer = Backend(error)
+        backend_tokenizer = Backend()
 
         def __getattr__(self, name):
             return getattr(loaded, name)
 
-    for error in ERRORS:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                rsr_ray.encode.encode, "load_tokenizer", lambda *_, error=error: Loaded(error)
-            )
-            rows = encoded(corpus, encode)
-        assert rows[:2] + rows[3:] == undisturbed[:2] + undisturbed[3:]
-        assert rows[2]["reject_reason"] == "tokenizer_error"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsr_ray.encode.encode, "load_tokenizer", lambda *_: Loaded())
+        rows = encoded(tmp_path, encode)
+    for text, row, sound in zip(texts, rows, undisturbed, strict=True):
+        if text in error_of:
+            assert row["reject_reason"] == "tokenizer_error", text
+        else:
+            assert row == sound
 
 
 def parquet_tables() -> dict[str, pa.Table]:

@@ -4,6 +4,7 @@ import json
 import os
 
 import pyarrow.parquet as pq
+import pytest
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, stored
