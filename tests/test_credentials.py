@@ -329,7 +329,7 @@ def test_there_are_many_of_both_kinds():
 @EVERY
 def test_it_is_refused_without_being_quoted(shapes):
     for shape in shapes:
-        with pytest.raises(UserError, match="^--store: holds what looks like credentials") as e:
+        with pytest.raises(UserError, match="^--store: contains what looks like credentials") as e:
             refuse_credentials("--store", plain(shape))
         check_gone(shape, str(e.value))
         with pytest.raises(UserError):
@@ -393,7 +393,7 @@ def test_no_setting_takes_it(config, name):
         with pytest.raises(UserError) as refused:
             config(**(given | {name: ("x", plain(shape)) if many else plain(shape)}))
         assert str(refused.value).startswith(
-            f"--{name.replace('_', '-')}: holds what looks like credentials"
+            f"--{name.replace('_', '-')}: contains what looks like credentials"
         )
         check_gone(shape, str(refused.value))
 
