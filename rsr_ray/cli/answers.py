@@ -23,7 +23,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
 
     metric = find_metric(config.by)
     store = Store(config.store, config.student, config.s3_endpoint)
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    table = store.read_teacher_rows()
     scored = load_scored(store, [metric])
     if config.teachers:
         scored = scored.only(config.teachers)
@@ -33,7 +33,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         answer = {"student": config.student, **ranking.to_json()}
         if beside:
             answer["naturalness"] = beside.to_json()
-        print(json.dumps({**answer, "table": table}))
+        print(json.dumps({**answer, "table": [row.to_json() for row in table]}))
         return 0
     print_ranking(ranking, table, config.student, console())
     if beside:
