@@ -8,6 +8,10 @@ os.environ.pop("COLUMNS", None)  # tables are as wide as they are by default, wh
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# One thread for each process, as replicas have: the threads of matrix libraries wait for each other
+# by spinning, which costs up to five times the work on the small matrices of tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # The keys of the tests' own servers, there before any Ray worker starts; no test can reach a real
 # account.
 S3_KEYS = {

@@ -17,7 +17,7 @@ from rsr_ray.encode.locate import find
 from rsr_ray.errors import BadRow
 from rsr_ray.student.tokenizer import load_tokenizer
 
-from .conftest import SHARED, needs_shared
+from .conftest import SHARED, WHOLE, needs_shared
 
 TEMPLATES = sorted(SHARED.glob("chat_templates/*.jinja"))
 STUDENT = str(SHARED / "students" / "tiny-qwen3")
@@ -128,10 +128,17 @@ def modes(template, thoughts, content, earlier=()):
     return scored, says
 
 
+# Every day a turn is the first one or behind a question and its answer, by turns.
+CASES = [
+    pytest.param(template, turn, earlier, id=f"{template.stem}-{turn}-{which}")
+    for n, (template, turn) in enumerate(itertools.product(TEMPLATES, TURNS))
+    for m, (which, earlier) in enumerate({"one question": (), "two": EARLIER}.items())
+    if WHOLE or m == n % 2
+]
+
+
 @needs_shared
-@pytest.mark.parametrize("earlier", [(), EARLIER], ids=["one question", "two"])
-@pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("template", "turn", "earlier"), CASES)
 def test_what_a_template_renders_whole_is_scored(template, turn, earlier):
     scored, says = modes(template, *TURNS[turn], earlier)
     assert scored or not n_whole(template, *TURNS[turn], earlier), says

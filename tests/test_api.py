@@ -1,7 +1,6 @@
 """What `import rsr_ray` gives: names that are loaded when they are used, and scores without Ray."""
 
 import json
-import subprocess
 import sys
 from xml.etree import ElementTree
 
@@ -29,17 +28,14 @@ def test_a_name_that_is_none():
         _ = rsr_ray.scores
 
 
-def test_conversations_are_scored_without_ray():
-    code = f"""
-import sys, rsr_ray
-given = [{CONVERSATION!r}, {{"prompt": "3?", "response": ["3", ""]}}]
-rows = rsr_ray.score_conversations(given, {str(DEMO_STUDENT)!r}, teacher="me", r_max=50)
-assert "ray" not in sys.modules
-print(*rows["reject_reason"].to_pylist())
-print(*rows["teacher"].unique().to_pylist(), rows["rsr"].null_count)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["None", "None", "empty_response", "me", "1"], done.stderr
+def test_conversations_are_scored_without_ray(monkeypatch):
+    """Where Ray cannot be imported; test_imports.py has what the modules bring by themselves."""
+    for name in {"ray", *(name for name in sys.modules if name.startswith("ray."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    given = [CONVERSATION, {"prompt": "3?", "response": ["3", ""]}]
+    rows = rsr_ray.score_conversations(given, str(DEMO_STUDENT), teacher="me", r_max=50)
+    assert rows["reject_reason"].to_pylist() == [None, None, "empty_response"]
+    assert (rows["teacher"].unique().to_pylist(), rows["rsr"].null_count) == (["me"], 1)
 
 
 def test_they_are_the_scores_of_a_batch_job_row(tmp_path):

@@ -16,7 +16,7 @@ def test_the_bench_measures_both_ways_and_keeps_the_result(tmp_path, monkeypatch
         layers=1,
         intermediate=32,
         vocabulary=2000,
-        rows=80,
+        rows=40,
         median=60,
         p95=200,
         longest=256,

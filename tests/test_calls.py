@@ -148,7 +148,7 @@ def test_all_at_once_is_as_one_by_one_under_real_templates(templated, name):
     compare(
         templated((SHARED / "chat_templates" / f"{name}.jinja").read_text()),
         random.Random(name),
-        few(40, 15),
+        few(40, 8),
     )
 
 

@@ -70,17 +70,20 @@ def aligned_p(rows: list[dict], name: str, n: int = 1_000) -> float:
     teachers = sorted({row["teacher"] for row in rows})
     cell = {(r["student"], r["teacher"]): (float(r[name]), float(r["accuracy"])) for r in rows}
     students = sorted({row["student"] for row in rows})
+    have = {s: [t for t, teacher in enumerate(teachers) if (s, teacher) in cell] for s in students}
+
+    def ranks(side: int, student: str) -> np.ndarray:
+        """About their mean: accuracies that change places keep theirs."""
+        ranked = stats.rankdata([cell[student, teachers[t]][side] for t in have[student]])
+        return ranked - ranked.mean()
+
+    x, y = ({s: ranks(side, s) for s in students} for side in (0, 1))
 
     def mean_correlation(order: np.ndarray) -> float:
         each = []
-        for student in students:
-            have = [t for t in range(len(teachers)) if (student, teachers[t]) in cell]
-            x = [cell[student, teachers[t]][0] for t in have]
-            by_order = sorted(have, key=lambda t: order[t])
-            y = [cell[student, teachers[t]][1] for t in by_order]
-            each.append(
-                stats.rankdata(x) @ (stats.rankdata(y) - (len(y) + 1) / 2) / len(y) ** 3 * 12
-            )
+        for s in students:
+            places = sorted(range(len(have[s])), key=lambda place: order[have[s][place]])
+            each.append(x[s] @ y[s][places] / len(places) ** 3 * 12)
         return abs(float(np.mean(each)))
 
     rng = np.random.default_rng(1)

@@ -5,6 +5,7 @@ no text of this file looks like a key that somebody lost.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import random
@@ -207,15 +208,18 @@ TEXTS = [
     "-----BEGIN " + f"PRIVATE KEY-----\n«{SIGNATURE * 3}»\n-----END PRIVATE KEY-----",
     "-----BEGIN RSA " + f"PRIVATE KEY-----\\n«{SIGNATURE * 3}»\\n-----END RSA PRIVATE KEY-----\\n",
 ]
-SHAPES = [
-    *URIS,
-    *PARAMETERS,
-    *TEXTS,
-    *(f"«{token}»" for token in LOOKS.values()),
-    *(f"hub/name@«{token}»" for token in LOOKS.values()),
-    *(f"s3://bucket/«{token}»/x.parquet" for token in LOOKS.values()),
-    *(f"cannot open 'https://host/x' with «{token}»: 401." for token in LOOKS.values()),
+TOKENS = [
+    text.format(f"«{token}»")
+    for text in (
+        "{}",
+        "hub/name@{}",
+        "s3://bucket/{}/x.parquet",
+        "cannot open 'https://host/x' with {}: 401.",
+    )
+    for token in LOOKS.values()
 ]
+KINDS = {"URIs": URIS, "parameters": PARAMETERS, "texts": TEXTS, "tokens": TOKENS}
+SHAPES = [shape for shapes in KINDS.values() for shape in shapes]
 
 HARMLESS = [
     "s3://bucket/corpus/teacher=a@b/part-0.parquet",
@@ -288,7 +292,7 @@ HARMLESS = [
     "<|im_start|>system\nYou are me@here: 1@2:3@4.<|im_end|>",
 ]  # fmt: skip
 
-EVERY = pytest.mark.parametrize("shape", SHAPES)
+EVERY = pytest.mark.parametrize("shapes", KINDS.values(), ids=KINDS)
 
 
 def plain(shape: str) -> str:
@@ -323,33 +327,33 @@ def test_there_are_many_of_both_kinds():
 
 
 @EVERY
-def test_it_is_refused_without_being_quoted(shape):
-    with pytest.raises(
-        UserError, match="^--store: contains what looks like credentials"
-    ) as refused:
-        refuse_credentials("--store", plain(shape))
-    check_gone(shape, str(refused.value))
-    with pytest.raises(UserError):
-        refuse_credentials("--corpus", ("s3://bucket/x", plain(shape)))
+def test_it_is_refused_without_being_quoted(shapes):
+    for shape in shapes:
+        with pytest.raises(UserError, match="^--store: contains what looks like credentials") as e:
+            refuse_credentials("--store", plain(shape))
+        check_gone(shape, str(e.value))
+        with pytest.raises(UserError):
+            refuse_credentials("--corpus", ("s3://bucket/x", plain(shape)))
 
 
 @EVERY
-def test_it_is_gone_after_scrub_and_nothing_else_comes_of_a_second_scrub(shape):
-    for text in (
-        plain(shape),
-        f"cannot open {plain(shape)}",
-        f"OSError('{plain(shape)}')",
-        json.dumps([plain(shape)]),
-    ):
-        once = scrub(text)
-        check_gone(shape, once)
-        assert HIDDEN in once
-        assert scrub(once) == once
+def test_it_is_gone_after_scrub_and_nothing_else_comes_of_a_second_scrub(shapes):
+    for shape in shapes:
+        for text in (
+            plain(shape),
+            f"cannot open {plain(shape)}",
+            f"OSError('{plain(shape)}')",
+            json.dumps([plain(shape)]),
+        ):
+            once = scrub(text)
+            check_gone(shape, once)
+            assert HIDDEN in once, shape
+            assert scrub(once) == once, shape
 
 
 @EVERY
-def test_it_is_gone_when_it_is_spelt_with_percent_signs(shape):
-    for times in range(1, 3):
+def test_it_is_gone_when_it_is_spelt_with_percent_signs(shapes):
+    for shape, times in itertools.product(shapes, (1, 2)):
         text = plain(shape)
         for _ in range(times):
             text = quote(text, safe="")
@@ -359,15 +363,16 @@ def test_it_is_gone_when_it_is_spelt_with_percent_signs(shape):
 
 
 @EVERY
-def test_it_is_gone_from_a_record_its_keys_and_its_lists(shape):
-    record = {
-        "uri": plain(shape),
-        plain(shape): 1,
-        "n": [1, 2.5, None, True, (plain(shape), {"a": plain(shape)})],
-    }
-    kept = scrubbed(record)
-    check_gone(shape, json.dumps(kept))
-    assert kept["n"][:4] == [1, 2.5, None, True]
+def test_it_is_gone_from_a_record_its_keys_and_its_lists(shapes):
+    for shape in shapes:
+        record = {
+            "uri": plain(shape),
+            plain(shape): 1,
+            "n": [1, 2.5, None, True, (plain(shape), {"a": plain(shape)})],
+        }
+        kept = scrubbed(record)
+        check_gone(shape, json.dumps(kept))
+        assert kept["n"][:4] == [1, 2.5, None, True]
 
 
 TEXT_SETTINGS = [
@@ -578,4 +583,5 @@ def test_what_the_environment_holds_as_secret_is_gone_however_it_is_spelt(monkey
 )
 @pytest.mark.timeout(60)
 def test_long_texts_take_time_in_proportion(piece):
-    scrub(piece * (200_000 // len(piece)))  # a square of it would take longer than the test may
+    # a square of it would take longer than the test may
+    scrub(piece * (few(200_000, 100_000) // len(piece)))

@@ -129,9 +129,13 @@ def test_there_are_errors_of_every_library():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Five rows, of which the third is the poisonous one."""
-    folder = tmp_path_factory.mktemp("corpus") / "teacher=t"
-    folder.mkdir()
-    texts = ["2+2?", "3+3?", POISON, "4+4?", "5+5?"]
+    folder = tmp_path_factory.mktemp("corpus")
+    write_rows(folder, ["2+2?", "3+3?", POISON, "4+4?", "5+5?"])
+    return folder
+
+
+def write_rows(folder: Path, texts: list[str]) -> None:
+    """A shard of conversations that begin with these texts."""
     calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
     rows = [
         {
@@ -143,8 +147,9 @@ def corpus(tmp_path_factory) -> Path:
         }
         for n, text in enumerate(texts)
     ]
-    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    (folder / "teacher=t").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "teacher=t" / "a.jsonl").write_text(lines)
 
 
 def encoded(corpus: Path, encode: Encode) -> list[dict]:
@@ -177,26 +182,30 @@ def template_with_calls() -> str:
     return f"{{% for m in messages %}}{turn}{calls}<|im_end|>\n{{% endfor %}}"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(corpus, encode) -> list[dict]:
-    rows = encoded(corpus, encode)
-    assert [row["reject_reason"] for row in rows] == [None] * 5
-    return rows
+def poisonous(errors: list[BaseException]) -> tuple[dict[str, BaseException], list[str]]:
+    """Each error by the text of a row of its own, and all texts: behind two of these there is one
+    in which nothing is wrong.
+    """
+    error_of = {f"{POISON} {n}.": error for n, error in enumerate(errors)}
+    texts = [
+        text
+        for n, poison in enumerate(error_of)
+        for text in (poison, *([f"{n}+{n}?"] if n % 2 else []))
+    ]
+    return error_of, texts
 
 
-def raising(function, error: BaseException, *, is_poisonous):
-    """The function, which raises on what belongs to the poisonous row."""
+def raising(function, error_of: dict[str, BaseException]):
+    """The function, which raises on what speaks of one of these texts the error of that text."""
 
     def planted(*args, **named):
-        if is_poisonous(args):
-            raise error
+        said = repr(args)
+        for text, error in error_of.items() if POISON in said else ():
+            if text in said:
+                raise error
         return function(*args, **named)
 
     return planted
-
-
-def speaks_of_it(args: tuple) -> bool:
-    return any(POISON in repr(arg) for arg in args)
 
 
 STAGES = {
@@ -214,23 +223,24 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_any_error_at_any_stage_is_one_reject(stage, corpus, encode, undisturbed):
+def test_any_error_at_any_stage_is_one_reject(stage, tmp_path, encode):
+    """The errors by turns."""
     module, name = STAGES[stage]
-    for error in by_turns(ERRORS, [*STAGES].index(stage)):
-        if isinstance(error, PASS):
-            continue
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it)
-            )
-            rows = encoded(corpus, encode)
-        assert [row for row in rows if not row["reject_reason"]] == [
-            row for n, row in enumerate(undisturbed) if n != 2
-        ], repr(error)[:80]
-        (reject,) = [row for row in rows if row["reject_reason"]]
-        assert reject["reject_reason"] in REJECT_REASONS
-        assert type(error).__name__ in reject["reject_detail"]
-        assert "\n" not in reject["reject_detail"]
+    errors = [e for e in by_turns(ERRORS, [*STAGES].index(stage)) if not isinstance(e, PASS)]
+    error_of, texts = poisonous(errors)
+    write_rows(tmp_path, texts)
+    undisturbed = encoded(tmp_path, encode)
+    assert not any(row["reject_reason"] for row in undisturbed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, raising(getattr(module, name), error_of))
+        rows = encoded(tmp_path, encode)
+    for text, row, sound in zip(texts, rows, undisturbed, strict=True):
+        if error := error_of.get(text):
+            assert row["reject_reason"] in REJECT_REASONS, repr(error)[:80]
+            assert type(error).__name__ in row["reject_detail"]
+            assert "\n" not in row["reject_detail"]
+        else:
+            assert row == sound
 
 
 @pytest.mark.parametrize(
@@ -240,40 +250,34 @@ def test_any_error_at_any_stage_is_one_reject(stage, corpus, encode, undisturbed
 def test_what_is_not_a_rows_fault_passes(stage, error, corpus, encode):
     module, name = STAGES[stage]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            module, name, raising(getattr(module, name), error, is_poisonous=speaks_of_it)
-        )
+        patch.setattr(module, name, raising(getattr(module, name), {POISON: error}))
         with pytest.raises(type(error)):
             encoded(corpus, encode)
 
 
-def test_the_tokenizers_own_errors_are_rejects(corpus, encode, undisturbed, template_with_calls):
+def test_the_tokenizers_own_errors_are_rejects(tmp_path, encode, template_with_calls):
     loaded = rsr_ray.encode.encode.load_tokenizer(str(DEMO_STUDENT), template_with_calls, None)
+    error_of, texts = poisonous(ERRORS)
+    write_rows(tmp_path, texts)
+    undisturbed = encoded(tmp_path, encode)
 
     class Backend:
-        def __init__(self, error):
-            self.error = error
-
-        def encode(self, text, **named):
-            if POISON in text:
-                raise self.error
-            return loaded.backend_tokenizer.encode(text, **named)
+        encode = staticmethod(raising(loaded.backend_tokenizer.encode, error_of))
 
     class Loaded:
-        def __init__(self, error):
-            self.backend_tokenizer = Backend(error)
+        backend_tokenizer = Backend()
 
         def __getattr__(self, name):
             return getattr(loaded, name)
 
-    for error in ERRORS:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                rsr_ray.encode.encode, "load_tokenizer", lambda *_, error=error: Loaded(error)
-            )
-            rows = encoded(corpus, encode)
-        assert rows[:2] + rows[3:] == undisturbed[:2] + undisturbed[3:]
-        assert rows[2]["reject_reason"] == "tokenizer_error"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsr_ray.encode.encode, "load_tokenizer", lambda *_: Loaded())
+        rows = encoded(tmp_path, encode)
+    for text, row, sound in zip(texts, rows, undisturbed, strict=True):
+        if text in error_of:
+            assert row["reject_reason"] == "tokenizer_error", text
+        else:
+            assert row == sound
 
 
 def parquet_tables() -> dict[str, pa.Table]:

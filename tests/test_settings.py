@@ -26,9 +26,10 @@ from rsr_ray.config.load import load_config, load_nightly
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.race import RaceConfig
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.config.settings import kinds_of
 from rsr_ray.errors import UserError, safe
 
-from .conftest import WHOLE, by_turns
+from .conftest import WHOLE, by_turns, few
 
 LONG = 5000  # characters that no line and no file name has
 GIVEN = {
@@ -116,7 +117,7 @@ def built_or_refused(build: typing.Callable[[], typing.Any], name: str) -> typin
         # the value itself, which the command line spells out
         assert "\n" not in line.replace("a\nb", "")
         return None
-    for field, kind in typing.get_type_hints(type(config)).items():
+    for field, kind in kinds_of(type(config)).items():
         value = getattr(config, field)
         assert fits(value, kind), (field, value)
         for text in value if isinstance(value, tuple) else [value]:
@@ -133,9 +134,12 @@ def yaml_of(config: type, name: str, written: str) -> str:
 
 @EVERY
 def test_every_setting_takes_or_refuses_every_kind_of_value(config, name):
-    """Given by a program: what YAML's types become, and what YAML has not."""
+    """Given by a program: what YAML's types become, and what YAML has not, a third each by
+    turns.
+    """
     taken = 0
-    for what, value in (PARSED | OBJECTS).items():
+    values = by_turns([*(PARSED | OBJECTS).items()], CASES.index((config, name)) + 1)
+    for what, value in values:
         rest = {
             key: tuple(given) if isinstance(given, list) else given
             for key, given in GIVEN[config].items()
@@ -146,12 +150,22 @@ def test_every_setting_takes_or_refuses_every_kind_of_value(config, name):
         taken += built is not None
         if isinstance(value, (set, bytes, Path, np.ndarray, np.generic, decimal.Decimal)):
             assert built is None, what
-    assert taken < len(WRITTEN)  # no setting takes all
+    assert taken < len(values)  # no setting takes all
 
 
-@EVERY
+# What a race has of a run is of the same type and written in the same way: every day its own alone.
+IN_FILES = [
+    case
+    for case in CASES
+    if WHOLE or case[0] is not RaceConfig or (ScoreConfig, case[1]) not in CASES
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), IN_FILES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_every_setting_of_a_file_takes_or_refuses_every_kind_of_value(config, name, tmp_path):
-    """Of the values, which a program gave above, a third each by turns."""
+    """A third each by turns; a program gave others above."""
     path = tmp_path / "c.yaml"
     for written in by_turns([*WRITTEN.values()], CASES.index((config, name))):
         if config is NightlyConfig:
@@ -200,7 +214,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=few(500, 150), deadline=None)
 @given(st.sampled_from([case for case in CASES if case[0] is not NightlyConfig]), ANYTHING)
 def test_no_value_whatever_is_another_exception(case, value):
     config, name = case
@@ -233,8 +247,15 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["score", "race", "doctor", "nightly"])
-@pytest.mark.parametrize("line", WRONG, ids=lambda value: value[:20])
+# Every day each line for a night and for one of the others, by turns.
+WRONG_OF = [
+    pytest.param(line, command, id=f"{line[:20]}-{command}")
+    for n, line in enumerate(WRONG)
+    for command in (*by_turns(["score", "race", "doctor"], n), "nightly")
+]
+
+
+@pytest.mark.parametrize(("line", "command"), WRONG_OF)
 def test_a_wrong_file_is_one_line_and_exit_code_2(command, line, tmp_path, capsys):
     name = line.partition(":")[0]
     rest = {"corpus": "[c]", "student": "hub/student-1", "store": str(tmp_path / "store")}
@@ -291,7 +312,7 @@ NO_MAPPINGS = [
     "&a [*a]",
     "a: *b",
     "\0",
-    "[" * 3000,
+    "[" * 1000,
 ]
 
 

@@ -19,7 +19,7 @@ from rsr_ray.student.source import file_states
 from rsr_ray.student.tokenizer import load_tokenizer
 from rsr_ray.student.weights import check_weights
 
-from .conftest import DEMO_STUDENT
+from .conftest import DEMO_STUDENT, by_turns
 
 SMALL = {
     "vocab_size": 640,
@@ -80,39 +80,45 @@ def test_a_whole_student_is_loaded(saved):
     load_whole(str(saved), "float32")
 
 
+WRONGS = ("left out", "renamed", "of another shape", "cut")
+PREFIXES = ("_orig_mod.", "module.", "base_model.model.", "x.")
+
+
 def test_each_tensor_left_out_renamed_cut_or_of_another_shape_is_refused(saved):
+    """Every day each tensor in one or two of the four ways."""
     path = saved / "model.safetensors"
     content, weights = path.read_bytes(), load_file(path)
-    header = int.from_bytes(content[:8], "little")
-    places = {
-        key: value["data_offsets"]
-        for key, value in json.loads(content[8 : 8 + header]).items()
-        if key != "__metadata__"
-    }
-    prefixes = itertools.cycle(("_orig_mod.", "module.", "base_model.model.", "x."))
+    kind = json.loads((saved / "config.json").read_text())["model_type"]
+    cases = list(itertools.product(weights, WRONGS))
     try:
-        for key, values in weights.items():
-            others = {name: value for name, value in weights.items() if name != key}
-            path.unlink()
-            save_file(others, path, metadata={"format": "pt"})
-            named = "block_sparse_moe" not in key  # the library renames and merges these
+        for key, wrong in by_turns(cases, [*MODELS].index(kind)):
+            write_spoilt(path, content, weights, key, wrong)
             says = refused(saved)
-            assert (" missing: " in says and key in says) or not named
-            prefix = next(prefixes)
-            save_file(others | {prefix + key: values}, path, metadata={"format": "pt"})
-            assert key in refused(saved) or not named
-            save_file(
-                others | {key: torch.zeros([n + 1 for n in values.shape])},
-                path,
-                metadata={"format": "pt"},
-            )
-            says = refused(saved)
-            assert "of another shape" in says or not named
-            start, stop = places[key]
-            path.write_bytes(content[: 8 + header + (start + stop) // 2])
-            assert f"{path} is truncated" in refused(saved)
+            if wrong == "cut":
+                assert f"{path} is truncated" in says
+            elif "block_sparse_moe" not in key:  # the library renames and merges these
+                told = {"left out": " missing: ", "of another shape": "of another shape"}
+                assert told.get(wrong, key) in says
+                assert key in says or wrong == "of another shape"
     finally:
         path.write_bytes(content)
+
+
+def write_spoilt(path, content: bytes, weights: dict, key: str, wrong: str) -> None:
+    """Writes a file of weights in which one tensor is not as it was in `content`."""
+    path.unlink()  # the tensors are mapped from it
+    if wrong == "cut":
+        header = int.from_bytes(content[:8], "little")
+        start, stop = json.loads(content[8 : 8 + header])[key]["data_offsets"]
+        path.write_bytes(content[: 8 + header + (start + stop) // 2])
+        return
+    spoilt = {name: value for name, value in weights.items() if name != key}
+    if wrong == "renamed":
+        prefix = PREFIXES[[*weights].index(key) % len(PREFIXES)]
+        spoilt[prefix + key] = weights[key]
+    if wrong == "of another shape":
+        spoilt[key] = torch.zeros([n + 1 for n in weights[key].shape])
+    save_file(spoilt, path, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import select
 import signal
 import sys
 import threading
-import typing
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from rsr_ray.cli.parser import parse
 from rsr_ray.config.load import load_config, load_nightly
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.options import called
-from rsr_ray.config.settings import check_text, settled
+from rsr_ray.config.settings import check_text, kinds_of, settled
 from rsr_ray.credentials import scrub
 from rsr_ray.errors import RunError, Terminated, UserError, safe
 
@@ -60,7 +59,7 @@ def run(argv: list[str] | None = None) -> NoReturn:
 
 def _config(command: Command, args: argparse.Namespace) -> Any:
     """The settings that a command line and the file that --config names give."""
-    kinds = typing.get_type_hints(command.config)
+    kinds = kinds_of(command.config)
     given = {
         field.name: settled(called(field), field.name, getattr(args, field.name), kinds[field.name])
         for field in command.settings

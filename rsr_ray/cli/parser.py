@@ -12,6 +12,7 @@ from rsr_ray.cli.commands import COMMANDS, PURPOSES, Command
 from rsr_ray.cli.completion import completion
 from rsr_ray.config.options import called
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.config.settings import kinds_of
 from rsr_ray.credentials import scrub
 from rsr_ray.errors import did_you_mean
 
@@ -142,7 +143,7 @@ def _add_options(parser: Parser, command: Command) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help=command.config_help, required=command.needs_config
     )
-    kinds = typing.get_type_hints(command.config)
+    kinds = kinds_of(command.config)
     is_run = issubclass(command.config, ScoreConfig)
     titles = {name: title for title, names in GROUPS.items() for name in names} if is_run else {}
     groups: dict[str, Any] = {"": parser}

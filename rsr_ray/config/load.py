@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import typing
 from typing import Any
 
 import yaml
@@ -10,7 +9,7 @@ import yaml
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.options import called
 from rsr_ray.config.score import ScoreConfig
-from rsr_ray.config.settings import settled, shown
+from rsr_ray.config.settings import kinds_of, settled, shown
 from rsr_ray.errors import UserError, did_you_mean
 
 Values = dict[str, Any]  # of settings by name, not looked at yet
@@ -74,7 +73,7 @@ def _named(values: dict[Any, Any], path: str) -> Values:
 
 def _build(cls: type, values: Values, given: Values, path: str | None) -> Any:
     """A config from a file's values, which are checked, and those given, which win."""
-    kinds = typing.get_type_hints(cls)
+    kinds = kinds_of(cls)
     for name, value in values.items():
         if name not in kinds:
             meant = did_you_mean(str(name), kinds)

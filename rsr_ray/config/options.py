@@ -5,11 +5,10 @@ prints.
 """
 
 import dataclasses
-import typing
 from dataclasses import field
 from typing import Any
 
-from rsr_ray.config.settings import settled
+from rsr_ray.config.settings import kinds_of, settled
 from rsr_ray.corpus.reading import check_patterns, check_roles
 from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError, did_you_mean
@@ -51,7 +50,7 @@ def short_name(student: str) -> str:
 
 def settle(config: Any) -> None:
     """Every setting of a config as its type has it. Raises UserError."""
-    kinds = typing.get_type_hints(type(config))
+    kinds = kinds_of(type(config))
     for setting in dataclasses.fields(config):
         name, option = setting.name, called(setting)
         value = settled(option, name, getattr(config, name), kinds[name])

@@ -3,6 +3,7 @@
 Whatever YAML, the command line or a program gives, it is of its type, or refused in one line.
 """
 
+import functools
 import math
 import typing
 from typing import Any
@@ -22,6 +23,12 @@ WANTED = {
     float: "a number",
     str: "text (in quotes if YAML would read it as something else)",
 }
+
+
+@functools.cache
+def kinds_of(config: type) -> dict[str, Any]:
+    """The type of each setting of a config; to be read, not changed."""
+    return typing.get_type_hints(config)
 
 
 def settled(setting: str, name: str, value: Any, kind: Any) -> Any:

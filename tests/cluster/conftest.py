@@ -20,7 +20,10 @@ import pytest
 from rsr_ray.cli import main
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.demo.corpus import conversation, make_problem, write_corpus
+from rsr_ray.encode.aside import Aside
 from rsr_ray.files.objects import open_filesystem
+from rsr_ray.run import here as run_here
+from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.ledger import Run
 from rsr_ray.run.pipeline import score_corpus
 
@@ -95,6 +98,29 @@ def local_ray(head):
 
 
 @pytest.fixture(scope="session")
+def aside():
+    """The process in which small runs encode, kept for the next of them: its start takes seconds
+    of each.
+    """
+    kept = Aside(run_here._ready_to_encode, str(DEMO_STUDENT))
+    kept.close = lambda: None
+    yield kept
+    Aside.close(kept)
+
+
+@pytest.fixture(scope="module")
+def here(aside):
+    """Small runs of a module whose point is not Ray do without it, as a user's do; this process
+    may be connected to one by now, which alone would send them there. What needs Ray in any case,
+    such as choose and rescore, takes `local_ray` as well.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cluster, "is_elsewhere", property(lambda self: self.address != "local"))
+        patch.setattr(run_here, "Aside", lambda *_: aside)
+        yield
+
+
+@pytest.fixture(scope="session")
 def demo_corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo-corpus")
     write_corpus(folder)
@@ -105,7 +131,7 @@ def demo_corpus(tmp_path_factory):
 def demo_run(local_ray, demo_corpus, tmp_path_factory):
     """A run over the demo's corpus, and its store: to be read, or copied."""
     store = tmp_path_factory.mktemp("store")
-    return score(demo_corpus, store, unit_rows=16), store
+    return score(demo_corpus, store, unit_rows=16, replicas=1), store
 
 
 @pytest.fixture(scope="session")
@@ -238,11 +264,14 @@ def as_options(settings: dict) -> list[str]:
 
 
 def score(corpus, store, **changes) -> Run:
+    """A run: on the Ray that this process is connected to, or without any (see `here`)."""
+    replicas = 1 if Cluster(None).is_elsewhere else None
     corpus = tuple(map(str, corpus)) if isinstance(corpus, (list, tuple)) else (str(corpus),)
     return score_corpus(
         ScoreConfig(
             **(
-                {"corpus": corpus, "student": str(DEMO_STUDENT), "store": str(store), "replicas": 1}
+                {"corpus": corpus, "student": str(DEMO_STUDENT), "store": str(store)}
+                | {"replicas": replicas}
                 | changes
             )
         )

@@ -132,7 +132,7 @@ def test_poisonous_rows_are_rejects_and_the_others_are_scored(run):
     assert run.equation == "read 32 = scored 20 + rejected 12 + already scored 0"
 
 
-def test_the_others_are_scored_as_without_them(run, corpus, tmp_path):
+def test_the_others_are_scored_as_without_them(run, here, corpus, tmp_path):
     alone = tmp_path / "teacher=t"
     alone.mkdir()
     lines = [line for line in (corpus / "a.jsonl").read_text().splitlines() if '"good-' in line]
@@ -198,7 +198,7 @@ def write_files(folder: Path) -> None:
     (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])
 
 
-def test_broken_files_are_named_and_the_others_scored(tmp_path):
+def test_broken_files_are_named_and_the_others_scored(here, tmp_path):
     folder = tmp_path / "teacher=t"
     folder.mkdir()
     write_files(folder)
@@ -211,8 +211,6 @@ def test_broken_files_are_named_and_the_others_scored(tmp_path):
         "--store",
         tmp_path / "store",
         "--max-rejects",
-        "1",
-        "--replicas",
         "1",
     )
     assert done.returncode == 1  # shards that cannot be read are no success

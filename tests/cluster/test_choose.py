@@ -143,7 +143,7 @@ def test_caps_and_filters_together(demo_store, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mixed(local_ray, tmp_path_factory):
+def mixed(here, tmp_path_factory):
     """Four teachers: conversations; lists of answers under other names; Parquet with typed
     columns; messages with a tool call.
     """
@@ -345,7 +345,7 @@ def test_rule_quality_reads_the_answers(mixed, tmp_path):
 # --- shards that are not what was scored-----------------------------------------------------------
 
 
-def test_a_shard_that_is_gone_or_replaced_is_named_and_can_be_left_out(tmp_path):
+def test_a_shard_that_is_gone_or_replaced_is_named_and_can_be_left_out(here, tmp_path):
     corpus = tmp_path / "corpus"
     rng = random.Random(1)
     for teacher in ("terse-7b", "formal-72b", "flowery-8b"):
@@ -377,7 +377,7 @@ def test_a_shard_that_is_gone_or_replaced_is_named_and_can_be_left_out(tmp_path)
     assert {row["rsr_ray"]["teacher"] for row in written(tmp_path / "out")} == {"flowery-8b"}
 
 
-def test_a_corpus_that_was_moved_and_scored_again_is_chosen_from_where_it_is(tmp_path):
+def test_a_corpus_that_was_moved_and_scored_again_is_chosen_from_where_it_is(here, tmp_path):
     rng, before, now = random.Random(2), tmp_path / "a", tmp_path / "b"
     rows = [
         {

@@ -12,7 +12,7 @@ from ..conftest import DEMO_STUDENT
 from .conftest import in_a_process, rsr_ray
 from .test_runs import conversation, write_lines
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_the_demo(tmp_path):

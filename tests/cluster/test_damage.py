@@ -21,7 +21,7 @@ from rsr_ray.store.seal import write_record
 from ..conftest import DEMO_STUDENT
 from .conftest import in_a_process, rsr_ray, stored, upload, write_many
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("here")
 
 NIGHT = "2026-01-01"
 
@@ -110,7 +110,7 @@ def local_base(local_place, corpus):
 
 
 @pytest.fixture(scope="module")
-def s3_base(s3_place, corpus):
+def s3_base(s3_place, corpus, local_ray):
     return made(s3_place, corpus)
 
 
@@ -124,7 +124,6 @@ def settings_file(place: Place, store: str, **changes) -> str:
         "corpus": [f"{place.uri}/corpus"],
         "store": f"{place.uri}/{store}",
         "unit_rows": 4,
-        "replicas": 1,
         "token_scores": True,
     }
     students = [{"student": str(DEMO_STUDENT), "student_name": "one"}]
@@ -139,7 +138,6 @@ def options(place: Place, store: str, corpus: str = "corpus", **changes) -> list
         "student": DEMO_STUDENT,
         "student_name": "one",
         "unit_rows": 4,
-        "replicas": 1,
     } | changes
     named = [
         str(x) for name, value in given.items() for x in (f"--{name.replace('_', '-')}", value)
@@ -361,7 +359,7 @@ def test_two_runs_at_once_on_other_corpora_make_one_table_of_both(base, corpus):
 
 
 @not_every_day("s3")
-def test_of_two_runs_at_once_with_other_settings_one_is_refused(base):
+def test_of_two_runs_at_once_with_other_settings_one_is_refused(base, local_ray):
     with ThreadPoolExecutor(2) as pool:
         done = list(
             pool.map(lambda r_max: in_its_own(*options(base, "other", r_max=r_max)), (100, 50))

@@ -42,6 +42,7 @@ def test_a_night_that_is_ended_lets_its_lease_go_and_keeps_what_is_finished(
         store,
         students=students,
         unit_rows=4,
+        replicas=1,
         ray_address=head.address,
     )
     command = [sys.executable, "-m", "rsr_ray", "nightly", "--config", str(path), "--night"]

@@ -34,7 +34,6 @@ def config_file(folder: Path, corpus, store, **changes) -> Path:
         "store": str(store),
         "dtype": "float32",
         "unit_rows": 20,
-        "replicas": 1,
         "students": students,
     } | changes
     path = folder / "nightly.yaml"
@@ -59,7 +58,7 @@ def write_shard(path: Path, teacher: str, ids: range, style: str) -> None:
             )
 
 
-def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
+def test_three_nights_on_a_growing_corpus(here, tmp_path):
     store = tmp_path / "grown"
     path = config_file(tmp_path, tmp_path / "corpus", store)
 
@@ -136,7 +135,7 @@ def test_three_nights_on_a_growing_corpus(local_ray, tmp_path):
 
 
 def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(
-    local_ray, tmp_path, monkeypatch
+    here, tmp_path, monkeypatch
 ):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store")
@@ -145,7 +144,7 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(
         "rsr_ray.nightly.rank_teachers",
         lambda *_: pytest.fail("a night with nothing new ranked again"),
     )
-    for stage in ("build_scores", "reduce_scores"):
+    for stage in ("build_scores", "score_here", "reduce_scores"):
         monkeypatch.setattr(
             f"rsr_ray.run.pipeline.{stage}",
             lambda *_: pytest.fail("a night with nothing new did work"),
@@ -160,7 +159,7 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(
     assert "Night 2, made" in (tmp_path / "store" / "report" / "index.html").read_text()
 
 
-def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(local_ray, tmp_path):
+def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(here, tmp_path):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     students = [
         {"student": str(tmp_path / "nobody")},
@@ -228,6 +227,7 @@ def test_two_nightly_runs_started_together(s3, head, tmp_path):
         tmp_path,
         "s3://rsr/nights",
         "s3://rsr/night-store",
+        replicas=1,
         students=[{"student": str(DEMO_STUDENT), "student_name": "one"}],
     )
     command = [

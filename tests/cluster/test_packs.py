@@ -26,8 +26,7 @@ def row(n: int, version: str = "a") -> str:
     )
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
+def test_small_files_are_scored_together_and_each_counts_for_itself(local_ray, here, tmp_path):
     corpus, store = tmp_path / "corpus", tmp_path / "store"
     for n in range(N):
         path = corpus / f"teacher=T{n % 2}" / f"{n:03}.jsonl"
@@ -74,14 +73,16 @@ def test_small_files_are_scored_together_and_each_counts_for_itself(tmp_path):
         DEMO_STUDENT,
         "--store",
         store,
-        "--replicas",
-        "1",
         "--json",
     )
     assert race.returncode == 0, race.stderr
     assert json.loads(race.stdout)["rounds"][-1]["cost_share"] == 0  # all was scored already
 
 
+CEPH = pytest.param("ceph", marks=[pytest.mark.ceph, pytest.mark.slow])  # see test_s3.py
+
+
+@pytest.mark.parametrize("s3", ["moto", CEPH], indirect=True, scope="module")
 def test_the_same_on_s3(local_ray, s3):
     fs, endpoint = s3
     for n in range(N):

@@ -68,7 +68,6 @@ def config(corpus, store, **changes) -> RaceConfig:
         "corpus": (str(corpus),),
         "student": str(DEMO_STUDENT),
         "store": str(store),
-        "replicas": 2,
         "margin": MARGIN,
         "first_round": 20,
     }
@@ -84,13 +83,13 @@ def race(config: RaceConfig, rounds: list[dict] | None = None) -> dict:
 @pytest.fixture(scope="module")
 def undisturbed(corpus, local_ray, tmp_path_factory):
     store, rounds = tmp_path_factory.mktemp("undisturbed"), []
-    return race(config(corpus, store), rounds), rounds, store
+    return race(config(corpus, store, replicas=2), rounds), rounds, store
 
 
 @pytest.fixture(scope="module")
-def full(corpus, local_ray, tmp_path_factory):
+def full(corpus, here, tmp_path_factory):
     store = tmp_path_factory.mktemp("full")
-    return score(corpus, store, replicas=2, max_rejects=1.0), stored(store)
+    return score(corpus, store, max_rejects=1.0), stored(store)
 
 
 def values(rows: list[dict]) -> dict[str, float]:
@@ -258,7 +257,7 @@ def test_killed_resumed_and_followed_by_a_full_run(head, undisturbed, full, corp
     ids = [(row["teacher"], row["trajectory_id"]) for row in stored(own(tmp_path, record))]
     assert len(ids) == len(set(ids)) == undisturbed[0]["spent"]["trajectories"]
 
-    run = score(corpus, tmp_path, replicas=2, max_rejects=1.0)
+    run = score(corpus, tmp_path, max_rejects=1.0)
     assert after.items() <= units(tmp_path).items()
     assert run.teachers is not None
     assert run.teachers.to_pylist() == full[0].teachers.to_pylist()
@@ -274,9 +273,9 @@ def test_killed_resumed_and_followed_by_a_full_run(head, undisturbed, full, corp
 
 
 def test_what_a_part_of_the_corpus_was_scored_for_is_not_scored_again(
-    undisturbed, corpus, tmp_path
+    undisturbed, here, corpus, tmp_path
 ):
-    run = score([corpus / "0.jsonl", corpus / "2.parquet"], tmp_path, replicas=2, max_rejects=1.0)
+    run = score([corpus / "0.jsonl", corpus / "2.parquet"], tmp_path, max_rejects=1.0)
     before = units(tmp_path)
     record, whole = race(config(corpus, tmp_path)), undisturbed[0]
     spent, taken = record["spent"]["trajectories"], record["taken_from_store"]["trajectories"]
@@ -297,7 +296,7 @@ def test_what_a_part_of_the_corpus_was_scored_for_is_not_scored_again(
         } == {name: want[name] for name in ("teacher", "why", "n_prompts", "left_after_round")}
 
 
-def test_a_budget_ends_a_race_and_more_of_it_goes_on_with_the_same(undisturbed, corpus):
+def test_a_budget_ends_a_race_and_more_of_it_goes_on_with_the_same(undisturbed, here, corpus):
     record, _, store = undisturbed
     before = units(store)
     first, second = (entry["cost_share"] for entry in record["rounds"][:2])
@@ -329,8 +328,6 @@ def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path,
         str(DEMO_STUDENT),
         "--store",
         str(tmp_path),
-        "--replicas",
-        "2",
         "--first-round",
         "36",
     ]

@@ -10,6 +10,8 @@ from rsr_ray.store.units import reading_of
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score
 
+pytestmark = pytest.mark.usefixtures("local_ray", "here")
+
 ROWS = [
     {
         "q": "2+2?",
@@ -34,7 +36,6 @@ def columns(answer, thought):
     return ("prompt=q", f"response={answer}", f"thinking={thought}")
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_two_teachers_of_one_shard_in_two_runs_and_a_mapping_put_right(tmp_path):
     corpus, store = tmp_path / "corpus", tmp_path / "store"
     corpus.mkdir()
@@ -59,7 +60,6 @@ def test_two_teachers_of_one_shard_in_two_runs_and_a_mapping_put_right(tmp_path)
     assert len({reading_of(path.name) for path in (store / "scores").rglob("*.parquet")}) == 2
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_two_teachers_of_one_shard_in_one_run(tmp_path):
     corpus, store = tmp_path / "corpus", tmp_path / "store"
     corpus.mkdir()
@@ -139,7 +139,6 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(("places", "rule", "doubt"), LAYOUTS)
 def test_teachers_by_one_option_and_without_it_what_was_taken_for_them(
     tmp_path, places, rule, doubt
@@ -154,7 +153,7 @@ def test_teachers_by_one_option_and_without_it_what_was_taken_for_them(
                 for n in range(3)
             )
         )
-    options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT, "--replicas", "1"]
+    options = ["--corpus", tmp_path / "corpus", "--student", DEMO_STUDENT]
     taken = rsr_ray("score", *options, "--store", tmp_path / "taken")
     assert taken.returncode == 0
     assert doubt in taken.stderr

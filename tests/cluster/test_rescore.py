@@ -30,7 +30,7 @@ WANTED = {
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory, local_ray):
+def kept(tmp_path_factory, local_ray, here):
     folder = tmp_path_factory.mktemp("kept")
     write_many(folder / "corpus", 3, 10)
     (folder / "corpus" / "teacher=bad").mkdir()

@@ -1,4 +1,6 @@
-"""Whole runs on a real local Ray: golden numbers, what may not change them, bad data."""
+"""Whole runs: golden numbers, what may not change them, bad data. Those with --replicas are on a
+real local Ray, the others in this process, as small runs are.
+"""
 
 import csv
 import json
@@ -33,7 +35,7 @@ NUMBERS = (
     "rsr",
 )
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_the_row_equation_holds_and_is_stored(demo_run):
@@ -49,7 +51,7 @@ def test_the_row_equation_holds_and_is_stored(demo_run):
     assert {row["fingerprint"] for row in stored(store)} == {run.fingerprint}
 
 
-def test_replicas_that_are_alive_are_shown(demo_corpus, tmp_path, monkeypatch, caplog):
+def test_replicas_that_are_alive_are_shown(local_ray, demo_corpus, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(display, "LOG_SECONDS", 0.02)
     with caplog.at_level("INFO"):
         run = score(demo_corpus, tmp_path, unit_rows=16, replicas=2, log="json")
@@ -297,7 +299,7 @@ def test_a_conversation_the_template_would_change_is_rejected(tmp_path):
     assert (run.n_scored, dict(run.rejected)) == (1, {"template_drops_response": 1})
 
 
-def test_a_task_that_ends_its_process_again_and_again_is_given_up():
+def test_a_task_that_ends_its_process_again_and_again_is_given_up(local_ray):
     import ray
 
     @ray.remote(max_retries=-1, num_cpus=1)

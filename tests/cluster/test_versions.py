@@ -22,7 +22,7 @@ WRITTEN = 1_700_000_000_000_000_000  # ns; with the size it is the version of a 
 
 
 @pytest.fixture(scope="module")
-def store(local_ray):
+def store(local_ray, here):
     if tempfile.gettempdir() != "/tmp":
         pytest.skip("the store names shards below /tmp")
     shutil.rmtree(HOME, ignore_errors=True)
@@ -69,7 +69,7 @@ def test_what_needs_no_more_than_is_there_works(store, tmp_path, command):
 
 @pytest.mark.parametrize("command", ["score", "nightly"])
 def test_nothing_is_added_to_it(store, tmp_path, command):
-    settings = {"corpus": f"{HOME}/corpus", "store": str(store), "replicas": 1}
+    settings = {"corpus": f"{HOME}/corpus", "store": str(store)}
     student = {"student": f"{HOME}/student", "student_name": "s"}
     file = tmp_path / "run.yaml"
     file.write_text(
@@ -95,7 +95,7 @@ def test_a_race_and_doctor_say_so_in_a_line(store):
         "--store",
         store,
     ]
-    race = rsr_ray("race", *options, "--replicas", "1", "--json")
+    race = rsr_ray("race", *options, "--json")
     assert race.returncode == 2
     assert EARLIER in race.stderr
     assert race.stderr.count("\n") == 1
@@ -116,7 +116,7 @@ def test_a_new_generation_stands_beside_it(store, tmp_path):
         "--store",
         copy,
     ]
-    done = rsr_ray("score", *options, "--replicas", "1", "--token-scores", "--new-generation")
+    done = rsr_ray("score", *options, "--token-scores", "--new-generation")
     assert done.returncode == 0, done.stderr
     assert "Answers that the corpus marks as cut off: a 16.7%, b 16.7%" in done.stdout
     chosen = rsr_ray("choose", "--store", copy, "--student", "s", "--out", tmp_path / "out")
