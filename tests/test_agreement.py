@@ -234,7 +234,7 @@ def test_the_keys_of_an_agreement_and_its_numbers(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (["--set", "s/A/rsr=9"], "a value is not that of the prompts (--set)"),
+        (["--set", "s/A/rsr=9"], "a value was set by hand (--set), not computed from prompts"),
         ([], None),
         (["--set", "s/A/accuracy=10"], None),
         (["--without", "D"], None),

@@ -121,8 +121,8 @@ def test_the_interval_is_as_wide_as_the_jackknife_says():
     ("a", "b", "why"),
     [
         ([1, 2, 3], [0, 1, 1], NO_TWO),
-        ([1, 2, 3, 4], [1, 1, 0, 0], "correct does not vary within any prompt"),
-        ([0.1, 0.1, 5, 5], [0, 1, 0, 1], "rsr does not vary within any prompt"),
+        ([1, 2, 3, 4], [1, 1, 0, 0], "correct is constant within every prompt"),
+        ([0.1, 0.1, 5, 5], [0, 1, 0, 1], "rsr is constant within every prompt"),
         (
             [1, 2, math.nan, 4],
             [1, math.nan, 0, 1],
@@ -147,11 +147,11 @@ def test_a_correlation_on_few_prompts_has_no_interval():
     found = within(np.arange(18) % 7, b, prompt)
     assert found.correlation is not None
     assert (found.low, found.n_prompts, found.n_varying) == (None, 9, 4)
-    assert found.why_no_interval == "both vary within 4 prompts, 5 are needed"
+    assert found.why_no_interval == "both vary within only 4 prompts; 5 are needed"
     same = within(b * 2, b * 2, np.repeat(np.arange(18), 2))
     assert (same.correlation, same.why_no_interval) == (
         pytest.approx(1),
-        "within every prompt the two are one",
+        "the two are identical within every prompt",
     )
 
 
@@ -194,8 +194,9 @@ def test_the_ranking_on_right_answers_is_that_of_a_store_without_the_others():
 def test_no_right_answer_and_no_verdict():
     rows = rows_of(1, 10, FOUR)
     found = outcome(scored_of(rows), RSR, "correct", np.zeros(len(rows)))
-    assert (found.right, found.why_no_ranking) == (None, "no answer is right by correct")
-    assert found.verdict.why_null == "correct does not vary within any prompt"
+    assert found.right is None
+    assert found.why_no_ranking == "no answer is correct according to correct"
+    assert found.verdict.why_null == "correct is constant within every prompt"
     assert found.length.correlation is not None
     assert {t.share_right for t in found.teachers} == {0.0}
     some = np.where(rows.teacher == "a", math.nan, 1.0)
@@ -291,19 +292,18 @@ def test_the_command_shows_both_correlations_and_the_right_answers(scored_corpus
     assert sum(t["n_right"] + t["n_wrong"] for t in told["teachers"]) == len(right)
     assert main(options) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert (
-        f"By correct: {sum(right)} answers are right, {len(right) - sum(right)} are wrong" in shown
-    )
+    told = f"{sum(right)} answers are correct, {len(right) - sum(right)} incorrect"
+    assert f"According to correct: {told}" in shown
     assert f"rsr and correct: {told['verdict']['correlation']:+.2f}, " in shown
     assert f"rsr and ln n_tokens: {told['length']['correlation']:+.2f}, " in shown
-    assert "On right answers only: " in shown
+    assert "On correct answers only: " in shown
 
 
 def test_what_cannot_be_read_is_named_and_how_to_mend_it(scored_corpus, capsys):
     folder, _ = scored_corpus
     options = ["teachers", "--store", str(folder / "store"), "--student", "student", "--verified"]
     for column, says in (
-        ("korrect", "--verified korrect: none of the 48 scored rows says anything in a column"),
+        ("korrect", "--verified korrect: none of the 48 scored rows has a value in this column"),
         ("id", "row 0: column id has 'a0'; it must be true or false"),
     ):
         assert main([*options, column]) == 2
@@ -323,7 +323,9 @@ def test_what_cannot_be_read_is_named_and_how_to_mend_it(scored_corpus, capsys):
     for record in (folder / "store" / "runs").glob("*.json"):
         record.rename(record.with_suffix(".away"))
     store = Store(str(folder / "store"), "student", None)
-    with pytest.raises(UserError, match="no record of a run with the --columns or --roles that"):
+    with pytest.raises(
+        UserError, match="lacks the record of the run with the --columns or --roles"
+    ):
         read_verdicts(store, load_scored(store, [RSR]), "correct")
     for record in (folder / "store" / "runs").glob("*.away"):
         record.rename(record.with_suffix(".json"))

@@ -6,6 +6,7 @@ Whatever YAML, the command line or a program gives, it is of its type, or refuse
 import functools
 import math
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from rsr_ray.credentials import refuse_credentials, scrub
@@ -26,7 +27,7 @@ WANTED = {
 
 
 @functools.cache
-def kinds_of(config: type) -> dict[str, Any]:
+def kinds_of(config: type) -> Mapping[str, Any]:
     """The type of each setting of a config; to be read, not changed."""
     return typing.get_type_hints(config)
 

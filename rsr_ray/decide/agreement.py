@@ -192,7 +192,7 @@ def _why_null(
     if len(compared.x) < FEWEST:
         return f"{counted(len(compared.x), 'shared prompt')}, {FEWEST} are needed"
     if not np.allclose(compared.values(), student.metrics[metric.name], rtol=NOTHING, atol=0):
-        return "a value is not that of the prompts (--set)"
+        return "a value was set by hand (--set), not computed from prompts"
     return None
 
 

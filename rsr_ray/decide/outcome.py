@@ -74,7 +74,7 @@ def outcome(
             if is_right.any()
             else None
         ),
-        why_no_ranking=None if is_right.any() else f"no answer is right by {column}",
+        why_no_ranking=None if is_right.any() else f"no answer is correct according to {column}",
     )
 
 

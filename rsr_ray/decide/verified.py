@@ -51,8 +51,8 @@ def read_verdicts(store: Store, scored: Scored, column: str) -> np.ndarray:
         list(pool.map(read, shards))
     if np.isnan(verdicts).all():
         raise UserError(
-            f"--verified {column}: none of the {len(verdicts):,} scored rows says anything in a "
-            f"column {column}: give one that holds true or false"
+            f"--verified {column}: none of the {len(verdicts):,} scored rows has a value in this "
+            "column; name one with true or false"
         )
     return verdicts
 
@@ -103,9 +103,9 @@ def _readings(store: Store, ways: Iterable[str]) -> dict[str, Reading]:
             break
     if missing:
         raise UserError(
-            f"--verified: store {store.uri} has no record of a run with the --columns or --roles "
-            "that some of its rows were scored with, which are needed to find them again: score "
-            "the corpus into a new store"
+            f"--verified: store {store.uri} lacks the record of the run with the --columns or "
+            "--roles of some rows, which are needed to read them again: score the corpus into a "
+            "new store"
         )
     return found
 

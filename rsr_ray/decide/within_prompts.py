@@ -92,15 +92,15 @@ def _why_null(a: Column, b: Column, xx: np.ndarray, yy: np.ndarray) -> str | Non
         return f"no prompt has two answers with {a.name} and {b.name}"
     for column, squares in ((a, xx), (b, yy)):
         if not squares.any():
-            return f"{column.name} does not vary within any prompt"
+            return f"{column.name} is constant within every prompt"
     return None
 
 
 def _why_no_interval(r: float, n_varying: int) -> str | None:
     if n_varying < FEWEST:
-        return f"both vary within {counted(n_varying, 'prompt')}, {FEWEST} are needed"
+        return f"both vary within only {counted(n_varying, 'prompt')}; {FEWEST} are needed"
     if 1 - abs(r) < NOTHING:
-        return "within every prompt the two are one"
+        return "the two are identical within every prompt"
     return None
 
 

@@ -21,11 +21,12 @@ def print_agreement(found: PromptAgreement, out: Console) -> None:
     for student in found.students:
         _print_student(student, percent(found.confidence), out)
     for line in (
-        f"drawn: means over {found.draws:,} draws of as many prompts as there are, the teachers "
-        "fixed: would other prompts of these teachers give the same order?",
-        "tau-b: Kendall's with the known order, 1 for the same one; teachers with the same "
-        "accuracy are a group, and their order counts neither way",
-        "P(first right): share of draws in which the first is the known best, or one of them",
+        f"drawn: means over {found.draws:,} bootstrap draws of prompts, with the teachers fixed: "
+        "would other prompts of these teachers give the same order?",
+        "tau-b: Kendall's tau-b with the known order (1 = identical); the order of teachers with "
+        "equal accuracy is ignored",
+        "P(first right): share of draws in which the first teacher is the known best (or one of "
+        "them, if tied); if the first two are close, a share near 1 is too confident",
     ):
         out.print(Text(line), soft_wrap=True)
 

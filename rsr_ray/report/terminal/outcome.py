@@ -19,24 +19,24 @@ def print_outcome(found: Outcome, ranking: Ranking, out: Console) -> None:
     of_all = [sum(counts) for counts in zip(*map(_counts, found.teachers), strict=True)]
     out.print(
         Text(
-            safe(f"By {found.column}: {of_all[0]:,} answers are right, {of_all[1]:,} are wrong, ")
-            + f"{of_all[2]:,} have no verdict"
+            safe(f"According to {found.column}: {of_all[0]:,} answers are correct, ")
+            + f"{of_all[1]:,} incorrect, {of_all[2]:,} without a verdict"
         )
     )
     out.print(
         Text(
-            f"Within prompts, each number less its mean over the answers to the prompt: "
+            f"Within prompts (each value minus its prompt's mean): "
             f"correlation, with its {percent(ranking.confidence)} interval over prompts like these"
         )
     )
     for other, within in ((found.column, found.verdict), ("ln n_tokens", found.length)):
         out.print(Text(safe(f"  {ranking.metric} and {other}: {correlation_in_words(within)}")))
     if not found.right:
-        out.print(Text(safe(f"No ranking on right answers only: {found.why_no_ranking}")))
+        out.print(Text(safe(f"No ranking on correct answers: {found.why_no_ranking}")))
         return
     right = found.right
-    out.print(Text(safe(f"On right answers only: {right.sentence}"), style="bold"))
-    title = f"by {right.metric}, on {prompts(right.n_prompts, right.matched)} right"
+    out.print(Text(safe(f"On correct answers only: {right.sentence}"), style="bold"))
+    title = f"by {right.metric}, on {prompts(right.n_prompts, right.matched)} answered correctly"
     out.print(Text(title, style="dim"))
     out.print(_table(found, ranking))
     print_notes([note for note in right.notes if note not in ranking.notes], out)
