@@ -50,7 +50,8 @@ def short_name(student: str) -> str:
 
 def settle(config: Any) -> None:
     """Every setting of a config as its type has it. Raises UserError."""
-    kinds = kinds_of(type(config))
+    of: type = type(config)
+    kinds = kinds_of(of)
     for setting in dataclasses.fields(config):
         name, option = setting.name, called(setting)
         value = settled(option, name, getattr(config, name), kinds[name])
