@@ -292,8 +292,8 @@ def test_the_command_shows_both_correlations_and_the_right_answers(scored_corpus
     assert sum(t["n_right"] + t["n_wrong"] for t in told["teachers"]) == len(right)
     assert main(options) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    told = f"{sum(right)} answers are correct, {len(right) - sum(right)} incorrect"
-    assert f"According to correct: {told}" in shown
+    counts = f"{sum(right)} answers are correct, {len(right) - sum(right)} incorrect"
+    assert f"According to correct: {counts}" in shown
     assert f"rsr and correct: {told['verdict']['correlation']:+.2f}, " in shown
     assert f"rsr and ln n_tokens: {told['length']['correlation']:+.2f}, " in shown
     assert "On correct answers only: " in shown
