@@ -22,6 +22,7 @@ REJECT_REASONS: dict[str, str] = {
         "that can be scored."
     ),
     "identity": "An id, teacher or sample is of a type that names nothing, or is not valid UTF-8.",
+    "stratum": "A column of --stratum holds a list or a mapping, or a value that is not one name.",
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
     "unread_content": (
         "The row may hold text of the assistant that would not be read: a key that nothing reads, "
@@ -124,6 +125,12 @@ SCORES = pa.schema(
             pa.bool_(),
             "whether the corpus says that the answer ended by itself; null where it does not say",
         ),
+        _column(
+            "strata",
+            pa.map_(pa.string(), pa.string()),
+            "the row's value in each column of --stratum, null where it has none; null without "
+            "--stratum",
+        ),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
         _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
         _column(
@@ -206,7 +213,7 @@ SCORES = pa.schema(
 )
 
 # What scores of earlier versions lack, and can be read without.
-SINCE_VERSION_3 = frozenset({"content", "complete"})
+SINCE_VERSION_3 = frozenset({"content", "complete", "strata"})
 
 # Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a
 # scored token.
@@ -304,6 +311,7 @@ READ_ROWS = pa.struct(
                 "source_row",
                 "content",
                 "complete",
+                "strata",
             )
         ],
         pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape

@@ -44,6 +44,7 @@ GROUPS = {
         "step_window",
         "token_scores",
         "per_turn",
+        "stratum",
         "new_generation",
     ),
     "run": (

@@ -32,7 +32,9 @@ class Scored:
     teacher: np.ndarray  # int [N]: index into teachers
     prompt: np.ndarray  # int [N]: index into prompts
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
-    rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
+    # [N]: trajectory_id, sample, source, source_row, the unit that holds it, and its `stratum`,
+    # null where it has none, if one was asked for
+    rows: pa.Table
     notes: tuple[str, ...] = ()  # what the store lacks of what was scored, a sentence each
 
     def has(self, metric: Metric) -> bool:
@@ -66,11 +68,14 @@ class Scored:
                 f"--teachers {' '.join(unknown)}: not in the store; it has "
                 f"{', '.join(self.teachers)}"
             )
-        keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
+        return self.where(np.isin(self.teacher, [self.teachers.index(name) for name in wanted]))
+
+    def where(self, keep: np.ndarray) -> "Scored":
+        """Some trajectories, bool [N], with the teachers and prompts that they are of."""
         prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
-        _, teacher = np.unique(self.teacher[keep], return_inverse=True)
+        teachers, teacher = np.unique(self.teacher[keep], return_inverse=True)
         return Scored(
-            wanted,
+            [self.teachers[t] for t in teachers],
             self.prompts.take(pa.array(prompts)),
             teacher,
             prompt,
@@ -125,17 +130,21 @@ def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def load_scored(
-    store: Store, metrics: Iterable[Metric] = REGISTRY.values(), more: Iterable[str] = ()
+    store: Store,
+    metrics: Iterable[Metric] = REGISTRY.values(),
+    more: Iterable[str] = (),
+    stratum: str | None = None,
 ) -> Scored:
     """The score rows that the store's teachers table was made of.
 
-    `more` names further number columns of SCORES. A trajectory_id that a teacher has twice counts
-    once, the first by source and row. Where the store's rows are no longer those of the table,
-    `notes` say so. Raises UserError where there are none, and StoreError for a broken file.
+    `more` names further number columns of SCORES, `stratum` a column that --stratum kept. A
+    trajectory_id that a teacher has twice counts once, the first by source and row. Where the
+    store's rows are no longer those of the table, `notes` say so. Raises UserError where there are
+    none, or --stratum did not keep `stratum`, and StoreError for a broken file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
-    scored = load_units(store, fingerprint, units, [*metrics, RSR], more)
+    scored = load_units(store, fingerprint, units, [*metrics, RSR], more, stratum)
     said = store.notes(fingerprint)
     if store.made_of().units and not gives(scored, store.read_teachers().to_pylist()):
         said.append(
@@ -163,10 +172,11 @@ def load_units(
     names: list[str],
     metrics: Iterable[Metric],
     more: Iterable[str] = (),
+    stratum: str | None = None,
 ) -> Scored:
     """The score rows of these units, as `load_scored` has them.
 
-    Raises UserError where there are none.
+    Raises UserError where there are none, or they were scored without --stratum `stratum`.
     """
     if not names:
         raise UserError(
@@ -177,7 +187,7 @@ def load_units(
     numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
 
     def read(name: str) -> pa.Table:
-        return _read_unit(store, fingerprint, name, numbers)
+        return _read_unit(store, fingerprint, name, numbers, stratum)
 
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(read, sorted(set(names) - set(repeated))))
@@ -189,15 +199,34 @@ def load_units(
     return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
 
 
-def _read_unit(store: Store, fingerprint: str, name: str, numbers: list[str]) -> pa.Table:
+def _read_unit(
+    store: Store, fingerprint: str, name: str, numbers: list[str], stratum: str | None
+) -> pa.Table:
     """The scored rows of a unit, without its rejects; names are dictionary-encoded."""
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]
+    columns += ["strata"] if stratum else []
     table = store.read_unit(fingerprint, name, columns)
     table = table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
-    for column in ("teacher", "source"):
+    if stratum:
+        strata = _values_of(table["strata"], stratum)
+        table = table.drop_columns(["strata"]).append_column("stratum", strata)
+    for column in ("teacher", "source", *(["stratum"] if stratum else [])):
         place = table.schema.get_field_index(column)
         table = table.set_column(place, column, table[column].dictionary_encode())
     return table.append_column("unit", pa.repeat(name, table.num_rows).dictionary_encode())
+
+
+def _values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+    """What rows say in a column of --stratum. Raises UserError where they were scored without."""
+    kept = pc.map_lookup(strata, pa.scalar(column), "all")
+    if len(kept) and kept.null_count == len(kept):
+        others = sorted({name for row in strata.to_pylist() for name, _ in row or ()})
+        there = f"without it, and with {', '.join(others)}" if others else "without --stratum"
+        raise UserError(
+            f"--by-stratum {column}: the store was scored {there}: score again with --stratum "
+            f"{' '.join([column, *others])} --new-generation"
+        )
+    return pc.map_lookup(strata, pa.scalar(column), "first")
 
 
 def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
@@ -221,7 +250,9 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
         teacher[order],
         prompt,
         {name: rows[name].to_numpy()[order] for name in numbers},
-        rows.select([*ROW, "unit"]).take(pa.array(order)),
+        rows.select([n for n in (*ROW, "unit", "stratum") if n in rows.column_names]).take(
+            pa.array(order)
+        ),
     )
 
 
