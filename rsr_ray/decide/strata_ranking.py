@@ -51,7 +51,15 @@ class StrataRanking:
     notes: list[str]
     sentence: str  # the answer in words
 
+    @property
+    def teachers(self) -> list[str]:
+        """Those over all strata, best first, and then the others by stratum and place."""
+        first = [t.teacher for t in self.overall.teachers] if self.overall else []
+        others = [t.teacher for one in self.strata for t in one.ranking.teachers]
+        return list(dict.fromkeys([*first, *others]))
+
     def to_json(self) -> dict[str, Any]:
+        """As `teachers --json` prints it."""
         return dataclasses.asdict(self)
 
 

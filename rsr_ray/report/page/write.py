@@ -1,6 +1,6 @@
 """write: a report -> its files in a folder or bucket."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rsr_ray.errors import UserError
@@ -20,6 +20,8 @@ def write_report(
     seed: int = 0,
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
+    by_stratum: str | None = None,
+    stratum_weights: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Write the report of one or more students of a store, as `rsr-ray report` does.
 
@@ -27,7 +29,8 @@ def write_report(
     store's endpoint. `confidence` is that of the intervals, `seed` that of the random draws. With
     `teachers`, only these are ranked, on the prompts they share. `tokens_from` is the folder or hub
     id of the student: it scores the tokens of the shown trajectories if the store has no token
-    scores.
+    scores. `by_stratum` is a column that the scores keep (ScoreConfig.stratum): teachers are ranked
+    within each of its values too, and over all of them with `stratum_weights`, by default the same.
 
     Writes index.html (the page; it needs no other file and no network), teachers.csv (a row per
     student and teacher), teachers.json (all numbers) and summary.md, over those of an earlier
@@ -47,6 +50,8 @@ def write_report(
         seed=seed,
         teachers=teachers,
         tokens_from=tokens_from,
+        by_stratum=by_stratum,
+        stratum_weights=stratum_weights,
     )
     return write_files(report, absolute(out), stores[0].endpoint)
 
