@@ -90,8 +90,9 @@ def _add_cells(ax: "Axes", cells: np.ndarray, **look: Any) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    unit = Path.unit_rectangle().vertices * 0.92 + 0.04 - 0.5
-    found = [Path(unit + (s, t), Path.unit_rectangle().codes) for t, s in np.argwhere(cells)]
+    unit = 0.92 * (np.asarray(Path.unit_rectangle().vertices, float) - 0.5)
+    corners = Path.unit_rectangle().codes
+    found = [Path(unit + np.array([s, t]), corners) for t, s in np.argwhere(cells)]
     if found:
         ax.add_patch(PathPatch(Path.make_compound_path(*found), **look))
 
