@@ -390,7 +390,8 @@ def strata(fast: bool) -> Iterator[str]:
         for n_strata in (2, 5, 30):
             for n in (5, 12, 60):
                 for first in (0.0, 0.8):
-                    c = count_strata(n_strata, n, spread, first, 40 if fast else 400)
+                    repetitions = 20 if fast else 60 if n_strata > 5 else 300
+                    c = count_strata(n_strata, n, spread, first, repetitions)
                     false = c.wrong_changes / c.reports
                     yield (
                         f"{spread:>9} {n_strata:6} {n:5} {'.8, rest' if first else 'equal':>8} | "

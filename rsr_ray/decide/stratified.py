@@ -39,34 +39,45 @@ class Stratified:
     """Values of teachers over strata, and what each prompt adds to them."""
 
     values: np.ndarray  # float64 [T]
+    # What of them is due to ratios of means of few prompts: next to nothing in one stratum, but the
+    # same way in all, so that it does not shrink beside the error of the sum.
+    bias: np.ndarray  # float64 [T]
     parts: Parts  # [P, T] each
 
     @classmethod
     def of(cls, strata: Sequence[Matrices], weights: Sequence[float]) -> "Stratified":
         """Of strata with the same teachers, who answered all prompts."""
         values, parts = np.zeros(strata[0].x.shape[1]), []
+        bias = np.zeros_like(values)
         for stratum, weight in zip(strata, weights, strict=True):
             of_stratum, each = influence(stratum.x, stratum.y)
             values = values + weight * of_stratum
+            bias = bias + weight * _bias(each, stratum.y)
             parts.append(weight * each / len(each))
-        return cls(values, tuple(parts))
+        return cls(values, bias, tuple(parts))
 
     def teachers(self, order: np.ndarray) -> "Stratified":
         """The columns of teachers, int [K], in this order."""
-        return Stratified(self.values[order], tuple(part[:, order] for part in self.parts))
+        parts = tuple(part[:, order] for part in self.parts)
+        return Stratified(self.values[order], self.bias[order], parts)
 
     def turned(self, metric: Metric) -> "Stratified":
         """Turned so that lower is better."""
-        return Stratified(metric.order(self.values), tuple(map(metric.order, self.parts)))
+        parts = tuple(map(metric.order, self.parts))
+        return Stratified(metric.order(self.values), metric.order(self.bias), parts)
 
     @property
     def n_prompts(self) -> int:
         return sum(map(len, self.parts))
 
+    @property
+    def _unbiased(self) -> np.ndarray:
+        return self.values - self.bias
+
     def interval(self, confidence: float, seed: int) -> Interval:
         """Intervals of the values, as `inference.interval` has them."""
         drawn = _studentised(self._grouped(seed), seed)
-        return interval_of(self.values, _standard_error(self.parts), drawn, confidence)
+        return interval_of(self._unbiased, _standard_error(self.parts), drawn, confidence)
 
     def places(self, confidence: float, seed: int) -> Places:
         """Bounds on the places, as `inference.place_bounds` has them."""
@@ -77,7 +88,7 @@ class Stratified:
             some = slice(start, start + PAIRS)
             drawn[:, some] = _studentised(_apart(groups, a[some], b[some]), seed)
             error[some] = _standard_error(_apart(self.parts, a[some], b[some]))
-        return places_of(self.values, error, drawn, confidence)
+        return places_of(self._unbiased, error, drawn, confidence)
 
     def chances(self, seed: int) -> Chances:
         """How likely orders are, as `inference.chances` has them.
@@ -94,7 +105,7 @@ class Stratified:
         )
         freedom = noise.sum() ** 2 / few if few else self.n_prompts - len(self.parts)
         rng = np.random.default_rng([seed, self.n_prompts, n_teachers])
-        return chances_of(self.values, noise.sum(), sum(of_strata), freedom, rng)
+        return chances_of(self._unbiased, noise.sum(), sum(of_strata), freedom, rng)
 
     def _grouped(self, seed: int) -> Parts:
         """The parts, or of those with many prompts sums over random groups of them."""
@@ -104,6 +115,18 @@ class Stratified:
             _in_groups(part, max(FEWEST_GROUPS, GROUPS * len(part) // self.n_prompts), seed)
             for part in self.parts
         )
+
+
+def _bias(each: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of ratios of means, [T], to the first order, of what prompts add to them and y, [P, T]
+    (W. Cochran, 1977, section 6.8).
+    """
+    n = len(y)
+    if n < 2:
+        return np.zeros(y.shape[1])
+    covariance = (each * (y - y.mean(0))).sum(0) / (n - 1)
+    bias: np.ndarray = -covariance / n / y.mean(0)
+    return bias
 
 
 def _apart(parts: Parts, a: np.ndarray, b: np.ndarray) -> Parts:

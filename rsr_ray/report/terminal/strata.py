@@ -18,7 +18,7 @@ from rsr_ray.report.terminal.ranking import place_range
 VALUED = 8  # strata of which values are shown; of more only places
 TOLD = 6  # changes of order, and notes of single strata, that are printed
 NAME = 24  # columns of a teacher's name
-VALUE, PLACE = 11, 4  # columns of a stratum
+VALUE, PLACE = 12, 3  # columns of a stratum, with the space in front
 
 
 def print_strata(found: StrataRanking, student_name: str, out: Console) -> None:
@@ -39,8 +39,8 @@ def print_strata(found: StrataRanking, student_name: str, out: Console) -> None:
 def about_strata(confidence: float) -> str:
     """What holds of each stratum, and what of all together."""
     return (
-        f"places and * (may be best) hold at {percent(confidence)} in each stratum by itself, "
-        f"changes of order in all strata together"
+        f"places, and which teachers may be best (*, bold), hold at {percent(confidence)} in each "
+        f"stratum by itself, changes of order in all strata together"
     )
 
 
@@ -85,8 +85,9 @@ def _print_places(found: StrataRanking, student_name: str, out: Console) -> None
     has_values = len(found.strata) <= VALUED
     room = max(1, (out.width - NAME - 3) // (VALUE if has_values else PLACE))
     numbered = list(enumerate(found.strata, 1))
-    for start in range(0, len(numbered), room):
-        part = numbered[start : start + room]
+    size = -(-len(numbered) // -(-len(numbered) // room))
+    for start in range(0, len(numbered), size):
+        part = numbered[start : start + size]
         out.print(_part_table(found, part, has_values=has_values))
     if not has_values:
         said = [f"{n} {s.stratum} ({_on_prompts(s)})" for n, s in numbered]
@@ -97,12 +98,13 @@ def _print_places(found: StrataRanking, student_name: str, out: Console) -> None
 def _part_table(
     found: StrataRanking, part: list[tuple[int, StratumRanking]], *, has_values: bool
 ) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("teacher", overflow="fold", width=NAME)
     for n, stratum in part:
         head = f"{stratum.stratum}\n{_on_prompts(stratum)}" if has_values else f"{n}"
         lines = "\n".join(map(safe, head.split("\n")))
-        table.add_column(Text(lines), justify="right", overflow="fold")
+        width = (VALUE if has_values else PLACE) - 1
+        table.add_column(Text(lines), justify="right", overflow="fold", width=width)
     of_strata = [{t.teacher: t for t in stratum.ranking.teachers} for _, stratum in part]
     for teacher in found.teachers:
         cells = [
@@ -119,14 +121,16 @@ def _on_prompts(stratum: StratumRanking) -> str:
 
 
 def _cell(t: TeacherPlace | None, stratum: StratumRanking, *, has_values: bool) -> Text:
-    """A teacher in a stratum: its place, marked where it may be the best."""
+    """A teacher in a stratum: its place, and where there is room its value and a * if it may be
+    the best.
+    """
     if t is None:
-        return Text("·", style="dim")
+        return Text("· " if has_values else "·", style="dim")
     may_be_best = t.teacher in stratum.ranking.best
-    place = f"#{t.place}" if has_values else f"{t.place}"
-    shown = f"{place}{'*' if may_be_best else ' '}"
-    shown = f"{number(t.value)} {shown:>4}" if has_values else shown
-    return Text(shown, style="bold" if may_be_best else "")
+    style = "bold" if may_be_best else ""
+    if not has_values:
+        return Text(f"{t.place}", style=style)
+    return Text(f"{number(t.value)} {f'#{t.place}':>3}{'*' if may_be_best else ' '}", style=style)
 
 
 def _print_tau(found: StrataRanking, out: Console) -> None:
@@ -140,15 +144,17 @@ def _print_tau(found: StrataRanking, out: Console) -> None:
     ]
     if not known:
         return
+    if n == 2:
+        out.print(Text(f"Kendall's tau-b of the two orders: {coefficient(known[0][0], 2)}"))
+        return
     if n > VALUED:
-        least, i, j = min(known)
-        most = max(known)[0]
+        (least, i, j), (most, *_) = min(known), max(known)
         pair = f"{found.strata[i].stratum} and {found.strata[j].stratum}"
         out.print(
             Text(
                 safe(
-                    f"Kendall's tau-b of the orders of two strata: from {coefficient(least, 2)} "
-                    f"({pair}) to {coefficient(most, 2)}; all in --json"
+                    f"Kendall's tau-b of the orders of two strata: {coefficient(least, 2)} ({pair}) to "
+                    f"{coefficient(most, 2)}; all in --json"
                 )
             )
         )
