@@ -42,7 +42,7 @@ from rsr_ray.student.facts import inspect_student
 
 from .browser.stores import rows_of as store_rows
 from .browser.stores import write_store
-from .conftest import DEMO_STUDENT, SHARED, few, needs_shared
+from .conftest import DEMO_STUDENT, REPOSITORY, SHARED, few, needs_shared
 from .simulate import count_strata
 from .test_rank import FOUR, rows_of, scored_of
 
@@ -610,6 +610,13 @@ def test_a_store_scored_without_strata_says_what_to_do(tmp_path):
         "--by-stratum domain: the store was scored without --stratum: score again with --stratum "
         "domain --new-generation"
     )
+
+
+def test_a_store_of_an_earlier_version_is_read_without_them():
+    store = Store(str(REPOSITORY / "tests" / "golden" / "version_2" / "store"), "s")
+    assert load_scored(store, [RSR]).teachers
+    with pytest.raises(UserError, match="was scored without --stratum: score again with"):
+        load_scored(store, [RSR], stratum="source")
 
 
 def test_a_column_of_too_many_values_is_refused():

@@ -150,14 +150,9 @@ def _print_tau(found: StrataRanking, out: Console) -> None:
     if n > VALUED:
         (least, i, j), (most, *_) = min(known), max(known)
         pair = f"{found.strata[i].stratum} and {found.strata[j].stratum}"
-        out.print(
-            Text(
-                safe(
-                    f"Kendall's tau-b of the orders of two strata: {coefficient(least, 2)} ({pair}) to "
-                    f"{coefficient(most, 2)}; all in --json"
-                )
-            )
-        )
+        between = f"{coefficient(least, 2)} ({pair}) to {coefficient(most, 2)}"
+        said = f"Kendall's tau-b of the orders of two strata: {between}; all in --json"
+        out.print(Text(safe(said)))
         return
     out.print(Text("Kendall's tau-b of the orders of two strata:"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
