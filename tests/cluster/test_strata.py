@@ -14,9 +14,9 @@ from rsr_ray.store.store import Store
 from .conftest import in_a_process
 from .test_here import command, last_record
 
-ROLES = {"doubtful-32b-think": "terse-7b", "terse-7b": "doubtful-32b-think"}
+ROLES = {"doubtful-32b-think": "flowery-8b", "flowery-8b": "doubtful-32b-think"}
 TEACHERS = (*ROLES, "looping-3b")
-N = 24  # problems
+N = 40  # problems
 
 
 def write_corpus(folder) -> None:

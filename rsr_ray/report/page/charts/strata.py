@@ -27,7 +27,7 @@ def draw_strata(found: StrataRanking, name: str) -> str:
     """
     teachers, strata = found.teachers[:MOST], found.strata[:MOST]
     values = _values(teachers, strata)
-    worse = values - np.nanmean(values, axis=0)
+    worse = _from_mean(values)
     worse = -worse if found.better == "higher" else worse
     best = np.array([[t in one.ranking.best for one in strata] for t in teachers])
     heads = [safe(one.stratum) for one in strata]
@@ -49,7 +49,7 @@ def draw_strata(found: StrataRanking, name: str) -> str:
 def usual_difference(found: StrataRanking) -> float:
     """The difference from the mean at which the colour is strongest."""
     values = _values(found.teachers[:MOST], found.strata[:MOST])
-    return _scale(values - np.nanmean(values, axis=0))
+    return _scale(_from_mean(values))
 
 
 def _values(teachers: list[str], strata: list[StratumRanking]) -> np.ndarray:
@@ -61,6 +61,13 @@ def _values(teachers: list[str], strata: list[StratumRanking]) -> np.ndarray:
             if t.teacher in place and t.value is not None:
                 values[place[t.teacher], s] = t.value
     return values
+
+
+def _from_mean(values: np.ndarray) -> np.ndarray:
+    """Values [T, S] less the mean of their stratum."""
+    n = (~np.isnan(values)).sum(0)
+    difference: np.ndarray = values - np.nansum(values, axis=0) / np.maximum(n, 1)
+    return difference
 
 
 def _scale(worse: np.ndarray) -> float:
