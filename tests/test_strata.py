@@ -118,7 +118,9 @@ def test_a_column_that_is_nowhere_is_refused_before_anything_is_scored(tmp_path)
     (tmp_path / "part.jsonl").write_text(json.dumps({"messages": TURNS, "source": "math"}))
     objects = list_corpus((str(tmp_path),), None)
     assert check_readable(objects, None, {}, ("source",)) == "messages"
-    with pytest.raises(UserError, match="^--stratum sorce: no row looked at .* you mean source"):
+    with pytest.raises(
+        UserError, match="^--stratum sorce: none of the first rows has .* you mean source"
+    ):
         check_readable(objects, None, {}, ("source", "sorce"))
 
 
