@@ -281,9 +281,9 @@ def test_sources_with_different_teachers_are_never_pooled():
     assert all(one.ranking.matched for one in found.strata)
     assert (found.overall, found.changes) == (None, [])
     assert found.sentence == (
-        "No two teachers are in two strata of source: there are no orders to compare."
+        "No two teachers appear in two strata of source, so no orders can be compared."
     )
-    assert found.notes[-1].startswith("no teacher answered in every stratum, so there is no")
+    assert found.notes[-1].startswith("no teacher appears in every stratum, so there is no")
 
 
 # --- what is said ---------------------------------------------------------------------------------
@@ -311,8 +311,8 @@ def test_an_order_that_flips_by_stratum_is_reported_so():
     assert firsts == ["a", "b"]
     assert found.tau_b[0][1] == pytest.approx(1 / 3)
     assert found.overall.sentence.startswith(
-        "Over 2 strata of source that weigh the same: a or b is best on prompts like these (95%)"
-    ) or found.overall.sentence.startswith("Over 2 strata of source that weigh the same: ")
+        "Over 2 strata of source with equal weights: a or b is best on prompts like these (95%)"
+    ) or found.overall.sentence.startswith("Over 2 strata of source with equal weights: ")
 
 
 def test_weights_decide_what_is_first_over_all():
@@ -340,18 +340,18 @@ def test_what_is_left_out_is_said():
     found = rank_strata(in_strata(rows), RSR, "source")
     n = rows.stratum.isna().sum()
     assert found.notes == [
-        f"{n} trajectories say nothing in source: in no stratum",
-        "the ranking over all strata leaves out c: not in every stratum",
+        f"{n} trajectories have no value in source and belong to no stratum",
+        "the ranking over all strata leaves out c, missing from some stratum",
     ]
     assert found.overall.left_out == ["c"]
     assert found.teachers == ["a", "b", "c"]
     alone = rank_strata(in_strata(rows[(rows.stratum == "s0") == (rows.teacher == "a")]), RSR, "s")
     assert alone.overall is None
     assert (
-        alone.sentence == "No two teachers are in two strata of s: there are no orders to compare."
+        alone.sentence == "No two teachers appear in two strata of s, so no orders can be compared."
     )
     assert alone.notes[-1] == (
-        "no teacher answered in every stratum, so there is no ranking over all of them: s0 has a; "
+        "no teacher appears in every stratum, so there is no ranking over all strata: s0 has a; "
         "s1 has b and c"
     )
 
@@ -371,8 +371,8 @@ def test_nothing_is_said_of_certainty_where_nothing_is_known(case):
         why = "no prompt of s1 was answered by all of its teachers"
     found = rank_strata(in_strata(rows), RSR, "source")
     assert found.overall.sentence == (
-        f"Over 2 strata of source that weigh the same, a is first; how sure that is cannot be "
-        f"told: {why}."
+        f"Over 2 strata of source with equal weights, a ranks first, but without a confidence "
+        f"estimate: {why}."
     )
     assert found.overall.best == []
     for t in found.overall.teachers:
@@ -571,7 +571,7 @@ def test_the_command_says_what_the_store_says(tmp_path, capsys):
         ),
         (
             ["--by-stratum", "level"],
-            "--by-stratum level: no scored row says anything in this column",
+            "--by-stratum level: no scored row has a value in this column",
         ),
         (["--stratum-weights", "a=1"], "--stratum-weights: give --by-stratum too"),
         (
@@ -581,7 +581,7 @@ def test_the_command_says_what_the_store_says(tmp_path, capsys):
         ),
         (
             ["--by-stratum", "domain", "--stratum-weights", "x=1"],
-            "--stratum-weights x: domain has no such value; it has domain-0, domain-1",
+            "--stratum-weights x: no such value in domain; values: domain-0, domain-1",
         ),
         (
             ["--by-stratum", "domain", "--stratum-weights", "domain-0=0,domain-1=0"],
@@ -624,7 +624,7 @@ def test_a_store_of_an_earlier_version_is_read_without_them():
 def test_a_column_of_too_many_values_is_refused():
     rows = rows_of(1, 101, {"a": 5.0, "b": 6.0})
     scored = in_strata(rows.assign(stratum=[f"s{p}" for p in rows.prompt]))
-    with pytest.raises(UserError, match="--by-stratum id: has 101 values, 's0' for one; give"):
+    with pytest.raises(UserError, match="--by-stratum id: has 101 values, such as 's0'; use"):
         rank_strata(scored, RSR, "id")
 
 

@@ -63,11 +63,11 @@ def split_strata(
     of_rows = pc.cast(scored.rows["stratum"], pa.string())
     names = sorted(pc.unique(of_rows).drop_null().to_pylist())
     if not names:
-        raise UserError(f"--by-stratum {column}: no scored row says anything in this column")
+        raise UserError(f"--by-stratum {column}: no scored row has a value in this column")
     if len(names) > MOST_STRATA:
         raise UserError(
-            f"--by-stratum {column}: has {len(names):,} values, {names[0]!r:.40} for one; give a "
-            f"column of at most {MOST_STRATA}"
+            f"--by-stratum {column}: has {len(names):,} values, such as {names[0]!r:.40}; use a "
+            f"column with at most {MOST_STRATA}"
         )
     shares = _shares(names, column, weights)
     whole = dataclasses.replace(scored, notes=())  # what the store lacks is said once
@@ -85,7 +85,7 @@ def _shares(names: list[str], column: str, weights: Mapping[str, float] | None) 
         return [1 / len(names)] * len(names)
     if unknown := sorted(weights.keys() - {*names}):
         raise UserError(
-            f"--stratum-weights {unknown[0]}: {column} has no such value; it has {', '.join(names)}"
+            f"--stratum-weights {unknown[0]}: no such value in {column}; values: {', '.join(names)}"
         )
     if missing := [name for name in names if name not in weights]:
         raise UserError(

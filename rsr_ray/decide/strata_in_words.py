@@ -3,7 +3,6 @@
 from rsr_ray.decide.orders import OrderChange, Orders
 from rsr_ray.decide.strata import Stratum
 from rsr_ray.decide.wording import sentence
-from rsr_ray.errors import counted
 
 NAMED = 3  # strata or teachers that are named before they are only counted
 
@@ -20,9 +19,9 @@ def orders_in_words(
 ) -> str:
     """Whether teachers change order between strata, and by more than noise."""
     if len(orders.strata) == 1:
-        return f"Every trajectory is of one stratum of {column}: {orders.strata[0]}."
+        return f"All trajectories belong to one stratum of {column}: {orders.strata[0]}."
     if not orders.n_shared_pairs:
-        return f"No two teachers are in two strata of {column}: there are no orders to compare."
+        return f"No two teachers appear in two strata of {column}, so no orders can be compared."
     if not changes:
         return f"No two teachers change order between strata of {column}."
     sure = [change for change in changes if change.more_than_noise]
@@ -35,9 +34,9 @@ def orders_in_words(
         )
     pairs = "1 pair of teachers changes" if len(changes) == 1 else f"{len(changes):,} pairs change"
     if all(change.more_than_noise is None for change in changes):
-        noise = "whether by more than noise cannot be told"
+        noise = "but there are too few prompts to tell whether this is more than noise"
     else:
-        noise = f"not by more than noise ({100 * confidence:g}%)"
+        noise = f"but not by more than noise ({100 * confidence:g}%)"
     return f"{pairs} order between strata of {column}, {noise}."
 
 
@@ -60,9 +59,11 @@ def overall_in_words(
     which strata and weights.
     """
     if len(names) == 1:
-        return f"Over {over}, {names[0]} is the only teacher that is in each."
+        return f"Over {over}, {names[0]} is the only teacher that appears in each."
     if why_unsure:
-        return f"Over {over}, {names[0]} is first; how sure that is cannot be told: {why_unsure}."
+        return (
+            f"Over {over}, {names[0]} ranks first, but without a confidence estimate: {why_unsure}."
+        )
     found = sentence(
         names,
         best,
@@ -76,7 +77,7 @@ def overall_in_words(
 
 def over_strata(n: int, column: str, *, equal_weights: bool) -> str:
     """The strata that a ranking is over."""
-    how = "that weigh the same" if equal_weights else "with the given weights"
+    how = "with equal weights" if equal_weights else "with the given weights"
     return f"{n:,} {'stratum' if n == 1 else 'strata'} of {column} {how}"
 
 
@@ -84,17 +85,18 @@ def strata_notes(strata: list[Stratum], column: str, n_without: int) -> list[str
     """What a reader of the strata has to know: which trajectories and teachers are not in them."""
     said = []
     if n_without:
-        verb = "says" if n_without == 1 else "say"
-        what = counted(n_without, "trajectory").replace("trajectorys", "trajectories")
-        said.append(f"{what} {verb} nothing in {column}: in no stratum")
+        what = "1 trajectory has" if n_without == 1 else f"{n_without:,} trajectories have"
+        said.append(f"{what} no value in {column} and belong{'s' * (n_without == 1)} to no stratum")
     weighty = [stratum for stratum in strata if stratum.weight]
     in_each = set.intersection(*({*stratum.scored.teachers} for stratum in weighty))
     others = sorted({name for one in strata for name in one.scored.teachers} - in_each)
     if not in_each:
         who = "; ".join(f"{one.name} has {named(one.scored.teachers)}" for one in strata[:NAMED])
         said.append(
-            f"no teacher answered in every stratum, so there is no ranking over all of them: {who}"
+            f"no teacher appears in every stratum, so there is no ranking over all strata: {who}"
         )
     elif others:
-        said.append(f"the ranking over all strata leaves out {named(others)}: not in every stratum")
+        said.append(
+            f"the ranking over all strata leaves out {named(others)}, missing from some stratum"
+        )
     return said
