@@ -32,10 +32,9 @@ class Scored:
     teacher: np.ndarray  # int [N]: index into teachers
     prompt: np.ndarray  # int [N]: index into prompts
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
-    # [N]: trajectory_id, sample, source, source_row, the unit that holds it, and its `stratum`,
-    # null where it has none, if one was asked for
-    rows: pa.Table
+    rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
     notes: tuple[str, ...] = ()  # what the store lacks of what was scored, a sentence each
+    stratum: pa.Array | None = None  # string [N] if asked for; null where a row has no value
 
     def has(self, metric: Metric) -> bool:
         """Whether all rows have what the metric is made of."""
@@ -82,6 +81,7 @@ class Scored:
             {name: values[keep] for name, values in self.columns.items()},
             self.rows.filter(pa.array(keep)),
             self.notes,
+            None if self.stratum is None else self.stratum.filter(pa.array(keep)),
         )
 
 
@@ -250,10 +250,16 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
         teacher[order],
         prompt,
         {name: rows[name].to_numpy()[order] for name in numbers},
-        rows.select([n for n in (*ROW, "unit", "stratum") if n in rows.column_names]).take(
-            pa.array(order)
-        ),
+        rows.select([*ROW, "unit"]).take(pa.array(order)),
+        stratum=_text(rows["stratum"].take(pa.array(order)))
+        if "stratum" in rows.column_names
+        else None,
     )
+
+
+def _text(column: pa.ChunkedArray) -> pa.Array:
+    whole = pc.cast(column, pa.string()).combine_chunks()
+    return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

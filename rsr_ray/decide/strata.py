@@ -58,10 +58,9 @@ def split_strata(
     They weigh the same without `weights`. Raises UserError for a column in which no row says
     anything, or too many things, and for weights that are not those of its strata.
     """
-    if "stratum" not in scored.rows.column_names:
+    if scored.stratum is None:
         raise UserError(f"stratum {column}: load the scores with load_scored(..., stratum=...)")
-    of_rows = pc.cast(scored.rows["stratum"], pa.string())
-    names = sorted(pc.unique(of_rows).drop_null().to_pylist())
+    names = sorted(scored.stratum.unique().drop_null().to_pylist())
     if not names:
         raise UserError(f"--by-stratum {column}: no scored row has a value in this column")
     if len(names) > MOST_STRATA:
@@ -73,7 +72,8 @@ def split_strata(
     whole = dataclasses.replace(scored, notes=())  # what the store lacks is said once
     strata = []
     for name, weight in zip(names, shares, strict=True):
-        own = whole.where(pc.fill_null(pc.equal(of_rows, name), False).to_numpy())
+        is_in = pc.fill_null(pc.equal(scored.stratum, name), False)
+        own = whole.where(is_in.to_numpy(zero_copy_only=False))
         compared, is_matched = own.matrices(metric).compared()
         strata.append(Stratum(name, weight, own, compared, is_matched))
     return strata
