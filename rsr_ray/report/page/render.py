@@ -14,7 +14,6 @@ from rsr_ray.report.page.charts.strata import usual_difference
 from rsr_ray.report.page.report import Report, StudentReport
 from rsr_ray.report.terminal.formats import coefficient, number, percent
 from rsr_ray.report.terminal.ranking import about_places, place_range
-from rsr_ray.report.terminal.strata import about_strata
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -96,7 +95,6 @@ def _environment() -> "Environment":
         "percent": percent,
         "place_range": place_range,
         "about_places": about_places,
-        "about_strata": about_strata,
         "coefficient": coefficient,
         "in_words": in_words,
         "usual_difference": usual_difference,

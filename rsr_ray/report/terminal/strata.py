@@ -36,14 +36,6 @@ def print_strata(found: StrataRanking, student_name: str, out: Console) -> None:
     print_notes([*found.notes, *of_strata], out)
 
 
-def about_strata(confidence: float) -> str:
-    """What holds of each stratum, and what of all together."""
-    return (
-        f"places, and which teachers may be best (*, bold), hold at {percent(confidence)} in each "
-        f"stratum by itself, changes of order in all strata together"
-    )
-
-
 def _overall_table(overall: Overall, found: StrataRanking) -> Table:
     sure = percent(found.confidence)
     table = _table(f"{found.metric}\n{found.better}=better", f"{sure}\ninterval")
@@ -92,7 +84,11 @@ def _print_places(found: StrataRanking, student_name: str, out: Console) -> None
     if not has_values:
         said = [f"{n} {s.stratum} ({_on_prompts(s)})" for n, s in numbered]
         out.print(Text(safe(f"strata: {', '.join(said)}")))
-    out.print(Text(about_strata(found.confidence), style="dim"))
+    about = (
+        f"places, and which teachers may be best (*, bold), hold at {percent(found.confidence)} in "
+        f"each stratum by itself, changes of order in all strata together"
+    )
+    out.print(Text(about, style="dim"))
 
 
 def _part_table(
