@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsr_ray.decide.ranking import Ranking
 from rsr_ray.decide.strata_ranking import StrataRanking, StratumRanking
 from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.names import height_of_rows, labels, shorten
@@ -23,13 +24,13 @@ NAMED = 8  # strata that the text alternative speaks of
 
 def draw_strata(found: StrataRanking, name: str) -> str:
     """Teachers in strata, coloured by how much better or worse than the mean of the stratum's
-    teachers they are; those that may be its best are outlined.
+    teachers they are; those that may be its best are outlined, unless all may.
     """
     teachers, strata = found.teachers[:MOST], found.strata[:MOST]
     values = _values(teachers, strata)
     worse = _from_mean(values)
     worse = -worse if found.better == "higher" else worse
-    best = np.array([[t in one.ranking.best for one in strata] for t in teachers])
+    best = np.array([_may_be_best(one.ranking, teachers) for one in strata]).T
     heads = [safe(one.stratum) for one in strata]
     longest = min(LETTERS, max(map(len, heads)))
 
@@ -61,6 +62,12 @@ def _values(teachers: list[str], strata: list[StratumRanking]) -> np.ndarray:
             if t.teacher in place and t.value is not None:
                 values[place[t.teacher], s] = t.value
     return values
+
+
+def _may_be_best(ranking: Ranking, teachers: list[str]) -> list[bool]:
+    """Which of the teachers may be the best of a stratum; none where all of its own may."""
+    are_all = len(ranking.best) == len(ranking.teachers)
+    return [name in ranking.best and not are_all for name in teachers]
 
 
 def _from_mean(values: np.ndarray) -> np.ndarray:
@@ -117,7 +124,8 @@ def _name_strata(ax: "Axes", names: list[str], width: float) -> None:
     """Above the columns, of so many points each."""
     fits = max(map(len, names)) * 5.5 < width
     shown = [shorten(name, LETTERS, {*names} - {name}) for name in names]
-    ax.set_xticks(range(len(names)), shown, rotation=0 if fits else 90, fontsize=9)
+    letters = 9 if fits else min(9.0, 0.9 * width)
+    ax.set_xticks(range(len(names)), shown, rotation=0 if fits else 90, fontsize=letters)
     ax.xaxis.tick_top()
 
 
