@@ -103,7 +103,7 @@ def test_each_type_has_one_text(value, text):
     [
         (["a", "b"], "s holds a list: name one of its values: s.0"),
         ({"a": 1}, "s holds a mapping: name one of its values: s.KEY"),
-        (1e300, "s: 1e+300 is a float that stands for several whole numbers"),
+        (1e300, "s: 1e+300 is a float too large to stand for one whole number"),
     ],
 )
 def test_a_value_that_is_no_single_one_rejects_its_row(tmp_path, value, said):
@@ -440,16 +440,15 @@ def test_one_stratum_is_what_is_said_without_strata(n):
 
 
 def test_the_bias_is_what_the_means_of_many_samples_show():
-    """Of a ratio of means of six prompts, over 40,000 samples."""
+    """Of a ratio of means of six prompts, over 160,000 samples, whose true one is known."""
     rng = np.random.default_rng(8)
-    x = rng.lognormal(0, 0.5, (6, 40_000))
+    x = rng.lognormal(0, 0.5, (6, 160_000))
     y = x**0.4 * rng.lognormal(0, 0.2, x.shape)
     ratios, each = influence(x, y)
-    population = rng.lognormal(0, 0.5, 4_000_000)
-    truth = population.mean() / (population**0.4 * rng.lognormal(0, 0.2, len(population))).mean()
-    estimated = stratified._bias(each, y).mean()
-    assert estimated == pytest.approx(ratios.mean() - truth, rel=0.25)
-    assert abs(ratios.mean() - truth) > 5 * ratios.std() / math.sqrt(ratios.size)
+    truth = math.exp(0.5**2 / 2) / math.exp((0.4 * 0.5) ** 2 / 2 + 0.2**2 / 2)
+    bias = ratios.mean() - truth
+    assert abs(bias) > 5 * ratios.std() / math.sqrt(ratios.size)
+    assert stratified._bias(each, y).mean() == pytest.approx(bias, rel=0.25)
 
 
 def test_an_interval_over_strata_is_that_of_all_possible_draws():
@@ -526,7 +525,7 @@ def test_without_bonferroni_false_changes_are_found(monkeypatch):
 
     monkeypatch.setattr(orders, "bonferroni", lambda confidence, _: confidence)
     counts = count_strata(12, 12, "measured", 0.0, few(400, 60))
-    assert counts.wrong_changes / counts.reports > 0.1
+    assert counts.wrong_changes / counts.reports > 0.05
 
 
 def test_bonferroni():

@@ -29,17 +29,14 @@ def write_report(
     store's endpoint. `confidence` is that of the intervals, `seed` that of the random draws. With
     `teachers`, only these are ranked, on the prompts they share. `tokens_from` is the folder or hub
     id of the student: it scores the tokens of the shown trajectories if the store has no token
-    scores. `by_stratum` is a column that the scores keep (ScoreConfig.stratum): teachers are ranked
-    within each of its values too, and over all of them with `stratum_weights`, by default the same.
+    scores. `by_stratum`, a column that the scores keep, and `stratum_weights` as for `rank_strata`.
 
-    Writes index.html (the page; it needs no other file and no network), teachers.csv (a row per
-    student and teacher), teachers.json (all numbers) and summary.md, over those of an earlier
-    report. Returns their URIs, in this order.
+    Writes index.html (the page, which needs no other file), teachers.csv (a row per student and
+    teacher), teachers.json (all numbers) and summary.md, over an earlier report's. Returns URIs.
 
-    Raises UserError if no student is given, a student has no scores, the metric has no direction or
-    needs columns that the store lacks, a teacher is not in the store, `tokens_from` is not the
-    student that gave the scores, or `out` cannot be written; StoreError if a file of the store is
-    not what was written there.
+    Raises UserError if no student is given, a student has no scores, the metric has no direction,
+    the store lacks columns or a teacher, `tokens_from` is not the student that gave the scores, or
+    `out` cannot be written; StoreError if a file of the store is not what was written there.
     """
     if not stores:
         raise UserError("write_report: no student to report on; give at least one Store")
