@@ -72,7 +72,8 @@ class Stratified:
 
     @property
     def _unbiased(self) -> np.ndarray:
-        return self.values - self.bias
+        unbiased: np.ndarray = self.values - self.bias
+        return unbiased
 
     def interval(self, confidence: float, seed: int) -> Interval:
         """Intervals of the values, as `inference.interval` has them."""
