@@ -7,59 +7,61 @@ compared with the last one of another name.
 """
 
 import time
-from typing import Any
+from dataclasses import replace
 
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.decide.changes import compare
-from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.decide.nights import FailedNight, HeldNight, History, Night, StudentNight
+from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.write import store_report
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.pipeline import score_corpus
-from rsr_ray.store.lease import Lease
-from rsr_ray.store.nights import History, LastNight, Night, StudentNight
+from rsr_ray.store.lease import Held, Lease
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import teacher_rows
 from rsr_ray.watch import log
 
 PATIENCE = 5.0  # seconds between looks at somebody else's lease
 
 
-def run_night(config: NightlyConfig) -> dict[str, Any]:
-    """The night's record, also stored; or, where another nightly run holds the store's lease,
-    `held_by`: what it wrote.
+def run_night(config: NightlyConfig) -> Night | HeldNight:
+    """The night's record, also stored; or who holds the store's lease, another nightly run.
 
-    A student that fails has `error` in place of its results and stops no other one. Raises
+    A student that fails has an error in place of its results and stops no other one. Raises
     UserError where the store or the cluster cannot be used at all.
     """
     store, endpoint = config.students[0].store, config.students[0].s3_endpoint
     lease = Lease(f"{store}/nightly/lease", config.lease_seconds, endpoint)
     try:
         if held := _wait_for(lease, config.wait):
-            return {"night": config.night, "held_by": held}
+            return HeldNight(config.night, held)
     except OSError as e:
         raise UserError(f"store {store}: cannot be written: {e}") from e
     try:
         history = History(store, endpoint)
-        night: Night = history.read(config.night) or {"night": config.night, "students": {}}
+        before = history.read(config.night)
+        students = dict(before.students) if before else {}
         first = config.students[0]
         with Cluster(first.ray_address, first.log, verbose=first.verbose) as cluster:
             for n, student in enumerate(config.students, 1):
                 label = f"student {n} of {len(config.students)}, {student.student_name}"
                 scored = _score(student, config.night, history, cluster, label)
-                night["students"][str(student.student_name)] = scored
+                students[str(student.student_name)] = scored
+        night = Night(night=config.night, students=students)
         # Written before the report too: the report tells of this night, and it may fail.
         history.write(night)
-        _report(config, night)
+        night = _report(config, night)
         history.write(night)
-        return dict(night)
+        return night
     finally:
         lease.release()
 
 
-def _wait_for(lease: Lease, seconds: float) -> dict[str, Any] | None:
+def _wait_for(lease: Lease, seconds: float) -> Held | None:
     """Who still holds the lease after so many seconds, or None: it is ours."""
     until = time.monotonic() + seconds
     while (held := lease.take()) and (left := until - time.monotonic()) > 0:
@@ -67,29 +69,31 @@ def _wait_for(lease: Lease, seconds: float) -> dict[str, Any] | None:
     return held
 
 
-def _report(config: NightlyConfig, night: Night) -> None:
-    """Write the store's report, `report` in the record, or `report_error`: of all students that
-    were ever scored, this night or before.
+def _report(config: NightlyConfig, night: Night) -> Night:
+    """Write the store's report, of all students that were ever scored, this night or before; the
+    night with its URI, or with why there is none.
     """
-    # of an earlier run of the same night
-    night.pop("report", None)
-    night.pop("report_error", None)
     store, endpoint = config.students[0].store, config.students[0].s3_endpoint
     try:
         scored = Store.students(store, endpoint)
         stores = [_store(student) for student in config.students if student.student_name in scored]
-        if stores:
-            found = {name: entry.get("ranking") for name, entry in night["students"].items()}
-            rankings = {name: ranking for name, ranking in found.items() if ranking}
-            night["report"] = store_report(stores, RSR, rankings)
+        if not stores:
+            return night
+        rankings = {
+            name: entry.ranking
+            for name, entry in night.students.items()
+            if isinstance(entry, StudentNight) and entry.ranking
+        }
+        return replace(night, report=store_report(stores, RSR, rankings))
     except Exception as e:  # the scores and the record are there all the same
         log.exception("report")
-        night["report_error"] = f"the report could not be made: {type(e).__name__}: {e}"
+        error = f"the report could not be made: {type(e).__name__}: {e}"
+        return replace(night, report_error=error)
 
 
 def _score(
     student: ScoreConfig, night: str, history: History, cluster: Cluster, label: str
-) -> StudentNight:
+) -> StudentNight | FailedNight:
     try:
         return _results(student, night, history, cluster, label)
     except (UserError, RunError, OSError) as e:
@@ -97,7 +101,7 @@ def _score(
     except Exception as e:  # a mistake of ours may not cost the other students their night
         log.exception("student %s", student.student_name)
         error = f"{type(e).__name__}: {e}"
-    return {"error": error}
+    return FailedNight(error)
 
 
 def _results(
@@ -105,36 +109,35 @@ def _results(
 ) -> StudentNight:
     run = score_corpus(student, cluster, label)
     assert run.teachers is not None
-    entry: StudentNight = {
-        "error": run.problem,
-        "run_id": run.record["run_id"],
-        "fingerprint": run.record["fingerprint"],
-        "equation": run.record["equation"],
-        "seconds": run.record["seconds"],
-        "teachers": run.teachers.to_pylist(maps_as_pydicts="strict"),
-    }
     last = history.last(str(student.student_name), night)
-    entry["ranking"] = _rank(student, entry, last)
-    changes = compare(last, entry)
-    entry["changes"] = changes.to_json() if changes else None
-    entry["since"] = last["night"] if last else None
-    return entry
+    before = last.results if last else None
+    entry = StudentNight(
+        error=run.problem,
+        run_id=run.record.run_id,
+        fingerprint=run.record.fingerprint,
+        equation=run.record.equation,
+        seconds=run.record.seconds,
+        teachers=teacher_rows(run.teachers),
+        ranking=None,
+        changes=None,
+        since=last.night if last else None,
+    )
+    entry = replace(entry, ranking=_rank(student, entry, before))
+    return replace(entry, changes=compare(before, entry))
 
 
-def _rank(
-    student: ScoreConfig, entry: StudentNight, last: LastNight | None
-) -> dict[str, Any] | None:
+def _rank(student: ScoreConfig, entry: StudentNight, before: StudentNight | None) -> Ranking | None:
     """The ranking of a night: with nothing new since the last one, its own."""
-    if not any(t["n_trajectories"] for t in entry["teachers"]):
+    if not any(t.n_trajectories for t in entry.teachers):
         return None
     if (
-        last
-        and last.get("ranking")
-        and last["fingerprint"] == entry["fingerprint"]
-        and last["teachers"] == entry["teachers"]
+        before
+        and before.ranking
+        and before.fingerprint == entry.fingerprint
+        and before.teachers == entry.teachers
     ):
-        return last["ranking"]
-    return rank_teachers(load_scored(_store(student), [RSR]), RSR).to_json()
+        return before.ranking
+    return rank_teachers(load_scored(_store(student), [RSR]), RSR)
 
 
 def _store(student: ScoreConfig) -> Store:

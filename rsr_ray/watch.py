@@ -1,6 +1,4 @@
-"""What a task tells of itself while it works: counters that Prometheus scrapes from Ray, and
-structured logs.
-"""
+"""What a task tells of itself while it works: structured logs, and how often it was started."""
 
 import logging
 import sys
@@ -49,51 +47,3 @@ def on_ray() -> bool:
     import ray
 
     return ray.is_initialized()
-
-
-class Counters:
-    """A replica's work so far, for Prometheus:
-
-    `ray_rsr_*` on the metrics port of its Ray node, while it lives.
-    """
-
-    def __init__(self, student: str):
-        from ray.util.metrics import Counter, Gauge
-
-        def tagged(kind: type, name: str, meaning: str, *more: str) -> Any:
-            metric = kind(f"rsr_{name}", meaning, ("student", *more))
-            metric.set_default_tags({"student": student})
-            return metric
-
-        self.trajectories = tagged(Counter, "trajectories", "trajectories scored")
-        self.tokens = tagged(
-            Counter,
-            "tokens",
-            "tokens that went through the student, by kind: scored or prompt",
-            "kind",
-        )
-        self.rejects = tagged(Counter, "rejects", "rows rejected, by reason", "reason")
-        self.tokens_per_second = tagged(
-            Gauge,
-            "tokens_per_second",
-            "tokens per second of the replica's last work unit, prompts included",
-        )
-        self.padding_share = tagged(
-            Gauge,
-            "padding_share",
-            "share of padding in the positions of the replica's last work unit",
-        )
-
-    def add(self, unit: dict[str, Any], rejects: dict[str, int]) -> None:
-        """Count a unit that was written, by its bookkeeping."""
-        kinds = {"scored": unit["n_tokens"], "prompt": unit["n_prompt_tokens"]}
-        if unit["n_scored"]:
-            self.trajectories.inc(unit["n_scored"])
-        for kind, n in kinds.items():
-            if n:
-                self.tokens.inc(n, {"kind": kind})
-        for reason, n in rejects.items():
-            self.rejects.inc(n, {"reason": reason})
-        if unit["padded"]:
-            self.tokens_per_second.set(sum(kinds.values()) / unit["seconds"])
-            self.padding_share.set(1 - unit["positions"] / unit["padded"])

@@ -31,7 +31,9 @@ from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.report.terminal.comparison import print_comparison
 from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import teacher_rows
 from rsr_ray.store.units import unit_name
 
 from .test_rank import FOUR, rows_of, scored_of
@@ -77,15 +79,12 @@ def store_of(
         write_unit(store, rows.iloc[unit::units], fingerprint, unit)
     write_table(store, rows, fingerprint)
     if run:
-        config = run["config"] | {"student_name": store.student_name}
-        store.write_run(
-            run
-            | {
-                "run_id": f"20261120T010000Z-{fingerprint}",
-                "fingerprint": fingerprint,
-                "config": config,
-            }
-        )
+        named = {
+            "run_id": f"20261120T010000Z-{fingerprint}",
+            "fingerprint": fingerprint,
+            "config": run["config"] | {"student_name": store.student_name},
+        }
+        store.write_run(RunRecord.from_json(run | named))
     return store
 
 
@@ -489,7 +488,7 @@ def nights_of(folder, parts: dict[str, pd.DataFrame], *, ranked: bool = True) ->
         seen.append(rows.assign(sample=day))
         moment = datetime.datetime(2026, 11, 1 + day, 2, tzinfo=datetime.UTC).timestamp()
         unit = write_unit(store, seen[-1], "f", day)
-        table = table_of(pd.concat(seen), "f").to_pylist(maps_as_pydicts="strict")
+        table = [row.to_json() for row in teacher_rows(table_of(pd.concat(seen), "f"))]
         os.makedirs(f"{store.uri}/nightly", exist_ok=True)
         record = f"{store.uri}/nightly/{night}.json"
         with open(record, "w") as file:
@@ -586,14 +585,15 @@ def test_a_night_without_errors_over_prompts_says_nothing_of_noise(tmp_path):
 
 def test_rows_are_a_nights_only_if_they_give_its_numbers(tmp_path):
     rows = rows_of(1, 20, FOUR)
-    scored, table = load_scored(store_of(tmp_path, rows), [RSR]), table_of(rows, "f").to_pylist()
+    scored = load_scored(store_of(tmp_path, rows), [RSR])
+    table = teacher_rows(table_of(rows, "f"))
+    first = table[0]
+    rejected = dataclasses.replace(first, teacher="rejects only", n_trajectories=0, rsr=None)
     assert gives(scored, table)
-    assert gives(
-        scored, [*table, table[0] | {"teacher": "rejects only", "n_trajectories": 0, "rsr": None}]
-    )
+    assert gives(scored, [*table, rejected])
     assert not gives(scored, table[1:])
-    assert not gives(scored, [table[0] | {"n_trajectories": 19}, *table[1:]])
-    assert not gives(scored, [table[0] | {"rsr": table[0]["rsr"] * (1 + 1e-6)}, *table[1:]])
+    assert not gives(scored, [dataclasses.replace(first, n_trajectories=19), *table[1:]])
+    assert not gives(scored, [dataclasses.replace(first, rsr=first.rsr * (1 + 1e-6)), *table[1:]])
 
 
 # --- its JSON--------------------------------------------------------------------------------------

@@ -408,7 +408,7 @@ def test_no_endpoint_of_the_environment_has_it(variable, monkeypatch):
             lambda: endpoint_of(None),
             lambda: ScoreConfig(corpus=("c",), student="m", store="s"),
         ):
-            with pytest.raises(UserError, match=f"^{variable}: holds") as refused:
+            with pytest.raises(UserError, match=f"^{variable}: contains") as refused:
                 ask()
             check_gone(shape, str(refused.value))
     monkeypatch.setenv(variable, "http://localhost:9000")

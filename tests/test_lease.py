@@ -18,9 +18,7 @@ def test_one_of_many_takes_it(tmp_path):
         refused = list(pool.map(Lease.take, many))
     assert refused.count(None) == 1
     winner = many[refused.index(None)]
-    assert all(
-        held["holder"] == winner.me["holder"] for held in refused if held and "holder" in held
-    )
+    assert all(held.by == winner.me for held in refused if held and held.by)
     winner.release()
 
 
@@ -38,21 +36,34 @@ def test_a_live_one_is_renewed_and_a_dead_one_expires(tmp_path):
     time.sleep(2.5)
     held = Lease(str(tmp_path), 2, None).take()
     assert held is not None
-    assert held["id"] == live.me["id"]
-    assert held["age"] < 2
+    assert held.by == live.me
+    assert held.age < 2
     live._ended.set()  # as if its process had died: nobody renews it, nobody releases it
     live._renewing.join()
     assert Lease(str(tmp_path), 2, None).take() is not None
     time.sleep(2.2)
     after = Lease(str(tmp_path), 2, None)
     assert after.take() is None
-    assert json.loads((tmp_path / leases(tmp_path)[-1]).read_text())["id"] == after.me["id"]
+    assert json.loads((tmp_path / leases(tmp_path)[-1]).read_text())["id"] == after.me.id
     after.release()
 
 
 def test_a_half_written_one_is_held(tmp_path):
     (tmp_path / "000000000001.json").write_text("")
-    assert (
-        Lease(str(tmp_path), 60, None).take() == {"age": 0.0}
-        or Lease(str(tmp_path), 60, None).take()["age"] < 60
-    )
+    held = Lease(str(tmp_path), 60, None).take()
+    assert held is not None
+    assert (held.by, held.holder) == (None, None)
+    assert held.age < 60
+    assert held.to_json() == {"age": held.age}
+
+
+def test_who_holds_it_is_told_as_it_wrote(tmp_path):
+    live = Lease(str(tmp_path), 60, None)
+    assert live.take() is None
+    held = Lease(str(tmp_path), 60, None).take()
+    wrote = {"holder": live.me.holder, "id": live.me.id, "seconds": 60}
+    assert held is not None
+    assert list(held.to_json().items()) == [*wrote.items(), ("age", held.age)]
+    live.release()
+    kept = json.loads((tmp_path / leases(tmp_path)[-1]).read_text())
+    assert list(kept.items())[:4] == [*wrote.items(), ("released", True)]

@@ -1,11 +1,15 @@
 """What changed between two nights."""
 
+import dataclasses
+import json
+
 from rsr_ray.decide.changes import Move, Newcomer, compare, places
+from rsr_ray.decide.nights import FailedNight, History, Night, StudentNight
+from rsr_ray.decide.ranking import Ranking
 from rsr_ray.report.terminal.night import changes_in_words
-from rsr_ray.store.nights import History
 
 
-def night(*teachers: tuple[str, int, int], fingerprint: str = "f", **rejects: int) -> dict:
+def night(*teachers: tuple[str, int, int], fingerprint: str = "f", **rejects: int) -> StudentNight:
     """Results of (name, place or 0, trajectories)."""
     rows = [
         {
@@ -18,13 +22,20 @@ def night(*teachers: tuple[str, int, int], fingerprint: str = "f", **rejects: in
         for i, (name, place, n) in enumerate(teachers)
     ]
     equation = {"read": 9, "scored": 5, "rejected": {}, "already_scored": 4}
-    return {"fingerprint": fingerprint, "teachers": rows, "equation": equation}
+    return StudentNight.from_json(
+        {"fingerprint": fingerprint, "teachers": rows, "equation": equation}
+    )
+
+
+def ranked_by(results: StudentNight, *teachers: dict) -> StudentNight:
+    """The results with a ranking that has these places."""
+    return dataclasses.replace(results, ranking=Ranking.from_json({"teachers": [*teachers]}))
 
 
 def said(last, now) -> str:
     changes = compare(last, now)
-    told = {"changes": changes and changes.to_json(), "since": last and "1"}
-    return "\n".join(changes_in_words(now | told, "2"))
+    now = dataclasses.replace(now, changes=changes, since=last and "1")
+    return "\n".join(changes_in_words(now, "2"))
 
 
 def test_who_only_makes_room_for_a_newcomer_has_not_moved():
@@ -83,14 +94,15 @@ def test_the_summary_in_words():
 def test_a_student_is_compared_with_the_last_night_that_it_did_not_fail(tmp_path):
     history = History(str(tmp_path), None)
     for name, entry in {
-        "1": {"error": None, **night(("A", 1, 1))},
-        "2": {"error": "broke"},
-        "3": {"error": None, **night(("A", 1, 9))},
+        "1": night(("A", 1, 1)),
+        "2": FailedNight("broke"),
+        "3": night(("A", 1, 9)),
     }.items():
-        history.write({"night": name, "students": {"s": entry}})
+        history.write(Night(night=name, students={"s": entry}))
     history = History(str(tmp_path), None)
-    assert history.last("s", "3")["night"] == "1"
-    assert history.last("s", "4")["night"] == "3"
+    assert history.last("s", "3").night == "1"
+    assert history.last("s", "4").night == "3"
+    assert history.last("s", "4").results == night(("A", 1, 9))
     assert history.last("s", "1") is None
     assert history.last("other", "4") is None
 
@@ -98,14 +110,13 @@ def test_a_student_is_compared_with_the_last_night_that_it_did_not_fail(tmp_path
 def test_places_are_those_of_the_ranking():
     """On the prompts that all answered; the teachers table has them on all prompts."""
     entry = night(("A", 1, 10), ("B", 2, 10), ("N", 3, 5), ("Z", 0, 0))
-    ranked = entry | {
-        "ranking": {
-            "teachers": [
-                {"teacher": name, "place": place, "value": place / 4}
-                for place, name in enumerate("BAN", 1)
-            ]
-        }
-    }
+    ranked = ranked_by(
+        entry,
+        *(
+            {"teacher": name, "place": place, "value": place / 4}
+            for place, name in enumerate("BAN", 1)
+        ),
+    )
     assert places(entry) == {"A": 1, "B": 2, "N": 3, "Z": None}
     assert places(ranked) == {"A": 2, "B": 1, "N": 3, "Z": None}
     before = night(("B", 1, 10), ("A", 2, 10))
@@ -131,25 +142,39 @@ def bounded(name: str, place: int, first: int, last: int) -> dict:
 def test_a_move_is_one_where_the_places_that_a_teacher_may_have_are_others():
     before = night(("A", 1, 9), ("B", 2, 9), ("C", 3, 9), ("D", 4, 9))
     after = night(("C", 1, 9), ("B", 2, 9), ("D", 3, 9), ("A", 4, 9))
-    before["ranking"] = {
-        "teachers": [
-            bounded("A", 1, 1, 3),
-            bounded("B", 2, 1, 3),
-            bounded("C", 3, 2, 4),
-            bounded("D", 4, 3, 4),
-        ]
-    }
-    after["ranking"] = {
-        "teachers": [
-            bounded("C", 1, 1, 1),
-            bounded("B", 2, 2, 3),
-            bounded("D", 3, 2, 3),
-            bounded("A", 4, 4, 4),
-        ]
-    }
+    before = ranked_by(
+        before,
+        bounded("A", 1, 1, 3),
+        bounded("B", 2, 1, 3),
+        bounded("C", 3, 2, 4),
+        bounded("D", 4, 3, 4),
+    )
+    after = ranked_by(
+        after,
+        bounded("C", 1, 1, 1),
+        bounded("B", 2, 2, 3),
+        bounded("D", 3, 2, 3),
+        bounded("A", 4, 4, 4),
+    )
     changes = compare(before, after)
     assert changes.moved == [Move("C", was=3, now=1), Move("A", was=1, now=4)]
     assert changes.unsure == [Move("D", was=4, now=3)]
     text = said(before, after)
     assert "A moved from place 1 to 4" in text
     assert "place changes that may be noise: D 4 -> 3" in text
+
+
+def test_a_night_is_read_as_it_was_written():
+    results = ranked_by(night(("A", 1, 9), ("B", 2, 9), not_text=2), bounded("A", 1, 1, 2))
+    changes = compare(night(("B", 1, 9), ("A", 2, 9), ("C", 3, 1)), results)
+    assert changes is not None
+    students = {
+        "s": dataclasses.replace(results, changes=changes, since="1", error="2 of 11 rejected"),
+        "t": FailedNight("no GPU"),
+    }
+    written = Night(night="2", students=students, report="s3://b/report/index.html")
+    told = json.loads(json.dumps(written.to_json()))
+    assert Night.from_json(told) == written
+    assert list(told) == ["night", "students", "report"]
+    assert told["students"]["t"] == {"error": "no GPU"}
+    assert told["students"]["s"]["changes"] == changes.to_json()

@@ -21,6 +21,9 @@ from rsr_ray.report.terminal.naturalness import print_naturalness
 from rsr_ray.report.terminal.ranking import print_ranking
 from rsr_ray.report.terminal.rejects import print_rejects
 from rsr_ray.report.terminal.teachers import print_teachers
+from rsr_ray.store.records import read_as
+from rsr_ray.store.scores import RejectedRow
+from rsr_ray.store.teacher_rows import TeacherRow
 
 from .browser.stores import rejects_of, rows_of, write_store
 
@@ -36,9 +39,7 @@ HOSTILE = [
 
 
 def test_a_name_cannot_steer_the_terminal():
-    teacher = dict.fromkeys(
-        ("rsr", "mean_rank", "mean_surprisal", "mean_tokens", "place")
-    ) | dict.fromkeys(("n_trajectories", "n_rejected", "n_duplicates", "n_truncated"), 0)
+    counts = dict.fromkeys(("n_trajectories", "n_rejected", "n_duplicates", "n_truncated"), 0)
     row = {
         "trajectory_id": "t",
         "source": "s",
@@ -48,8 +49,10 @@ def test_a_name_cannot_steer_the_terminal():
     }
     out = io.StringIO()
     console = Console(file=out, width=200)
-    print_teachers([{**teacher, "teacher": name} for name in HOSTILE], "s", console)
-    print_rejects([{**row, "teacher": name} for name in HOSTILE], console)
+    print_teachers(
+        [read_as(TeacherRow, counts | {"teacher": name}) for name in HOSTILE], "s", console
+    )
+    print_rejects([RejectedRow(**row, teacher=name) for name in HOSTILE], console)
     beside = [TeacherNaturalness(name, local=-1.0, global_=-2.0) for name in HOSTILE]
     print_naturalness(Naturalness(True, 3, beside, notes=[]), console)
     shown = out.getvalue()
@@ -92,7 +95,7 @@ def test_places_names_and_numbers_are_whole_in_a_narrow_terminal(tmp_path, width
     store = write_store(tmp_path / "c", rows.assign(rank_sum=rows.rank_sum * 1234), student="s")
     out = io.StringIO()
     console = Console(file=out, width=width)
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    table = store.read_teacher_rows()
     ranking = rank_teachers(load_scored(store, [RSR]), RSR)
     print_ranking(ranking, table, "s", console)
     sides = [open_side(f"{tmp_path / side}#s") for side in "ab"]

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import typing
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
@@ -11,6 +13,7 @@ from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject, create, list_files, put
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import settle_units, stale_units, unit_name
 
 KEY, VERSION = "0" * 16, "a" * 12
@@ -165,6 +168,32 @@ def test_units_and_definitions_are_in_the_stored_schema(store):
     assert b"nats" in schema.field("mean_surprisal").metadata[b"description"]
 
 
+def test_a_teacher_row_has_the_columns_of_the_table():
+    columns = {"string": str, "int64": int, "double": float, "map<string, int64>": dict[str, int]}
+    kinds = typing.get_type_hints(TeacherRow)
+    assert [field.name for field in dataclasses.fields(TeacherRow)] == TEACHERS.names
+    for column in TEACHERS:
+        assert kinds[column.name] in (
+            kind := columns[str(column.type)],
+            kind | None,
+        ), column.name
+
+
+def test_teacher_rows_are_those_of_the_table():
+    row = dict.fromkeys(TEACHERS.names) | {
+        "teacher": "T",
+        "n_trajectories": 2,
+        "rejects": {"not_text": 3, "over_length": 1},
+        "rsr": 0.1,
+        "place": 1,
+    }
+    (found,) = teacher_rows(pa.Table.from_pylist([row], schema=TEACHERS))
+    assert json.dumps(found.to_json()) == json.dumps(row)
+    assert (found.rejects, found.rsr) == (row["rejects"], 0.1)
+    (earlier,) = teacher_rows(pa.table({"teacher": ["T"], "n_trajectories": [2]}))
+    assert (earlier.n_trajectories, earlier.n_repeated_ids, earlier.rsr) == (2, None, None)
+
+
 def test_a_store_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     put(f"{tmp_path}/file", b"", None)
     with pytest.raises(UserError, match="cannot be written"):
@@ -177,7 +206,7 @@ def test_rejects_are_found_and_their_units_can_be_dropped(store, capsys):
     store.write_unit(unit(0, 4), "f")
     store.write_unit(unit(4, 4, last=True), "f")
     ((where, rows),) = store.find_rejects(None).items()
-    assert (where, [row["trajectory_id"] for row in rows]) == (("f", name(0, 4)), ["t0"])
+    assert (where, [row.trajectory_id for row in rows]) == (("f", name(0, 4)), ["t0"])
     assert store.find_rejects("over_length") == {}
     options = ["rejects", "--store", store.uri, "--student", "demo"]
     assert main(options) == 0

@@ -15,6 +15,7 @@ from rsr_ray.errors import StoreError
 from rsr_ray.metrics import RSR
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store.records import warn_once
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import Listing, MadeOf, n_rows, store_of, unit_at, unit_name
 
@@ -52,6 +53,14 @@ def write_table(store: Store) -> None:
         for teacher, n, value in zip(scored.teachers, every.n.sum(0), every.values(), strict=True)
     ]
     store.write_teachers(pa.Table.from_pylist(table, schema=TEACHERS), units)
+
+
+def a_run(run_id: str) -> RunRecord:
+    """What a record has at least."""
+    config = {"student_name": "s"}
+    return RunRecord.from_json(
+        {"run_id": run_id, "fingerprint": "f", "config": config, "student": {}}
+    )
 
 
 @pytest.fixture
@@ -187,7 +196,7 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
         Path(store.scores_uri) / "f" / "copy.parquet",
     )
     run = Path(store.uri) / "runs" / "r.json"
-    store.write_run({"run_id": "r", "fingerprint": "f", "config": {"student_name": "s"}})
+    store.write_run(a_run("r"))
     data = bytearray(unit.read_bytes())
     data[len(data) // 2] ^= 4
     unit.write_bytes(data)
@@ -213,10 +222,9 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
 
 
 def test_a_broken_record_is_named_and_the_one_before_it_counts(store, caplog):
-    student = {"student": {}, "config": {"student_name": "s"}, "fingerprint": "f"}
     for run_id in ("1", "2"):
-        store.write_run({"run_id": run_id, **student})
-    assert store.find_run("f")["run_id"] == "2"
+        store.write_run(a_run(run_id))
+    assert store.find_run("f").run_id == "2"
     for content in (
         "",
         "{",
@@ -228,7 +236,7 @@ def test_a_broken_record_is_named_and_the_one_before_it_counts(store, caplog):
         (Path(store.uri) / "runs" / "2.json").write_text(content)
         caplog.clear()
         warn_once.cache_clear()
-        assert store.find_run("f")["run_id"] == "1"
+        assert store.find_run("f").run_id == "1"
         assert "runs/2.json is broken" in caplog.text
 
 
@@ -239,7 +247,7 @@ def test_what_a_store_keeps_is_no_corpus(store, tmp_path, caplog):
     assert [obj.uri for obj in found] == [str(tmp_path / "a.jsonl")]
     assert f"3 of its files belong to the store {store.uri}" in caplog.text
     other = shutil.copytree(store.uri, tmp_path / "other")
-    store.write_run({"run_id": "1"})
+    store.write_run(a_run("1"))
     found = list_corpus((str(corpus),), None, None)
     assert [obj.uri for obj in found if not obj.uri.startswith(store.uri)] == [
         str(tmp_path / "a.jsonl")

@@ -11,13 +11,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rsr_ray.bench.figures import Benchmark, Figures
 from rsr_ray.bench.machine import device_name, matmul_flops_per_second, peak_memory, profile
 from rsr_ray.bench.naive import naive_padding, naive_rows, whole_model
 from rsr_ray.bench.student import SHAPES, Shape, make_student, rows_of
@@ -52,7 +53,7 @@ class Way:
         return statistics.median(self.seconds)
 
 
-def bench(out: str, rounds: int) -> dict[str, Any]:
+def bench(out: str, rounds: int) -> Benchmark:
     """Measure, and keep the result as JSON under `out`, one file a machine and day.
 
     Raises UserError.
@@ -64,11 +65,7 @@ def bench(out: str, rounds: int) -> dict[str, Any]:
     if device == "cpu":
         torch.set_num_threads(1)  # as a replica has; both ways alike
     ids, spans = rows_of(shape)
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = make_student(shape, folder)
-        check_weights(folder, folder, trust_remote_code=False)
-        student = Student(folder, shape.dtype, device)
-        model = whole_model(folder, shape.dtype, device)
+    parameters, student, model = load_both(shape, device)
     work = Work(shape.batch_tokens)
     engine = Way(partial(score_rows, student, ids, spans, work, R_MAX))
     naive = Way(partial(naive_rows, model, ids, spans, R_MAX))
@@ -77,20 +74,33 @@ def bench(out: str, rounds: int) -> dict[str, Any]:
     ceiling = measure([engine, naive], rounds, shape, device)
     lengths = np.array([len(row) for row in ids])
     load = Load.of(shape, parameters, lengths, spans, ceiling)
-    result = {
-        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-        "device": device_name(device),
-        "shape": asdict(shape),
-        "parameters": parameters,
-        "rounds": rounds,
-        **load.told,
-        **compare(engine, naive),
-        "engine": load.figures(engine, 1 - work.positions / work.padded),
-        "naive": load.figures(naive, naive_padding(lengths)),
-    }
-    if device == "cpu":
-        result["profile"] = profile(engine.score)
-    return result | {"file": str(keep(result, out))}
+    result = Benchmark(
+        date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        device=device_name(device),
+        shape=shape,
+        parameters=parameters,
+        rounds=rounds,
+        tokens=load.n_tokens,
+        scored_tokens=load.n_scored,
+        matmul_ceiling_tflops=load.ceiling / 1e12,
+        necessary_tflop=load.flop / 1e12,
+        engine_over_naive=times_faster(engine, naive),
+        largest_relative_difference_of_surprisal=surprisals_apart(engine, naive),
+        rank_sums_that_differ=int(np.sum(engine.sums["rank_sum"] != naive.sums["rank_sum"])),
+        engine=load.figures(engine, 1 - work.positions / work.padded),
+        naive=load.figures(naive, naive_padding(lengths)),
+        profile=profile(engine.score) if device == "cpu" else None,
+    )
+    return replace(result, file=str(keep(result, out)))
+
+
+def load_both(shape: Shape, device: str) -> tuple[int, Student, Any]:
+    """How many parameters a student of this shape has, as the engine loads it, and as a whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = make_student(shape, folder)
+        check_weights(folder, folder, trust_remote_code=False)
+        student = Student(folder, shape.dtype, device)
+        return parameters, student, whole_model(folder, shape.dtype, device)
 
 
 def measure(ways: list[Way], rounds: int, shape: Shape, device: str) -> float:
@@ -132,27 +142,17 @@ class Load:
         flop = necessary_flops(shape, parameters, lengths, n_scored)
         return cls(len(lengths), int(lengths.sum()), n_scored, flop, ceiling)
 
-    @property
-    def told(self) -> dict[str, Any]:
-        return {
-            "tokens": self.n_tokens,
-            "scored_tokens": self.n_scored,
-            "matmul_ceiling_tflops": self.ceiling / 1e12,
-            "necessary_tflop": self.flop / 1e12,
-        }
-
-    def figures(self, way: Way, padding_share: float) -> dict[str, Any]:
-        """Those of a way to score, by the median of its rounds."""
+    def figures(self, way: Way, padding_share: float) -> Figures:
         seconds = way.median
-        return {
-            "seconds": seconds,
-            "trajectories_per_second": self.n_rows / seconds,
-            "tokens_per_second": self.n_tokens / seconds,
-            "scored_tokens_per_second": self.n_scored / seconds,
-            "padding_share": padding_share,
-            "peak_bytes_above_weights": max(way.peak),
-            "share_of_matmul_ceiling": self.flop / seconds / self.ceiling,
-        }
+        return Figures(
+            seconds=seconds,
+            trajectories_per_second=self.n_rows / seconds,
+            tokens_per_second=self.n_tokens / seconds,
+            scored_tokens_per_second=self.n_scored / seconds,
+            padding_share=padding_share,
+            peak_bytes_above_weights=max(way.peak),
+            share_of_matmul_ceiling=self.flop / seconds / self.ceiling,
+        )
 
 
 def necessary_flops(shape: Shape, parameters: int, lengths: np.ndarray, n_scored: int) -> float:
@@ -167,23 +167,23 @@ def necessary_flops(shape: Shape, parameters: int, lengths: np.ndarray, n_scored
     )
 
 
-def compare(engine: Way, naive: Way) -> dict[str, Any]:
-    """How much faster the engine is, and how far the two are apart."""
-    faster = [b / a for a, b in zip(engine.seconds, naive.seconds, strict=True)]
+def times_faster(engine: Way, naive: Way) -> float:
+    """How much faster the engine is, by the median of the rounds."""
+    return statistics.median(b / a for a, b in zip(engine.seconds, naive.seconds, strict=True))
+
+
+def surprisals_apart(engine: Way, naive: Way) -> float:
+    """The largest relative difference of a row's surprisal."""
     apart = np.abs(engine.sums["surprisal_sum"] / naive.sums["surprisal_sum"] - 1)
-    return {
-        "engine_over_naive": statistics.median(faster),
-        "largest_relative_difference_of_surprisal": float(np.max(apart)),
-        "rank_sums_that_differ": int(np.sum(engine.sums["rank_sum"] != naive.sums["rank_sum"])),
-    }
+    return float(np.max(apart))
 
 
-def keep(result: dict[str, Any], out: str) -> Path:
+def keep(result: Benchmark, out: str) -> Path:
     """Write the result as JSON below `out`; where it is. Raises UserError."""
-    path = Path(out) / f"{platform.node() or 'machine'}-{result['date']}.json"
+    path = Path(out) / f"{platform.node() or 'machine'}-{result.date}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        path.write_text(json.dumps(result.to_json(), indent=1) + "\n")
     except OSError as e:
         raise UserError(f"--out {out}: cannot be written: {e}") from e
     return path

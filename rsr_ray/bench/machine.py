@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rsr_ray.bench.figures import Operation
 from rsr_ray.bench.student import Shape
 
 
@@ -89,7 +90,7 @@ def _cpu_name() -> str:
     return platform.processor() or "CPU"
 
 
-def profile(way: Callable[[], Any]) -> list[dict[str, Any]]:
+def profile(way: Callable[[], Any]) -> list[Operation]:
     """The five operations that take most of the time, with their shares."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
@@ -99,4 +100,4 @@ def profile(way: Callable[[], Any]) -> list[dict[str, Any]]:
     averages = recorded.key_averages()
     total = sum(event.self_cpu_time_total for event in averages)
     top = sorted(averages, key=lambda event: -event.self_cpu_time_total)[:5]
-    return [{"operation": event.key, "share": event.self_cpu_time_total / total} for event in top]
+    return [Operation(event.key, event.self_cpu_time_total / total) for event in top]

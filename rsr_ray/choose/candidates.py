@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from rsr_ray.choose.columns import CANDIDATES, READ
 from rsr_ray.choose.rule import KEYWORDS, keyword_shares
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.corpus.pairs import ANSWERS
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shapes import conversation
 from rsr_ray.errors import BadRow, UserError
@@ -172,7 +171,7 @@ class Candidates:
             "dropped": pa.array(reasons, pa.string()),
         }
 
-    def _rows(self, obj: InputObject) -> Iterable[dict[str, Any] | Unreadable]:
+    def _rows(self, obj: InputObject) -> Iterable[ReadRow]:
         """The shard's trajectories, read no further than the columns that the settings need."""
         config = self.config
         only = {*ANSWERS, config.complete_column or "complete"}
@@ -181,13 +180,13 @@ class Candidates:
         columns = None if config.by == "rule_quality" else frozenset(only)
         return iter_trajectories(obj, config.s3_endpoint, config.reading, columns)
 
-    def _says_complete(self, row: dict[str, Any], where: str) -> bool | None:
+    def _says_complete(self, row: Row, where: str) -> bool | None:
         config = self.config
         if not (config.complete_only or config.complete_column):
             return None
         return says(row, config.complete_column or "complete", where)
 
-    def _why_dropped(self, row: dict[str, Any], where: str, complete: bool | None) -> str | None:
+    def _why_dropped(self, row: Row, where: str, complete: bool | None) -> str | None:
         if complete is False:
             return "incomplete"
         if not self.config.verified:
@@ -224,7 +223,7 @@ def _is_one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> pa.ChunkedArr
     return pc.is_in(column, pa.array(names, pa.string()))
 
 
-def says(row: dict[str, Any], column: str, where: str) -> bool | None:
+def says(row: Row, column: str, where: str) -> bool | None:
     """What a column says of a row: true, false, or None for nothing.
 
     A list holds a verdict on each answer; that of the row's own `sample` counts. Raises UserError
@@ -242,7 +241,7 @@ def says(row: dict[str, Any], column: str, where: str) -> bool | None:
     return text in TRUE
 
 
-def said_by_assistant(row: dict[str, Any], where: str) -> str:
+def said_by_assistant(row: Row, where: str) -> str:
     """All that the assistant says in a row's conversation. Raises UserError if it has none."""
     try:
         turns = conversation(row)

@@ -11,7 +11,7 @@ from rsr_ray.choose.columns import ADDED, RSR_RAY, SCORE_COLUMNS, way_out
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import trajectories
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_rows, parquet_schema
 from rsr_ray.corpus.shapes import as_it_came, conversation
 from rsr_ray.errors import BadRow, UserError
@@ -31,8 +31,8 @@ class Sample(NamedTuple):
     """A trajectory of a shard."""
 
     source_row: int
-    row: dict[str, Any]  # as it came
-    one: dict[str, Any]  # under the names that columns are mapped to
+    row: Row  # as it came
+    one: Row  # under the names that columns are mapped to
     names: Mapping[str, str]  # name -> the column that is mapped to it
 
 
@@ -46,7 +46,7 @@ def whole_rows(
     schema = parquet_schema(obj, config.s3_endpoint)
     there = {*schema.names} if schema else set()
     wanted = {row["source_row"]: row for row in chosen.to_pylist()}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     changed: set[str] = set()  # columns with a value that is not the shard's
     for sample in _samples(obj, config):
         there |= sample.row.keys()
@@ -86,9 +86,7 @@ def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[Sample]:
             index += 1
 
 
-def _check_identity(
-    sample: Sample, facts: dict[str, Any], obj: InputObject, config: ChooseConfig
-) -> None:
+def _check_identity(sample: Sample, facts: Row, obj: InputObject, config: ChooseConfig) -> None:
     """Raise UserError if the trajectory is not the one that was scored."""
     reading = dataclasses.replace(config.reading, teacher=facts["teacher"])
     now = canonical(sample.one, obj, sample.source_row, reading)["trajectory_id"]
@@ -100,7 +98,7 @@ def _check_identity(
         )
 
 
-def _whole_row(sample: Sample, config: ChooseConfig) -> tuple[dict[str, Any], set[str]]:
+def _whole_row(sample: Sample, config: ChooseConfig) -> tuple[Row, set[str]]:
     """The columns to keep, with `messages`, and which of them do not hold the row's own value."""
     out = {
         name: value
@@ -134,7 +132,7 @@ def _is_plain(messages: Any) -> bool:
     )
 
 
-def _plain(row: dict[str, Any]) -> list[dict[str, Any]]:
+def _plain(row: Row) -> list[Row]:
     """The conversation of a row of any shape as such messages."""
     try:
         turns = conversation(row)

@@ -36,7 +36,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
 
     metric = find_metric(config.by)
     store = Store(config.store, config.student, config.s3_endpoint)
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    table = store.read_teacher_rows()
     scored = load_scored(store, [metric], stratum=config.by_stratum)
     if config.teachers:
         scored = scored.only(config.teachers)
@@ -49,7 +49,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
             answer["naturalness"] = beside.to_json()
         if strata:
             answer["strata"] = strata.to_json()
-        print(json.dumps({**answer, "table": table}))
+        print(json.dumps({**answer, "table": [row.to_json() for row in table]}))
         return 0
     if strata:
         print_strata(strata, config.student, console())

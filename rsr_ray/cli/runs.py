@@ -3,10 +3,9 @@
 What a command needs is imported when it runs, because --help may not wait for it.
 """
 
-import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rsr_ray.config.demo import BenchConfig, DemoConfig
 from rsr_ray.config.nightly import NightlyConfig
@@ -17,6 +16,7 @@ from rsr_ray.errors import RunError
 if TYPE_CHECKING:
     from rsr_ray.race.answer import RaceAnswer, Round
     from rsr_ray.run.ledger import Run
+    from rsr_ray.store.teacher_rows import TeacherRow
 
 # of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
 RANKED_ROWS = 2_000_000
@@ -29,12 +29,12 @@ def preview(config: PreviewConfig, as_json: bool) -> int:
 
     preview = Preview(config)
     if as_json:
-        print(json.dumps(preview.plan))
+        print(json.dumps(preview.plan_to_json()))
         for row in preview.rows():
-            print(json.dumps(row.as_json()))
+            print(json.dumps(row.to_json()))
         return 0
     out = console()
-    print_plan(preview.plan, out)
+    print_plan(preview, out)
     for row in preview.rows():
         print_preview_row(row, out)
     return 0
@@ -48,8 +48,7 @@ def doctor(config: ScoreConfig, as_json: bool) -> int:
     doctor = Doctor(config)
     doctor.examine()
     if as_json:
-        findings = [dataclasses.asdict(finding) for finding in doctor.findings]
-        print(json.dumps({"findings": findings, "estimate": doctor.estimate}))
+        print(json.dumps(doctor.to_json()))
     else:
         print_doctor(doctor, console())
     return int(doctor.failed)
@@ -58,12 +57,13 @@ def doctor(config: ScoreConfig, as_json: bool) -> int:
 def score(config: ScoreConfig, as_json: bool = False) -> int:
     """Run, print, and say by the exit code whether the ranking stands on the whole corpus."""
     from rsr_ray.run.pipeline import score_corpus
+    from rsr_ray.store.teacher_rows import teacher_rows
 
     run = score_corpus(config)
     assert run.teachers is not None
-    table = run.teachers.to_pylist(maps_as_pydicts="strict")
+    table = teacher_rows(run.teachers)
     if as_json:
-        print(json.dumps({**run.record, "teachers": table}))
+        print(json.dumps(run.record.to_json() | {"teachers": [row.to_json() for row in table]}))
     else:
         _print_scores(config, run, table)
     if run.problem:
@@ -71,7 +71,7 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
     return 0
 
 
-def _print_scores(config: ScoreConfig, run: "Run", table: list[dict[str, Any]]) -> None:
+def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) -> None:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
@@ -86,7 +86,7 @@ def _print_scores(config: ScoreConfig, run: "Run", table: list[dict[str, Any]]) 
     out, student = console(), str(config.student_name)
     print_run(run, config.store, out)
     out.print()
-    if run.n_read > RANKED_ROWS or not any(t["n_trajectories"] for t in table):
+    if run.n_read > RANKED_ROWS or not any(t.n_trajectories for t in table):
         print_teachers(table, student, out)
         return
     store = Store(config.store, student, config.s3_endpoint)
@@ -97,21 +97,24 @@ def _print_scores(config: ScoreConfig, run: "Run", table: list[dict[str, Any]]) 
 
 
 def nightly(config: NightlyConfig, as_json: bool) -> int:
+    from rsr_ray.decide.nights import HeldNight
     from rsr_ray.nightly import run_night
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.night import print_night
 
     night = run_night(config)
     if as_json:
-        print(json.dumps(night))
+        print(json.dumps(night.to_json()))
     else:
         print_night(night, config.students[0].store, console())
-    if "report_error" in night:
-        raise RunError(night["report_error"])
-    failed = [name for name, student in night.get("students", {}).items() if student["error"]]
+    if isinstance(night, HeldNight):
+        return 0
+    if night.report_error:
+        raise RunError(night.report_error)
+    failed = [name for name, student in night.students.items() if student.error]
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(night['students'])} students failed in night "
+            f"{len(failed)} of {len(night.students)} students failed in night "
             f"{config.night}: {', '.join(failed)}; see above"
         )
     return 0
@@ -162,11 +165,11 @@ def demo(config: DemoConfig, as_json: bool) -> int:
 
 def bench(config: BenchConfig, as_json: bool) -> int:
     from rsr_ray.bench.bench import bench
-    from rsr_ray.report.terminal.bench import print_bench
+    from rsr_ray.bench.figures import print_bench
 
     result = bench(config.out, config.rounds)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result.to_json()))
     else:
         print_bench(result)
     return 0

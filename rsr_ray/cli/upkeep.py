@@ -30,7 +30,7 @@ def rejects(config: RejectsConfig, as_json: bool) -> int:
     rows = [row for some in found.values() for row in some]
     if as_json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(row.to_json()))
     else:
         print_rejects(rows, console())
     return 0
@@ -43,7 +43,7 @@ def check(config: CheckConfig, as_json: bool) -> int:
 
     checked = check_store(config.store, config.s3_endpoint, config.student, repair=config.repair)
     if as_json:
-        print(json.dumps(checked.as_json()))
+        print(json.dumps(checked.to_json()))
     else:
         print_check(checked, console())
     return int(not checked.is_well)
@@ -70,24 +70,22 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
     store = Store(config.store, config.student, config.s3_endpoint)
     out = Store(config.out, config.student, store.endpoint) if config.out else None
     result = rescore(store, config.r_max, out, config.ray_address)
-    table = result.pop("teachers")
     if as_json:
-        rows = table and table.to_pylist(maps_as_pydicts="strict")
-        print(json.dumps(result | {"teachers": rows}))
-    elif out:
-        print_teachers(table.to_pylist(), config.student, console())
+        print(json.dumps(result.to_json()))
+    elif out and result.teachers is not None:
+        print_teachers(result.teachers, config.student, console())
         print(
-            f"Rescored {result['n_rows']:,} rows from their token scores with r_max "
-            f"{result['r_max']} into {out.uri}"
+            f"Rescored {result.n_rows:,} rows from their token scores with r_max "
+            f"{result.r_max} into {out.uri}"
         )
     else:
         print(
-            f"Rescored {result['n_rows']:,} rows from their token scores; largest relative "
-            f"difference from the stored scores: {result['difference']:.3g} {result['column']}"
+            f"Rescored {result.n_rows:,} rows from their token scores; largest relative "
+            f"difference from the stored scores: {result.difference:.3g} {result.column}"
         )
-    if not out and result["difference"] > 1e-12:
+    if not out and result.difference > 1e-12:
         raise RunError(
-            f"store {store.uri}: unit {result['unit']} does not match its token scores: "
-            f"{result['column']} differs by {result['difference']:.3g}"
+            f"store {store.uri}: unit {result.unit} does not match its token scores: "
+            f"{result.column} differs by {result.difference:.3g}"
         )
     return 0

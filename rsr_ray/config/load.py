@@ -13,13 +13,15 @@ from rsr_ray.config.score import ScoreConfig
 from rsr_ray.config.settings import settled, shown
 from rsr_ray.errors import UserError, did_you_mean
 
+Values = dict[str, Any]  # of settings by name, not looked at yet
 
-def load_config(cls: type, path: str | None, given: dict[str, Any]) -> Any:
+
+def load_config(cls: type, path: str | None, given: Values) -> Any:
     """A config of dataclass `cls` from a YAML file, if any, and the options given, which win."""
     return _build(cls, read_yaml(path) if path else {}, given, path)
 
 
-def load_nightly(path: str, given: dict[str, Any]) -> NightlyConfig:
+def load_nightly(path: str, given: Values) -> NightlyConfig:
     """The nightly's YAML: options of `score` for all, `students` with those of each, its own."""
     values = read_yaml(path)
     own = {
@@ -44,7 +46,7 @@ def load_nightly(path: str, given: dict[str, Any]) -> NightlyConfig:
     return _build(NightlyConfig, own, {"students": students, **given}, path)
 
 
-def read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> Values:
     """A YAML file that holds a mapping. Raises UserError."""
     try:
         with open(path) as file:
@@ -59,9 +61,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     return _named(values, path)
 
 
-def _named(values: dict[Any, Any], path: str) -> dict[str, Any]:
+def _named(values: dict[Any, Any], path: str) -> Values:
     """Values by the names of settings: a key may be spelt like its option, with hyphens."""
-    named: dict[str, Any] = {}
+    named: Values = {}
     for key, value in values.items():
         name = key.replace("-", "_") if isinstance(key, str) else key
         if name in named:
@@ -70,7 +72,7 @@ def _named(values: dict[Any, Any], path: str) -> dict[str, Any]:
     return named
 
 
-def _build(cls: type, values: dict[str, Any], given: dict[str, Any], path: str | None) -> Any:
+def _build(cls: type, values: Values, given: Values, path: str | None) -> Any:
     """A config from a file's values, which are checked, and those given, which win."""
     kinds = typing.get_type_hints(cls)
     for name, value in values.items():

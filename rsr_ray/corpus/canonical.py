@@ -7,7 +7,7 @@ from typing import Any
 from rsr_ray.corpus.endings import is_complete
 from rsr_ray.corpus.identity import name_of, sample_of
 from rsr_ray.corpus.reading import Reading
-from rsr_ray.corpus.row_faults import Unreadable, check_json, check_size, row_boundary
+from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, check_json, check_size, row_boundary
 from rsr_ray.corpus.shapes import ID_COLUMNS, conversation
 from rsr_ray.corpus.strata import strata_of
 from rsr_ray.corpus.turns import is_scored, without_nulls
@@ -16,11 +16,9 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.schema import READ_ROWS
 
 
-def canonical(
-    row: dict[str, Any] | Unreadable, obj: InputObject, index: int, reading: Reading
-) -> dict[str, Any]:
+def canonical(row: ReadRow, obj: InputObject, index: int, reading: Reading) -> Row:
     """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set."""
-    out: dict[str, Any] = dict.fromkeys(field.name for field in READ_ROWS)
+    out: Row = dict.fromkeys(field.name for field in READ_ROWS)
     out |= {"trajectory_id": _digest([obj.uri, index]), "source": obj.uri, "source_row": index}
     try:
         with row_boundary("reading the row"):
@@ -35,9 +33,7 @@ def canonical(
     return out
 
 
-def _fill(
-    out: dict[str, Any], row: dict[str, Any] | Unreadable, reading: Reading, obj: InputObject
-) -> None:
+def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject) -> None:
     """Set what a row says of itself, its names first, so that a reject has them. Raises BadRow."""
     fields = {} if isinstance(row, Unreadable) else row
     name = out["teacher"] = reading.teacher or name_of(
@@ -76,7 +72,7 @@ def _fill(
     out["messages"], out["tools"] = text, tools
 
 
-def _check_answers(messages: list[dict[str, Any]]) -> None:
+def _check_answers(messages: list[Row]) -> None:
     """Raise BadRow where no assistant turn can be scored."""
     answers = [m for m in messages if is_scored(m)]
     if not answers:
@@ -86,7 +82,7 @@ def _check_answers(messages: list[dict[str, Any]]) -> None:
         raise BadRow("empty_response", "every assistant turn is empty")
 
 
-def _check_calls(messages: list[dict[str, Any]]) -> None:
+def _check_calls(messages: list[Row]) -> None:
     """Raise BadRow where the arguments of a call are not JSON's."""
     for turn in messages:
         for call in turn.get("tool_calls", ()):

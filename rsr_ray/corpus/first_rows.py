@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rsr_ray.corpus.reading import Reading, columns_of, is_pattern
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_rows
 from rsr_ray.corpus.shapes import (
     mapped,
@@ -50,7 +50,7 @@ def check_mapped(
         raise UserError(f"{said}: none of the first rows has this column; {hint}")
 
 
-def _is_there(row: dict[str, Any], path: str) -> bool:
+def _is_there(row: Row, path: str) -> bool:
     if is_pattern(path):
         return bool(columns_of([path], row))
     return path in row or value_at(row, path) is not None
@@ -85,7 +85,7 @@ def check_readable(
     )
 
 
-def _shape_of(row: dict[str, Any], columns: Mapping[str, str]) -> str | None:
+def _shape_of(row: Row, columns: Mapping[str, str]) -> str | None:
     for of_answer, _ in Reading(columns=columns).each(row):
         if shape := shape_of(
             {name for name, value in mapped(row, of_answer).items() if value is not None}

@@ -19,14 +19,14 @@ from rsr_ray.corpus.json_text import (
     is_cut,
     past_space,
 )
-from rsr_ray.corpus.row_faults import Row, Unreadable, one_line
+from rsr_ray.corpus.row_faults import ReadRow, Unreadable, one_line
 
 HOPELESS_ROWS = 1000  # so many unreadable rows and no other: the shard is not what its ending says
 UTF8_MARK = codecs.BOM_UTF8
 OPENS_ROWS = re.compile(r"\[\s*[{\]]")
 
 
-def json_rows(stream: Source, *, lines_only: bool, known: frozenset[str]) -> Iterator[Row]:
+def json_rows(stream: Source, *, lines_only: bool, known: frozenset[str]) -> Iterator[ReadRow]:
     """The rows of a stream of JSON text; of one that is not `lines_only` in any of its layouts.
 
     `known` are the names of a row's columns: an object without any of them may wrap the list of
@@ -54,7 +54,7 @@ def not_utf8(head: bytes) -> str | None:
     return None
 
 
-def _unless_hopeless(rows: Iterable[Row]) -> Iterator[Row]:
+def _unless_hopeless(rows: Iterable[ReadRow]) -> Iterator[ReadRow]:
     """The rows, or one mark for the whole shard where no row can be read."""
     held: list[Unreadable] = []
     hopeful = False
@@ -75,7 +75,7 @@ def _unless_hopeless(rows: Iterable[Row]) -> Iterator[Row]:
         )
 
 
-def _line_rows(head: bytes, stream: Source) -> Iterator[Row]:
+def _line_rows(head: bytes, stream: Source) -> Iterator[ReadRow]:
     for line in split_lines(head, stream):
         if line is None:
             yield TOO_LONG
@@ -83,7 +83,7 @@ def _line_rows(head: bytes, stream: Source) -> Iterator[Row]:
             yield _line_row(line)
 
 
-def _line_row(line: bytes) -> Row:
+def _line_row(line: bytes) -> ReadRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as e:
@@ -115,7 +115,7 @@ def split_lines(chunk: bytes, stream: Source) -> Iterator[bytes | None]:
         yield b"".join(parts) if size <= ROW_BYTES else None
 
 
-def _rows(head: bytes, stream: Source, known: frozenset[str]) -> Iterator[Row]:
+def _rows(head: bytes, stream: Source, known: frozenset[str]) -> Iterator[ReadRow]:
     """Rows of a `.json` file: an array, lines, objects in a row, or one object around a list."""
     first = head.lstrip()[:1]
     if first not in (b"[", b"{"):
@@ -177,7 +177,7 @@ def _list_of(start: str, known: frozenset[str]) -> int | None:
 
 def _list_rows(
     text: "Text", inside: int | None = None, known: frozenset[str] = frozenset()
-) -> Iterator[Row]:
+) -> Iterator[ReadRow]:
     """The elements of the array that the text is, or that lies `inside` the object that it is."""
     text.peek()
     text.at += 1 + (inside or 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsr_ray.corpus.row_faults import Row, Unreadable, one_line
+from rsr_ray.corpus.row_faults import ReadRow, Unreadable, one_line
 
 READ_BYTES = 256 << 10  # what is lost of a cut-off stream before the cut is at most this much text
 # The longest row: 16 million tokens at 4 bytes, more than any student scores. Python needs some
@@ -112,7 +112,7 @@ class Text:
         self.at += 1
         return mark
 
-    def row(self) -> Row:
+    def row(self) -> ReadRow:
         """The next value as a row. Raises ValueError where the text is no JSON."""
         self.peek()
         try:

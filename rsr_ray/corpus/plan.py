@@ -6,12 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.first_rows import check_readable
 from rsr_ray.corpus.reading import BY_PATH, Reading, columns_of
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_rows, iter_trajectories
 from rsr_ray.corpus.shapes import COLUMNS, ID_COLUMNS
 from rsr_ray.corpus.turns import is_scored
@@ -108,7 +107,7 @@ class Seen:
                 seen.add(canonical(one, obj, n, reading))
         return seen
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         self.n_rows += 1
         self.teachers[row["teacher"] or "none"] += 1
         if row["reject_reason"] is not None:

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from rsr_ray.corpus.identity import numbered
 from rsr_ray.corpus.pairs import ANSWERS
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.shapes import ID_COLUMNS, mapped, samples
 from rsr_ray.corpus.turns import ROLES, json_or_none
 from rsr_ray.errors import UserError
@@ -79,7 +80,7 @@ class Reading:
         """The teacher that the options give to all rows of a shard, or None."""
         return self.teacher or (self.teacher_of(uri) if self.teacher_from else None)
 
-    def each(self, row: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, str], dict[str, Any]]]:
+    def each(self, row: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, str], Row]]:
         """The columns of one answer in a row, and what their names say of it: `teacher`, `sample`.
 
         Several where answers lie side by side in columns of a pattern.
@@ -110,9 +111,7 @@ class Reading:
             yield plain, {}
 
 
-def trajectories(
-    row: dict[str, Any], reading: Reading
-) -> Iterator[tuple[dict[str, Any], Mapping[str, str]]]:
+def trajectories(row: Row, reading: Reading) -> Iterator[tuple[Row, Mapping[str, str]]]:
     """The trajectories of a row under the names they are read by.
 
     Each comes with the columns that these names stand for. Raises BadRow.
@@ -214,7 +213,7 @@ def check_roles(roles: Mapping[str, str]) -> None:
             )
 
 
-def with_roles(row: dict[str, Any], roles: Mapping[str, str]) -> dict[str, Any]:
+def with_roles(row: Row, roles: Mapping[str, str]) -> Row:
     """A row whose turns have the roles that --roles gives them."""
     if not roles:
         return row

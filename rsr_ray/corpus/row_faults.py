@@ -46,7 +46,8 @@ class Unreadable:
     reason: str = "unreadable_row"  # of one row
 
 
-Row = dict[str, Any] | Unreadable
+Row = dict[str, Any]  # of a corpus: whatever its JSON holds; or of Arrow, its columns by name
+ReadRow = Row | Unreadable
 
 
 def one_line(e: BaseException) -> str:
@@ -58,16 +59,16 @@ def one_line(e: BaseException) -> str:
     return scrub(" ".join(f"{type(e).__name__}: {said}".split()))[:300]
 
 
-def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any] | BadRow]:
+def rows_of(batch: pa.RecordBatch) -> list[Row | BadRow]:
     """The rows of a batch of Arrow as Python values; BadRow where Python cannot hold a value."""
     try:
-        rows: list[dict[str, Any] | BadRow] = batch.to_pylist()
+        rows: list[Row | BadRow] = batch.to_pylist()
         return rows
     except Exception:  # a date beyond the year 9999, text that is not UTF-8: one value is enough
         return [_row_of(batch.slice(i, 1)) for i in range(batch.num_rows)]
 
 
-def _row_of(batch: pa.RecordBatch) -> dict[str, Any] | BadRow:
+def _row_of(batch: pa.RecordBatch) -> Row | BadRow:
     row = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from rsr_ray.corpus.json_rows import json_rows
 from rsr_ray.corpus.json_text import READ_BYTES, Source
 from rsr_ray.corpus.reading import Reading, columns_of, trajectories
-from rsr_ray.corpus.row_faults import Row, Unreadable, one_line, row_boundary, rows_of
+from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, one_line, row_boundary, rows_of
 from rsr_ray.corpus.shapes import COLUMNS
 from rsr_ray.corpus.shards import ARROW, JSON, PARQUET
 from rsr_ray.errors import BadRow
@@ -50,7 +49,7 @@ def iter_rows(
     columns: Mapping[str, str],
     only: frozenset[str] | None = KNOWN,
     place: Place | None = None,
-) -> Iterator[dict[str, Any] | Unreadable]:
+) -> Iterator[ReadRow]:
     """The rows of an object in order; a broken one ends with one `Unreadable(shard=True)`.
 
     Of a Parquet shard the columns `only` and those of `columns` are read, or all where `only` is
@@ -78,7 +77,7 @@ def _rows(
     columns: Mapping[str, str],
     only: frozenset[str] | None,
     place: Place,
-) -> Iterator[dict[str, Any] | Unreadable]:
+) -> Iterator[ReadRow]:
     name = obj.uri.lower()
     if name.endswith(PARQUET):
         return _parquet_rows(obj, endpoint, columns, only, place)
@@ -114,7 +113,7 @@ def _parquet_rows(
     columns: Mapping[str, str],
     only: frozenset[str] | None,
     place: Place,
-) -> Iterator[Row]:
+) -> Iterator[ReadRow]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = pq.ParquetFile(file)
@@ -134,7 +133,7 @@ def _arrow_rows(
     columns: Mapping[str, str],
     only: frozenset[str] | None,
     place: Place,
-) -> Iterator[Row]:
+) -> Iterator[ReadRow]:
     fs, path = open_filesystem(obj.uri, endpoint)
     with fs.open_input_file(path) as file:
         shard = _open_arrow(file)
@@ -174,7 +173,7 @@ def _wanted(
     return wanted
 
 
-def _batch_rows(batch: pa.RecordBatch) -> Iterator[Row]:
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[ReadRow]:
     yield from (
         Unreadable(row.detail, reason=row.reason) if isinstance(row, BadRow) else row
         for row in rows_of(batch)
@@ -183,7 +182,7 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[Row]:
 
 def _json_rows(
     obj: InputObject, endpoint: str | None, columns: Mapping[str, str], place: Place
-) -> Iterator[Row]:
+) -> Iterator[ReadRow]:
     fs, path = open_filesystem(obj.uri, endpoint)
     if obj.size == 0:
         with fs.open_input_stream(path, compression=None) as stream:
@@ -212,7 +211,7 @@ def iter_trajectories(
     reading: Reading,
     only: frozenset[str] | None = KNOWN,
     place: Place | None = None,
-) -> Iterator[dict[str, Any] | Unreadable]:
+) -> Iterator[ReadRow]:
     """The rows of an object under their mapped names; one of several answers is several rows."""
     if only is not None:
         only |= columns_of(reading.strata, ())
@@ -220,7 +219,7 @@ def iter_trajectories(
         yield from [row] if isinstance(row, Unreadable) else _trajectories(row, reading)
 
 
-def _trajectories(row: dict[str, Any], reading: Reading) -> list[dict[str, Any] | Unreadable]:
+def _trajectories(row: Row, reading: Reading) -> list[ReadRow]:
     try:
         with row_boundary("reading the row"):
             return [one for one, _ in trajectories(row, reading)]

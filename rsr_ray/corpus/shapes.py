@@ -13,6 +13,7 @@ from typing import Any
 from rsr_ray.corpus.endings import ENDINGS
 from rsr_ray.corpus.identity import numbered
 from rsr_ray.corpus.pairs import ANSWERS, NAMES, PAIRS, QUESTIONS
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.turns import (
     REASONING,
     ROLES,
@@ -103,7 +104,7 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
     return found
 
 
-def mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def mapped(row: Row, columns: Mapping[str, str]) -> Row:
     """A row with its columns under the names they are mapped to, {name: column}.
 
     Rows without such a column stay as they are. A mapped response is the answer: a list of turns
@@ -137,7 +138,7 @@ def mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     return out
 
 
-def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def samples(row: Row) -> Iterator[Row]:
     """A row of one answer as it is; one of a list of answers as a row each, `sample` numbered."""
     name = next((name for name in ANSWERS if row.get(name) is not None), "response")
     answers = _answers(row.get(name))
@@ -178,13 +179,11 @@ def _is_answer(value: Any) -> bool:
     return is_text or (isinstance(value, dict) and not _has_role(value) and _has_text(value))
 
 
-def _has_text(answer: dict[str, Any]) -> bool:
+def _has_text(answer: Row) -> bool:
     return any(name in answer for name in ("content", "text", "message", "value"))
 
 
-def as_it_came(
-    row: dict[str, Any], one: dict[str, Any], columns: Mapping[str, str]
-) -> dict[str, Any]:
+def as_it_came(row: Row, one: Row, columns: Mapping[str, str]) -> Row:
     """One of the `samples` of the `mapped` row, under the columns that the row came with."""
     names = {column: name for name, column in columns.items() if row.get(column) is not None}
     named = ((column, names.get(column, column)) for column in row)
@@ -194,7 +193,7 @@ def as_it_came(
     }
 
 
-def conversation(row: dict[str, Any]) -> list[Turn]:
+def conversation(row: Row) -> list[Turn]:
     """The turns of a row of any shape. Raises BadRow."""
     name = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
     pair = next((pair for pair in PAIRS if all(row.get(side) is not None for side in pair)), None)
@@ -220,9 +219,7 @@ def conversation(row: dict[str, Any]) -> list[Turn]:
     return turns
 
 
-def _check_read(
-    row: dict[str, Any], turns: list[Turn], columns: tuple[str, ...], way_out: str
-) -> None:
+def _check_read(row: Row, turns: list[Turn], columns: tuple[str, ...], way_out: str) -> None:
     """Raise BadRow where one of these columns holds text that is in none of the turns."""
     said = " ".join(" ".join(turn["content"].split()) for turn in turns)
     for name in columns:
@@ -247,7 +244,7 @@ def _is_turns(value: Any) -> bool:
     )
 
 
-def _has_role(turn: dict[str, Any]) -> bool:
+def _has_role(turn: Row) -> bool:
     return turn.get("role") is not None or turn.get("from") is not None
 
 
@@ -266,7 +263,7 @@ def _history(given: Any) -> list[Turn]:
     return turns
 
 
-def _asked(row: dict[str, Any], name: str) -> list[Turn]:
+def _asked(row: Row, name: str) -> list[Turn]:
     """The turns of a prompt: text, or turns themselves."""
     if _is_turns(row[name]):
         return turns_of(row[name])
@@ -274,7 +271,7 @@ def _asked(row: dict[str, Any], name: str) -> list[Turn]:
     return [{"role": "user", "content": "\n".join(text_of(part, "user") for part in parts)}]
 
 
-def _answer(value: Any, row: dict[str, Any]) -> list[Turn]:
+def _answer(value: Any, row: Row) -> list[Turn]:
     """The turns of a response: text, blocks, turns, or a dict that holds one of them."""
     if isinstance(value, dict):
         message = value["message"] if isinstance(value.get("message"), dict) else value

@@ -12,6 +12,7 @@ from typing import Any
 from rsr_ray.errors import BadRow
 
 Turn = dict[str, Any]
+Call = dict[str, Any]  # of a tool
 
 ROLES = {
     **{role: role for role in ("system", "user", "assistant", "tool")},
@@ -123,7 +124,7 @@ def is_switch(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in SWITCHES)
 
 
-def calls_of(given: Any) -> list[dict[str, Any]]:
+def calls_of(given: Any) -> list[Call]:
     """Tool calls as templates want them: functions with their arguments as a mapping."""
     if not given:
         return []
@@ -208,7 +209,7 @@ def _holds_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _thought(reasoning: Any, text: str, calls: list[dict[str, Any]]) -> str:
+def _thought(reasoning: Any, text: str, calls: list[Call]) -> str:
     """The answer with its reasoning in front as <think> text; what was cut off stays open."""
     thought = text_of(reasoning, "assistant").strip()
     opening = text.lstrip()
@@ -225,7 +226,7 @@ def _thought(reasoning: Any, text: str, calls: list[dict[str, Any]]) -> str:
     return f"<think>\n{thought}\n</think>\n\n{opening}"
 
 
-def _calls_beside(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _calls_beside(turn: Mapping[str, Any]) -> list[Call]:
     """The calls that lie in fields of a turn of their own. Raises BadRow."""
     given = {name: turn[name] for name in ("tool_calls", *CALLS[:2]) if turn.get(name)}
     if len(given) > 1:
@@ -239,7 +240,7 @@ def _calls_beside(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return []
 
 
-def _blocks(content: list[Any]) -> list[dict[str, Any]]:
+def _blocks(content: list[Any]) -> list[Turn]:
     return [b if isinstance(b, dict) else {"type": "text", "text": b} for b in content]
 
 
@@ -249,9 +250,7 @@ def _is_text(block: Any) -> bool:
     )
 
 
-def _assistant_blocks(
-    content: list[Any], thought: Any, calls: list[dict[str, Any]]
-) -> tuple[Any, str, Any]:
+def _assistant_blocks(content: list[Any], thought: Any, calls: list[Call]) -> tuple[Any, str, Any]:
     """Reasoning, text and calls of an assistant's blocks. Raises BadRow for any other order."""
     kinds = {"thinking": 0, "reasoning": 0, "text": 1, "output_text": 1, "tool_use": 2}
     thoughts, texts, used, last = [], [], [], 0
@@ -291,7 +290,7 @@ def _part(part: Any, role: str) -> str:
     return text
 
 
-def _call(call: Any) -> dict[str, Any]:
+def _call(call: Any) -> Call:
     function = (call.get("function") or call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow("tool_calls", f"a tool call names no function: {call!r:.100}")
@@ -299,7 +298,7 @@ def _call(call: Any) -> dict[str, Any]:
     as_text = isinstance(given, str) and given
     parsed = _parsed(given, "the arguments of a tool call") if as_text else without_nulls(given)
     arguments = parsed if as_text else parsed or {}
-    out: dict[str, Any] = {
+    out: Call = {
         "type": "function",
         "function": {"name": function["name"], "arguments": arguments},
     }

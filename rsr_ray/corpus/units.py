@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.rows import Place, iter_trajectories
 from rsr_ray.files.objects import InputObject
 from rsr_ray.schema import READ_ROWS
@@ -68,7 +69,7 @@ def iter_units(
     ranges = sorted(done)
     starts = [start for start, _ in ranges]
     total = first = 0
-    held: list[dict[str, Any]] = []
+    held: list[Row] = []
     place, share = Place(), 0.0
     for index, (file, n, row) in enumerate(
         _rows_of_files(files or [obj], endpoint, reading, place)
@@ -91,9 +92,7 @@ def iter_units(
         yield _unit(obj, total, [], share=1.0, last=True)
 
 
-def _unit(
-    obj: InputObject, start: int, rows: list[dict[str, Any]], *, share: float, last: bool
-) -> pa.Table:
+def _unit(obj: InputObject, start: int, rows: list[Row], *, share: float, last: bool) -> pa.Table:
     return pa.table(
         {
             "key": [obj.key],

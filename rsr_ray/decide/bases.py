@@ -154,15 +154,15 @@ def recorded_errors(side: Side, teachers: list[str]) -> tuple[np.ndarray, np.nda
 
     They are those of the night's ranking; NaN and 0 if it has none.
     """
-    ranked = side.ranking["teachers"] if side.ranking else []
-    on_all_prompts = {t["teacher"]: t["all"] for t in ranked}
+    ranked = side.ranking.teachers if side.ranking else []
+    on_all_prompts = {t.teacher: t.all for t in ranked}
     error = np.full(len(teachers), math.nan)
     n_prompts = np.zeros(len(teachers), np.int64)
     for t, name in enumerate(teachers):
-        known = on_all_prompts.get(name, {})
-        if known.get("error") is not None:
-            error[t] = known["error"]
-            n_prompts[t] = known["n_prompts"]
+        known = on_all_prompts.get(name)
+        if known is not None and known.error is not None:
+            error[t] = known.error
+            n_prompts[t] = known.n_prompts
     return error, n_prompts
 
 

@@ -3,9 +3,13 @@
 import dataclasses
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rsr_ray.store.nights import StudentNight
+from rsr_ray.decide.ranking import TeacherPlace
+from rsr_ray.store.teacher_rows import TeacherRow
+
+if TYPE_CHECKING:
+    from rsr_ray.decide.nights import StudentNight
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,18 @@ class Changes:
         )
 
 
-def compare(last: StudentNight | None, now: StudentNight) -> Changes | None:
+def compare(last: "StudentNight | None", now: "StudentNight") -> Changes | None:
     """What changed between two nights' results of a student; None where there is nothing to compare
     with.
     """
-    if last is None or last["fingerprint"] != now["fingerprint"]:
+    if last is None or last.fingerprint != now.fingerprint:
         return None
-    old, new = ({t["teacher"]: t for t in night["teachers"]} for night in (last, now))
+    old, new = ({t.teacher: t for t in night.teachers} for night in (last, now))
     moved, unsure = _moves(last, now)
     return Changes(
         new_trajectories=_differences(
-            {name: t["n_trajectories"] for name, t in new.items()},
-            {name: t["n_trajectories"] for name, t in old.items()},
+            {name: t.n_trajectories for name, t in new.items()},
+            {name: t.n_trajectories for name, t in old.items()},
         ),
         new_teachers=_newcomers(now, [name for name in new if name not in old]),
         gone_teachers=sorted(old.keys() - new.keys()),
@@ -86,7 +90,7 @@ def compare(last: StudentNight | None, now: StudentNight) -> Changes | None:
     )
 
 
-def _moves(last: StudentNight, now: StudentNight) -> tuple[list[Move], list[Move]]:
+def _moves(last: "StudentNight", now: "StudentNight") -> tuple[list[Move], list[Move]]:
     """Teachers that have surely moved, and those whose change may be noise.
 
     A teacher's place has changed where it is another among the teachers of both nights: one that
@@ -108,32 +112,32 @@ def _moves(last: StudentNight, now: StudentNight) -> tuple[list[Move], list[Move
     return moved, unsure
 
 
-def _newcomers(now: StudentNight, names: list[str]) -> list[Newcomer]:
+def _newcomers(now: "StudentNight", names: list[str]) -> list[Newcomer]:
     taken = places(now)
     n_ranked = len(_scored_places(now))
-    values = {t["teacher"]: t["value"] for t in _ranked(now)}
-    table = {t["teacher"]: t for t in now["teachers"]}
+    values = {t.teacher: t.value for t in _ranked(now)}
+    table = {t.teacher: t for t in now.teachers}
     return [
-        Newcomer(name, taken[name], of=n_ranked, rsr=values.get(name, table[name]["rsr"]))
+        Newcomer(name, taken[name], of=n_ranked, rsr=values.get(name, table[name].rsr))
         for name in names
     ]
 
 
-def places(night: StudentNight) -> dict[str, int | None]:
+def places(night: "StudentNight") -> dict[str, int | None]:
     """Of a night's results the place of each teacher in its ranking, None for one without scores;
     nights of earlier versions have those of the teachers table.
     """
-    if not night.get("ranking"):
-        return {t["teacher"]: t["place"] for t in night["teachers"]}
-    ranked = {t["teacher"]: t["place"] for t in _ranked(night)}
-    return {t["teacher"]: ranked.get(t["teacher"]) for t in night["teachers"]}
+    if not night.ranking:
+        return {t.teacher: t.place for t in night.teachers}
+    ranked = {t.teacher: t.place for t in _ranked(night)}
+    return {t.teacher: ranked.get(t.teacher) for t in night.teachers}
 
 
-def _scored_places(night: StudentNight) -> dict[str, int]:
+def _scored_places(night: "StudentNight") -> dict[str, int]:
     return {name: place for name, place in places(night).items() if place is not None}
 
 
-def bounds(night: StudentNight, among: Collection[str]) -> dict[str, tuple[int, int]]:
+def bounds(night: "StudentNight", among: Collection[str]) -> dict[str, tuple[int, int]]:
     """Of a night's ranking the places that each of some teachers may have among these, where that
     is known.
 
@@ -143,21 +147,19 @@ def bounds(night: StudentNight, among: Collection[str]) -> dict[str, tuple[int, 
     """
     found = {}
     others_before = 0
-    for t in sorted(_ranked(night), key=lambda t: t["place"]):
-        if t["teacher"] not in among:
+    for t in sorted(_ranked(night), key=lambda t: t.place):
+        if t.teacher not in among:
             others_before += 1
-        elif t.get("first_place"):
-            first, last = t["first_place"], t["last_place"]
-            found[t["teacher"]] = (first - others_before, last - others_before)
+        elif t.first_place is not None and t.last_place is not None:
+            found[t.teacher] = (t.first_place - others_before, t.last_place - others_before)
     return found
 
 
-def _ranked(night: StudentNight) -> list[dict[str, Any]]:
-    """The teachers of the night's ranking, as its record has them: in those of earlier versions
-    no bounds on places; none where there is no ranking.
+def _ranked(night: "StudentNight") -> list[TeacherPlace]:
+    """The teachers of the night's ranking, in those of earlier versions without bounds on places;
+    none where there is no ranking.
     """
-    ranking = night.get("ranking")
-    return ranking["teachers"] if ranking else []
+    return night.ranking.teachers if night.ranking else []
 
 
 def apart(a: tuple[int, int], b: tuple[int, int]) -> bool:
@@ -170,10 +172,10 @@ def _differences(new: dict[str, int], old: dict[str, int]) -> dict[str, int]:
     return {name: n for name, n in more.items() if n}
 
 
-def _rejects(teachers: Iterable[dict[str, Any]]) -> dict[str, int]:
+def _rejects(teachers: Iterable[TeacherRow]) -> dict[str, int]:
     """The rejects of all teachers, by reason."""
     total: dict[str, int] = {}
     for t in teachers:
-        for reason, n in t["rejects"].items():
+        for reason, n in t.rejects.items():
             total[reason] = total.get(reason, 0) + n
     return total

@@ -31,6 +31,7 @@ from rsr_ray.decide.scored import Matrices, Scored
 from rsr_ray.decide.spearman import spearman
 from rsr_ray.decide.wording import notes, sentence
 from rsr_ray.metrics import Metric
+from rsr_ray.store.records import read_as
 
 PAIRED = 100  # teachers of which the probability of each pairwise order is told
 
@@ -74,8 +75,7 @@ class TeacherPlace:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "TeacherPlace":
-        kept = _fields(cls, found)
-        return cls(**kept | {"all": OnAllPrompts(**_fields(OnAllPrompts, found["all"]))})
+        return read_as(cls, found | {"all": read_as(OnAllPrompts, found.get("all") or {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +127,9 @@ class Ranking:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Ranking":
         """A ranking of `to_json`, of this version or an earlier one."""
-        kept = _fields(cls, found)
         teachers = [TeacherPlace.from_json(t) for t in found["teachers"]]
-        length = LengthControl(**_fields(LengthControl, found["length"]))
-        return cls(**kept | {"teachers": teachers, "length": length})
-
-
-def _fields(cls: type, found: dict[str, Any]) -> dict[str, Any]:
-    """What a dataclass has a field for: rankings of earlier versions have more."""
-    return {f.name: found[f.name] for f in dataclasses.fields(cls) if f.name in found}
+        length = read_as(LengthControl, found.get("length") or {})
+        return read_as(cls, found | {"teachers": teachers, "length": length})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow
 from rsr_ray.store.units import settle_units
 
 ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
@@ -146,7 +146,7 @@ def load_scored(
     units = store.units().get(fingerprint, [])
     scored = load_units(store, fingerprint, units, [*metrics, RSR], more, stratum)
     said = store.notes(fingerprint)
-    if store.made_of().units and not gives(scored, store.read_teachers().to_pylist()):
+    if store.made_of().units and not gives(scored, store.read_teacher_rows()):
         said.append(
             f"{store.teachers_uri} does not match the scores in the store: the next run of "
             "rsr-ray score recreates it"
@@ -154,15 +154,15 @@ def load_scored(
     return dataclasses.replace(scored, notes=tuple(said))
 
 
-def gives(scored: Scored, table: list[dict[str, Any]]) -> bool:
+def gives(scored: Scored, table: list[TeacherRow]) -> bool:
     """Whether rows give these TEACHERS rows: the same teachers, trajectories and rsr."""
-    made_of = {t["teacher"]: t for t in table if t["n_trajectories"]}
+    made_of = {t.teacher: t for t in table if t.n_trajectories}
     if scored.teachers != sorted(made_of):
         return False
     every = scored.matrices(RSR)
-    if every.n.sum(0).tolist() != [made_of[name]["n_trajectories"] for name in scored.teachers]:
+    if every.n.sum(0).tolist() != [made_of[name].n_trajectories for name in scored.teachers]:
         return False
-    values = [made_of[name]["rsr"] for name in scored.teachers]
+    values = np.array([made_of[name].rsr for name in scored.teachers], np.float64)
     return np.allclose(every.values(), values, rtol=1e-9, atol=0)
 
 

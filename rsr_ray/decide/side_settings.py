@@ -1,11 +1,11 @@
 """side_settings: were both sides scored under settings that allow a comparison?"""
 
 from dataclasses import dataclass
-from typing import Any
 
 from rsr_ray.decide.sides import Side
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import Metric
+from rsr_ray.store.run_record import RunRecord
 
 CLIPPED = {"rank_sum", "token_ratio_sum", "token_ratio_top30_sum"}  # columns that depend on r_max
 
@@ -31,43 +31,42 @@ def check_settings(a: Side, b: Side, metric: Metric, *, anyway: bool) -> Setting
             return SettingsCheck(True, [])
         lacking = [side.store.uri for side, run in ((a, run_a), (b, run_b)) if run is None]
         return SettingsCheck(False, _accept([_no_record(lacking)], anyway))
-    same_student = run_a["student"]["weights_hash"] == run_b["student"]["weights_hash"]
+    same_student = run_a.student.weights_hash == run_b.student.weights_hash
     notes = _accept(_differences(run_a, run_b, metric, same_student), anyway)
     if not same_student:
         notes.append(
             f"A and B are different students, whose values of {metric.name} are on different "
             "scales. Compare only places and order."
         )
-    elif run_a["versions"] != run_b["versions"]:
-        notes.append(_other_versions(run_a["versions"], run_b["versions"]))
+    elif run_a.versions != run_b.versions:
+        notes.append(_other_versions(run_a.versions, run_b.versions))
     return SettingsCheck(same_student, notes)
 
 
-def settings(run: dict[str, Any], metric: Metric, *, with_student: bool) -> dict[str, Any]:
+def settings(run: RunRecord, metric: Metric, *, with_student: bool) -> dict[str, object]:
     """What in a run's record can change this metric's scores, the weights aside.
 
     `with_student`: include what comes with the weights; two students may differ in it.
     """
-    config = run["config"]
-    student = run["student"]
+    config = run.config
     found = {name: config[name] for name in ("render", "system_prompt", "quantize", "over_length")}
-    found["dtype"] = run["resources"]["dtype"]
-    if run.get("scores_version") is not None:  # runs of earlier versions do not say
-        found["scores_version"] = run["scores_version"]
+    found["dtype"] = run.resources.dtype
+    if run.scores_version is not None:  # runs of earlier versions do not say
+        found["scores_version"] = run.scores_version
     if config["over_length"] != "reject":  # else it decides which rows there are, not their scores
-        found["max_length"] = run["max_length"]
+        found["max_length"] = run.max_length
     if CLIPPED & {*metric.columns}:
         found["r_max"] = config["r_max"]
     if metric.name == "local_naturalness":
         found |= {name: config[name] for name in ("steps", "step_window")}
     if with_student:
         hashes = ("template_hash", "tokenizer_hash", "config_hash")
-        found |= {name: student[name][:8] for name in hashes}
+        found |= {name: getattr(run.student, name)[:8] for name in hashes}
     return found
 
 
 def _differences(
-    run_a: dict[str, Any], run_b: dict[str, Any], metric: Metric, same_student: bool
+    run_a: RunRecord, run_b: RunRecord, metric: Metric, same_student: bool
 ) -> list[str]:
     """Settings that both records have with different values, as "name a / b"."""
     of_a = settings(run_a, metric, with_student=same_student)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.config.nightly import NIGHT
+from rsr_ray.decide.nights import Night, StudentNight
+from rsr_ray.decide.ranking import Ranking
 from rsr_ray.decide.scored import Scored, gives, load_units
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, list_files
@@ -15,6 +17,7 @@ from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
 from rsr_ray.store.scores import STUDENT_NAME
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow
 
 AFTER_MARK = re.compile(rf"(?P<student>{STUDENT_NAME.pattern})?(@(?P<night>{NIGHT.pattern}))?")
 
@@ -36,8 +39,8 @@ class Side:
     store: Store
     fingerprint: str
     night: str | None  # None: the store as it is now
-    table: list[dict[str, Any]]  # TEACHERS rows, of now or of the night
-    ranking: dict[str, Any] | None  # of the night, as its record has it
+    table: list[TeacherRow]  # of now or of the night
+    ranking: Ranking | None  # of the night
     written: datetime.datetime | None  # when the night's record was, by the store's clock
 
     @property
@@ -47,11 +50,11 @@ class Side:
     @property
     def teachers(self) -> list[str]:
         """The teachers in its table that have scores."""
-        return [row["teacher"] for row in self.table if row["n_trajectories"]]
+        return [row.teacher for row in self.table if row.n_trajectories]
 
     def column(self, name: str, teachers: list[str]) -> list[Any]:
         """A column of its table for these teachers, in their order."""
-        values = {row["teacher"]: row[name] for row in self.table}
+        values = {row.teacher: getattr(row, name) for row in self.table}
         return [values[teacher] for teacher in teachers]
 
     def load(self, metric: Metric) -> Scored | None:
@@ -157,8 +160,7 @@ def open_side(text: str, endpoint: str | None = None) -> Side:
     store = Store(uri, student, endpoint)
     if named["night"]:
         return _open_night(store, named["night"])
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
-    return Side(store, store.generation(), None, table, None, None)
+    return Side(store, store.generation(), None, store.read_teacher_rows(), None, None)
 
 
 def _open_night(store: Store, night: str) -> Side:
@@ -173,13 +175,12 @@ def _open_night(store: Store, night: str) -> Side:
         known = ", ".join(sorted(written)[-5:]) or "none"
         raise UserError(f"store {store.uri}: no night {night}; latest nights: {known}")
     record = get_record(store.uri, night_place(night), NIGHT_KEYS, store.endpoint)
-    entry = record["students"].get(store.student_name, {})
-    if "teachers" not in entry:
+    entry = Night.from_json(record).students.get(store.student_name)
+    if not isinstance(entry, StudentNight):
         raise UserError(
             f"store {store.uri}: night {night} has no results of student {store.student_name}"
         )
-    ranking = entry.get("ranking")
-    return Side(store, entry["fingerprint"], night, entry["teachers"], ranking, written[night])
+    return Side(store, entry.fingerprint, night, entry.teachers, entry.ranking, written[night])
 
 
 def _only_student(uri: str, endpoint: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsr_ray.corpus.row_faults import row_boundary
+from rsr_ray.corpus.row_faults import Row, row_boundary
 from rsr_ray.corpus.turns import Turn
 from rsr_ray.encode.aside import SECONDS, Aside, Ended, time_limit
 from rsr_ray.encode.found import Found
@@ -23,7 +23,6 @@ from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.student.tokenizer import load_tokenizer
 from rsr_ray.watch import attempt, in_task
 
-Row = dict[str, Any]  # a READ_ROWS value, or an ENCODED_ROWS value
 Limit = Callable[[], AbstractContextManager[None]]  # of the time that a row's rendering may take
 
 

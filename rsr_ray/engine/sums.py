@@ -1,13 +1,14 @@
 """Sums over tokens and over trajectories. The scorer emits sums; ratios are taken at the end."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rsr_ray.metrics import HARDEST, IMPROBABLE, LEAST_SURPRISAL
 
 FIXED_POINT_BITS = 32  # resolution 2.3e-10
+TurnSums = dict[str, float]  # `turn`, and the sums over its tokens by name
 
 
 class Tokens(NamedTuple):
@@ -85,7 +86,7 @@ def metric_sums_by_row(tokens: Tokens, lengths: np.ndarray, r_max: int) -> dict[
 
 def sum_by_turn(
     tokens: Tokens, turns: np.ndarray, lengths: np.ndarray, r_max: int
-) -> list[dict[str, Any]]:
+) -> list[TurnSums]:
     """The sums of each of a row's turns, int [U], in order; `lengths` int64 [U] says how many of
     its tokens each has.
     """

@@ -6,7 +6,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ import ray.data
 from rsr_ray.config.race import RaceConfig
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.errors import RunError
 from rsr_ray.files.objects import InputObject, put
@@ -39,7 +39,7 @@ def write_rows(
     parts = _part_names(chosen, matched.teachers)
     chosen = chosen.select(["trajectory_id", "content", "object", "source_row"])
     chosen = chosen.append_column("part", pa.array(parts, pa.string()))
-    wanted: dict[int, list[dict[str, Any]]] = defaultdict(list)  # by object
+    wanted: dict[int, list[Row]] = defaultdict(list)  # by object
     for place, row in enumerate(chosen.to_pylist()):
         wanted[row.pop("object")].append({**row, "place": place})
     sources = [
@@ -94,7 +94,7 @@ def read_rows(objects: pa.Table, endpoint: str | None, reading: Reading) -> Iter
         yield pa.Table.from_pylist(lines)
 
 
-def _shard_row(found: dict[str, Any], trajectory_id: str) -> dict[str, Any]:
+def _shard_row(found: Row, trajectory_id: str) -> Row:
     """A canonical row as a shard of a round has it."""
     row = dict(found["strata"] or {})  # under their paths, which a column comes before
     row |= {name: found[name] for name in ("prompt_id", "teacher", "sample", "complete")}

@@ -34,7 +34,7 @@ def ranking_html(ranking: Ranking) -> str:
     ]
     rows = "".join(_row(t) for t in ranking.teachers[:SHOWN])
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    chart = draw_whiskers(ranking.to_json(), f"ranking-{uuid.uuid4().hex[:8]}", better)
+    chart = draw_whiskers(ranking, f"ranking-{uuid.uuid4().hex[:8]}", better)
     more = len(ranking.teachers) - SHOWN
     notes = [*ranking.notes, *([f"and {more:,} more teachers"] if more > 0 else [])]
     notes += [about_places(ranking.confidence)] if ranking.best else []

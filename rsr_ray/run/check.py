@@ -70,7 +70,7 @@ class Checked:
             finding.kind in WRONG and finding.place not in self.removed for finding in self.findings
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         findings = [{"kind": f.kind, "place": f.place, "detail": f.detail} for f in self.findings]
         return {
             "store": self.store,

@@ -1,17 +1,12 @@
-"""What replicas tell of the units they wrote, and its totals over a run."""
+"""What replicas tell of the units they wrote: its totals over a run, and to Prometheus."""
 
 import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-
-@dataclass(frozen=True)
-class Reject:
-    """The rows of a unit that are rejected for one reason."""
-
-    n: int
-    example: str  # which row, and what is wrong with it
+from rsr_ray.corpus.row_faults import Row
+from rsr_ray.store.scores import Reject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +31,7 @@ class WrittenUnit:
     positions: int  # without it
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Self:
+    def of(cls, told: Row) -> Self:
         """From what `Score` returns, a row of it."""
         rejected = json.loads(told["rejected"])
         rejects = {reason: Reject(**reject) for reason, reject in rejected.items()}
@@ -86,3 +81,51 @@ class Counts:
     def padding_share(self) -> float | None:
         """Of all positions; None before there is one."""
         return 1 - self.positions / self.padded if self.padded else None
+
+
+class Counters:
+    """A replica's work so far, for Prometheus:
+
+    `ray_rsr_*` on the metrics port of its Ray node, while it lives.
+    """
+
+    def __init__(self, student: str):
+        from ray.util.metrics import Counter, Gauge
+
+        def tagged(kind: type, name: str, meaning: str, *more: str) -> Any:
+            metric = kind(f"rsr_{name}", meaning, ("student", *more))
+            metric.set_default_tags({"student": student})
+            return metric
+
+        self.trajectories = tagged(Counter, "trajectories", "trajectories scored")
+        self.tokens = tagged(
+            Counter,
+            "tokens",
+            "tokens that went through the student, by kind: scored or prompt",
+            "kind",
+        )
+        self.rejects = tagged(Counter, "rejects", "rows rejected, by reason", "reason")
+        self.tokens_per_second = tagged(
+            Gauge,
+            "tokens_per_second",
+            "tokens per second of the replica's last work unit, prompts included",
+        )
+        self.padding_share = tagged(
+            Gauge,
+            "padding_share",
+            "share of padding in the positions of the replica's last work unit",
+        )
+
+    def add(self, unit: WrittenUnit) -> None:
+        """Count a unit that was written."""
+        kinds = {"scored": unit.n_tokens, "prompt": unit.n_prompt_tokens}
+        if unit.n_scored:
+            self.trajectories.inc(unit.n_scored)
+        for kind, n in kinds.items():
+            if n:
+                self.tokens.inc(n, {"kind": kind})
+        for reason, reject in unit.rejected.items():
+            self.rejects.inc(reject.n, {"reason": reason})
+        if unit.padded:
+            self.tokens_per_second.set(sum(kinds.values()) / unit.seconds)
+            self.padding_share.set(1 - unit.positions / unit.padded)

@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from glob import glob
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.encode.aside import Aside, Ended, time_limit
 from rsr_ray.encode.encode import Encode, encode_rows, with_rows
 from rsr_ray.encode.how import How
@@ -27,7 +28,6 @@ from rsr_ray.run.resources import (
 from rsr_ray.student.tokenizer import load_tokenizer
 
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # asking torch would cost seconds
-Rows = list[dict[str, Any]]
 
 
 def fits_here(config: ScoreConfig, cluster: Cluster, uris: Iterable[str], n_bytes: int) -> bool:
@@ -92,7 +92,7 @@ class Encoder:
         return with_rows(unit, encoded)
 
 
-def _ready_to_encode(student: str) -> Callable[[tuple[Rows, str, How]], Rows]:
+def _ready_to_encode(student: str) -> Callable[[tuple[list[Row], str, How]], list[Row]]:
     with contextlib.suppress(Exception):  # whoever inspects the student says what is wrong with it
         load_tokenizer(student)  # what it imports takes seconds
     return lambda asked: encode_rows(*asked, limit=time_limit)

@@ -24,6 +24,7 @@ from rsr_ray.run.record import make_record
 from rsr_ray.run.resources import Resources
 from rsr_ray.run.units import RunUnits
 from rsr_ray.store.packs import Pack, files_of
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.units import Done
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.watch import log
@@ -68,7 +69,7 @@ class Run:
         self.progress: Progress | None = None
         # the outcome
         self.teachers: pa.Table | None = None
-        self.record: dict[str, Any] = {}
+        self.record: RunRecord  # once it is finished
 
     def settle(self, student: StudentFacts, dtype: str) -> None:
         """Fix the settings that decide the scores."""
@@ -219,14 +220,14 @@ class Run:
             )
         return None
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> RunRecord:
         """The record of the run, which is kept here too."""
         self.record = make_record(self, time.monotonic() - self.begun)
         self.log(
             "run finished",
             equation=self.equation,
-            seconds=self.record["seconds"],
-            tokens_per_second=self.record["tokens_per_second"],
+            seconds=self.record.seconds,
+            tokens_per_second=self.record.tokens_per_second,
         )
         return self.record
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from rsr_ray.config.score import PreviewConfig
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import trajectories
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.encode.encode import encode_rows
 from rsr_ray.encode.how import How
 from rsr_ray.files.objects import InputObject
@@ -23,7 +24,7 @@ HERE = "conversations"  # where the rows come from, in the column `source`
 
 
 def score_conversations(
-    conversations: Iterable[dict[str, Any] | list[dict[str, str]]],
+    conversations: Iterable[Row | list[dict[str, str]]],
     student: str,
     *,
     teacher: str = HERE,
@@ -63,7 +64,7 @@ def score_conversations(
 
 
 def _encoded(
-    conversations: Iterable[dict[str, Any] | list[dict[str, str]]],
+    conversations: Iterable[Row | list[dict[str, str]]],
     config: PreviewConfig,
     facts: StudentFacts,
 ) -> pa.RecordBatch:

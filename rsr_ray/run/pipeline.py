@@ -33,6 +33,7 @@ from rsr_ray.run.resources import (
 )
 from rsr_ray.run.score import Replica, Score, Wanted
 from rsr_ray.store.lease import alone, at_work
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import n_rows
 from rsr_ray.student.facts import StudentFacts, identify, inspect_student
@@ -67,7 +68,7 @@ def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str
                 units = scored_units(todo, run, student, store, cluster, encoder)
                 with shown(run.follow(label).state, config.log):
                     for unit in units:
-                        run.count(WrittenUnit.of(unit))
+                        run.count(unit)
                 files = list_corpus(config.corpus, config.s3_endpoint, config.store)
             run.check_equation()
             run.units.tidy(store, run.fingerprint, objects, files)
@@ -95,8 +96,8 @@ def find_student(run: Run, store: Store, cluster: Cluster | None) -> tuple[Stude
     """
     config = run.config
     last = store.last_run()
-    if last is not None and last.get("identity") == run.identity:
-        student = StudentFacts(**last["student"])
+    if last is not None and last.identity == run.identity:
+        student = last.student
     else:
         student = meet_student(config, cluster)
     return student, find_dtype(config, student, last, cluster)
@@ -118,20 +119,20 @@ def meet_student(config: ScoreConfig, cluster: Cluster | None) -> StudentFacts:
 
 
 def find_dtype(
-    config: ScoreConfig, student: StudentFacts, last: dict[str, Any] | None, cluster: Cluster | None
+    config: ScoreConfig, student: StudentFacts, last: RunRecord | None, cluster: Cluster | None
 ) -> str:
     """What --dtype says; for auto that of the last run, if it was of these settings, else what
     suits `cluster`, or this machine's CPUs where that is None.
     """
     if config.dtype != "auto":
         return config.dtype
-    was = last["resources"]["dtype"] if last else None
+    was = last.resources.dtype if last else ""
     if (
         last
         and was in AUTO_DTYPES.values()
-        and config.fingerprint(student, was, config.length_limit(student)) == last["fingerprint"]
+        and config.fingerprint(student, was, config.length_limit(student)) == last.fingerprint
     ):
-        return str(was)
+        return was
     if cluster is None:
         return AUTO_DTYPES["cpu"]
     cluster.connect()
@@ -145,7 +146,7 @@ def scored_units(
     store: Store,
     cluster: Cluster,
     encoder: Encoder,
-) -> Iterable[dict[str, Any]]:
+) -> Iterable[WrittenUnit]:
     """Bookkeeping of the units of these objects, as they are written: here, or on the cluster."""
     config = run.config
     n_bytes = pc.sum(todo["size"]).as_py()
@@ -155,7 +156,7 @@ def scored_units(
     cluster.connect()
     run.use(take(config, flops_of(student.source, n_bytes)))
     with one_block_a_row():
-        return build_scores(todo, run, student, store).iter_rows()
+        return map(WrittenUnit.of, build_scores(todo, run, student, store).iter_rows())
 
 
 def make_teachers(store: Store, fingerprint: str, cluster: Cluster) -> pa.Table:
@@ -210,7 +211,7 @@ def build_scores(
 
 def score_here(
     todo: pa.Table, run: Run, student: StudentFacts, store: Store, encoder: Encoder
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[WrittenUnit]:
     """What `build_scores` does, in this process: bookkeeping of the units, as they are written.
 
     Raises RunError where it breaks, as a run on Ray does.
@@ -220,7 +221,7 @@ def score_here(
         score = Score(replica(run, student, store))
         units = read_units(todo, config.s3_endpoint, config.unit_rows, config.reading)
         for unit in encoder.encoded(units, student.source, how):
-            yield from score(unit).to_pylist()
+            yield from map(WrittenUnit.of, score(unit).to_pylist())
     except (UserError, RunError):
         raise
     except Exception as e:

@@ -11,7 +11,7 @@ from typing import Any
 from rsr_ray.config.score import PreviewConfig
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.plan import make_plan
-from rsr_ray.corpus.row_faults import row_boundary
+from rsr_ray.corpus.row_faults import Row, row_boundary
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shards import find_corpus
 from rsr_ray.encode.found import Found
@@ -47,7 +47,7 @@ class PreviewRow:
     def scored(self) -> list[str]:
         return [(self.text or "")[start:stop] for start, stop in self.spans]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in ("source", "source_row", "trajectory_id")},
             **{name: getattr(self, name) for name in ("prompt_id", "teacher", "sample", "text")},
@@ -59,7 +59,8 @@ class PreviewRow:
 
 
 class Preview:
-    """One look at a corpus: `plan` says how it is read, `rows` shows some of it.
+    """One look at a corpus: `plan` says how it is read, `skipped` what is left out, if anything,
+    and `rows` shows some of it.
 
     Raises UserError where the corpus cannot be read at all, or the student has no usable tokenizer.
     """
@@ -68,9 +69,11 @@ class Preview:
         self.config = config
         endpoint = config.s3_endpoint
         self.objects, self.skipped = find_corpus(config.corpus, endpoint, config.store)
-        made = make_plan(self.objects, endpoint, config.reading)
+        self.plan = make_plan(self.objects, endpoint, config.reading)
+
+    def plan_to_json(self) -> dict[str, Any]:
         skipped = {"skipped": self.skipped} if self.skipped else {}
-        self.plan: dict[str, Any] = dataclasses.asdict(made) | skipped
+        return dataclasses.asdict(self.plan) | skipped
 
     def rows(self) -> Iterator[PreviewRow]:
         """`--rows` trajectories in the order of shards and rows, as many of each shard as the
@@ -103,7 +106,7 @@ class Preview:
     def tokenizer(self) -> Any:
         return load_tokenizer(self.config.student, self.how.chat_template)
 
-    def seen(self, row: dict[str, Any]) -> PreviewRow:
+    def seen(self, row: Row) -> PreviewRow:
         """A canonical row through the student's template and tokenizer."""
         messages, tools = row.pop("messages"), row.pop("tools")
         shown = PreviewRow(**row)

@@ -3,6 +3,7 @@
 Sums are integers or fixed point, so no value depends on the order of addition.
 """
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from rsr_ray.engine.sums import FIXED_POINT_BITS, fixed_total, from_fixed, to_fi
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.schema import TEACHERS
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow
 
 COLUMNS = [
     "teacher",
@@ -58,6 +60,7 @@ MOST_RSR = 2.0**47
 # Of equal rows the first counts, so one that is scored comes before those that are rejected.
 SORTED_BY = ("teacher", "trajectory_id", "content", "rejected", "source", "source_row")
 PARTITION_ROWS = 50_000
+Totals = dict[str, Any]  # of a teacher: the sums of `count_once` columns, by name
 # up to so many one process is done, in 0.1 GiB, before Ray's shuffle has started its workers
 DRIVER_ROWS = 200_000
 
@@ -80,7 +83,7 @@ def reduce_scores(
     return teacher_table(add_up_on_ray(store, fingerprint, names, n_rows), fingerprint)
 
 
-def add_up(counted: pa.Table) -> list[dict[str, Any]]:
+def add_up(counted: pa.Table) -> list[Totals]:
     """The totals of each teacher of `count_once` rows."""
     parts = [f"{name}_{n}" for name, n_parts in AVERAGED.items() for n in range(n_parts)]
     sums = [(name, "sum") for name in (*COUNTED, *parts)]
@@ -104,9 +107,7 @@ def add_up(counted: pa.Table) -> list[dict[str, Any]]:
     return found
 
 
-def add_up_on_ray(
-    store: Store, fingerprint: str, names: list[str], n_rows: int
-) -> list[dict[str, Any]]:
+def add_up_on_ray(store: Store, fingerprint: str, names: list[str], n_rows: int) -> list[Totals]:
     """`add_up` of more rows than one process should hold, by a shuffle of Ray Data's; `n_rows`
     only sizes it.
     """
@@ -201,41 +202,47 @@ def _repeats(column: pa.ChunkedArray) -> np.ndarray:
     return codes[1:] == codes[:-1]
 
 
-def teacher_table(totals: list[dict[str, Any]], fingerprint: str) -> pa.Table:
+def teacher_table(totals: list[Totals], fingerprint: str) -> pa.Table:
     """Each teacher's sums as a row of TEACHERS: every ratio is taken here, once.
 
     Sorted by rsr, lowest first.
     """
-    rows: list[dict[str, Any]] = []
-    for t in totals:
-        n = int(t["is_scored"])
-        row = {
-            "teacher": t["teacher"],
-            "n_trajectories": n,
-            "n_prompts": int(t["n_prompts"] or 0),
-            "n_rejected": int(t["is_rejected"]),
-            "rejects": {
-                reason: int(n)
-                for reason, n in sorted(zip(*t["rejects"].values(), strict=True), key=str)
-                if reason is not None
-            },
-            "n_duplicates": int(t["is_duplicate"]),
-            "n_repeated_ids": int(t["is_repeated_id"]),
-            "n_complete": int(t["is_complete"]),
-            "n_incomplete": int(t["is_incomplete"]),
-            "n_truncated": int(t["is_truncated"]),
-            "n_tokens": int(t["n_tokens"]),
-            "fingerprint": fingerprint,
-        }
-        rows.append(row | _averages(t, n) if n else row)
-    rows.sort(key=lambda row: (row.get("rsr", float("inf")), row["teacher"]))
-    for place, row in enumerate(rows, 1):
-        row["place"] = place if "rsr" in row else None
-    return pa.Table.from_pylist(rows, schema=TEACHERS)
+    rows = [_teacher_row(t, fingerprint) for t in totals]
+    rows.sort(key=lambda row: (float("inf") if row.rsr is None else row.rsr, row.teacher))
+    placed = [
+        row if row.rsr is None else dataclasses.replace(row, place=place)
+        for place, row in enumerate(rows, 1)
+    ]
+    return pa.Table.from_pylist([vars(row) for row in placed], schema=TEACHERS)
 
 
-def _averages(totals: dict[str, Any], n: int) -> dict[str, Any]:
-    """What a row of TEACHERS says of a teacher's n trajectories on the average."""
+def _teacher_row(totals: Totals, fingerprint: str) -> TeacherRow:
+    """A teacher's row, without its place."""
+    n = int(totals["is_scored"])
+    row = TeacherRow(
+        teacher=totals["teacher"],
+        n_trajectories=n,
+        n_prompts=int(totals["n_prompts"] or 0),
+        n_rejected=int(totals["is_rejected"]),
+        rejects={
+            reason: int(n)
+            for reason, n in sorted(zip(*totals["rejects"].values(), strict=True), key=str)
+            if reason is not None
+        },
+        n_duplicates=int(totals["is_duplicate"]),
+        n_repeated_ids=int(totals["is_repeated_id"]),
+        n_complete=int(totals["is_complete"]),
+        n_incomplete=int(totals["is_incomplete"]),
+        n_truncated=int(totals["is_truncated"]),
+        n_tokens=int(totals["n_tokens"]),
+        fingerprint=fingerprint,
+    )
+    return _with_averages(row, totals) if n else row
+
+
+def _with_averages(row: TeacherRow, totals: Totals) -> TeacherRow:
+    """The row with what it says of the teacher's trajectories on the average."""
+    n = row.n_trajectories
     parts = {
         name: [int(totals[f"{name}_{part}"]) for part in range(n_parts)]
         for name, n_parts in AVERAGED.items()
@@ -244,16 +251,17 @@ def _averages(totals: dict[str, Any], n: int) -> dict[str, Any]:
     mean_rank = total["mean_rank"] / n
     mean_surprisal = total["mean_surprisal"] / n
     is_endless = bool(totals["is_endless"])
-    return {
-        "mean_tokens": int(totals["n_tokens"]) / n,
-        "mean_rank": mean_rank,
-        "mean_surprisal": mean_surprisal,
-        "rsr": mean_rank / mean_surprisal,
-        "rsr_of_totals": int(totals["rank_sum"]) / total["surprisal_sum"],
-        "rsr_mean": None if is_endless else total["rsr"] / n,
-        "rsr_median": float(totals["rsr_median"]),
-        "rsr_std": None if is_endless else deviation(parts["rsr"], parts["rsr_squared"], n),
-    }
+    return dataclasses.replace(
+        row,
+        mean_tokens=row.n_tokens / n,
+        mean_rank=mean_rank,
+        mean_surprisal=mean_surprisal,
+        rsr=mean_rank / mean_surprisal,
+        rsr_of_totals=int(totals["rank_sum"]) / total["surprisal_sum"],
+        rsr_mean=None if is_endless else total["rsr"] / n,
+        rsr_median=float(totals["rsr_median"]),
+        rsr_std=None if is_endless else deviation(parts["rsr"], parts["rsr_squared"], n),
+    )
 
 
 def deviation(total: list[int], of_squares: list[int], n: int) -> float | None:

@@ -3,12 +3,14 @@ r_max, or to check the store.
 """
 
 import hashlib
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn
 from rsr_ray.errors import UserError
 from rsr_ray.run.cluster import Cluster
@@ -20,6 +22,7 @@ from rsr_ray.schema import SCORES
 from rsr_ray.store.lease import at_work
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import n_rows
 
 CARRIED = [
@@ -37,15 +40,29 @@ CARRIED = [
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rescored:
+    """Scores that were computed again, and how far from the store's they are."""
+
+    n_rows: int
+    fingerprint: str  # of the new scores
+    r_max: int
+    difference: float  # the largest, relative
+    column: str  # that has it
+    unit: str  # in which
+    teachers: list[TeacherRow] | None  # None where nothing was written
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def rescore(
     store: Store, r_max: int | None, out: Store | None, ray_address: str | None
-) -> dict[str, Any]:
+) -> Rescored:
     """Compute all scores of a store again from its token scores, and write them to `out`, or
     compare them with the store's.
 
-    Returns the number of rows, their largest relative difference from the store's and its column,
-    and the teachers' table where it was written. Raises UserError where the store holds no token
-    scores.
+    Raises UserError where the store holds no token scores.
     """
     fingerprint = store.generation()
     names = store.units().get(fingerprint, [])
@@ -66,17 +83,15 @@ def rescore(
     with Cluster(ray_address) as cluster:
         told, teachers = _rescore(store, fingerprint, names, r_max or was, out, new, cluster)
     worst = max(told, key=lambda unit: unit["difference"])
-    result: dict[str, Any] = {
-        "n_rows": sum(unit["n_rows"] for unit in told),
-        "fingerprint": new,
-        "r_max": r_max or was,
-    }
-    return result | {
-        "difference": worst["difference"],
-        "column": worst["column"],
-        "unit": worst["name"],
-        "teachers": teachers,
-    }
+    return Rescored(
+        n_rows=sum(unit["n_rows"] for unit in told),
+        fingerprint=new,
+        r_max=r_max or was,
+        difference=worst["difference"],
+        column=worst["column"],
+        unit=worst["name"],
+        teachers=None if teachers is None else teacher_rows(teachers),
+    )
 
 
 def _rescore(
@@ -87,7 +102,7 @@ def _rescore(
     out: Store | None,
     new: str,
     cluster: Cluster,
-) -> tuple[list[dict[str, Any]], pa.Table | None]:
+) -> tuple[list[Row], pa.Table | None]:
     import ray.data
 
     cluster.connect()

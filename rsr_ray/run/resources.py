@@ -2,10 +2,10 @@
 
 import logging
 import math
-from dataclasses import dataclass
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
+from rsr_ray.store.run_record import Resources
 from rsr_ray.student.facts import n_parameters
 
 # A replica leaves half of its CPU free: with whole ones, replicas could take every CPU of a cluster
@@ -20,16 +20,6 @@ AUTO_DTYPES = {"cuda": "bfloat16", "cpu": "float32"}
 WORTHWHILE_SECONDS = 10
 BYTES_PER_TOKEN = 4  # of a corpus, about
 FLOPS = {"cuda": 1e14, "cpu": 2e10}  # floating-point operations a second
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a run takes of the cluster."""
-
-    replicas: int
-    gpus_per_replica: int
-    dtype: str
-    batch_tokens: int
 
 
 def flops_of(source: str, n_bytes: int) -> float:

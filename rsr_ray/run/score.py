@@ -4,7 +4,6 @@ One replica of the student an actor; a batch of Ray Data is one work unit.
 """
 
 import itertools
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from rsr_ray.engine.scoring import Work
 from rsr_ray.engine.steps import score_steps
 from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn, turn_lengths
 from rsr_ray.engine.windows import score_windows
+from rsr_ray.run.counts import Counters, WrittenUnit
 from rsr_ray.run.score_table import Rejects, RowSums, score_table, token_table
 from rsr_ray.store.store import Store
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.model import Student
-from rsr_ray.watch import Counters, attempt, log, on_ray
+from rsr_ray.watch import attempt, log, on_ray
 
 if TYPE_CHECKING:
     from rsr_ray.config.score import ScoreConfig
@@ -127,8 +127,7 @@ class Score:
         """A unit's bookkeeping, to Prometheus and the log."""
         (told,) = written.to_pylist()
         if self.counters is not None:
-            rejected = json.loads(told["rejected"]).items()
-            self.counters.add(told, {reason: reject["n"] for reason, reject in rejected})
+            self.counters.add(WrittenUnit.of(told))
         log.info(
             "unit written",
             extra={"run_id": self.run_id, "student": self.store.student_name, **told},

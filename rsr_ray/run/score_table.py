@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsr_ray.engine.sums import Tokens
+from rsr_ray.engine.sums import Tokens, TurnSums
 from rsr_ray.schema import SCORES, TOKENS
 
 # by name: numerator, denominator and sign
@@ -26,7 +26,7 @@ class RowSums:
 
     at: np.ndarray  # int [G], their places among all rows
     by_name: dict[str, np.ndarray]  # of SCORES, each [G]
-    turns: list[list[dict[str, Any]]] | None = None  # of each the sums of its turns, if wanted
+    turns: list[list[TurnSums]] | None = None  # of each the sums of its turns, if wanted
 
     @property
     def ratios(self) -> dict[str, np.ndarray]:

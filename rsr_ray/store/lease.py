@@ -20,11 +20,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import create, delete, get, list_files, put
-from rsr_ray.store.records import warn_once
+from rsr_ray.store.records import read_as, warn_once
 from rsr_ray.store.seal import BrokenError, read_record, write_record
 from rsr_ray.watch import log
 
@@ -38,6 +39,36 @@ LONGEST = 86_400  # seconds that a lease may say it lasts
 PATIENCE = 2.0  # seconds between looks at a lock
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """What the holder of a lease or a claim writes there."""
+
+    holder: str  # its machine and process
+    id: str
+    seconds: int  # for which it is heard of
+    released: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        wrote = asdict(self)
+        return wrote if self.released else {k: v for k, v in wrote.items() if k != "released"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lease or a claim that is another's."""
+
+    by: Holder | None  # None while it is created or deleted, or where it cannot be read
+    age: float  # seconds, by the store's clock
+    fingerprint: str | None = None  # of a claim
+
+    @property
+    def holder(self) -> str | None:
+        return self.by.holder if self.by else None
+
+    def to_json(self) -> dict[str, Any]:
+        return (self.by.to_json() if self.by else {}) | {"age": self.age}
+
+
 HELD: set["Renewed"] = set()  # of this process
 
 
@@ -45,7 +76,7 @@ def release_held() -> None:
     """Let go what this process holds: it ends, and may have been interrupted anywhere."""
     for held in [*HELD]:
         wrote = held._read(held.name)
-        if wrote is not None and wrote.get("id") == held.me["id"]:
+        if wrote is not None and wrote.id == held.me.id:
             held.release()
 
 
@@ -54,11 +85,11 @@ class Renewed:
 
     def __init__(self, folder: str, seconds: int, endpoint: str | None):
         self.folder, self.seconds, self.endpoint = folder, seconds, endpoint
-        self.me: dict[str, Any] = {
-            "holder": f"{socket.gethostname()}, process {os.getpid()}",
-            "id": uuid.uuid4().hex,
-            "seconds": seconds,
-        }
+        self.me = Holder(
+            holder=f"{socket.gethostname()}, process {os.getpid()}",
+            id=uuid.uuid4().hex,
+            seconds=seconds,
+        )
         self.name = ""
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -81,16 +112,17 @@ class Renewed:
         while not self._ended.wait(self.seconds / 3):
             self._write(self.me)
 
-    def _write(self, content: dict[str, Any]) -> None:
+    def _write(self, content: Holder) -> None:
+        record = write_record(content.to_json(), self.name)
         try:
-            put(f"{self.folder}/{self.name}", write_record(content, self.name), self.endpoint)
+            put(f"{self.folder}/{self.name}", record, self.endpoint)
         except OSError as e:
             # The next try may go well. If none does, another run may start: work lost, no result.
             log.warning("the lease %s could not be written: %s", f"{self.folder}/{self.name}", e)
 
     def _ages(self) -> dict[str, float]:
         """Every file under the folder, and its age in seconds by the store's clock."""
-        probe = f".{self.me['id']}.probe"
+        probe = f".{self.me.id}.probe"
         put(f"{self.folder}/{probe}", b"", self.endpoint)
         files = list_files(self.folder, self.endpoint)
         delete(f"{self.folder}/{probe}", self.endpoint)
@@ -100,28 +132,28 @@ class Renewed:
             for name, written in files.items()
         }
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str) -> Holder | None:
         """What a holder wrote; None while it is created or deleted, or where it is broken."""
         try:
             found = read_record(get(f"{self.folder}/{name}", self.endpoint), name)
         except (FileNotFoundError, BrokenError):
             return None
         lasts = found.get("seconds")
-        return found if type(lasts) is int and 0 < lasts <= LONGEST else None
+        return read_as(Holder, found) if type(lasts) is int and 0 < lasts <= LONGEST else None
 
 
 class Lease(Renewed):
     """`take` it, work, `release` it."""
 
-    def take(self) -> dict[str, Any] | None:
-        """Take the lease. None, or what its present holder wrote, with `age` in seconds."""
+    def take(self) -> Held | None:
+        """Take the lease; None, or who has it."""
         ages = self._ages()
         leases = sorted(name for name in ages if NUMBERED.fullmatch(name))
         number = 1
         if leases:
             last, age = self._read(leases[-1]), ages[leases[-1]]
-            if not (last or {}).get("released") and age < (last or self.me)["seconds"]:
-                return (last or {}) | {"age": age}
+            if not (last and last.released) and age < (last or self.me).seconds:
+                return Held(last, age)
             if last is None:
                 warn_once(
                     f"lease {self.folder}/{leases[-1]} is broken and {age:,.0f} s old: taking it "
@@ -130,16 +162,18 @@ class Lease(Renewed):
             number = int(leases[-1].removesuffix(".json")) + 1
         name = f"{number:012d}.json"
         self._hold(name)
-        if not create(f"{self.folder}/{name}", write_record(self.me, name), self.endpoint):
+        if not create(
+            f"{self.folder}/{name}", write_record(self.me.to_json(), name), self.endpoint
+        ):
             HELD.discard(self)
-            return (self._read(name) or {}) | {"age": 0.0}
+            return Held(self._read(name), 0.0)
         newest = max(
             other for other in list_files(self.folder, self.endpoint) if NUMBERED.fullmatch(other)
         )
         if newest > name:  # while this one looked, others came and went and cleared the number away
             HELD.discard(self)
             delete(f"{self.folder}/{name}", self.endpoint)
-            return (self._read(newest) or {}) | {"age": 0.0}
+            return Held(self._read(newest), 0.0)
         self._renewing.start()
         for old in leases:
             delete(f"{self.folder}/{old}", self.endpoint)
@@ -147,34 +181,31 @@ class Lease(Renewed):
 
     def release(self) -> None:
         self._stop()
-        self._write(self.me | {"released": True})
+        self._write(replace(self.me, released=True))
         HELD.discard(self)
 
 
 class Claim(Renewed):
     """That a run is at work on a student under a fingerprint."""
 
-    def others(self, fingerprint: str) -> list[dict[str, Any]]:
-        """Who is at work under other fingerprints, as they wrote it, with `fingerprint`."""
+    def others(self, fingerprint: str) -> list[Held]:
+        """Who is at work under other fingerprints."""
         found = []
         for name, age in self._ages().items():
             at = CLAIM.fullmatch(name)
             if not at or at["fingerprint"] == fingerprint:
                 continue
             wrote = self._read(name)
-            if age < (wrote or self.me)["seconds"]:
-                found.append(
-                    (wrote or {"holder": "a run whose claim cannot be read"})
-                    | {"fingerprint": at["fingerprint"], "age": age}
-                )
+            if age < (wrote or self.me).seconds:
+                found.append(Held(wrote, age, at["fingerprint"]))
             elif age > 10 * SECONDS:  # of a run that died
                 delete(f"{self.folder}/{name}", self.endpoint)
         return found
 
     def take(self, fingerprint: str) -> None:
-        name = f"{fingerprint}/{self.me['id']}.json"
+        name = f"{fingerprint}/{self.me.id}.json"
         self._hold(name)
-        put(f"{self.folder}/{name}", write_record(self.me, name), self.endpoint)
+        put(f"{self.folder}/{name}", write_record(self.me.to_json(), name), self.endpoint)
         self._renewing.start()
 
     def release(self) -> None:
@@ -191,7 +222,7 @@ def alone(store: "Store") -> Iterator[None]:
     while held := lock.take():
         if time.monotonic() - begun > 3 * PATIENCE:
             warn_once(
-                f"store {store.uri}: waiting for {held.get('holder', 'another run')}, which is "
+                f"store {store.uri}: waiting for {held.holder or 'another run'}, which is "
                 f"working on student {store.student_name}"
             )
         time.sleep(min(PATIENCE, 0.1 + (time.monotonic() - begun) / 4))
@@ -210,9 +241,10 @@ def at_work(store: "Store", fingerprint: str) -> Iterator[None]:
     claim = Claim(f"{store.uri}/claims/student={store.student_name}", SECONDS, store.endpoint)
     with alone(store):
         if others := claim.others(fingerprint):
+            other = others[0]
             who = (
-                f"{others[0]['holder']}, last seen {others[0]['age']:.0f} s ago, fingerprint "
-                f"{others[0]['fingerprint']}"
+                f"{other.holder or 'a run whose claim cannot be read'}, last seen "
+                f"{other.age:.0f} s ago, fingerprint {other.fingerprint}"
             )
             raise UserError(
                 f"store {store.uri}: another run is working on student {store.student_name} "

@@ -1,17 +1,20 @@
 """The records of a store, JSON files with a seal: runs, nights, races, leases and claims."""
 
+import dataclasses
 import functools
 import re
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from rsr_ray.credentials import scrubbed
 from rsr_ray.errors import StoreError, safe
 from rsr_ray.files.objects import get, put
-from rsr_ray.store.seal import BrokenError, read_record, write_record
+from rsr_ray.store.seal import BrokenError, Record, read_record, write_record
 from rsr_ray.watch import log
 
 NIGHT_FILE = re.compile(r"[^/.][^/]*\.json")
 NIGHT_KEYS = ("night", "students")
+T = TypeVar("T")
 
 
 def night_place(night: str) -> str:
@@ -19,14 +22,12 @@ def night_place(night: str) -> str:
     return f"nightly/{night}.json"
 
 
-def put_record(store: str, place: str, record: dict[str, Any], endpoint: str | None) -> None:
+def put_record(store: str, place: str, record: Record, endpoint: str | None) -> None:
     """Write the record below the store, without credentials that a message may quote."""
     put(f"{store}/{place}", write_record(scrubbed(record), place), endpoint)
 
 
-def get_record(
-    store: str, place: str, keys: tuple[str, ...], endpoint: str | None
-) -> dict[str, Any]:
+def get_record(store: str, place: str, keys: tuple[str, ...], endpoint: str | None) -> Record:
     """The record there, which has these keys.
 
     Raises FileNotFoundError, and StoreError where it is not what was written.
@@ -39,7 +40,7 @@ def get_record(
 
 def find_record(
     store: str, place: str, keys: tuple[str, ...], endpoint: str | None
-) -> dict[str, Any] | None:
+) -> Record | None:
     """The record there; None where there is none, or where it is broken, which is said once."""
     try:
         return get_record(store, place, keys, endpoint)
@@ -48,6 +49,18 @@ def find_record(
     except StoreError as e:
         warn_once(f"{e}; skipped")
         return None
+
+
+def read_as(cls: Callable[..., T], found: Mapping[str, Any]) -> T:
+    """A dataclass of what was stored, perhaps by an earlier version: what is missing is at its
+    default, or None; what the class has no field for is left out.
+    """
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
+        if field.name in found or not has_default:
+            values[field.name] = found.get(field.name)
+    return cls(**values)
 
 
 def broken(store: str, place: str, why: BrokenError | str) -> StoreError:

@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,6 +29,29 @@ if TYPE_CHECKING:
 R_MAX_KEY = "r_max"  # in the metadata of tokens: the clip of the scores beside them
 READ_UNITS = 64  # units a task of the reduce reads
 STUDENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Reject:
+    """The rows that are rejected for one reason."""
+
+    n: int
+    example: str  # which row, and what is wrong with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectedRow:
+    """What SCORES says of a rejected row."""
+
+    teacher: str | None
+    trajectory_id: str
+    source: str
+    source_row: int
+    reject_reason: str
+    reject_detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class Scores:
@@ -87,7 +111,7 @@ class Scores:
         scores = pa.Table.from_batches([rows]).cast(SCORES)
         name = unit_name(unit_facts)
         self.write_scores(fingerprint, name, scores)
-        rejects = _rejects_of(scores)
+        rejects = {reason: asdict(reject) for reason, reject in _rejects_of(scores).items()}
         return pa.table(
             {
                 **{key: [value] for key, value in unit_facts.items()},
@@ -205,7 +229,7 @@ class Scores:
             delete(self.unit_uri(fingerprint, name), self.endpoint)
             delete(self.tokens_uri(fingerprint, name), self.endpoint)
 
-    def find_rejects(self, reason: str | None) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    def find_rejects(self, reason: str | None) -> dict[tuple[str, str], list[RejectedRow]]:
         """Rejected rows, of one reason or any, by (fingerprint, name) of their unit.
 
         Raises UserError.
@@ -215,44 +239,34 @@ class Scores:
         ]
         if not units:
             raise UserError(f"store {self.uri}: no scores of student {self.student_name}")
-        columns = [
-            "teacher",
-            "trajectory_id",
-            "source",
-            "source_row",
-            "reject_reason",
-            "reject_detail",
-        ]
+        columns = [column.name for column in fields(RejectedRow)]
         wanted = (
             pc.field("reject_reason") == reason if reason else pc.field("reject_reason").is_valid()
         )
 
-        def read(unit: tuple[str, str]) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = self.read_unit(*unit, columns).filter(wanted).to_pylist()
-            return found
+        def read(unit: tuple[str, str]) -> list[RejectedRow]:
+            found = self.read_unit(*unit, columns).filter(wanted)
+            return [RejectedRow(**row) for row in found.to_pylist()]
 
         with ThreadPoolExecutor(16) as pool:
             return {
                 unit: rows for unit, rows in zip(units, pool.map(read, units), strict=True) if rows
             }
 
-    def count_rejects(self, fingerprint: str) -> dict[str, dict[str, Any]]:
-        """Rejected rows by reason: `n`, how many, and `example`, what happened to one.
-
-        Rows without a teacher count too.
-        """
+    def count_rejects(self, fingerprint: str) -> dict[str, Reject]:
+        """Rejected rows by reason; rows without a teacher count too."""
         names = self.units().get(fingerprint, [])
         _, repeated = settle_units(names)
         columns = ["trajectory_id", "source", "source_row", "reject_reason", "reject_detail"]
 
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Reject] = {}
         with ThreadPoolExecutor(8) as pool:
             for of_unit in pool.map(
                 lambda name: _rejects_of(self.read_unit(fingerprint, name, columns)),
                 sorted(set(names) - set(repeated)),
             ):
-                for reason, rejects in of_unit.items():
-                    found.setdefault(reason, rejects | {"n": 0})["n"] += rejects["n"]
+                for reason, reject in of_unit.items():
+                    _add(found, reason, reject)
         return found
 
     def read_scores(
@@ -288,13 +302,19 @@ class Scores:
             )
 
 
-def _rejects_of(scores: pa.Table) -> dict[str, dict[str, Any]]:
-    """Rejected rows by reason: `n` and `example`."""
-    rejects: dict[str, dict[str, Any]] = {}
+def _rejects_of(scores: pa.Table) -> dict[str, Reject]:
+    """Rejected rows by reason."""
+    rejects: dict[str, Reject] = {}
     for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
         example = (
             f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): "
             f"{row['reject_detail']}"
         )
-        rejects.setdefault(row["reject_reason"], {"n": 0, "example": example})["n"] += 1
+        _add(rejects, row["reject_reason"], Reject(1, example))
     return rejects
+
+
+def _add(rejects: dict[str, Reject], reason: str, more: Reject) -> None:
+    """Count more rows of a reason; the first example stays."""
+    before = rejects.get(reason)
+    rejects[reason] = Reject(before.n + more.n, before.example) if before else more

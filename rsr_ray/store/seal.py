@@ -22,6 +22,7 @@ MARK = b"rsr_ray:"  # of both: a file that has either must have both
 DIGEST = b"rsr_ray:sha256:"
 PLACE = b"rsr_ray:place:"
 BLANK = b"0" * 64
+Record = dict[str, Any]  # a JSON object
 # What Arrow makes of bytes that are no Parquet.
 UNREADABLE = (
     pa.ArrowException,
@@ -95,13 +96,13 @@ def read_parquet(
     return Opened(table, facts, is_sealed)
 
 
-def write_record(record: dict[str, Any], place: str) -> bytes:
+def write_record(record: Record, place: str) -> bytes:
     """The sealed JSON of a record."""
     ends = {"place": (PLACE + place.encode()).decode(), "seal": (DIGEST + BLANK).decode()}
     return _with_digest(json.dumps(record | ends, indent=1).encode())
 
 
-def read_record(data: bytes, place: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_record(data: bytes, place: str, keys: tuple[str, ...] = ()) -> Record:
     """The record, without its seal. Raises BrokenError, also where it lacks a key."""
     check_seal(data, place)
     try:

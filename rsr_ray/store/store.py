@@ -23,7 +23,6 @@ of, each with its size and time: when one of them changes it is made again.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import pyarrow as pa
 
@@ -32,7 +31,9 @@ from rsr_ray.files.objects import absolute, delete, list_files, put
 from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
 from rsr_ray.store.records import broken, find_record, put_record
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.scores import Scores
+from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
     MadeOf,
     named,
@@ -88,7 +89,7 @@ class Store(Scores):
     def _is_earlier(self, fingerprint: str) -> bool:
         """Whether the record of the last run says that it was one of an earlier version."""
         run = self.find_run(fingerprint)
-        return run is not None and run.get("scores_version", SCORES_VERSION) < SCORES_VERSION
+        return run is not None and (run.scores_version or SCORES_VERSION) < SCORES_VERSION
 
     def generation(self) -> str:
         """The fingerprint of the scores behind the teachers table. Raises UserError without any."""
@@ -138,6 +139,10 @@ class Store(Scores):
         Raises UserError where the student has none, StoreError where it is not what was written.
         """
         return self._open_teachers()[0]
+
+    def read_teacher_rows(self) -> list[TeacherRow]:
+        """The rows of `read_teachers`, in its order. Raises as that."""
+        return teacher_rows(self.read_teachers())
 
     def made_of(self) -> MadeOf:
         """What the teachers table was made of; nothing where there is none, or it does not say."""
@@ -212,18 +217,18 @@ class Store(Scores):
             said.append(f"{what}: {named(strays)}")
         return said
 
-    def write_run(self, run: dict[str, Any]) -> None:
-        put_record(self.uri, f"runs/{run['run_id']}.json", run, self.endpoint)
+    def write_run(self, run: RunRecord) -> None:
+        put_record(self.uri, f"runs/{run.run_id}.json", run.to_json(), self.endpoint)
 
-    def find_run(self, fingerprint: str) -> dict[str, Any] | None:
+    def find_run(self, fingerprint: str) -> RunRecord | None:
         """The record of the student's last run under a fingerprint; None where there is none."""
-        return next((run for run in self._runs() if run["fingerprint"] == fingerprint), None)
+        return next((run for run in self._runs() if run.fingerprint == fingerprint), None)
 
-    def last_run(self) -> dict[str, Any] | None:
+    def last_run(self) -> RunRecord | None:
         """The record of the student's last run; None where the store has none."""
         return next(self._runs(), None)
 
-    def _runs(self) -> Iterator[dict[str, Any]]:
+    def _runs(self) -> Iterator[RunRecord]:
         """The records of the student's runs, the last first. A broken one is named and left out."""
         names = (
             name
@@ -235,4 +240,4 @@ class Store(Scores):
                 self.uri, f"runs/{name}", ("fingerprint", "config", "student"), self.endpoint
             )
             if run and run["config"].get("student_name") == self.student_name:
-                yield run
+                yield RunRecord.from_json(run)

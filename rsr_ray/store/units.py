@@ -135,7 +135,7 @@ def n_rows(names: Iterable[str]) -> int:
     )
 
 
-def unit_name(unit: dict[str, Any]) -> str:
+def unit_name(unit: Mapping[str, Any]) -> str:
     last = "-last" if unit["last"] else ""
     return f"{unit['key']}-{unit['version']}-{unit['start']:010d}-{unit['stop']:010d}{last}.parquet"
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rsr_ray.schema import SCORES, TEACHERS, TOKENS
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 
 FINGERPRINT = "f0"
@@ -117,7 +118,7 @@ def write_store(
         pa.Table.from_pylist(table, schema=TEACHERS),
         [name for names in store.units().values() for name in names],
     )
-    store.write_run(_run(store, rows))
+    store.write_run(RunRecord.from_json(_run(store, rows)))
     for night in range(n_nights):
         _write_night(store, f"2026-11-{night + 1:02d}", table, turned=night % 2 == 1)
     return store
@@ -216,7 +217,7 @@ def _run(store: Store, rows: pd.DataFrame) -> dict[str, Any]:
 
 def _write_night(store: Store, night: str, table: list[dict[str, Any]], *, turned: bool) -> None:
     """A night's record; where `turned`, the first two have changed places."""
-    from rsr_ray.store.nights import History
+    from rsr_ray.decide.nights import History, Night
 
     places = [2, 1, *range(3, len(table) + 1)] if turned else range(1, len(table) + 1)
     teachers = [
@@ -243,4 +244,5 @@ def _write_night(store: Store, night: str, table: list[dict[str, Any]], *, turne
         "seconds": 1.0,
     }
     entry |= {"teachers": teachers, "changes": changes, "since": "2026-10-31"}
-    History(store.uri, None).write({"night": night, "students": {store.student_name: entry}})
+    record = {"night": night, "students": {store.student_name: entry}}
+    History(store.uri, None).write(Night.from_json(record))

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+from dataclasses import replace
 from unicodedata import category
 
 import numpy as np
@@ -14,12 +15,10 @@ import pytest
 from markdown_it import MarkdownIt
 from pypdf import PdfReader
 
-from rsr_ray.decide.scored import load_scored
+from rsr_ray.decide.nights import FailedNight, History
 from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.names import labels
-from rsr_ray.report.page.summaries import RankedScores, points_of
 from rsr_ray.report.page.trajectories import WINDOW, parts_of, tokens_of
-from rsr_ray.store.nights import History
 
 from .conftest import HARMLESS, HOSTILE, PLAIN, report
 from .stores import FINGERPRINT, rejects_of, rows_of, write_store
@@ -727,13 +726,11 @@ def test_places_moves_and_the_plane_follow_the_ranking_where_prompts_match_only_
     )
     store = write_store(tmp_path, pd.concat([shared, easy.assign(rank_sum=easy.n_tokens * 2)]))
     (student,) = make_report([store], RSR).students
-    assert [t["teacher"] for t in student.ranking["teachers"]] == PLAIN[:3]
-    assert student.table[0]["teacher"] == PLAIN[1]
-    scored = load_scored(store, [RSR])
-    points = points_of(RankedScores(scored, RSR.values(scored.columns), [0, 1, 2]))
-    for point, t in zip(points, student.ranking["teachers"], strict=True):
+    assert [t.teacher for t in student.ranking.teachers] == PLAIN[:3]
+    assert student.table[0].teacher == PLAIN[1]
+    for point, t in zip(student.points, student.ranking.teachers, strict=True):
         surprisal, rank = point.mean
-        assert (point.n, rank / surprisal) == (40, pytest.approx(t["value"]))
+        assert (point.n, rank / surprisal) == (40, pytest.approx(t.value))
 
 
 def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_page):
@@ -744,21 +741,11 @@ def test_rejects_are_the_rows_of_the_store_whatever_its_runs_say(tmp_path, open_
         rejects = [rejects_of(None, n, "no column", "no_teacher") for n in (4, 5)]  # in both units
         store = write_store(folder, pd.concat([rejects[0], rows_of(PLAIN[:2], 8), rejects[1]]))
         run = store.find_run(FINGERPRINT)
-        store.write_run(
-            run
-            | {
-                "run_id": "20261120-1",
-                "equation": run["equation"] | {"rejected": {"over_length": 17}},
-            }
-        )
+        others = replace(run.equation, rejected={"over_length": 17})
+        store.write_run(replace(run, run_id="20261120-1", equation=others))
+        another = run.config | {"student_name": "z-another"}
         for n in range(20):
-            store.write_run(
-                run
-                | {
-                    "run_id": f"20261122-{n:02d}",
-                    "config": run["config"] | {"student_name": "z-another"},
-                }
-            )
+            store.write_run(replace(run, run_id=f"20261122-{n:02d}", config=another))
 
     page = open_page(report(tmp_path, write) / "index.html")
     mine = page.locator("article", has=page.get_by_role("heading", name="Student small-student"))
@@ -778,8 +765,8 @@ def test_a_student_that_failed_last_night_is_named_at_the_top(tmp_path, open_pag
         store = write_store(folder, rows_of(PLAIN[:2], 8), n_nights=2)
         history = History(store.uri, None)
         night = history.read(history.nights[-1])
-        night["students"]["large-32b"] = {"error": "no <GPU> & no luck"}
-        history.write(night)
+        failed = {"large-32b": FailedNight("no <GPU> & no luck")}
+        history.write(replace(night, students=night.students | failed))
 
     folder = report(tmp_path, write)
     page = open_page(folder / "index.html")

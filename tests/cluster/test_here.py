@@ -37,7 +37,7 @@ def test_a_small_run_gives_the_scores_that_ray_gives_and_starts_none(local_ray, 
     assert not [*ray.iterdir()]
     run = score(tmp_path / "corpus", tmp_path / "on_ray", unit_rows=8, per_turn=True)
     assert stored(tmp_path / "here") == stored(tmp_path / "on_ray")
-    here, on_ray = last_record(tmp_path / "here"), run.record
+    here, on_ray = last_record(tmp_path / "here"), run.record.to_json()
     same = ("fingerprint", "equation", "scored_tokens", "prompt_tokens", "resources")
     assert {name: here[name] for name in same} == {name: on_ray[name] for name in same}
 

@@ -151,12 +151,12 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(
             lambda *_: pytest.fail("a night with nothing new did work"),
         )
     again = run_night(load_nightly(str(path), {"night": "2"}))
-    for name, student in again["students"].items():
-        assert student["error"] is None
-        assert (student["equation"]["scored"], student["equation"]["already_scored"]) == (0, 20)
-        assert student["teachers"] == before["students"][name]["teachers"]
-        assert not any(student["changes"].values())
-        assert student["ranking"] == before["students"][name]["ranking"]
+    for name, student in again.students.items():
+        assert student.error is None
+        assert (student.equation.scored, student.equation.already_scored) == (0, 20)
+        assert student.teachers == before.students[name].teachers
+        assert not any(student.changes.to_json().values())
+        assert student.ranking == before.students[name].ranking
     assert "Night 2, made" in (tmp_path / "store" / "report" / "index.html").read_text()
 
 

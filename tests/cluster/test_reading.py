@@ -55,7 +55,7 @@ def test_two_teachers_of_one_shard_in_two_runs_and_a_mapping_put_right(tmp_path)
     )
     again = score(corpus, store, teacher="d", columns=columns("d", "d_thought"))
     assert (again.n_scored, again.n_already) == (0, 2)
-    assert again.record["plan"]["columns"]["response"] == "d"
+    assert again.record.plan["columns"]["response"] == "d"
     assert len({reading_of(path.name) for path in (store / "scores").rglob("*.parquet")}) == 2
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rsr_ray.decide.changes import places
-from rsr_ray.store.nights import History, StudentNight
+from rsr_ray.decide.nights import History, StudentNight
 
 NIGHTS = 60  # the last ones, which are shown
 
@@ -21,8 +21,7 @@ class ShownLastNight:
         last = history.read(history.nights[-1]) if history.nights else None
         if last is None:
             return None
-        entries = last["students"].items()
-        failed = {name: entry["error"] for name, entry in entries if entry["error"]}
+        failed = {name: entry.error for name, entry in last.students.items() if entry.error}
         return cls(history.nights[-1], failed)
 
 
@@ -31,17 +30,16 @@ class ShownNight:
     """A student's results of a night."""
 
     night: str
-    entry: StudentNight  # as the night's record has it
+    results: StudentNight
     places: dict[str, int | None]  # of the teachers; None for one that was not ranked
 
 
 def nights_of(student: str, history: History) -> list[ShownNight]:
     """The last nights in which the student has results, oldest first."""
-    entries = ((night, history.read_entry(student, night)) for night in history.nights[-NIGHTS:])
     return [
-        ShownNight(night, entry, places(entry))
-        for night, entry in entries
-        if entry and "teachers" in entry
+        ShownNight(night, results, places(results))
+        for night in history.nights[-NIGHTS:]
+        if (results := history.read_results(student, night))
     ]
 
 
@@ -50,6 +48,6 @@ def comparable(nights: list[ShownNight]) -> list[ShownNight]:
     return [
         night
         for night in nights
-        if night.entry["fingerprint"] == nights[-1].entry["fingerprint"]
+        if night.results.fingerprint == nights[-1].results.fingerprint
         and any(night.places.values())
     ]

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import rsr_ray
+from rsr_ray.decide.ranking import TeacherPlace
 from rsr_ray.decide.strata_in_words import in_words
 from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
@@ -45,7 +47,6 @@ CSV_COLUMNS = (
     "mean_rank",
     "mean_surprisal",
 )
-OF_TABLE = ("n_rejected", "mean_rank", "mean_surprisal")  # from the teachers table
 FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
 
 
@@ -124,24 +125,27 @@ def as_csv(report: Report) -> str:
     return sink.getvalue()
 
 
-def _csv_rows(student: StudentReport, metric: str) -> list[dict[str, Any]]:
-    """The ranked teachers of a student, best first, then the others of its table."""
-    table = {t["teacher"]: t for t in student.table}
-    ranking = student.ranking or {"teachers": [], "metric": metric, "n_prompts": 0}
-    ranked = {t["teacher"] for t in ranking["teachers"]}
-    others = [t for name, t in table.items() if name not in ranked]
-    rows = []
-    for t in [*ranking["teachers"], *others]:
-        in_table = table.get(t["teacher"], {})
-        of_table = {name: in_table.get(name) for name in OF_TABLE}
-        common = {
-            "student": student.student,
-            "metric": ranking["metric"],
-            "n_prompts": ranking["n_prompts"],
-        }
-        all_prompts = t["all"]["value"] if "all" in t else None
-        rows.append({**common, **of_table, **t, "value_all_prompts": all_prompts})
-    return rows
+def _csv_rows(student: StudentReport, metric: str) -> Iterator[Mapping[str, Any]]:
+    """The ranked teachers of a student, best first, then the others of its table; by column."""
+    table = {t.teacher: t for t in student.table}
+    common = {"student": student.student, "metric": metric}
+    teachers = student.ranking.teachers if student.ranking else []
+    for t, point in zip(teachers, student.points, strict=True):
+        in_table = table.pop(t.teacher, None)
+        surprisal, rank = point.mean
+        yield (
+            common
+            | vars(t)
+            | {
+                "n_prompts": student.ranking and student.ranking.n_prompts,
+                "value_all_prompts": t.all.value,
+                "n_rejected": in_table and in_table.n_rejected,
+                "mean_rank": rank,
+                "mean_surprisal": surprisal,
+            }
+        )
+    for row in table.values():
+        yield common | vars(row)
 
 
 def _no_formula(value: Any) -> Any:
@@ -172,10 +176,10 @@ def _markdown_answer(student: StudentReport, value: str) -> list[str]:
     ranking = student.ranking
     if ranking is None:
         return [student.answer, ""]
-    sure = percent(ranking["confidence"])
-    teachers = ranking["teachers"]
+    sure = percent(ranking.confidence)
+    teachers = ranking.teachers
     lines = [
-        f"**{_md(ranking['sentence'])}**",
+        f"**{_md(ranking.sentence)}**",
         "",
         f"| # | teacher | {value} | {sure} interval | {sure} places | P(best) |",
         "|---:|---|---:|---|---|---:|",
@@ -184,8 +188,8 @@ def _markdown_answer(student: StudentReport, value: str) -> list[str]:
     if len(teachers) > MARKDOWN_TEACHERS:
         lines.append(f"\n{len(teachers) - MARKDOWN_TEACHERS} more in teachers.csv.")
     said = [
-        *([about_places(ranking["confidence"])] if ranking["best"] else []),
-        *ranking["notes"],
+        *([about_places(ranking.confidence)] if ranking.best else []),
+        *ranking.notes,
         *([student.unscored] if student.unscored else []),
         *student.changes,
     ]
@@ -195,11 +199,11 @@ def _markdown_answer(student: StudentReport, value: str) -> list[str]:
     return [*lines, "", *(f"- {_md(line)}" for line in said), ""]
 
 
-def _markdown_row(t: dict[str, Any]) -> str:
-    between = f"{number(t['low'])} – {number(t['high'])}" if t["low"] is not None else "-"
+def _markdown_row(t: TeacherPlace) -> str:
+    between = f"{number(t.low)} – {number(t.high)}" if t.low is not None else "-"
     return (
-        f"| {t['place']} | {_md(t['teacher'])} | {number(t['value'])} | {between} | "
-        f"{place_range(t['first_place'], t['last_place'])} | {probability(t['p_best'])} |"
+        f"| {t.place} | {_md(t.teacher)} | {number(t.value)} | {between} | "
+        f"{place_range(t.first_place, t.last_place)} | {probability(t.p_best)} |"
     )
 
 

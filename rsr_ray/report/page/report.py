@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.decide.nights import History
+from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored, load_scored
 from rsr_ray.decide.strata_ranking import StrataRanking, rank_strata
 from rsr_ray.errors import UserError
@@ -29,8 +30,9 @@ from rsr_ray.report.terminal.night import changes_in_words
 from rsr_ray.report.terminal.ranking import unscored
 from rsr_ray.run.display import each
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.store.nights import History
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
+from rsr_ray.store.teacher_rows import TeacherRow
 
 TOKENS_SHOWN = 50_000  # over all trajectories of the page: about 25 bytes each
 TOKENS_EACH = 1_500
@@ -51,13 +53,14 @@ class StudentReport:
     """What the report says of a student."""
 
     student: str
-    table: list[dict[str, Any]]  # the TEACHERS rows
+    table: list[TeacherRow]
     unscored: str | None  # which teachers no ranking can have, and why
     rejects: list[RejectCount]  # the most frequent reason first
-    run: dict[str, Any] | None  # the record of the last run, if it is there
+    run: RunRecord | None  # the record of the last run, if it is there
     nights: list[ShownNight]  # oldest first
     changes: list[str]  # since the night before the last one, a line each
-    ranking: dict[str, Any] | None = None  # None if no trajectory was scored
+    ranking: Ranking | None = None  # None if no trajectory was scored
+    points: list[Point] = field(default_factory=list)  # of the ranked teachers, best first
     trajectories: list[ShownTrajectory] = field(default_factory=list)
     tokens: dict[int, ShownTokens] = field(default_factory=dict)  # of trajectories[i], by i
     charts: dict[str, str] = field(default_factory=dict)  # name -> SVG
@@ -67,23 +70,30 @@ class StudentReport:
     @property
     def answer(self) -> str:
         """The ranking in a sentence, or why there is none."""
-        return self.ranking["sentence"] if self.ranking else str(self.empty)
+        return self.ranking.sentence if self.ranking else str(self.empty)
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, without charts and tokens; `empty` only if there is no ranking."""
         said = {
             "student": self.student,
-            "table": self.table,
+            "table": [row.to_json() for row in self.table],
             "unscored": self.unscored,
             "rejects": [vars(reject) for reject in self.rejects],
-            "run": self.run,
+            "run": self.run and self.run.to_json(),
             "nights": [{"night": one.night, "places": one.places} for one in self.nights],
             "changes": self.changes,
-            "ranking": self.ranking,
+            "ranking": self.ranking and self._ranking_to_json(self.ranking),
             "trajectories": [vars(row) for row in self.trajectories],
         }
         said |= {"strata": self.strata.to_json()} if self.strata else {}
         return said | {"empty": self.empty} if self.empty else said
+
+    def _ranking_to_json(self, ranking: Ranking) -> dict[str, Any]:
+        """The ranking, with the means of `points` beside each teacher."""
+        told = ranking.to_json()
+        for t, point in zip(told["teachers"], self.points, strict=True):
+            t["mean_surprisal"], t["mean_rank"] = point.mean
+        return told
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def make_report(
     seed: int = 0,
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
-    rankings: dict[str, dict[str, Any]] | None = None,
+    rankings: dict[str, Ranking] | None = None,
     by_stratum: str | None = None,
     stratum_weights: Mapping[str, float] | None = None,
 ) -> Report:
@@ -167,10 +177,10 @@ def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[S
 
 
 def _report_student(
-    store: Store, history: History, ranking: dict[str, Any] | None, settings: Settings
+    store: Store, history: History, ranking: Ranking | None, settings: Settings
 ) -> StudentReport:
     said = _without_ranking(store, history)
-    if any(t["n_trajectories"] for t in said.table):
+    if any(t.n_trajectories for t in said.table):
         return _with_ranking(said, store, ranking, settings)
     why = "every row was rejected" if said.rejects else "the store is empty"
     return replace(said, empty=f"no trajectory was scored: {why}")
@@ -178,7 +188,7 @@ def _report_student(
 
 def _without_ranking(store: Store, history: History) -> StudentReport:
     """What is said of a student whether it has scores or not."""
-    table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
+    table = store.read_teacher_rows()
     run = store.find_run(store.generation())
     nights = nights_of(store.student_name, history)
     return StudentReport(
@@ -188,7 +198,7 @@ def _without_ranking(store: Store, history: History) -> StudentReport:
         rejects=_rejects(store),
         run=run,
         nights=nights,
-        changes=changes_in_words(nights[-1].entry, nights[-1].night) if nights else [],
+        changes=changes_in_words(nights[-1].results, nights[-1].night) if nights else [],
     )
 
 
@@ -196,14 +206,14 @@ def _rejects(store: Store) -> list[RejectCount]:
     """Rejected rows of the store by reason, the most frequent first."""
     found = store.count_rejects(store.generation())
     rejects = [
-        RejectCount(reason, REJECT_REASONS.get(reason, ""), some["n"], some["example"])
+        RejectCount(reason, REJECT_REASONS.get(reason, ""), some.n, some.example)
         for reason, some in found.items()
     ]
     return sorted(rejects, key=lambda reject: (-reject.n, reject.reason))
 
 
 def _with_ranking(
-    said: StudentReport, store: Store, ranking: dict[str, Any] | None, settings: Settings
+    said: StudentReport, store: Store, ranking: Ranking | None, settings: Settings
 ) -> StudentReport:
     """The report with the ranking, the trajectories, their tokens, and the charts."""
     metric = settings.metric
@@ -211,18 +221,22 @@ def _with_ranking(
     if settings.teachers:
         scored = scored.only(settings.teachers)
     if ranking is None:
-        ranking = rank_teachers(
-            scored, metric, confidence=settings.confidence, seed=settings.seed
-        ).to_json()
+        ranking = rank_teachers(scored, metric, confidence=settings.confidence, seed=settings.seed)
     values = metric.values(scored.columns, scored.prompt)
-    order = [scored.teachers.index(t["teacher"]) for t in ranking["teachers"]]
+    order = [scored.teachers.index(t.teacher) for t in ranking.teachers]
     ranked = RankedScores(scored, values, order)
     shown = shown_trajectories(ranked, metric)
     tokens = _find_tokens(store, shown, said.run, settings)
     points = points_of(ranked)
-    said = replace(said, ranking=_with_means(ranking, points), trajectories=shown, tokens=tokens)
     said = replace(said, strata=_rank_strata(scored, settings))
-    return replace(said, charts=_draw_charts(said, ranked, points, settings))
+    return replace(
+        said,
+        ranking=ranking,
+        points=points,
+        trajectories=shown,
+        tokens=tokens,
+        charts=_draw_charts(said, ranking, ranked, points, settings),
+    )
 
 
 def _rank_strata(scored: Scored, settings: Settings) -> StrataRanking | None:
@@ -238,17 +252,8 @@ def _rank_strata(scored: Scored, settings: Settings) -> StrataRanking | None:
     )
 
 
-def _with_means(ranking: dict[str, Any], points: list[Point]) -> dict[str, Any]:
-    """The ranking with the mean surprisal and the mean rank of each teacher."""
-    teachers = []
-    for t, point in zip(ranking["teachers"], points, strict=True):
-        surprisal, rank = point.mean
-        teachers.append(t | {"mean_surprisal": surprisal, "mean_rank": rank})
-    return ranking | {"teachers": teachers}
-
-
 def _find_tokens(
-    store: Store, shown: list[ShownTrajectory], run: dict[str, Any] | None, settings: Settings
+    store: Store, shown: list[ShownTrajectory], run: RunRecord | None, settings: Settings
 ) -> dict[int, ShownTokens]:
     """The tokens of shown[i] by i: those in the store, or else those of the student
     `tokens_from`, if it is given.
@@ -259,22 +264,25 @@ def _find_tokens(
         return tokens
     from rsr_ray.report.page.tokens import score_again
 
-    r_max = run["config"]["r_max"]
+    r_max = run.config["r_max"]
     again = score_again(shown, run, settings.tokens_from)
     return tokens | {i: tokens_of(row, most, r_max) for i, row in again}
 
 
 def _draw_charts(
-    said: StudentReport, ranked: RankedScores, points: list[Point], settings: Settings
+    said: StudentReport,
+    ranking: Ranking,
+    ranked: RankedScores,
+    points: list[Point],
+    settings: Settings,
 ) -> dict[str, str]:
     """The charts of a student with a ranking, by name."""
-    assert said.ranking is not None
     name = f"student:{said.student}"  # no student's name has a colon
     axis = f"{settings.metric.name} ({settings.metric.better} is better)"
-    teachers = [t["teacher"] for t in said.ranking["teachers"]]
+    teachers = [t.teacher for t in ranking.teachers]
     sample = sample_of(ranked, settings.seed)
     drawn = {
-        "whiskers": draw_whiskers(said.ranking, f"{name}:whiskers", axis),
+        "whiskers": draw_whiskers(ranking, f"{name}:whiskers", axis),
         "plane": draw_plane(points, f"{name}:plane", settings.confidence),
         "boxes": draw_boxes(spreads_of(ranked), f"{name}:boxes", axis),
         "lengths": draw_lengths(teachers, sample, f"{name}:lengths", axis),

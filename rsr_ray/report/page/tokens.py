@@ -8,7 +8,7 @@ import numpy as np
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.canonical import canonical
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.encode.encode import encode_row
 from rsr_ray.encode.how import How
@@ -18,6 +18,7 @@ from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
 from rsr_ray.report.page.trajectories import ShownTrajectory
 from rsr_ray.run.score import Wanted
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.student.facts import StudentFacts, inspect_student
 from rsr_ray.student.model import Student
 from rsr_ray.student.tokenizer import load_tokenizer
@@ -26,8 +27,8 @@ BATCH_TOKENS = 4096
 
 
 def score_again(
-    shown: list[ShownTrajectory], run: dict[str, Any], student: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+    shown: list[ShownTrajectory], run: RunRecord, student: str
+) -> Iterator[tuple[int, Row]]:
     """Of trajectories that a run has scored: i, and shown[i]'s tokens as a TOKENS row has them.
 
     Runs in this process, on a GPU if there is one. A trajectory whose shard is no longer what it
@@ -35,8 +36,8 @@ def score_again(
     """
     config = _config_of(run, student)
     facts = inspect_student(student, config.trust_remote_code, config.template_text)
-    dtype = run["resources"]["dtype"]
-    if config.fingerprint(facts, dtype, run["max_length"]) != run["fingerprint"]:
+    dtype = run.resources.dtype
+    if config.fingerprint(facts, dtype, run.max_length) != run.fingerprint:
         raise UserError(
             f"--tokens-from {student}: not the student that the stored scores come from "
             "(different fingerprint)"
@@ -44,7 +45,7 @@ def score_again(
     how = dataclasses.replace(How.of(config, facts), token_text=True)
     tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
     replica = _load(facts, dtype, config)
-    window = Wanted.of(config, run["max_length"]).window
+    window = Wanted.of(config, run.max_length).window
     for i, row in _read(shown, config):
         encoded = encode_row(row, tokenizer, how)
         if encoded["reject_reason"] is not None:
@@ -59,11 +60,11 @@ def score_again(
             yield i, {"text": encoded["token_text"], **lists}
 
 
-def _config_of(run: dict[str, Any], student: str) -> ScoreConfig:
+def _config_of(run: RunRecord, student: str) -> ScoreConfig:
     """The settings of a run, with the student from another place."""
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in run["config"].items()
+        for name, value in run.config.items()
     }
     return ScoreConfig(**settings | {"student": student})
 
@@ -80,9 +81,7 @@ def _load(facts: StudentFacts, dtype: str, config: ScoreConfig) -> Student:
     )
 
 
-def _read(
-    shown: list[ShownTrajectory], config: ScoreConfig
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read(shown: list[ShownTrajectory], config: ScoreConfig) -> Iterator[tuple[int, Row]]:
     """i and the READ_ROWS values of shown[i], one pass per shard."""
     by_source: dict[str, dict[int, int]] = {}  # source -> its rows -> i
     for i, row in enumerate(shown):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.errors import StoreError
 from rsr_ray.metrics import Metric
 from rsr_ray.report.page.summaries import RankedScores
@@ -85,9 +86,7 @@ def shown_trajectories(ranked: RankedScores, metric: Metric) -> list[ShownTrajec
     ]
 
 
-def _shown_trajectory(
-    ranked: RankedScores, i: int, side: str, row: dict[str, Any]
-) -> ShownTrajectory:
+def _shown_trajectory(ranked: RankedScores, i: int, side: str, row: Row) -> ShownTrajectory:
     """Trajectory i, of which `row` is the row of `scored.rows`."""
     scored = ranked.scored
     n_tokens = scored.columns["n_tokens"][i]
@@ -136,7 +135,7 @@ def stored_tokens(store: Store, shown: list[ShownTrajectory], most: int) -> dict
     return found
 
 
-def tokens_of(row: dict[str, Any], most: int, r_max: int) -> ShownTokens:
+def tokens_of(row: Row, most: int, r_max: int) -> ShownTokens:
     """What the viewer shows of a TOKENS row, at most `most` tokens."""
     surprisal = np.array(row["surprisal"])
     parts = parts_of(surprisal, most)

@@ -1,8 +1,8 @@
 """write: a report -> its files in a folder or bucket."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
+from rsr_ray.decide.ranking import Ranking
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, put
 from rsr_ray.metrics import RSR, Metric
@@ -54,7 +54,7 @@ def write_report(
 
 
 def store_report(
-    stores: list[Store], metric: Metric, rankings: dict[str, dict[str, Any]] | None = None
+    stores: list[Store], metric: Metric, rankings: dict[str, Ranking] | None = None
 ) -> str:
     """Make and write the report of a store into its own folder `report`; returns the page's URI."""
     report = make_report(stores, metric, rankings=rankings)

@@ -1,64 +1,61 @@
 """A night: each student's ranking, and what changed."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.text import Text
 
 from rsr_ray.decide.changes import Changes, Newcomer
-from rsr_ray.decide.ranking import Ranking
+from rsr_ray.decide.nights import HeldNight, Night, StudentNight
 from rsr_ray.errors import safe
 from rsr_ray.report.terminal.ranking import print_ranking
 from rsr_ray.report.terminal.teachers import print_teachers
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.store.nights import StudentNight
 
 
-def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
+def print_night(night: Night | HeldNight, store_uri: str, out: Console) -> None:
     """Of each student the ranking and what changed since the last night, or the error that
     stopped it.
     """
-    if held := night.get("held_by"):
-        ago = f", lease renewed {held['age']:.0f} s ago"
+    if isinstance(night, HeldNight):
+        held = night.held_by
+        ago = f", lease renewed {held.age:.0f} s ago"
         out.print(
             Text(
                 f"Another nightly run is working on {store_uri} "
-                f"({held.get('holder', 'starting')}{ago}); this one exits. Pass --wait SECONDS "
+                f"({held.holder or 'starting'}{ago}); this one exits. Pass --wait SECONDS "
                 "to wait for it."
             )
         )
         return
-    for name, student in night["students"].items():
-        if "teachers" in student:
-            _print_results(student, name, night["night"], out)
-        if student["error"]:
-            said = safe(f"student {name}: {student['error']}")
+    for name, student in night.students.items():
+        if isinstance(student, StudentNight):
+            _print_results(student, name, night.night, out)
+        if student.error:
+            said = safe(f"student {name}: {student.error}")
             out.print(Text(said, style="bold red"), soft_wrap=True)
         out.print()
-    if "report" in night:
-        out.print(Text(f"report    {night['report']}"), soft_wrap=True)
-    out.print(Text(f"night     {store_uri}/nightly/{night['night']}.json"), soft_wrap=True)
+    if night.report:
+        out.print(Text(f"report    {night.report}"), soft_wrap=True)
+    out.print(Text(f"night     {store_uri}/nightly/{night.night}.json"), soft_wrap=True)
 
 
 def _print_results(student: StudentNight, name: str, night: str, out: Console) -> None:
-    ranking = student.get("ranking")
-    if ranking:
-        print_ranking(Ranking.from_json(ranking), student["teachers"], name, out)
+    if student.ranking:
+        print_ranking(student.ranking, student.teachers, name, out)
     else:
-        print_teachers(student["teachers"], name, out)
+        print_teachers(student.teachers, name, out)
     for line in changes_in_words(student, night):
         out.print(Text(safe(line)), soft_wrap=True)
 
 
 def changes_in_words(student: StudentNight, night: str) -> list[str]:
     """What changed for a student, a line each."""
-    equation, changes, since = student["equation"], student["changes"], student["since"]
+    equation, since = student.equation, student.since
     scored = (
-        f"night {night}: {equation['scored']:,} scored, {sum(equation['rejected'].values()):,} "
-        f"rejected, {equation['already_scored']:,} already scored"
+        f"night {night}: {equation.scored:,} scored, {sum(equation.rejected.values()):,} "
+        f"rejected, {equation.already_scored:,} already scored"
     )
-    if changes is not None:
-        lines = _change_lines(Changes.from_json(changes))
+    if student.changes is not None:
+        lines = _change_lines(student.changes)
         return [f"{scored}; since night {since}:", *(lines or ["  nothing changed"])]
     if not since:
         return [scored, "first night of this student; no earlier night to compare with"]

@@ -1,6 +1,6 @@
 """Rows as the student will see them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -8,14 +8,14 @@ from rich.text import Text
 from rsr_ray.errors import safe
 
 if TYPE_CHECKING:
-    from rsr_ray.run.preview import PreviewRow
+    from rsr_ray.run.preview import Preview, PreviewRow
 
 SHOWN = 400  # characters of each end of a text that preview shows
 
 
-def print_plan(plan: dict[str, Any], out: Console) -> None:
+def print_plan(preview: "Preview", out: Console) -> None:
     """How a corpus is read, a line a fact."""
-    for name, value in plan.items():
+    for name, value in preview.plan_to_json().items():
         pairs = (
             [f"{key}={some}" for key, some in value.items()] if isinstance(value, dict) else value
         )

@@ -1,7 +1,5 @@
 """A ranking of teachers, how sure it is, and what lies behind it."""
 
-from typing import Any
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +10,7 @@ from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
 from rsr_ray.report.terminal.console import NARROW, print_notes
 from rsr_ray.report.terminal.formats import number, percent, prompts
+from rsr_ray.store.teacher_rows import TeacherRow
 
 COUNTS = {
     "n_duplicates": "Duplicate rows (each trajectory counts once)",
@@ -23,7 +22,7 @@ PAIRED = 12  # teachers of which the probability of each pairwise order is print
 
 
 def print_ranking(
-    ranking: Ranking, table: list[dict[str, Any]], student_name: str, out: Console
+    ranking: Ranking, table: list[TeacherRow], student_name: str, out: Console
 ) -> None:
     """The sentence, the teachers with their intervals and places, each pairwise order, lengths.
 
@@ -97,7 +96,7 @@ def _ranked_table(*numbers: str) -> Table:
     return table
 
 
-def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bool) -> Table:
+def _spreads_table(ranking: Ranking, table: list[TeacherRow], *, is_wide: bool) -> Table:
     """Of each teacher its value on all its prompts, and how its trajectories lie."""
     shown = _ranked_table(
         "all its\nprompts",
@@ -109,7 +108,7 @@ def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bo
         "scored",
         "rejec-\nted",
     )
-    rejected = {row["teacher"]: row["n_rejected"] for row in table}
+    rejected = {row.teacher: row.n_rejected for row in table}
     for t in ranking.teachers:
         quartiles_apart = t.q75 - t.q25 if t.q25 is not None and t.q75 is not None else None
         shown.add_row(
@@ -127,32 +126,33 @@ def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bo
     return shown
 
 
-def _print_counts(table: list[dict[str, Any]], out: Console) -> None:
+def _print_counts(table: list[TeacherRow], out: Console) -> None:
     """Of the teachers what was not ranked, counted once or cut."""
     print_notes(list(filter(None, [unscored(table)])), out)
     for column, what in COUNTS.items():
-        if some := [f"{safe(t['teacher'])} {t[column]:,}" for t in table if t.get(column)]:
+        counts = {t.teacher: getattr(t, column) for t in table}
+        if some := [f"{safe(name)} {n:,}" for name, n in counts.items() if n]:
             out.print(Text(f"{what}: {', '.join(some)}"))
-    shares = {t["teacher"]: incomplete_share(t) for t in table}
+    shares = {t.teacher: incomplete_share(t) for t in table}
     if some := [f"{safe(name)} {share:.1%}" for name, share in shares.items() if share]:
         out.print(Text(f"Answers that the corpus marks as cut off: {', '.join(some)}"))
 
 
-def incomplete_share(t: dict[str, Any]) -> float | None:
+def incomplete_share(t: TeacherRow) -> float | None:
     """Of a teacher's trajectories of which the corpus says whether they are complete, those that
     are not; None where it says nothing.
     """
-    n_incomplete: int = t.get("n_incomplete") or 0
-    said = (t.get("n_complete") or 0) + n_incomplete
+    n_incomplete = t.n_incomplete or 0
+    said = (t.n_complete or 0) + n_incomplete
     return n_incomplete / said if said else None
 
 
-def unscored(table: list[dict[str, Any]]) -> str | None:
+def unscored(table: list[TeacherRow]) -> str | None:
     """Which teachers of a store no ranking can have, and why."""
     names = [
-        f"{t['teacher']} ({t['n_rejected']:,} rejected: {', '.join(t['rejects'])})"
+        f"{t.teacher} ({t.n_rejected:,} rejected: {', '.join(t.rejects)})"
         for t in table
-        if not t["n_trajectories"]
+        if not t.n_trajectories
     ]
     if not names:
         return None

@@ -36,9 +36,9 @@ def print_run(run: "Run", store_uri: str, out: Console) -> None:
 def _print_speed(run: "Run", out: Console) -> None:
     counts = run.counts
     if counts.n_scored:
-        took = f"{counts.n_all_tokens:,} tokens in {duration(run.record['seconds'])}"
-        speed = f"{run.record['tokens_per_second']:,.0f} tokens/s"
-        out.print(Text(f"{took}: {speed}, padding {run.record['padding_share']:.0%}"))
+        took = f"{counts.n_all_tokens:,} tokens in {duration(run.record.seconds)}"
+        speed = f"{run.record.tokens_per_second:,.0f} tokens/s"
+        out.print(Text(f"{took}: {speed}, padding {run.record.padding_share:.0%}"))
     if counts.splits:
         what = "batches were split and made smaller; --batch-tokens sets their size"
         out.print(Text(f"  out of memory {counts.splits:,} times: {what}"))

@@ -1,16 +1,15 @@
 """The teachers of a store, one a row, without certainty."""
 
-from typing import Any
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import safe
+from rsr_ray.store.teacher_rows import TeacherRow
 
 
-def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Console) -> None:
+def print_teachers(teachers: list[TeacherRow], student_name: str, out: Console) -> None:
     """The ranking: lowest rsr first, the length beside it."""
     title = Text(f"Teachers for student {student_name}, sorted by rsr (lower is better)")
     table = Table(
@@ -36,13 +35,10 @@ def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Conso
         table.add_column(name, justify="right", no_wrap=True)
     for t in teachers:
         numbers = [
-            f"{t[name]:.3f}" if t[name] is not None else "-"
-            for name in ("rsr", "mean_rank", "mean_surprisal")
+            f"{value:.3f}" if value is not None else "-"
+            for value in (t.rsr, t.mean_rank, t.mean_surprisal)
         ]
-        length = f"{t['mean_tokens']:,.0f}" if t["mean_tokens"] is not None else "-"
-        counts = [
-            f"{t[name]:,}"
-            for name in ("n_trajectories", "n_rejected", "n_duplicates", "n_truncated")
-        ]
-        table.add_row(str(t["place"] or "-"), Text(safe(t["teacher"])), *numbers, length, *counts)
+        length = f"{t.mean_tokens:,.0f}" if t.mean_tokens is not None else "-"
+        counts = [f"{n:,}" for n in (t.n_trajectories, t.n_rejected, t.n_duplicates, t.n_truncated)]
+        table.add_row(str(t.place or "-"), Text(safe(t.teacher)), *numbers, length, *counts)
     out.print(table)

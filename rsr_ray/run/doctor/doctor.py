@@ -18,7 +18,7 @@ from rsr_ray.student.facts import StudentFacts
 
 
 class Doctor:
-    """One examination of a run's settings: `examine` fills `findings`, `shown`, `estimate`."""
+    """One examination of a run's settings: `examine` fills `findings`, `shown` and the estimate."""
 
     def __init__(self, config: ScoreConfig):
         self.config = config
@@ -39,12 +39,14 @@ class Doctor:
     def failed(self) -> bool:
         return self._found.failed
 
-    @property
-    def estimate(self) -> dict[str, Any]:
-        """What --json tells of the speed and the cost, as far as they are known."""
-        told = asdict(self._speed) if self._speed else {}
-        told |= asdict(self._cost) if self._cost else {}
-        return {name: value for name, value in told.items() if value is not None}
+    def to_json(self) -> dict[str, Any]:
+        """The findings, and of the speed and the cost what is known."""
+        parts = [asdict(part) for part in (self._speed, self._cost) if part]
+        estimate = {name: value for part in parts for name, value in part.items()}
+        return {
+            "findings": [asdict(finding) for finding in self.findings],
+            "estimate": {name: value for name, value in estimate.items() if value is not None},
+        }
 
     def examine(self) -> None:
         """Every check that can still be made after those that failed."""

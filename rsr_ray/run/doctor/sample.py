@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.plan import make_plan
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shards import PARQUET, find_corpus
 from rsr_ray.encode.tokens import tokenize
@@ -29,7 +29,7 @@ PACKED = (".gz", ".zst", ".bz2")
 class Sample:
     """Rows from shards all over a corpus."""
 
-    rows: list[dict[str, Any]]  # canonical
+    rows: list[Row]  # canonical
     n_rows: float  # of the whole corpus, about
 
 
@@ -53,7 +53,7 @@ class EncodedSample:
     ids: list[np.ndarray] = field(default_factory=list)  # int32 [T] a row
     spans: list[np.ndarray] = field(default_factory=list)  # int32 [2S] a row
 
-    def add(self, row: dict[str, Any], renderer: Renderer) -> None:
+    def add(self, row: Row, renderer: Renderer) -> None:
         """Raises BadRow."""
         turns = json.loads(row["messages"])
         tools = json.loads(row["tools"]) if row["tools"] else None
@@ -75,7 +75,7 @@ def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
     chosen = [
         objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SAMPLE)})
     ]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     bytes_a_row = []
     for obj in chosen:
         some = _first_rows(findings, config, obj, -(-SAMPLE // len(chosen)))
@@ -126,7 +126,7 @@ def _rows_of(obj: InputObject, some: list[Any], endpoint: str | None) -> float:
 def check_rows(
     findings: Findings,
     renderer: Renderer,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     sample: EncodedSample,
     max_rejects: float,
 ) -> None:
