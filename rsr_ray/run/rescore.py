@@ -34,6 +34,7 @@ CARRIED = [
     "source_row",
     "content",
     "complete",
+    "strata",
     "truncated",
 ]
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
