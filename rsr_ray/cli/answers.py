@@ -21,7 +21,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.ranking import print_ranking
     from rsr_ray.store.store import Store
 
-    metric = find_metric(config.by)
+    metric = find_metric(config.by, config.segment)
     store = Store(config.store, config.student, config.s3_endpoint)
     table = store.read_teachers().to_pylist(maps_as_pydicts="strict")
     scored = load_scored(store, [metric])

@@ -44,6 +44,8 @@ GROUPS = {
         "step_window",
         "token_scores",
         "per_turn",
+        "segments",
+        "segment",
         "new_generation",
     ),
     "run": (

@@ -8,6 +8,10 @@ from rsr_ray.files.objects import absolute, endpoint_of
 
 BY = "metric to {} by (rsr-ray metrics lists them)"
 CONFIDENCE = "confidence level"
+SEGMENT = (
+    "take the metric on this segment of each trajectory: reasoning, answer, tool_calls or a name "
+    "that score --segment gave"
+)
 SEED = "random seed of the bootstrap"
 ONLY = "rank only these teachers, on the prompts they share"
 
@@ -29,6 +33,7 @@ class TeachersConfig:
     )
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
     by: str = option(BY.format("rank"), "rsr", metavar="METRIC")
+    segment: str | None = option(SEGMENT, None)
     teachers: tuple[str, ...] = option(ONLY, ())
     confidence: float = option(CONFIDENCE, 0.95, metavar="P")
     seed: int = option(SEED, 0)

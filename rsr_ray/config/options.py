@@ -5,6 +5,7 @@ prints.
 """
 
 import dataclasses
+import re
 import typing
 from dataclasses import field
 from typing import Any
@@ -84,6 +85,19 @@ def check_role_pairs(pairs: tuple[str, ...]) -> None:
         if "=" not in pair.strip("="):
             raise UserError(f"--roles {pair}: give NAME=ROLE")
     check_roles(as_mapping(pairs))
+
+
+def check_segments(pairs: tuple[str, ...]) -> None:
+    for pair in pairs:
+        name, _, expression = pair.partition("=")
+        if not re.fullmatch(r"[\w.-]+", name) or not expression:
+            raise UserError(
+                f"--segment {pair}: give NAME=REGEX, the name in letters, digits, '_', '.' and '-'"
+            )
+        try:
+            re.compile(expression)
+        except re.error as e:
+            raise UserError(f"--segment {pair}: not a regular expression: {e}") from e
 
 
 def as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:

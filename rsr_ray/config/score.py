@@ -14,6 +14,7 @@ from rsr_ray.config.options import (
     check_column_pairs,
     check_least,
     check_role_pairs,
+    check_segments,
     option,
     settle,
     short_name,
@@ -23,7 +24,7 @@ from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, endpoint_of
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.schema import SCORES, SCORES_VERSION
+from rsr_ray.schema import ADDED_TO_VERSION_3, SCORES, SCORES_VERSION
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.model import DTYPES, QUANTIZE
 from rsr_ray.student.tokenizer import CHAT_TEMPLATES
@@ -130,6 +131,16 @@ class ScoreConfig:
         "positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None
     )
     per_turn: bool = option("keep the sums of each assistant turn too, in the column turns", False)
+    segments: bool = option(
+        "keep the sums of reasoning, answer text and tool calls too, in the column segments",
+        False,
+    )
+    segment: tuple[str, ...] = option(
+        "keep the sums of what a regular expression (or its groups) matches in the assistant's "
+        "text too, as a segment of this name; the first expression that matches wins",
+        (),
+        metavar="NAME=REGEX",
+    )
     max_rejects: float = option(
         "exit with code 1 if more than this share of rows is rejected; the run still completes",
         0.05,
@@ -164,6 +175,7 @@ class ScoreConfig:
         )
         check_column_pairs(self.columns)
         check_role_pairs(self.roles)
+        check_segments(self.segment)
         self._check_teacher()
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
@@ -210,6 +222,15 @@ class ScoreConfig:
         """Whether local naturalness is asked for."""
         return "local_naturalness" in self.metrics.split(",")
 
+    @functools.cached_property
+    def named_segments(self) -> tuple[tuple[str, str], ...] | None:
+        """Name and expression of each named segment; None if no segments are asked for."""
+        if not self.segments and not self.segment:
+            return None
+        return tuple(
+            (name, some) for name, _, some in (pair.partition("=") for pair in self.segment)
+        )
+
     @property
     def reading(self) -> Reading:
         """How these settings say that rows are read."""
@@ -251,12 +272,16 @@ class ScoreConfig:
             facts["system_role"] = self.system_role
         # What changes no score, but what is kept beside it.
         facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
+        if self.named_segments is not None:
+            facts["segments"] = self.named_segments
         if self.local:
             facts |= {"steps": self.steps, "step_window": self.step_window}
             if self.over_length == "window":  # earlier versions cut the front off, the prompt too
                 facts["step_context"] = "with prompt"
         # What is kept of a row.
-        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]
+        facts["columns"] = [
+            f"{field.name} {field.type}" for field in SCORES if field.name not in ADDED_TO_VERSION_3
+        ]
         settings = {
             "version": SCORES_VERSION,
             "r_max": self.r_max,

@@ -39,24 +39,55 @@ class Scored:
         """Whether all rows have what the metric is made of."""
         return not any(np.isnan(self.columns[name]).any() for name in metric.columns)
 
+    def _check_has(self, metric: Metric) -> None:
+        """Raise UserError where not all rows have what a metric is made of."""
+        if not self.has(metric):
+            columns = "segments" if metric.segment else ", ".join(metric.columns)
+            raise UserError(
+                f"{metric.name}: not all rows of the store have {columns}; {metric.way_out}"
+            )
+
+    def valued(self, metric: Metric) -> "Scored":
+        """The trajectories that have a value of a metric, and a note on the others.
+
+        One without tokens of the metric's segment has none, say. Raises UserError where no
+        trajectory has one, or not all rows have what the metric is made of.
+        """
+        self._check_has(metric)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            has_value = np.isfinite(metric.values(self.columns, self.prompt))
+        if has_value.all():
+            return self
+        if not has_value.any():
+            raise UserError(
+                f"--by {metric.name}: no trajectory has a value; segments are reasoning, answer, "
+                "tool_calls, and those that were named when the store was scored"
+                if metric.segment
+                else f"--by {metric.name}: no trajectory has a value"
+            )
+        left = self._filter(has_value)
+        note = f"{(~has_value).sum():,} trajectories have no {metric.name} and are left out"
+        if gone := sorted({*self.teachers} - {*left.teachers}):
+            note += f", and so are the teachers {', '.join(gone)}"
+        return dataclasses.replace(left, notes=(*left.notes, note))
+
     def matrices(self, metric: Metric) -> "Matrices":
-        """The metric's terms by prompt and teacher.
+        """The metric's terms by prompt and teacher, of the trajectories that have a value.
 
         Raises UserError where not all rows have what it is made of.
         """
-        if not self.has(metric):
-            raise UserError(
-                f"{metric.name}: not all rows of the store have "
-                f"{', '.join(metric.columns)}; score them with --metrics {metric.name}"
-            )
+        self._check_has(metric)
         shape = len(self.prompts), len(self.teachers)
         cell = self.prompt * len(self.teachers) + self.teacher  # [N], of the flat [P, T]
-        x, y = metric.terms(self.columns, self.prompt)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x, y = metric.terms(self.columns, self.prompt)
+        there = np.isfinite(x) & np.isfinite(y)
 
-        def summed(weights: np.ndarray | None) -> np.ndarray:
-            return np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
+        def summed(values: np.ndarray) -> np.ndarray:
+            sums = np.bincount(cell[there], values[there], shape[0] * shape[1])
+            return sums.reshape(shape)
 
-        return Matrices(summed(x), summed(y), n=summed(None))
+        return Matrices(summed(x), summed(y), n=summed(there))
 
     def only(self, teachers: Iterable[str]) -> "Scored":
         """The trajectories of some teachers. Raises UserError for one that is not there."""
@@ -66,11 +97,14 @@ class Scored:
                 f"--teachers {' '.join(unknown)}: not in the store; it has "
                 f"{', '.join(self.teachers)}"
             )
-        keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
+        return self._filter(np.isin(self.teacher, [self.teachers.index(name) for name in wanted]))
+
+    def _filter(self, keep: np.ndarray) -> "Scored":
+        """Some trajectories, bool [N]."""
         prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
-        _, teacher = np.unique(self.teacher[keep], return_inverse=True)
+        teachers, teacher = np.unique(self.teacher[keep], return_inverse=True)
         return Scored(
-            wanted,
+            [self.teachers[t] for t in teachers],
             self.prompts.take(pa.array(prompts)),
             teacher,
             prompt,

@@ -32,7 +32,8 @@ class RowScores:
     ) -> np.ndarray:
         """Take in what units hold of rows that were not known.
 
-        Rows are the same if the columns `key` are. Returns which rows are new, bool [N].
+        Rows are the same if the columns `key` are. Scores of an earlier version that lack the
+        metric are none. Returns which rows are new, bool [N].
         """
         new = np.zeros(len(self.known), bool)
         names = sorted({*names} - {*settle_units(names)[1]})
@@ -41,6 +42,10 @@ class RowScores:
         of_metric = self.metric.columns
         wanted = dict.fromkeys([*key, "reject_reason", "n_tokens", "n_prompt_tokens", *of_metric])
         found = store.read_units(pa.table({"name": names}), fingerprint, list(wanted))
+        lacks = pc.and_(
+            pc.is_null(found["reject_reason"]), pc.is_null(found[self.metric.numerator])
+        )
+        found = found.filter(pc.invert(lacks))
         at = pc.index_in(_joined(found, key), _joined(self.rows, key))
         at = pc.fill_null(at, -1).to_numpy()  # of each row found: index into the matched rows
         is_new = (at >= 0) & ~self.known[at]
@@ -48,7 +53,8 @@ class RowScores:
         at = at[is_new]
         new[at] = True
         self.known[at] = True
-        terms = self.metric.terms({name: found[name].to_numpy() for name in of_metric})
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = self.metric.terms({name: found[name].to_numpy() for name in of_metric})
         self.x[at], self.y[at] = terms
         self.rejected[at] = found["reject_reason"].to_pylist()
         self.n_tokens[at] = pc.fill_null(found["n_tokens"], 0).to_numpy()
