@@ -55,7 +55,7 @@ class Metric:
         if not {*self.columns} <= SEGMENT_SUMS:
             known = [m.name for m in REGISTRY.values() if {*m.columns} <= SEGMENT_SUMS]
             raise UserError(
-                f"--segment {segment}: segments have no {self.name}; choose --by {', '.join(known)}"
+                f"--segment {segment}: --by {self.name} has none; {', '.join(known)} do"
             )
         return replace(
             self,
@@ -73,11 +73,14 @@ class Metric:
         return tuple(dict.fromkeys(name for name in made_of if name))
 
     @property
-    def way_out(self) -> str:
-        """What to do about rows that lack its columns."""
-        if self.name == "local_naturalness":
-            return f"score them with --metrics {self.name}"
-        return f"score {'with --segments ' * bool(self.segment)}into a new store"
+    def lacks(self) -> str:
+        """What to say where rows of a store lack its columns."""
+        way_out = "it, as some are of an earlier version; score into a new store"
+        if self.segment:
+            way_out = "segments; score with --segments, into a new store"
+        elif self.name == "local_naturalness":
+            way_out = f"{', '.join(self.columns)}; score them with --metrics {self.name}"
+        return f"{self.name}: not all rows of the store have {way_out}"
 
     def terms(
         self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None
@@ -148,9 +151,7 @@ CONTROLS: dict[str, tuple[str, str]] = {
 
 
 def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """LARK's score of each trajectory among its prompt's candidates, float64 [N].
-
-    The source is arXiv 2605.30651.
+    """LARK's score (arXiv 2605.30651) of each trajectory among its prompt's candidates, float64 [N].
 
     With L = loss (nats a token) and rho = brier / loss:
     g_k = (L_k / sum L) (2 rho_k - sum rho L / sum L), sums over the prompt's candidates.

@@ -2,16 +2,12 @@
 
 from dataclasses import dataclass
 
-from rsr_ray.config.options import S3_ENDPOINT, check_least, option, settle, short_name
+from rsr_ray.config.options import S3_ENDPOINT, SEGMENT, check_least, option, settle, short_name
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, endpoint_of
 
 BY = "metric to {} by (rsr-ray metrics lists them)"
 CONFIDENCE = "confidence level"
-SEGMENT = (
-    "take the metric on this segment of each trajectory: reasoning, answer, tool_calls or a name "
-    "that score --segment gave"
-)
 SEED = "random seed of the bootstrap"
 ONLY = "rank only these teachers, on the prompts they share"
 

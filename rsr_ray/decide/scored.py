@@ -42,10 +42,7 @@ class Scored:
     def _check_has(self, metric: Metric) -> None:
         """Raise UserError where not all rows have what a metric is made of."""
         if not self.has(metric):
-            columns = "segments" if metric.segment else ", ".join(metric.columns)
-            raise UserError(
-                f"{metric.name}: not all rows of the store have {columns}; {metric.way_out}"
-            )
+            raise UserError(metric.lacks)
 
     def valued(self, metric: Metric) -> "Scored":
         """The trajectories that have a value of a metric, and a note on the others.
