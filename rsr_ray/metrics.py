@@ -151,7 +151,7 @@ CONTROLS: dict[str, tuple[str, str]] = {
 
 
 def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """LARK's score (arXiv 2605.30651) of each trajectory among its prompt's candidates, float64 [N].
+    """LARK's score (arXiv 2605.30651) of each trajectory in its prompt, float64 [N].
 
     With L = loss (nats a token) and rho = brier / loss:
     g_k = (L_k / sum L) (2 rho_k - sum rho L / sum L), sums over the prompt's candidates.
@@ -288,7 +288,7 @@ REGISTRY: dict[str, Metric] = {
         ),
         Metric(
             name="improbable_share",
-            formula=f"share of tokens with p < {IMPROBABLE}, which this method refuses",
+            formula=f"share with p < {IMPROBABLE}: those Reverse Speculative Decoding refuses",
             unit="1",
             source="arXiv 2509.22230",
             better="lower",
