@@ -39,7 +39,7 @@ ENCODED_ROWS = pa.struct(
         pa.field("steps", pa.list_(pa.int32())),
         pa.field("sentences", pa.list_(pa.int32())),  # how many scored tokens each has
         # of each scored token its segment, as a place among their names, where they are asked for
-        pa.field("segments", pa.list_(pa.uint8())),
+        pa.field("token_segments", pa.list_(pa.uint8())),
         # of each scored token, where it is asked for
         pa.field("token_text", pa.list_(pa.string())),
         # start, stop, start, stop ... of the scored tokens in input_ids

@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     sentences: np.ndarray  # int32 [K]: scored tokens of each; a turn or part of it begins one
     # int32 [2K]: start, stop of each step; together they are the runs
     steps: np.ndarray | None = None
-    segments: np.ndarray | None = None  # uint8 [N]: the segment of each scored token
+    token_segments: np.ndarray | None = None  # uint8 [N]: the segment of each scored token
     token_text: list[str] | None = None  # of each scored token its part of the text
 
 
@@ -71,7 +71,7 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
         span_turns=owners.copy(),
         sentences=np.diff(scored.steps(found, "sentence").reshape(-1, 2))[:, 0],
         steps=scored.steps(found, how.steps) if how.steps else None,
-        segments=scored.segments(found),
+        token_segments=scored.segments(found),
         token_text=_token_text(found.text, runs, encoding) if how.token_text else None,
     )
 

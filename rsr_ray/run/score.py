@@ -220,7 +220,7 @@ class Scorer:
         if names := self.wanted.segments:
             parts["segments"] = [
                 sum_by_segment(row, segments, names, r_max)
-                for row, segments in zip(tokens, _arrays(rows["segments"]), strict=True)
+                for row, segments in zip(tokens, _arrays(rows["token_segments"]), strict=True)
             ]
         return parts
 
