@@ -6,6 +6,7 @@ What a command needs is imported when it runs, because --help may not wait for i
 import dataclasses
 import json
 
+from rsr_ray.cli.next_step import command_line, print_next
 from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import safe
@@ -15,7 +16,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
-    from rsr_ray.metrics import find_metric
+    from rsr_ray.metrics import RSR, find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
     from rsr_ray.report.terminal.ranking import print_ranking
@@ -39,6 +40,17 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     if beside:
         # the ranking's own notes hold them
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
+    print_next(
+        command_line(
+            "choose",
+            store=config.store,
+            student=config.student,
+            by=None if metric is RSR else metric.name,
+            teachers=config.teachers,
+            out="sft",
+            s3_endpoint=config.s3_endpoint,
+        )
+    )
     return 0
 
 
@@ -71,6 +83,9 @@ def choose(config: ChooseConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_choice(manifest, console())
+        files = f"{config.out}/train-*.{config.format}"
+        kind = "json" if config.format == "jsonl" else config.format
+        print_next(f'load_dataset("{kind}", data_files="{files}")  # in Python, from datasets')
     return 0
 
 

@@ -43,6 +43,10 @@ class ChooseConfig:
         "truncated)",
         False,
     )
+    keep_degenerate: bool = option(
+        "keep trajectories that loop, repeat their tool calls, change their script or break off",
+        False,
+    )
     complete_only: bool = option(
         "leave out trajectories that were cut to the length limit, too", False
     )

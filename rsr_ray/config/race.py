@@ -34,6 +34,10 @@ class RaceConfig(ScoreConfig):
         "teacher's answers",
         None,
     )
+    keep_degenerate: bool = option(
+        "keep trajectories that loop, repeat their tool calls, change their script or break off",
+        False,
+    )
     seed: int = option("random seed for the order of prompts", 0)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, endpoint_of
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.schema import SCORES, SCORES_VERSION
+from rsr_ray.schema import ADDED_TO_VERSION_3, SCORES, SCORES_VERSION
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.model import DTYPES, QUANTIZE
 from rsr_ray.student.tokenizer import CHAT_TEMPLATES
@@ -256,7 +256,9 @@ class ScoreConfig:
             if self.over_length == "window":  # earlier versions cut the front off, the prompt too
                 facts["step_context"] = "with prompt"
         # What is kept of a row.
-        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]
+        facts["columns"] = [
+            f"{field.name} {field.type}" for field in SCORES if field.name not in ADDED_TO_VERSION_3
+        ]
         settings = {
             "version": SCORES_VERSION,
             "r_max": self.r_max,

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.errors import UserError
+from rsr_ray.guard import JUDGED_BY, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import settle_units
@@ -66,11 +67,14 @@ class Scored:
                 f"--teachers {' '.join(unknown)}: not in the store; it has "
                 f"{', '.join(self.teachers)}"
             )
-        keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
+        return self.where(np.isin(self.teacher, [self.teachers.index(name) for name in wanted]))
+
+    def where(self, keep: np.ndarray) -> "Scored":
+        """Some trajectories, bool [N], with the teachers and prompts that they are of."""
         prompts, prompt = np.unique(self.prompt[keep], return_inverse=True)
-        _, teacher = np.unique(self.teacher[keep], return_inverse=True)
+        teachers, teacher = np.unique(self.teacher[keep], return_inverse=True)
         return Scored(
-            wanted,
+            [self.teachers[t] for t in teachers],
             self.prompts.take(pa.array(prompts)),
             teacher,
             prompt,
@@ -129,13 +133,14 @@ def load_scored(
 ) -> Scored:
     """The score rows that the store's teachers table was made of.
 
-    `more` names further number columns of SCORES. A trajectory_id that a teacher has twice counts
-    once, the first by source and row. Where the store's rows are no longer those of the table,
-    `notes` say so. Raises UserError where there are none, and StoreError for a broken file.
+    They have the guard's columns; `more` names further number columns of SCORES. A trajectory_id
+    that a teacher has twice counts once, the first by source and row. Where the store's rows are no
+    longer those of the table, `notes` say so. Raises UserError where there are none, and StoreError
+    for a broken file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
-    scored = load_units(store, fingerprint, units, [*metrics, RSR], more)
+    scored = load_units(store, fingerprint, units, [*metrics, RSR], [*more, *JUDGED_BY])
     said = store.notes(fingerprint)
     if store.made_of().units and not gives(scored, store.read_teachers().to_pylist()):
         said.append(
@@ -220,7 +225,7 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
         prompts,
         teacher[order],
         prompt,
-        {name: rows[name].to_numpy()[order] for name in numbers},
+        {name: as_numbers(rows[name])[order] for name in numbers},
         rows.select([*ROW, "unit"]).take(pa.array(order)),
     )
 

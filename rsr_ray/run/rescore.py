@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn
 from rsr_ray.errors import UserError
+from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
@@ -31,6 +32,7 @@ CARRIED = [
     "source_row",
     "content",
     "complete",
+    *GUARD_COLUMNS,
     "truncated",
 ]
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rsr_ray.errors import StoreError, UserError
 from rsr_ray.files.objects import absolute, delete, get, list_files, list_versions, put
-from rsr_ray.schema import SCORES, SINCE_VERSION_3, TOKENS
+from rsr_ray.schema import ADDED_TO_VERSION_3, SCORES, SINCE_VERSION_3, TOKENS
 from rsr_ray.store import seal
 from rsr_ray.store.records import broken
 from rsr_ray.store.units import (
@@ -131,7 +131,7 @@ class Scores:
         ).table.replace_schema_metadata()
         wanted = SCORES.names if columns is None else columns
         for missing in [column for column in wanted if column not in rows.column_names]:
-            if missing not in SINCE_VERSION_3:
+            if missing not in SINCE_VERSION_3 | ADDED_TO_VERSION_3:
                 raise UserError(
                     f"store {self.uri}: its scores have no column {missing}: an earlier version "
                     "wrote them; score again"

@@ -64,7 +64,10 @@ def _standings_table(answer: "RaceAnswer") -> Table:
     by = answer.by
     better = answer.better
     share = percent(answer.confidence)
-    title = Text(f"Race of teachers for student {answer.student}, by {by} ({better} is better)")
+    name = f"Race of teachers for student {answer.student}, by {by} ({better} is better)"
+    if answer.degenerate:
+        name += f"; {answer.degenerate:,} degenerate left out (--keep-degenerate keeps them)"
+    title = Text(name)
     table = Table(
         title=title,
         title_justify="left",

@@ -44,6 +44,7 @@ def print_ranking(
     print_notes(ranking.notes, out)
     _print_pairwise(ranking, out)
     _print_length(ranking.metric, ranking.length, out)
+    _print_degeneration(ranking, out)
 
 
 def _places_table(ranking: Ranking, *, is_wide: bool) -> Table:
@@ -108,6 +109,7 @@ def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bo
         "tokens\neach",
         "scored",
         "rejec-\nted",
+        *(["degen-\nerate", "cut\noff"] if ranking.degeneration else []),
     )
     rejected = {row["teacher"]: row["n_rejected"] for row in table}
     for t in ranking.teachers:
@@ -123,8 +125,14 @@ def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bo
             f"{t.mean_tokens:,.0f}",
             f"{t.n_trajectories:,}",
             f"{rejected.get(t.teacher, 0):,}",
+            *([share_of(t.degenerate), share_of(t.cut_off)] if ranking.degeneration else []),
         )
     return shown
+
+
+def share_of(share: float | None) -> str:
+    """Of a teacher's trajectories."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _print_counts(table: list[dict[str, Any]], out: Console) -> None:
@@ -197,6 +205,21 @@ def _print_length(metric: str, length: LengthControl, out: Console) -> None:
     )
     overall = f"Spearman of {metric} and n_tokens {length.spearman:+.2f} overall"
     out.print(Text(f"Length bias: {overall}{within}"))
+
+
+def _print_degeneration(ranking: Ranking, out: Console) -> None:
+    """The guard's correlation with the metric, and the ranking without degenerate trajectories."""
+    found = ranking.degeneration
+    if found is None:
+        return
+    told = [f"{name} {r:+.2f}" for name, r in found.within_teachers.items() if r is not None]
+    if told:
+        what = f"Degeneration: Spearman within teachers of {ranking.metric} and {', '.join(told)}"
+        out.print(Text(what), soft_wrap=True)
+    if found.without:
+        shared = prompts(found.without.n_prompts, found.without.matched)
+        out.print(Text(f"Without degenerate trajectories, on {shared}:"))
+        out.print(_places_table(found.without, is_wide=out.width >= NARROW))
 
 
 def _between(t: TeacherPlace | OnAllPrompts) -> str:

@@ -1,0 +1,163 @@
+"""degeneration: what degenerate trajectories do to a ranking: who has them, and who leads without.
+
+RSR rewards a loop, so a teacher can be first because of what nobody would train on. What is
+degenerate, rsr_ray/guard.py says. Legend: N trajectories, T teachers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsr_ray.decide.json_values import known
+from rsr_ray.decide.scored import Scored
+from rsr_ray.decide.spearman import spearman
+from rsr_ray.errors import counted
+from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, cut_off, degenerate
+from rsr_ray.metrics import Metric
+
+if TYPE_CHECKING:
+    from rsr_ray.decide.ranking import Ranking
+
+SURE = 0.05  # chance that a warning is of a teacher whose degenerate trajectories score no better
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Which trajectories are cut off, and which are degenerate: 1, 0, or NaN if not known, [N]."""
+
+    cut_off: np.ndarray
+    degenerate: np.ndarray
+
+    @classmethod
+    def of(cls, scored: Scored) -> "Flags":
+        """Nothing is known where the guard's columns were not read."""
+        if not all(name in scored.columns for name in JUDGED_BY):
+            unknown = np.full(len(scored.teacher), math.nan)
+            return cls(unknown, unknown)
+        return cls(cut_off(scored.columns), degenerate(scored.columns))
+
+    def shares(self, mine: np.ndarray) -> dict[str, float | None]:
+        """Of some trajectories, bool [N], whose flags are known, the share that has each."""
+        return {name: _share(flags[mine]) for name, flags in vars(self).items()}
+
+
+def _share(flags: np.ndarray) -> float | None:
+    told = flags[~np.isnan(flags)]
+    return float(told.mean()) if len(told) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degeneration:
+    """Degenerate trajectories in a ranking."""
+
+    n_degenerate: int
+    n_cut_off: int
+    n_unknown: int  # stored before there was a guard
+    # Of the metric and each column of the guard, and whether a trajectory is degenerate: Spearman's
+    # correlation, the mean over teachers; None where none has both and neither varies.
+    within_teachers: dict[str, float | None]
+    without: "Ranking | None"  # of all other trajectories; None where none is degenerate, or all
+    warning: str | None  # the first teacher is first only because of them
+
+    @classmethod
+    def of(
+        cls, scored: Scored, metric: Metric, first: str, rank: Callable[[Scored], "Ranking"]
+    ) -> "Degeneration | None":
+        """Of trajectories that `rank` puts this teacher first of; None where nothing is known."""
+        flags = Flags.of(scored)
+        is_told = ~np.isnan(flags.degenerate)
+        if not is_told.any():
+            return None
+        flagged = flags.degenerate == 1
+        values = metric.order(metric.values(scored.columns, scored.prompt))
+        without = rank(scored.where(~flagged)) if flagged.any() and not flagged.all() else None
+        return cls(
+            n_degenerate=int(flagged.sum()),
+            n_cut_off=int((flags.cut_off == 1).sum()),
+            n_unknown=int((~is_told).sum()),
+            within_teachers=_within_teachers(scored, flags, metric),
+            without=without,
+            warning=_warning(scored, values, flagged, first, without) if without else None,
+        )
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any], ranking: type["Ranking"]) -> "Degeneration":
+        """One of `dataclasses.asdict`."""
+        without = found["without"]
+        return cls(**found | {"without": ranking.from_json(without) if without else None})
+
+    @property
+    def note(self) -> str | None:
+        """What a reader has to know of it, in a sentence, where there is anything."""
+        if not self.n_degenerate:
+            return None
+        what = f"{counted(self.n_degenerate, 'degenerate trajectory').replace('ys', 'ies')}"
+        cut = f", {self.n_cut_off:,} of them cut off" if self.n_cut_off else ""
+        if self.without is None:
+            return f"all trajectories are degenerate{cut}"
+        return f"{what}{cut}; without them: {self.without.sentence}"
+
+
+def guarded(scored: Scored, metric: Metric, rank: Callable[[Scored], "Ranking"]) -> "Ranking":
+    """The ranking that `rank` makes of trajectories, and what degenerate ones do to it."""
+    ranking = rank(scored)
+    found = Degeneration.of(scored, metric, ranking.teachers[0].teacher, rank)
+    if found is None:
+        return ranking
+    return dataclasses.replace(
+        ranking,
+        sentence=" ".join(filter(None, [ranking.sentence, found.warning])),
+        notes=[*ranking.notes, *filter(None, [found.note])],
+        degeneration=found,
+    )
+
+
+def _within_teachers(scored: Scored, flags: Flags, metric: Metric) -> dict[str, float | None]:
+    values = metric.values(scored.columns, scored.prompt)
+    numbers = {name: scored.columns[name] for name in GUARD_COLUMNS}
+    numbers |= {"cut_off": flags.cut_off, "degenerate": flags.degenerate}
+    found: dict[str, float | None] = {}
+    for name, column in numbers.items():
+        there = ~np.isnan(column)
+        of_teachers = [
+            spearman(values[mine], column[mine])
+            for t in range(len(scored.teachers))
+            if (mine := there & (scored.teacher == t)).any()
+        ]
+        defined = [r for r in of_teachers if not math.isnan(r)]
+        found[name] = known(np.mean(defined)) if defined else None
+    return found
+
+
+def _warning(
+    scored: Scored, values: np.ndarray, flagged: np.ndarray, first: str, without: "Ranking"
+) -> str | None:
+    """That the first teacher is first only because of its degenerate trajectories: another one is
+    without them, and they score better than its others, by a one-sided Mann-Whitney test.
+
+    `values` [N]: lower is better.
+    """
+    now = without.teachers[0].teacher
+    if now == first:
+        return None
+    mine = scored.teacher == scored.teachers.index(first)
+    bad, good = values[mine & flagged], values[mine & ~flagged]
+    if not len(good):
+        return f"Warning: every trajectory of {first} is degenerate; without them {now} is first."
+    if not len(bad) or _chance_of_better(bad, good) > SURE:
+        return None
+    return (
+        f"Warning: {first} is first only because its degenerate trajectories ({len(bad):,} of "
+        f"{len(bad) + len(good):,}) score better than its others; without them {now} is first."
+    )
+
+
+def _chance_of_better(some: np.ndarray, others: np.ndarray) -> float:
+    """That chance alone puts `some` as far below `others` as they are."""
+    from scipy import stats
+
+    return float(stats.mannwhitneyu(some, others, alternative="less").pvalue)
