@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsr_ray.corpus.canonical import canonical
-from rsr_ray.corpus.endings import is_complete
 from rsr_ray.corpus.reading import Reading
-from rsr_ray.corpus.shapes import conversation
 from rsr_ray.encode.degenerate import (
     breaks_off,
     compression_ratio,
@@ -32,6 +30,7 @@ from rsr_ray.encode.tokens import Encoded
 from rsr_ray.files.objects import InputObject
 from rsr_ray.guard import GUARD, GUARD_COLUMNS, JUDGED_BY, NGRAM, cut_off, degenerate
 from rsr_ray.schema import ENCODED_ROWS, SCORES
+from rsr_ray.student.tokenizer import load_tokenizer
 
 from .conftest import SHARED, few, needs_shared
 
@@ -40,7 +39,9 @@ from .conftest import SHARED, few, needs_shared
 
 def share_repeated(tokens: list[int]) -> float | None:
     ngrams = [tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)]
-    return sum(ngram in ngrams[:i] for i, ngram in enumerate(ngrams)) / len(ngrams) if ngrams else None
+    return (
+        sum(ngram in ngrams[:i] for i, ngram in enumerate(ngrams)) / len(ngrams) if ngrams else None
+    )
 
 
 def longest(tokens: list[int]) -> int:
@@ -87,7 +88,9 @@ def test_repeats_are_those_of_the_slow_definition(data):
     tokens = data.draw(st.composite(looping)(st.integers(0, data.draw(st.sampled_from([1, 2, 9])))))
     if tokens:
         assert repeats(np.array(tokens, np.int32)) == (
-            share_repeated(tokens) if len(tokens) < NGRAM else pytest.approx(share_repeated(tokens)),
+            share_repeated(tokens)
+            if len(tokens) < NGRAM
+            else pytest.approx(share_repeated(tokens)),
             longest(tokens),
         )
 
@@ -216,7 +219,7 @@ def test_the_same_command_after_a_change_is_no_repeat():
         ("The answer is: $\\frac{", True, False),
         ("Thus,", True, False),
         ("```python\nprint(4)\n```", False, False),
-        ("```python\nprint(4)", True, False),
+        ('"reasoning": "...",\n"answer": "4"\n}\n```', False, False),
         ("\\boxed{4}", False, False),
     ],
 )
@@ -227,7 +230,11 @@ def test_what_breaks_off(text, is_off, is_off_though_complete):
 
 
 def test_an_answer_that_ends_in_a_call_is_not_broken_off():
-    turn = {"role": "assistant", "content": "<think>\nI look,", "tool_calls": [call_of("bash", "ls")]}
+    turn = {
+        "role": "assistant",
+        "content": "<think>\nI look,",
+        "tool_calls": [call_of("bash", "ls")],
+    }
     assert breaks_off([turn]) is False
 
 
@@ -235,9 +242,10 @@ def test_an_answer_that_ends_in_a_call_is_not_broken_off():
 
 
 def encoded_row(tokenizer, **row):
-    row = {"id": "1", "prompt": "What is 2+2?", "teacher": "t"} | row
+    asked = {} if "messages" in row else {"prompt": "What is 2+2?"}
+    row = {"id": "1", "teacher": "t"} | asked | row
     found = canonical(row, InputObject(uri="/c/t/p.jsonl", version="v", size=1), 0, Reading())
-    return encode_row(found, tokenizer, How(max_length=4096))
+    return encode_row(found, tokenizer, How(max_length=2**20))
 
 
 def test_a_row_has_the_guards_columns_and_a_reject_has_none(tokenizer):
@@ -329,7 +337,43 @@ def real_rows(source):
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()
         else:
-            opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-            with opened as lines:
-                rows = [json.loads(line) for line in lines]
+            data = path.read_bytes()
+            text = gzip.decompress(data) if path.suffix == ".gz" else data
+            rows = [json.loads(line) for line in text.splitlines()]
         yield from (row | {"teacher": path.parent.name.removeprefix("teacher=")} for row in rows)
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer():
+    return load_tokenizer(str(SHARED / "students" / "tiny-qwen3"))
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("source", "found_by_text", "most_false"), [("puzzles", 1.0, 0.02), ("math", 0.65, 0.02)]
+)
+def test_the_real_corpus(real_tokenizer, source, found_by_text, most_false):
+    """Rows that the corpus calls cut off or looping, with its word for it and by their text alone,
+    and flags of its other rows. The limits were chosen on math; of puzzles nothing was used.
+    """
+    rows = list(real_rows(source))
+    flags = {}
+    for word in ("with its word", "by text alone"):
+        hidden = {} if word == "with its word" else {"complete": None}
+        found = [encoded_row(real_tokenizer, **row | hidden) for row in rows]
+        assert not [row["reject_detail"] for row in found if row["reject_reason"]]
+        for row in found:
+            row["n_tokens"] = int(np.diff(row["spans"].reshape(-1, 2)).sum())
+        columns = columns_of(found)
+        flags[word] = degenerate(columns) == 1
+        flags[f"{word}, ends aside"] = degenerate(columns, cut_offs=False) == 1
+    bad = np.array([row["complete"] is False for row in rows])
+    for word, flagged in flags.items():
+        print(
+            f"{source}, {word}: {(flagged & bad).sum()} of {bad.sum()} incomplete rows, "
+            f"{(flagged & ~bad).sum()} of {(~bad).sum()} others"
+        )
+    assert flags["with its word"][bad].all()
+    assert flags["with its word"][~bad].mean() < most_false
+    assert flags["by text alone"][bad].mean() >= found_by_text
+    assert flags["by text alone"][~bad].mean() < most_false

@@ -44,6 +44,7 @@ def test_importing_brings_nothing_heavy(module):
 
 FLOORS = [
     "errors",
+    "guard",
     "credentials metrics schema",
     "watch files",
     "student engine",

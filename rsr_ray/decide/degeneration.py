@@ -139,25 +139,36 @@ def _warning(
     """That the first teacher is first only because of its degenerate trajectories: another one is
     without them, and they score better than its others, by a one-sided Mann-Whitney test.
 
-    `values` [N]: lower is better.
+    `values` [N]: lower is better. What is tested is how far they are from those of the other
+    teachers on the same prompt, if these have any: loops may be more frequent on some prompts.
     """
     now = without.teachers[0].teacher
     if now == first:
         return None
     mine = scored.teacher == scored.teachers.index(first)
-    bad, good = values[mine & flagged], values[mine & ~flagged]
-    if not len(good):
+    n_bad, n_good = int((mine & flagged).sum()), int((mine & ~flagged).sum())
+    if not n_good:
         return f"Warning: every trajectory of {first} is degenerate; without them {now} is first."
-    if not len(bad) or _chance_of_better(bad, good) > SURE:
+    beside = values - _mean_of_prompts(values, scored.prompt, ~mine & ~flagged)
+    some = values if np.isnan(beside[mine & flagged]).all() else beside
+    if _chance_of_better(some[mine & flagged], some[mine & ~flagged]) > SURE:
         return None
     return (
-        f"Warning: {first} is first only because its degenerate trajectories ({len(bad):,} of "
-        f"{len(bad) + len(good):,}) score better than its others; without them {now} is first."
+        f"Warning: {first} is first only because its degenerate trajectories ({n_bad:,} of "
+        f"{n_bad + n_good:,}) score better than its others; without them {now} is first."
     )
 
 
+def _mean_of_prompts(values: np.ndarray, prompt: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Of each trajectory the mean value of `some`, bool [N], of its prompt, [N]; NaN for none."""
+    n = np.bincount(prompt[some], minlength=prompt.max() + 1)
+    total = np.bincount(prompt[some], values[some], minlength=len(n))
+    return np.divide(total, n, out=np.full(len(n), math.nan), where=n > 0)[prompt]
+
+
 def _chance_of_better(some: np.ndarray, others: np.ndarray) -> float:
-    """That chance alone puts `some` as far below `others` as they are."""
+    """That chance alone puts `some` as far below `others` as they are; 1 for none."""
     from scipy import stats
 
-    return float(stats.mannwhitneyu(some, others, alternative="less").pvalue)
+    found = stats.mannwhitneyu(some, others, alternative="less", nan_policy="omit").pvalue
+    return 1.0 if math.isnan(found) else float(found)

@@ -29,6 +29,8 @@ SPELT_CALL = re.compile(
 # Arguments that hold the command of a call, and commands that do nothing.
 COMMANDS = ("command", "cmd", "code", "script", "keystrokes")
 IDLE = re.compile(r"\s*(?::|true|pwd|sleep\s+[\d.]+[smh]?|echo\b[^|>&;]*)?\s*;?\s*")
+# Where no text ends by itself.
+MIDWAY = (",", "(", "[", "{", "\\", "=", "+")
 # Scripts of a language, as the first word of a letter's name in Unicode.
 SCRIPTS = {
     **{name: name for name in (
@@ -207,7 +209,7 @@ def _spelt(content: str) -> Iterator[tuple[str, str | None]]:
 
 def breaks_off(turns: list[Turn], *, is_sure: bool = False) -> bool:
     """Whether the last of the assistant's scored texts leaves its reasoning or a call open or,
-    unless the corpus is sure that it is complete, ends where no sentence, formula or block does.
+    unless the corpus is sure that it is complete, ends where no sentence or formula does.
     """
     last = next(turn for turn in reversed(turns) if is_scored(turn))
     text = last["content"].strip()
@@ -215,11 +217,7 @@ def breaks_off(turns: list[Turn], *, is_sure: bool = False) -> bool:
         return True
     if text.count("<tool_call>") > text.count("</tool_call>"):
         return True
-    return not is_sure and bool(text) and not last.get("tool_calls") and _ends_midway(text)
-
-
-def _ends_midway(text: str) -> bool:
-    return text[-1] in ",;([{\\<=+-/" or text.count("```") % 2 == 1
+    return not is_sure and not last.get("tool_calls") and text.endswith(MIDWAY)
 
 
 def other_script(text: str, rest: str) -> float | None:
