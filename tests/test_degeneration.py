@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rsr_ray.decide.degeneration import warning
 from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored
 from rsr_ray.guard import JUDGED_BY
@@ -50,7 +51,7 @@ def looping(seed: int, n_prompts: int, n_teachers: int, shares: list[float]) -> 
 
 def test_a_winner_by_loops_gets_the_warning_and_loses_its_place_beside():
     flagged = looping(0, 60, 3, [0.4, 0.0, 0.02])
-    scored = planted(0, 60, [6.0, 5.5, 7.0], flagged, gain=0.4)
+    scored = planted(0, 60, [7.5, 5.5, 9.0], flagged, gain=0.1)
     ranking = rank_teachers(scored, RSR)
     n = int(flagged[:, 0].sum())
     assert ranking.teachers[0].teacher == "t0"
@@ -131,48 +132,50 @@ def test_a_ranking_survives_json():
 CELLS = [(n, t, share) for n in (20, 60) for t in (2, 6) for share in (0.1, 0.3)]
 
 
-def warned(ranking: Ranking) -> bool:
-    return bool(ranking.degeneration and ranking.degeneration.warning)
+def first_of(scored: Scored) -> str:
+    compared, _ = scored.matrices(RSR).compared()
+    return scored.teachers[int(np.argmin(compared.values()))]
+
+
+def warned(scored: Scored, flagged: np.ndarray) -> tuple[str, bool]:
+    """The first teacher, and whether it is warned of."""
+    bad = flagged.ravel()
+    first, values = first_of(scored), RSR.values(scored.columns, scored.prompt)
+    return first, bool(warning(scored, values, bad, first, first_of(scored.where(~bad))))
 
 
 @pytest.mark.parametrize("on", ["any prompt", "the difficult prompts", "the easy prompts"])
 def test_a_warning_is_rare_where_loops_score_as_their_teachers_others_do(on):
     """Equal teachers, whose flagged trajectories lie on any prompts, or on those where all teachers
-    score worse, or better: SURE is 5%, and a warning needs another first teacher as well.
+    score worse, or better.
     """
-    times, told = few(1000, 60), []
+    times, told = few(2000, 100), {}
     for n, t, share in CELLS:
         n_warned = 0
         for seed in range(times):
             flagged = looping(seed, n, t, [share] * t)
             scored = planted(seed, n, [6.0] * t, flagged)
             if on != "any prompt":
-                ratio = (scored.columns["rank_sum"] / scored.columns["surprisal_sum"]).reshape(n, t)
-                place = ratio.mean(1).argsort().argsort()
-                hard = place >= n / 2 if "difficult" in on else place < n / 2
-                flagged = looping(seed, n, t, [2 * share] * t) & hard[:, None]
-                scored = planted(seed, n, [6.0] * t, flagged)
-            n_warned += warned(rank_teachers(scored, RSR))
-        told.append(n_warned / times)
-    print(on, dict(zip(CELLS, told, strict=True)))
-    assert max(told) <= 0.05 + 2.5 * (0.05 * 0.95 / times) ** 0.5
+                ratio = scored.columns["rank_sum"] / scored.columns["surprisal_sum"]
+                place = ratio.reshape(n, t).mean(1).argsort().argsort()
+                some = place >= n / 2 if "difficult" in on else place < n / 2
+                flagged = looping(seed, n, t, [2 * share] * t) & some[:, None]
+            n_warned += warned(scored, flagged)[1]
+        told[n, t, share] = n_warned / times
+    print(f"warned of without reason, loops on {on}:", told)
+    assert max(told.values()) <= 0.05 + 2.5 * (0.05 * 0.95 / times) ** 0.5
 
 
 def test_a_winner_by_loops_is_nearly_always_warned_of():
-    """Without its loops, t0 is 15% worse than t1; with them it is first in nearly all draws."""
-    times, told = few(500, 40), {}
+    """Without its loops t0 is 15% worse than t1, and with them it is first in most draws."""
+    times, told = few(2000, 100), {}
     for n, share in [(20, 0.3), (60, 0.3), (60, 0.5)]:
-        rankings = [
-            rank_teachers(
-                planted(s, n, [6.9, 6.0, 8.0], looping(s, n, 3, [share, 0.02, 0.02]), 0.2), RSR
-            )
-            for s in range(times)
-        ]
-        by_loops = [r for r in rankings if r.teachers[0].teacher == "t0"]
-        told[n, share] = (
-            len(by_loops) / times,
-            sum(map(warned, by_loops)) / max(len(by_loops), 1),
-        )
-    print("first by loops, warned of these:", told)
+        found = []
+        for seed in range(times):
+            flagged = looping(seed, n, 3, [share, 0.02, 0.02])
+            found.append(warned(planted(seed, n, [6.9, 6.0, 8.0], flagged, 0.2), flagged))
+        by_loops = [is_warned for first, is_warned in found if first == "t0"]
+        told[n, share] = len(by_loops) / times, sum(by_loops) / max(len(by_loops), 1)
+    print("first by loops, and warned of these:", told)
     assert all(first > 0.5 for first, _ in told.values())
-    assert min(warned_of for _, warned_of in told.values()) > 0.85
+    assert min(share for _, share in told.values()) > 0.85

@@ -22,7 +22,9 @@ from rsr_ray.metrics import Metric
 if TYPE_CHECKING:
     from rsr_ray.decide.ranking import Ranking
 
-SURE = 0.05  # chance that a warning is of a teacher whose degenerate trajectories score no better
+# Of the test behind a warning. It looks at the first teacher, which is first for what the test
+# looks at as well, so warnings without reason are more frequent: up to 5%.
+SURE = 0.01
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Degeneration:
             n_unknown=int((~is_told).sum()),
             within_teachers=_within_teachers(scored, flags, metric),
             without=without,
-            warning=_warning(scored, values, flagged, first, without) if without else None,
+            warning=warning(scored, values, flagged, first, without.teachers[0].teacher)
+            if without
+            else None,
         )
 
     @classmethod
@@ -133,16 +137,15 @@ def _within_teachers(scored: Scored, flags: Flags, metric: Metric) -> dict[str, 
     return found
 
 
-def _warning(
-    scored: Scored, values: np.ndarray, flagged: np.ndarray, first: str, without: "Ranking"
+def warning(
+    scored: Scored, values: np.ndarray, flagged: np.ndarray, first: str, now: str
 ) -> str | None:
-    """That the first teacher is first only because of its degenerate trajectories: another one is
+    """That the first teacher is first only because of its degenerate trajectories: `now` is first
     without them, and they score better than its others, by a one-sided Mann-Whitney test.
 
     `values` [N]: lower is better. What is tested is how far they are from those of the other
     teachers on the same prompt, if these have any: loops may be more frequent on some prompts.
     """
-    now = without.teachers[0].teacher
     if now == first:
         return None
     mine = scored.teacher == scored.teachers.index(first)
@@ -170,5 +173,7 @@ def _chance_of_better(some: np.ndarray, others: np.ndarray) -> float:
     """That chance alone puts `some` as far below `others` as they are; 1 for none."""
     from scipy import stats
 
-    found = stats.mannwhitneyu(some, others, alternative="less", nan_policy="omit").pvalue
-    return 1.0 if math.isnan(found) else float(found)
+    some, others = (values[~np.isnan(values)] for values in (some, others))
+    if not len(some) or not len(others):
+        return 1.0
+    return float(stats.mannwhitneyu(some, others, alternative="less").pvalue)

@@ -100,12 +100,13 @@ def _ranked_table(*numbers: str) -> Table:
 
 def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bool) -> Table:
     """Of each teacher its value on all its prompts, and how its trajectories lie."""
+    has_std = is_wide or not ranking.degeneration
     shown = _ranked_table(
         "all its\nprompts",
         *(["interval", "mean"] if is_wide else []),
         "median",
         "IQR",
-        "std",
+        *(["std"] if has_std else []),
         "tokens\neach",
         "scored",
         "rejec-\nted",
@@ -121,7 +122,7 @@ def _spreads_table(ranking: Ranking, table: list[dict[str, Any]], *, is_wide: bo
             *([_between(t.all), number(t.mean)] if is_wide else []),
             number(t.median),
             number(quartiles_apart),
-            number(t.std),
+            *([number(t.std)] if has_std else []),
             f"{t.mean_tokens:,.0f}",
             f"{t.n_trajectories:,}",
             f"{rejected.get(t.teacher, 0):,}",
