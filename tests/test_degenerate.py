@@ -323,9 +323,8 @@ def test_a_row_of_131072_tokens_costs_little(kind):
         begun = time.process_time()
         measured = measure(turns, found, encoded, None)
         took.append(time.process_time() - begun)
-    print(
-        f"{kind}: {len(tokens):,} tokens, {len(text):,} characters: {1e3 * min(took):.0f} ms of CPU"
-    )
+    size = f"{len(tokens):,} tokens, {len(text):,} characters"
+    print(f"{kind}: {size}: {1e3 * min(took):.0f} ms of CPU")
     assert (measured.longest_repeat > n / 2) == (kind != "text")
 
 
