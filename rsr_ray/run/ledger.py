@@ -16,6 +16,7 @@ from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.plan import Plan
 from rsr_ray.errors import RunError, UserError, counted, safe
 from rsr_ray.files.objects import InputObject
+from rsr_ray.run.cluster import count_replicas
 from rsr_ray.run.counts import Counts, WrittenUnit
 from rsr_ray.run.display import size
 from rsr_ray.run.progress import Progress
@@ -131,7 +132,13 @@ class Run:
         """The progress of this run, which `count` tells of each unit."""
         rows_before = {shard: self.objects[shard].n_done for shard in self.sizes}
         self.progress = Progress(
-            label, self.sizes, rows_before, self.resources.replicas, self.counts, self.begun
+            label,
+            self.sizes,
+            rows_before,
+            self.resources.replicas,
+            self.counts,
+            self.begun,
+            count_replicas=lambda: count_replicas("MapBatches(Score)"),
         )
         return self.progress
 
