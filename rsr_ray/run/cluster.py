@@ -21,7 +21,7 @@ RETRIED = [
     r"HTTP status 5\d\d",
     "Connection reset",
 ]
-KEPT = "Finished units are kept: run the same command again to go on."
+KEPT = "Finished units are kept: rerun the same command to resume."
 
 
 class Cluster:
