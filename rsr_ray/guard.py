@@ -78,7 +78,7 @@ def cut_off(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     the guard's columns, `complete` says it.
     """
     said = columns["cut_off"]
-    return np.where(np.isnan(said) & (columns["complete"] == 0), 1.0, said)
+    return np.where(np.isnan(said), 1 - columns["complete"], said)
 
 
 def degenerate(columns: Mapping[str, np.ndarray], *, cut_offs: bool = True) -> np.ndarray:

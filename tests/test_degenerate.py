@@ -277,7 +277,7 @@ KEPT = {"longest_repeat": 3, "compression_ratio": 2.0, "cut_off": False, "n_toke
     [
         (KEPT, (0, 0, 0)),
         ({"n_tokens": 9}, (np.nan, np.nan, np.nan)),
-        ({"n_tokens": 9, "complete": True}, (np.nan, np.nan, np.nan)),
+        ({"n_tokens": 9, "complete": True}, (0, np.nan, np.nan)),
         ({"n_tokens": 9, "complete": False}, (1, 1, np.nan)),
         (KEPT | {"cut_off": True}, (1, 1, 0)),
         (KEPT | {"repeated_ngrams": 0.99}, (0, 1, 1)),

@@ -119,6 +119,16 @@ def test_where_nothing_is_known_nothing_is_said():
         assert ranking.notes == []
 
 
+def test_rows_stored_without_the_columns_are_not_called_degenerate():
+    """What is known of them is whether the corpus says that they are cut off."""
+    scored = planted(4, 20, [6.0, 5.5], np.zeros((20, 2), bool))
+    columns = scored.columns | dict.fromkeys(set(JUDGED_BY) - {"n_tokens"}, np.full(40, np.nan))
+    columns["complete"] = (np.arange(40) >= 4).astype(float)
+    ranking = rank_teachers(dataclasses.replace(scored, columns=columns), RSR)
+    assert ranking.degeneration is None
+    assert [(t.degenerate, t.cut_off) for t in ranking.teachers] == [(None, 0.1), (None, 0.1)]
+
+
 def test_a_ranking_survives_json():
     flagged = looping(0, 30, 3, [0.4, 0.0, 0.02])
     ranking = rank_teachers(planted(0, 30, [6.0, 5.5, 7.0], flagged, gain=0.4), RSR)

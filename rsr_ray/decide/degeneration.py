@@ -40,7 +40,10 @@ class Flags:
         if not all(name in scored.columns for name in JUDGED_BY):
             unknown = np.full(len(scored.teacher), math.nan)
             return cls(unknown, unknown)
-        return cls(cut_off(scored.columns), degenerate(scored.columns))
+        # Of rows without the guard's columns only those that are cut off would be told.
+        is_guarded = ~np.isnan(scored.columns["longest_repeat"])
+        flags = np.where(is_guarded, degenerate(scored.columns), math.nan)
+        return cls(cut_off(scored.columns), flags)
 
     def shares(self, mine: np.ndarray) -> dict[str, float | None]:
         """Of some trajectories, bool [N], whose flags are known, the share that has each."""
