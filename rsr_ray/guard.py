@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 NGRAM = 16  # tokens
 
@@ -68,7 +67,7 @@ LIMITS = {
 def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers [N], or of truth values as 1 and 0; NaN for null."""
     is_bool = pa.types.is_boolean(column.type)
-    return (pc.cast(column, pa.float64()) if is_bool else column).to_numpy()
+    return (column.cast(pa.float64()) if is_bool else column).to_numpy()
 
 
 def cut_off(columns: Mapping[str, np.ndarray]) -> np.ndarray:

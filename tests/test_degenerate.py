@@ -102,7 +102,7 @@ def test_one_token_again_and_again(n):
     assert share == (None if n < NGRAM else 1 - 1 / (n - NGRAM + 1))
 
 
-def test_more_tokens_than_fit_in_one_integer_are_counted_all_the_same(monkeypatch):
+def test_more_tokens_than_fit_in_one_integer_are_counted_all_the_same():
     """Two numbers and a place take 63 bits up to 2**21 tokens."""
     rng = np.random.default_rng(0)
     tokens = np.concatenate([rng.integers(0, 2**31 - 1, 2**21 + 5), np.arange(40), np.arange(40)])
