@@ -54,6 +54,7 @@ FLOORS = [
     "decide",
     "run",
     "race choose",
+    "arms",
     "report",
     "nightly bench demo",
     "cli",

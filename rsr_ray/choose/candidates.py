@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.choose.columns import CANDIDATES, READ
+from rsr_ray.choose.overlap import prompt_text, read_eval_set
 from rsr_ray.choose.rule import KEYWORDS, keyword_shares
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import PoolConfig
 from rsr_ray.corpus.pairs import ANSWERS
 from rsr_ray.corpus.row_faults import Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shapes import conversation
+from rsr_ray.corpus.turns import Turn
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject, version_of
 from rsr_ray.store.packs import stored_packs
@@ -32,11 +34,18 @@ class Candidates:
     """Input objects -> CANDIDATES rows. Small and picklable: it travels to the tasks."""
 
     def __init__(
-        self, config: ChooseConfig, store: Store, fingerprint: str, names: Iterable[str] = ()
+        self, config: PoolConfig, store: Store, fingerprint: str, names: Iterable[str] = ()
     ):
         self.config = config
         self.store = store
         self.fingerprint = fingerprint
+        self.eval_set = (
+            read_eval_set(
+                config.eval_set, config.eval_column, config.eval_overlap, config.s3_endpoint
+            )
+            if config.eval_set
+            else None
+        )
         self.packs = {pack.key: pack for pack in stored_packs(store, {name[:16] for name in names})}
 
     @property
@@ -48,6 +57,7 @@ class Candidates:
             or config.complete_only
             or config.complete_column is not None
             or config.by == "rule_quality"
+            or config.eval_set is not None
         )
 
     def read(self, objects: pa.Table) -> pa.Table:
@@ -174,7 +184,8 @@ class Candidates:
         only = {*ANSWERS, config.complete_column or "complete"}
         if config.verified:
             only.add(config.verified)
-        columns = None if config.by == "rule_quality" else frozenset(only)
+        whole = config.by == "rule_quality" or self.eval_set
+        columns = None if whole else frozenset(only)
         return iter_trajectories(obj, config.s3_endpoint, config.reading, columns)
 
     def _says_complete(self, row: dict[str, Any], where: str) -> bool | None:
@@ -186,15 +197,16 @@ class Candidates:
     def _why_dropped(self, row: dict[str, Any], where: str, complete: bool | None) -> str | None:
         if complete is False:
             return "incomplete"
-        if not self.config.verified:
-            return None
-        verdict = says(row, self.config.verified, where)
-        if verdict is None:
-            return "no_verdict"
-        return None if verdict else "not_verified"
+        if self.config.verified:
+            verdict = says(row, self.config.verified, where)
+            if verdict is None:
+                return "no_verdict"
+            if not verdict:
+                return "not_verified"
+        return self.eval_set.why_dropped(_asked(row, where)) if self.eval_set else None
 
 
-def drop_by_scores(rows: pa.Table, config: ChooseConfig) -> pa.Array:
+def drop_by_scores(rows: pa.Table, config: PoolConfig) -> pa.Array:
     """Why each row of scores is no candidate, string [N]: the first reason; null if it is one."""
     teacher = rows["teacher"]
     n_tokens = rows["n_tokens"]
@@ -242,11 +254,20 @@ def says(row: dict[str, Any], column: str, where: str) -> bool | None:
 
 def said_by_assistant(row: dict[str, Any], where: str) -> str:
     """All that the assistant says in a row's conversation. Raises UserError if it has none."""
+    turns = _turns(row, where)
+    return " ".join(turn["content"] for turn in turns if turn["role"] == "assistant")
+
+
+def _asked(row: dict[str, Any], where: str) -> str:
+    """What a row's prompt says. Raises UserError if it has no conversation."""
+    return prompt_text(_turns(row, where))
+
+
+def _turns(row: dict[str, Any], where: str) -> list[Turn]:
     try:
-        turns = conversation(row)
+        return conversation(row)
     except BadRow as e:
         raise UserError(
             f"{where} was scored and has no conversation now ({e.detail}): "
             "give the --columns that it was scored with"
         ) from e
-    return " ".join(turn["content"] for turn in turns if turn["role"] == "assistant")
