@@ -30,6 +30,7 @@ from rsr_ray.arms.pool import Request
 from rsr_ray.arms.solve import solve_request
 from rsr_ray.choose.candidates import Candidates
 from rsr_ray.choose.choose import LOST, find_units, notes, read_candidates
+from rsr_ray.choose.columns import CANDIDATES
 from rsr_ray.choose.files import clear, refuse_foreign, write_files
 from rsr_ray.choose.manifest import Criterion
 from rsr_ray.choose.prompts import drop, mark_copies
@@ -114,7 +115,7 @@ def _read(scores: Scores, config: ArmsConfig) -> pa.Table:
     blocks = read_candidates(find, scores.names).iter_batches(
         batch_size=None, batch_format="pyarrow"
     )
-    rows = mark_copies(pa.concat_tables(blocks).combine_chunks())
+    rows = mark_copies(pa.concat_tables([CANDIDATES.empty_table(), *blocks]).combine_chunks())
     if config.trainer_length is not None:
         # at least so long: what a row has between its answers is not counted
         long = pc.greater(_length(rows), config.trainer_length)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rsr_ray.arms.flow import arms_apart
 from rsr_ray.arms.problem import Pool, Solution, Wanted, solve
 
 COLUMNS = 8_000  # of a program that takes about a second
@@ -47,11 +48,12 @@ def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int) -> Solution:
     chosen = np.zeros(pool.costs.shape, bool)
     left = wanted.quotas.copy()
     for rows, still in _dealt(pool, n_blocks):
-        quotas = _share(left, pool.teacher[rows], pool.teacher[still])
+        most = np.bincount(pool.teacher[rows], minlength=len(left)) // arms_apart(pool, wanted)
+        quotas = np.minimum(_share(left, pool.teacher[rows], pool.teacher[still]), most)
         left = left - quotas
         if not quotas.any():
             continue
-        done = 1 - _natural(pool, left) / _natural(pool, wanted.quotas)  # [M]
+        done = 1 - natural(pool, left) / natural(pool, wanted.quotas)  # [M]
         part = pool.take(rows)
         found = solve_block(part, _of_block(wanted, quotas, done, pool.measures @ chosen.T))
         if found.chosen is None:
@@ -76,16 +78,11 @@ def _share(left: np.ndarray, here: np.ndarray, still: np.ndarray) -> np.ndarray:
     return np.where(n_still > 0, (2 * left * n_here + n_still) // np.maximum(2 * n_still, 1), 0)
 
 
-def _natural(pool: Pool, quotas: np.ndarray) -> np.ndarray:
-    """What rows drawn at random have of each measure on average, float64 [M]."""
+def natural(pool: Pool, quotas: np.ndarray) -> np.ndarray:
+    """What an arm drawn at random has of each measure on average, float64 [M]."""
     count = np.maximum(np.bincount(pool.teacher, minlength=len(quotas)), 1)
     means = [np.bincount(pool.teacher, w, len(quotas)) / count for w in pool.measures]
     return np.array(means).reshape(-1, len(quotas)) @ quotas
-
-
-def natural(pool: Pool, quotas: np.ndarray) -> np.ndarray:
-    """What an arm drawn at random has of each measure on average, float64 [M]."""
-    return _natural(pool, quotas)
 
 
 def _of_block(wanted: Wanted, quotas: np.ndarray, done: np.ndarray, used: np.ndarray) -> Wanted:

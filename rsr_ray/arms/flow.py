@@ -22,7 +22,7 @@ def usable(pool: Pool, wanted: Wanted) -> np.ndarray:
     """
     there = wanted.quotas[pool.teacher] > 0
     if wanted.same_prompts:
-        need = wanted.k * _arms_apart(pool, wanted)
+        need = wanted.k * arms_apart(pool, wanted)
         there &= np.bincount(pool.prompt, there)[pool.prompt] >= need
     return np.flatnonzero(there)
 
@@ -34,7 +34,7 @@ def fits(pool: Pool, wanted: Wanted) -> bool:
 
 def demand(pool: Pool, wanted: Wanted) -> np.ndarray:
     """Rows of each teacher that all arms take together, int64 [T]."""
-    return wanted.quotas * _arms_apart(pool, wanted)
+    return wanted.quotas * arms_apart(pool, wanted)
 
 
 def served(pool: Pool, wanted: Wanted) -> np.ndarray:
@@ -43,7 +43,7 @@ def served(pool: Pool, wanted: Wanted) -> np.ndarray:
     prompts, prompt = np.unique(pool.prompt, return_inverse=True)
     pairs, count = np.unique(pool.teacher * len(prompts) + prompt, return_counts=True)
     of, to = np.divmod(pairs, max(1, len(prompts)))
-    most = wanted.k * (1 if wanted.disjoint == "prompts" else _arms_apart(pool, wanted))
+    most = wanted.k * (1 if wanted.disjoint == "prompts" else arms_apart(pool, wanted))
     source, sink = n_teachers + len(prompts), n_teachers + len(prompts) + 1
     teachers, every = np.arange(n_teachers), n_teachers + np.arange(len(prompts))
     tails = np.concatenate([np.full(n_teachers, source), of, every])
@@ -55,6 +55,6 @@ def served(pool: Pool, wanted: Wanted) -> np.ndarray:
     return np.asarray(flow[[source], :].todense()).ravel()[:n_teachers].astype(np.int64)
 
 
-def _arms_apart(pool: Pool, wanted: Wanted) -> int:
+def arms_apart(pool: Pool, wanted: Wanted) -> int:
     """How many arms need rows of their own."""
     return 1 if wanted.disjoint == "none" else len(pool.costs)

@@ -8,7 +8,7 @@ from rsr_ray.arms.blocks import natural, solve_block, solve_in_blocks
 from rsr_ray.arms.flow import fits, usable
 from rsr_ray.arms.infeasible import too_few, why_not
 from rsr_ray.arms.pool import Request
-from rsr_ray.arms.problem import Wanted
+from rsr_ray.arms.problem import Pool, Wanted
 from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.errors import UserError
 
@@ -29,7 +29,7 @@ def solve_request(request: Request, config: ArmsConfig) -> np.ndarray:
     if found.chosen is None and request.measures and config.tokens is None:
         # not where a random draw is, but perhaps elsewhere
         found = solve_block(pool, dataclasses.replace(wanted, tolerance=config.tolerance))
-    if found.chosen is None:
+    if found.chosen is None or not _are_alike(pool, found.chosen, config):
         raise UserError(why_not(pool, request, config, is_proof=found.is_proof))
     chosen = np.zeros(request.pool.costs.shape, bool)
     chosen[:, rows] = found.chosen
@@ -48,3 +48,11 @@ def aimed(request: Request, config: ArmsConfig) -> Wanted:
         targets[request.measures.index("tokens")] = config.tokens
     low = np.repeat(targets[:, None] * 2 / (2 + config.tolerance), len(config.arms), axis=1)
     return dataclasses.replace(request.wanted, low=low, high=low * (1 + config.tolerance))
+
+
+def _are_alike(pool: Pool, chosen: np.ndarray, config: ArmsConfig) -> bool:
+    """Whether the tolerance holds to the last token: the solver's own arithmetic has one too."""
+    sums = pool.measures @ chosen.T
+    return bool(
+        (sums.max(1, initial=0) <= sums.min(1, initial=np.inf) * (1 + config.tolerance)).all()
+    )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 # of a choice, or of arms in folders of their own
 OURS = re.compile(rf"manifest\.json|(({'|'.join(ARMS)})/)?train-[0-9a-f]{{16}}\.(parquet|jsonl)")
+CARDS = (CARD, *(f"{arm}/{CARD}" for arm in ARMS))
 WHOLE: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # blocks, as Arrow tables
 
 
@@ -76,10 +77,7 @@ def clear(config: PoolConfig) -> None:
 
 
 def _is_ours(name: str, config: PoolConfig) -> bool:
-    if name in (
-        CARD,
-        *(f"{arm}/{CARD}" for arm in ARMS),
-    ):  # somebody else may well have written one
+    if name in CARDS:  # somebody else may well have written one
         return get(f"{config.out}/{name}", config.s3_endpoint).startswith(CARD_BEGINS.encode())
     return OURS.fullmatch(name) is not None
 

@@ -33,7 +33,7 @@ ASKED = (*QUESTIONS, "question", "problem")  # columns with the prompt, as text
 
 
 class EvalSet:
-    """The prompts of an evaluation set, to look others up in. Picklable: it travels to the tasks."""
+    """The prompts of an evaluation set, to look others up in. It travels to the tasks."""
 
     def __init__(self, prompts: list[str], least_overlap: float):
         self.least_overlap = least_overlap

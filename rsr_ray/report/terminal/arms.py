@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_arms(manifest: "ArmsManifest", out: Console) -> None:
-    """The arms side by side: rows, tokens, lengths, means and composition, and how alike they are."""
+    """The arms side by side, what they have in common, and what was left out."""
     out.print(Text(safe(_title(manifest)), style="bold"), soft_wrap=True)
     out.print(_arms_table(manifest))
     out.print(_teachers_table(manifest))
