@@ -17,9 +17,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from rsr_ray.arms.flow import arms_apart
-from rsr_ray.arms.problem import Pool, Solution, Wanted, solve
+from rsr_ray.arms.problem import Pool, Solution, Wanted, ranks_of, solve
 
-COLUMNS = 8_000  # of a program that takes about a second
+TOGETHER = 1_500  # columns of a program of all arms: more are solved one arm after the other
+COLUMNS = 9_000  # of the programs of a block, which take a second or two
 MOST_COLUMNS = 200_000  # of one that is tried at all
 LEAST_QUOTA = 10  # rows of the most wanted teacher in a block: fewer would hardly be the lowest
 
@@ -37,9 +38,12 @@ def solve_in_blocks(pool: Pool, wanted: Wanted) -> Solution:
 def blocks_of(pool: Pool, wanted: Wanted) -> int:
     """In how many blocks a pool is solved."""
     n_arms = len(pool.costs)
-    columns = n_arms * min(len(pool), _looked_at(wanted.quotas, pool).sum())
+    of_teacher, of_bin = _most_likely(wanted.quotas)
+    bins = int(pool.length_bin.max(initial=0)) + 1
+    looked_at = len(pool) if wanted.same_prompts else int((of_teacher + bins * of_bin).sum())
+    columns = n_arms * min(len(pool), looked_at)
     of_quotas = int(wanted.quotas.max()) // LEAST_QUOTA
-    return max(1, min(-(-int(columns) // COLUMNS), of_quotas))
+    return max(1, min(-(-columns // COLUMNS), of_quotas))
 
 
 def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int) -> Solution:
@@ -95,6 +99,44 @@ def _of_block(wanted: Wanted, quotas: np.ndarray, done: np.ndarray, used: np.nda
 
 
 def solve_block(pool: Pool, wanted: Wanted) -> Solution:
+    """The arms of a block: if it is large one after the other, else, or if that fails, at once."""
+    if pool.costs.size > TOGETHER and not wanted.same_prompts and wanted.tolerance is None:
+        chosen = _in_turn(pool, wanted)
+        if chosen is not None:
+            return Solution(chosen, False)
+    return _one_program(pool, wanted)
+
+
+def _in_turn(pool: Pool, wanted: Wanted) -> np.ndarray | None:
+    """Each arm of the rows that the arms before it left, matched ones last; bool [A, N]."""
+    chosen = np.zeros(pool.costs.shape, bool)
+    control_of = dict(wanted.copies)
+    cell = pool.teacher * (int(pool.length_bin.max()) + 1) + pool.length_bin
+    for arm in sorted(range(len(chosen)), key=lambda arm: arm in control_of):
+        free = np.flatnonzero(_is_free(pool, wanted, chosen))
+        own = dataclasses.replace(pool.take(free), costs=pool.costs[[arm]][:, free])
+        low, high = (edge if edge is None else edge[:, [arm]] for edge in (wanted.low, wanted.high))
+        alone = Wanted(wanted.quotas, wanted.k, "none", low=low, high=high)
+        if arm in control_of:  # its quotas are those of teachers and lengths
+            quotas = np.bincount(cell[chosen[control_of[arm]]], minlength=int(cell.max()) + 1)
+            own = dataclasses.replace(own, teacher=cell[free])
+            alone = dataclasses.replace(alone, quotas=quotas)
+        found = _one_program(own, alone)
+        if found.chosen is None:
+            return None
+        chosen[arm, free] = found.chosen[0]
+    return chosen
+
+
+def _is_free(pool: Pool, wanted: Wanted, chosen: np.ndarray) -> np.ndarray:
+    """The rows that another arm may still have, bool [N]."""
+    taken = chosen.any(0)
+    if wanted.disjoint == "prompts":
+        return ~np.isin(pool.prompt, pool.prompt[taken])
+    return ~taken if wanted.disjoint == "trajectories" else np.ones(len(pool), bool)
+
+
+def _one_program(pool: Pool, wanted: Wanted) -> Solution:
     """One program: of the rows that are likely to be taken, else of all."""
     allowed = _likely(pool, wanted)
     if not allowed.all():
@@ -106,33 +148,27 @@ def solve_block(pool: Pool, wanted: Wanted) -> Solution:
     return solve(pool, wanted)
 
 
-def _looked_at(quotas: np.ndarray, pool: Pool) -> np.ndarray:
-    """Rows of each teacher that an arm looks at, at most; int64 [T]."""
-    bins = int(pool.length_bin.max(initial=0)) + 1
-    return np.where(quotas > 0, bins * (2 * quotas + 4), 0)
+def _most_likely(quotas: np.ndarray) -> np.ndarray:
+    """Rows that an arm looks at, of each teacher and of each of its length bins; int64 [2, T]."""
+    return np.stack([quotas + 5, quotas // 4 + 2]) * (quotas > 0)
 
 
 def _likely(pool: Pool, wanted: Wanted) -> np.ndarray:
-    """The best rows of each teacher and length bin for each arm, bool [A, N].
+    """The best rows of each teacher, and of each length of it, for each arm; bool [A, N].
 
     Where arms have the same prompts, all rows of some prompts.
     """
     allowed = np.zeros(pool.costs.shape, bool)
-    if pool.costs.size <= COLUMNS:
+    if pool.costs.size <= TOGETHER:
         return ~allowed
     if wanted.same_prompts:
         orders = np.unique(pool.order)
         most = 3 * int(wanted.quotas.sum()) // wanted.k + 10
         allowed[:] = pool.order <= orders[min(most, len(orders)) - 1]
         return allowed
-    bins = int(pool.length_bin.max()) + 1
-    cell = pool.teacher * bins + pool.length_bin
-    most = 2 * wanted.quotas[pool.teacher] + 4
-    most[wanted.quotas[pool.teacher] == 0] = 0
+    of_teacher, of_bin = _most_likely(wanted.quotas)[:, pool.teacher]
+    cell = pool.teacher * (int(pool.length_bin.max()) + 1) + pool.length_bin
     for arm, costs in enumerate(pool.costs):
-        by_cost = np.lexsort((costs, cell))
-        first = np.searchsorted(cell[by_cost], cell[by_cost])
-        place = np.empty(len(cell), np.int64)
-        place[by_cost] = np.arange(len(cell)) - first
-        allowed[arm] = place < most
+        allowed[arm] = ranks_of(costs, pool.teacher) < of_teacher
+        allowed[arm] |= ranks_of(costs, cell) < of_bin
     return allowed
