@@ -330,8 +330,12 @@ def taken_up(said: str, asked: dict) -> dict:
 @pytest.mark.parametrize(
     ("prompts", "asked", "says"),
     [
-        (20, {"per_teacher": 8}, "teacher t0 has too few trajectories for 8 in every arm: 20 can"),
-        (20, {"quotas": ("t0=3", "t1=21")}, "teacher t1 has too few trajectories"),
+        (
+            20,
+            {"per_teacher": 8},
+            "too few prompts: 24 trajectories in each of 3 arms, at most 1 of a prompt",
+        ),
+        (20, {"quotas": ("t0=3", "t1=9")}, "too few trajectories of teacher t1: 9 in each of 3"),
         (20, {"per_teacher": 7, "match": ("prompts",)}, "the same prompts in all arms"),
         (20, {"per_teacher": 3, "disjoint": "prompts"}, "no prompt in two arms"),
         (20, {"per_teacher": 3, "tokens": 10}, "not 10"),

@@ -6,9 +6,9 @@ each block has its share of the quotas that are left, and the sum of a measure o
 far stays within the final tolerance of its share. So the last block meets both exactly. What blocks
 cost is the choice between them: an arm has the lowest rows of each block, not of the whole pool.
 
-Of a large block an arm looks only at some of the best rows of each teacher and length. A block
-without a solution is tried with all its rows, and a pool without one in half as many blocks, at
-last in one.
+A large block is solved one arm after the other, each from the rows that are left, and an arm looks
+first at some of the best rows of each teacher and length. Where that finds nothing, the block is
+tried with all rows and all arms at once, and the pool in half as many blocks, at last in one.
 """
 
 import dataclasses

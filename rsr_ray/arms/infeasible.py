@@ -22,22 +22,33 @@ HALVINGS = 7  # of the range in which the largest quotas are looked for
 def too_few(pool: Pool, request: Request, config: ArmsConfig) -> str:
     """Of quotas that a flow cannot meet."""
     wanted = request.wanted
-    need, have = demand(pool, wanted), served(pool, wanted)
-    short = int(np.argmax(need - have))
-    rows = int((request.pool.teacher == short).sum())
-    prompts = len(np.unique(pool.prompt[pool.teacher == short]))
-    apart = "" if config.disjoint == "none" else f" and {len(config.arms)} arms"
-    what = (
-        f"teacher {request.teachers[short]} has too few trajectories for {wanted.quotas[short]:,} "
-        f"in every arm: {rows:,} can be chosen, {prompts:,} prompts of them count, and with "
-        f"{_rules(config)}{apart} {need[short]:,} are needed and {have[short]:,} can be had"
-    )
     ways = _quotas_that(lambda quotas: fits(pool, _with(wanted, quotas)), request, config)
     if config.disjoint != "none":
         overlapping = dataclasses.replace(wanted, disjoint="none")
         if fits(request.pool.take(usable(request.pool, overlapping)), overlapping):
             ways.append("--disjoint none")
-    return f"{what}. {_would_do(ways)}"
+    return f"{_shortage(pool, request, config)}. {_would_do(ways)}"
+
+
+def _shortage(pool: Pool, request: Request, config: ArmsConfig) -> str:
+    """Of what there is too little: prompts, or trajectories of a teacher."""
+    wanted, n_arms = request.wanted, len(config.arms)
+    prompts, each = len(np.unique(pool.prompt)), int(wanted.quotas.sum())
+    in_all = each * (n_arms if config.disjoint == "prompts" else 1)
+    if in_all > wanted.k * prompts:
+        of = "have enough trajectories for that" if wanted.same_prompts else "can be chosen"
+        return (
+            f"too few prompts: {each:,} trajectories in each of {n_arms} arms, {_rules(config)}, "
+            f"and {prompts:,} prompts {of}"
+        )
+    need, have = demand(pool, wanted), served(pool, wanted)
+    short = int(np.argmax(need - have))
+    rows = int((request.pool.teacher == short).sum())
+    return (
+        f"too few trajectories of teacher {request.teachers[short]}: {wanted.quotas[short]:,} in "
+        f"each of {n_arms} arms, {_rules(config)}; of its {rows:,} that can be chosen "
+        f"{have[short]:,} can be had beside the other teachers, and {need[short]:,} are needed"
+    )
 
 
 def why_not(pool: Pool, request: Request, config: ArmsConfig, *, is_proof: bool) -> str:

@@ -42,7 +42,7 @@ class Arm:
 class Common:
     """What two arms have in common."""
 
-    arms: tuple[str, str]
+    arms: list[str]
     trajectories: int
     prompts: int
 
@@ -137,7 +137,7 @@ def in_common(request: Request, chosen: np.ndarray, names: tuple[str, ...]) -> l
     prompts = [set(request.ranked.prompt[rows].tolist()) for rows in chosen]
     return [
         Common(
-            (names[a], names[b]), int((chosen[a] & chosen[b]).sum()), len(prompts[a] & prompts[b])
+            [names[a], names[b]], int((chosen[a] & chosen[b]).sum()), len(prompts[a] & prompts[b])
         )
         for a, b in itertools.combinations(range(len(names)), 2)
     ]
