@@ -28,10 +28,11 @@ from rsr_ray.arms.manifest import (
 )
 from rsr_ray.arms.pool import Request
 from rsr_ray.arms.solve import solve_request
+from rsr_ray.arms.write import write_arms
 from rsr_ray.choose.candidates import Candidates
 from rsr_ray.choose.choose import LOST, find_units, notes, read_candidates
 from rsr_ray.choose.columns import CANDIDATES
-from rsr_ray.choose.files import clear, refuse_foreign, write_files
+from rsr_ray.choose.files import clear, refuse_foreign
 from rsr_ray.choose.manifest import Criterion
 from rsr_ray.choose.prompts import drop, mark_copies
 from rsr_ray.choose.ranked import RankedCandidates
@@ -175,18 +176,12 @@ def _dropped(rows: pa.Table) -> dict[str, int]:
 
 def _write(draft: Draft, scores: Scores, config: ArmsConfig) -> list[Arm]:
     """Write the arms; returns them with their files."""
-    import ray.data
-
     clear(config)
+    ranked = draft.request.ranked
+    chosen = [ranked.chosen_rows(rows, config.by) for rows in draft.chosen]
     n_objects = len({name[:16] for name in scores.names})
-    out = []
-    for arm, rows in zip(draft.arms, draft.chosen, strict=True):
-        table = draft.request.ranked.chosen_rows(rows, config.by)
-        with at_stage(f"writing {arm.rows:,} rows of {arm.name}"):
-            own = dataclasses.replace(config, out=arm.folder)
-            files, columns = write_files(ray.data.from_arrow(table), arm.rows, n_objects, own)
-        out.append(dataclasses.replace(arm, files=files, columns=columns))
-    return out
+    with at_stage(f"writing {sum(arm.rows for arm in draft.arms):,} rows"):
+        return write_arms(draft.arms, chosen, n_objects, config)
 
 
 def _manifest(

@@ -95,6 +95,13 @@ def write_files(
     partitions = int(np.clip(n_chosen // 64, 1, min(n_objects, 200)))
     rows = chosen.map_batches(_without_summary, **WHOLE).repartition(partitions, keys=["source"])
     written = rows.map_batches(write_chosen, fn_args=(config,), **WHOLE).take_all()
+    return settle_files(written, n_chosen, config)
+
+
+def settle_files(
+    written: list[dict[str, Any]], n_chosen: int, config: PoolConfig
+) -> tuple[list[WrittenFile], dict[str, str]]:
+    """WRITTEN rows of all files of `config.out`, as files of the same columns, and these."""
     files = {file["name"]: file for file in written}
     n_written = sum(file["rows"] for file in files.values())
     if n_written != n_chosen:
@@ -144,7 +151,7 @@ def write_chosen(rows: pa.Table, config: PoolConfig) -> Iterator[pa.Table]:
     for source in sorted(set(rows["source"].to_pylist())):
         some = rows.filter(pc.equal(rows["source"], source))
         obj = InputObject(uri=source, version=some["version"][0].as_py(), size=0)
-        yield _write(f"train-{obj.key}.{config.format}", *whole_rows(obj, some, config), config)
+        yield write_file(f"train-{obj.key}.{config.format}", *whole_rows(obj, some, config), config)
 
 
 def rewrite(names: pa.Table, config: PoolConfig, serialized: bytes) -> Iterator[pa.Table]:
@@ -152,10 +159,11 @@ def rewrite(names: pa.Table, config: PoolConfig, serialized: bytes) -> Iterator[
     schema = _schema(serialized)
     for name in names["name"].to_pylist():
         rows = read_file(f"{config.out}/{name}", config.s3_endpoint)
-        yield _write(name, pa.Table.from_pylist(rows, schema), [], config)
+        yield write_file(name, pa.Table.from_pylist(rows, schema), [], config)
 
 
-def _write(name: str, table: pa.Table, columns: list[str], config: PoolConfig) -> pa.Table:
+def write_file(name: str, table: pa.Table, columns: list[str], config: PoolConfig) -> pa.Table:
+    """Write a file below `config.out`; its WRITTEN row. `columns` are those of its shard."""
     data = _parquet(table) if config.format == "parquet" else _json_lines(table)
     put(f"{config.out}/{name}", data, config.s3_endpoint)
     facts = {
