@@ -93,9 +93,9 @@ VARIABLES = re.compile(r"SECRET|TOKEN|PASSW|_SAS|ACCOUNT_KEY|CONNECTION_STRING|A
 PLACES = re.compile(r"_(FILE|PATH|DIR|URI|URL|ARN)$")
 
 HOW = (
-    "credentials come from the AWS variables or the machine's role, fsspec's configuration, or "
-    "HF_TOKEN, and never from a setting, which is kept in records: take the password, key or token "
-    "out of it"
+    "credentials come from the AWS variables, the machine's role, fsspec's configuration or "
+    "HF_TOKEN, never from a setting, because settings are kept in records: remove the password, "
+    "key or token"
 )
 
 
@@ -103,7 +103,7 @@ def refuse_credentials(setting: str, value: Any) -> None:
     """Raise UserError where a setting holds credentials, without saying which."""
     texts = value if isinstance(value, (list, tuple)) else [value]
     if any(isinstance(text, str) and _find(text) for text in texts):
-        raise UserError(f"{setting}: holds what looks like credentials, and is refused: {HOW}")
+        raise UserError(f"{setting}: contains what looks like credentials and is refused: {HOW}")
 
 
 def scrub(text: str) -> str:

@@ -96,7 +96,8 @@ class Metric:
         """Raise UserError for a metric that nothing can be ranked by."""
         if self.better == "-":
             raise UserError(
-                f"--by {self.name}: it has no better way; rsr-ray metrics lists those that have"
+                f"--by {self.name}: this metric has no direction, so nothing can be ranked by "
+                "it; rsr-ray metrics lists the directions"
             )
 
     def order(self, values: np.ndarray) -> np.ndarray:
@@ -115,7 +116,8 @@ CONTROLS: dict[str, tuple[str, str]] = {
     "shortest": ("T", "lower"),
     "rule_quality": (
         "0.30 z(T) + 0.20 z(check, verify) + 0.25 z(perhaps, might) + 0.25 z(therefore, since), "
-        "a word's times of all words; z among the prompt's candidates (arXiv 2502.03387)",
+        "each the share of these words among all words; z among the prompt's candidates (arXiv "
+        "2502.03387)",
         "higher",
     ),
 }
@@ -141,7 +143,7 @@ def _rsr(suffix: str, clip: str, published: float | None) -> Metric:
     return Metric(
         name=f"rsr{suffix}",
         formula=formula,
-        unit="ranks a nat",
+        unit="ranks per nat",
         source=PAPER,
         better="lower",
         numerator=column,
@@ -162,7 +164,7 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="rsr_mean",
             formula="mean over trajectories of rsr",
-            unit="ranks a nat",
+            unit="ranks per nat",
             source=PAPER,
             better="lower",
             numerator="rank_sum",
@@ -171,11 +173,8 @@ REGISTRY: dict[str, Metric] = {
         ),
         Metric(
             name="rsr_token_mean",
-            formula=(
-                "mean min(r, r_max) / l; grows without bound as l nears 0, and was found to have "
-                "no use"
-            ),
-            unit="ranks a nat",
+            formula="mean min(r, r_max) / l; unbounded as l nears 0; found to be of no use",
+            unit="ranks per nat",
             source=PAPER,
             better="-",
             numerator="token_ratio_sum",
@@ -183,8 +182,8 @@ REGISTRY: dict[str, Metric] = {
         ),
         Metric(
             name="rsr_token_mean_top30",
-            formula="mean min(r, r_max) / l over the 30% of tokens of highest l",
-            unit="ranks a nat",
+            formula="mean min(r, r_max) / l over the 30% of tokens with the highest l",
+            unit="ranks per nat",
             source=PAPER,
             better="lower",
             numerator="token_ratio_top30_sum",
@@ -194,7 +193,7 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="rank_entropy_ratio",
             formula="sum min(r, r_max) / sum H",
-            unit="ranks a nat",
+            unit="ranks per nat",
             source=PAPER,
             better="lower",
             numerator="rank_sum",
@@ -205,7 +204,7 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="mean_rank",
             formula="mean min(r, r_max)",
-            unit="ranks a token",
+            unit="ranks per token",
             source=PAPER,
             better="lower",
             numerator="rank_sum",
@@ -214,7 +213,7 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="mean_rank_unclipped",
             formula="mean r",
-            unit="ranks a token",
+            unit="ranks per token",
             source=PAPER,
             better="lower",
             numerator="rank_sum_unclipped",
@@ -222,8 +221,8 @@ REGISTRY: dict[str, Metric] = {
         ),
         Metric(
             name="mean_surprisal",
-            formula="mean l; minus it is global naturalness, what GRAPE chooses by",
-            unit="nats a token",
+            formula="mean l; its negative is global naturalness, the criterion of GRAPE",
+            unit="nats per token",
             source="arXiv 2502.04194",
             better="lower",
             numerator="surprisal_sum",
@@ -232,7 +231,7 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="mean_entropy",
             formula="mean H",
-            unit="nats a token",
+            unit="nats per token",
             source=PAPER,
             better="lower",
             numerator="entropy_sum",
@@ -244,7 +243,7 @@ REGISTRY: dict[str, Metric] = {
                 "mean over steps of mean -l, given only the prompt and the last steps (--steps, "
                 "--step-window)"
             ),
-            unit="nats a token",
+            unit="nats per token",
             source="arXiv 2510.03988",
             better="higher",
             numerator="step_surprisal_sum",
@@ -254,8 +253,8 @@ REGISTRY: dict[str, Metric] = {
         ),
         Metric(
             name="min_k",
-            formula="mean l over the 20% of tokens of highest l",
-            unit="nats a token",
+            formula="mean l over the 20% of tokens with the highest l",
+            unit="nats per token",
             source="arXiv 2310.16789",
             better="lower",
             numerator="surprisal_top20_sum",
@@ -272,7 +271,8 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="improbable_share",
             formula=(
-                f"share of tokens with p < {IMPROBABLE}: those Reverse Speculative Decoding refuses"
+                f"share of tokens with p < {IMPROBABLE}: those that Reverse Speculative Decoding "
+                "rejects"
             ),
             unit="1",
             source="arXiv 2509.22230",
@@ -293,7 +293,7 @@ REGISTRY: dict[str, Metric] = {
         ),
         Metric(
             name="n_tokens",
-            formula="T, the length: the control to show beside every metric",
+            formula="T, the length: a control to show next to every metric",
             unit="tokens",
             source=PAPER,
             better="-",
@@ -311,5 +311,5 @@ METRICS = REGISTRY  # as `rsr_ray.METRICS`
 def find_metric(name: str) -> Metric:
     """A metric of the registry. Raises UserError."""
     if name not in REGISTRY:
-        raise UserError(f"--by {name}: no such metric; there are {', '.join(REGISTRY)}")
+        raise UserError(f"--by {name}: no such metric; metrics: {', '.join(REGISTRY)}")
     return REGISTRY[name]

@@ -21,31 +21,33 @@ REJECT_REASONS: dict[str, str] = {
         "Reading, normalizing or encoding the row raised an error, or the row is larger than any "
         "that can be scored."
     ),
-    "identity": "An id, teacher or sample is of a type that names nothing, or is not valid UTF-8.",
+    "identity": (
+        "An id, teacher or sample has a type that cannot name anything, or is not valid UTF-8."
+    ),
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
     "unread_content": (
-        "The row may hold text of the assistant that would not be read: a key that nothing reads, "
-        "or two that differ."
+        "The row may have assistant text that would not be read: a key that nothing reads, or "
+        "two keys that differ."
     ),
     "not_text": "A turn's content is not text, or is not valid unicode.",
     "no_teacher": (
         "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher."
     ),
     "no_assistant_turn": "The conversation has no assistant turn, so there is nothing to score.",
-    "empty_response": "Every assistant turn is empty or white space, or yields no scorable token.",
+    "empty_response": "Every assistant turn is empty or whitespace, or yields no scorable token.",
     "tool_calls": (
         "A tool call names no function, or its arguments or the declared tools are not JSON, or "
-        "are nested too deep."
+        "are nested too deeply."
     ),
     "template_error": (
         "The student's chat template refuses the conversation, takes over 10 s for it, or the "
-        "place of a turn in it cannot be found."
+        "position of a turn in the rendering cannot be found."
     ),
     "template_drops_response": (
         "The student's chat template leaves out part of an assistant turn (often the <think> text)."
     ),
     "template_changes_response": (
-        "The student's chat template rewrites an assistant turn beyond stripping white space at "
+        "The student's chat template rewrites an assistant turn beyond stripping whitespace at "
         "its ends."
     ),
     "tokenizer_error": "The student's tokenizer failed on the rendered text.",
@@ -54,7 +56,7 @@ REJECT_REASONS: dict[str, str] = {
         "or --max-length)."
     ),
     "too_large_for_memory": (
-        "The row alone does not fit into the replica's memory beside the student."
+        "The row alone does not fit into the replica's memory alongside the student."
     ),
     "non_finite_score": (
         "The student's logits gave a surprisal or entropy that is not a finite number."
@@ -63,23 +65,23 @@ REJECT_REASONS: dict[str, str] = {
 
 # Why `choose` leaves a scored row out; a rejected one is rejected/<reason>.
 DROPPED: dict[str, str] = {
-    "duplicate": "The same trajectory_id and content again for this prompt and teacher.",
+    "duplicate": "It repeats a trajectory_id and content of this prompt and teacher.",
     "teachers": "Its teacher is not among --teachers.",
     "exclude_teachers": "Its teacher is among --exclude-teachers.",
-    "truncated": "It was cut to the length limit before it was scored (--complete-only).",
+    "truncated": "It was truncated to the length limit before it was scored (--complete-only).",
     "incomplete": "The corpus says that the answer is not complete (--keep-incomplete keeps it).",
     "min_tokens": "It has fewer scored tokens than --min-tokens.",
     "max_tokens": "It has more scored tokens than --max-tokens.",
     "not_verified": "The corpus says that the answer is not correct (--verified).",
     "no_verdict": "The corpus does not say whether the answer is correct (--verified).",
-    "no_value": "It has no value of the metric.",
+    "no_value": "It has no value for the metric.",
     "eval_exact": "Its prompt is in --eval-set.",
     "eval_normalized": (
         "Its prompt is in --eval-set but for letter case, punctuation and white space."
     ),
     "eval_near": "Its prompt is nearly one of --eval-set (--eval-overlap).",
     "trainer_length": "An answer to its prompt is cut at --trainer-length (arms).",
-    "missing": "Its shard is gone, or was replaced since it was scored (--skip-missing).",
+    "missing": "Its shard is missing, or was replaced since it was scored (--skip-missing).",
 }
 
 
@@ -90,7 +92,7 @@ def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
 TURN_SUMS = pa.struct(
     [
         _column("turn", pa.int64(), "0-based turn of the conversation"),
-        _column("n_tokens", pa.int64(), "as of the whole trajectory, here and below"),
+        _column("n_tokens", pa.int64(), "as for the whole trajectory, here and below"),
         _column("rank_sum", pa.int64(), ""),
         _column("surprisal_sum", pa.float64(), ""),
         _column("entropy_sum", pa.float64(), ""),
@@ -112,23 +114,23 @@ SCORES = pa.schema(
         _column(
             "sample",
             pa.int64(),
-            "number of the answer among one teacher's answers to one prompt, from the data",
+            "index of the answer among one teacher's answers to one prompt, from the data",
         ),
         _column("source", pa.string(), "URI of the input object"),
         _column(
             "source_row",
             pa.int64(),
-            "0-based row in the input object; a row of several answers counts as several",
+            "0-based row in the input object; a row with several answers counts as several rows",
         ),
         _column(
             "content",
             pa.string(),
-            "hash of the conversation and its tools; null for a row of which none could be read",
+            "hash of the conversation and its tools; null if no conversation could be read",
         ),
         _column(
             "complete",
             pa.bool_(),
-            "whether the corpus says that the answer ended by itself; null where it does not say",
+            "whether the corpus marks the answer as complete; null if it does not say",
         ),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
         _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
@@ -151,14 +153,16 @@ SCORES = pa.schema(
         _column(
             "token_ratio_sum",
             pa.float64(),
-            "ranks a nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal at "
-            "least 2**-24",
+            "ranks per nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal "
+            "at least 2**-24",
         ),
         _column(
             "n_top30", pa.int64(), "the 30% of scored tokens with the highest surprisal, rounded up"
         ),
         _column(
-            "token_ratio_top30_sum", pa.float64(), "ranks a nat; token_ratio_sum over those tokens"
+            "token_ratio_top30_sum",
+            pa.float64(),
+            "ranks per nat; token_ratio_sum over those tokens",
         ),
         _column(
             "n_top20", pa.int64(), "the 20% of scored tokens with the highest surprisal, rounded up"
@@ -174,32 +178,33 @@ SCORES = pa.schema(
         _column(
             "n_steps",
             pa.int64(),
-            "steps of the assistant's text, where --metrics asked for local_naturalness",
+            "steps of the assistant's text, if --metrics asked for local_naturalness",
         ),
         _column(
             "step_surprisal_sum",
             pa.float64(),
-            "nats a token; sum over steps of their mean surprisal given the prompt and the last "
-            "steps only",
+            "nats per token; sum over steps of their mean surprisal given the prompt and the "
+            "last steps only",
         ),
         _column("mean_rank", pa.float64(), "rank_sum / n_tokens"),
-        _column("mean_surprisal", pa.float64(), "nats a token; surprisal_sum / n_tokens"),
-        _column("mean_entropy", pa.float64(), "nats a token; entropy_sum / n_tokens"),
-        _column("rsr", pa.float64(), "ranks a nat; rank_sum / surprisal_sum; lower is better"),
+        _column("mean_surprisal", pa.float64(), "nats per token; surprisal_sum / n_tokens"),
+        _column("mean_entropy", pa.float64(), "nats per token; entropy_sum / n_tokens"),
+        _column("rsr", pa.float64(), "ranks per nat; rank_sum / surprisal_sum; lower is better"),
         _column(
             "local_naturalness",
             pa.float64(),
-            "nats a token; -step_surprisal_sum / n_steps; higher is better",
+            "nats per token; -step_surprisal_sum / n_steps; higher is better",
         ),
         _column(
             "turns",
             pa.list_(TURN_SUMS),
-            "the sums of each assistant turn, in order, where --per-turn asked for them",
+            "the sums of each assistant turn, in order, if --per-turn asked for them",
         ),
         _column(
             "truncated",
             pa.bool_(),
-            "the row was cut to the length limit before scoring; null for a rejected row",
+            "whether the row was truncated to the length limit before scoring; null for a "
+            "rejected row",
         ),
         _column(
             "reject_reason",
@@ -222,8 +227,8 @@ TOKENS = pa.schema(
         _column(
             "text",
             pa.list_(pa.string()),
-            "the token's part of the rendered text; of several tokens in one character the last "
-            "has it",
+            "the token's part of the rendered text; if several tokens share a character, the "
+            "last one has it",
         ),
         _column("rank", pa.list_(pa.int32()), "1-based, not clipped"),
         _column("surprisal", pa.list_(pa.float32()), "nats"),
@@ -244,34 +249,35 @@ TEACHERS = pa.schema(
         _column(
             "n_duplicates",
             pa.int64(),
-            "further rows of a trajectory_id and content already counted; they enter no aggregate",
+            "further rows with a trajectory_id and content already counted; not in any aggregate",
         ),
         _column(
             "n_repeated_ids",
             pa.int64(),
-            "trajectories among n_trajectories of a trajectory_id that another has, with other "
-            "content",
+            "trajectories among n_trajectories that share a trajectory_id with different content",
         ),
         _column(
             "n_complete",
             pa.int64(),
-            "trajectories among n_trajectories that the corpus says are complete",
+            "trajectories among n_trajectories that the corpus marks as complete",
         ),
         _column(
             "n_incomplete",
             pa.int64(),
-            "trajectories among n_trajectories that the corpus says are not complete",
+            "trajectories among n_trajectories that the corpus marks as not complete",
         ),
         _column(
             "n_truncated",
             pa.int64(),
-            "trajectories among n_trajectories that were cut to the length limit",
+            "trajectories among n_trajectories that were truncated to the length limit",
         ),
         _column("n_tokens", pa.int64(), "scored tokens"),
-        _column("mean_tokens", pa.float64(), "scored tokens a trajectory"),
+        _column("mean_tokens", pa.float64(), "scored tokens per trajectory"),
         _column("mean_rank", pa.float64(), "mean over trajectories of mean_rank"),
         _column(
-            "mean_surprisal", pa.float64(), "nats a token; mean over trajectories of mean_surprisal"
+            "mean_surprisal",
+            pa.float64(),
+            "nats per token; mean over trajectories of mean_surprisal",
         ),
         _column(
             "rsr",
@@ -290,8 +296,8 @@ TEACHERS = pa.schema(
             pa.float64(),
             "sample standard deviation over trajectories of rsr (n - 1); null for one",
         ),
-        _column("place", pa.int64(), "1 = lowest rsr; null where nothing was scored"),
-        _column("fingerprint", pa.string(), "fingerprint of the scores reduced here"),
+        _column("place", pa.int64(), "1 = lowest rsr; null if nothing was scored"),
+        _column("fingerprint", pa.string(), "fingerprint of the scores that were aggregated"),
     ]
 )
 

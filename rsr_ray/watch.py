@@ -28,7 +28,7 @@ def attempt() -> int:
     n = worker.core_worker.get_current_task_attempt_number()  # has no public name in Ray 2.60
     if n >= ATTEMPTS:
         raise RunError(
-            f"a task ended the process it ran in {n} times over (out of memory? Ray's logs tell)"
+            f"the process of a task died {n} times in a row (out of memory? See Ray's logs)"
         )
     return n
 
@@ -76,7 +76,7 @@ class Counters:
         self.tokens_per_second = tagged(
             Gauge,
             "tokens_per_second",
-            "tokens a second of the replica's last work unit, prompts included",
+            "tokens per second of the replica's last work unit, prompts included",
         )
         self.padding_share = tagged(
             Gauge,

@@ -138,7 +138,7 @@ def test_what_a_template_renders_whole_is_scored(template, turn, earlier):
     for mode, detail in says.items():  # a reject names what can, and only that
         other = "verbatim" if mode == "template" else "template"
         assert (f"--render {other} keeps it" in detail) == (other in scored), detail
-        assert scored or "--chat-template gives another" in detail
+        assert scored or "another with --chat-template" in detail
 
 
 if __name__ == "__main__":

@@ -364,7 +364,7 @@ def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(
         "local naturalness: rank correlation with global naturalness over 4 trajectories "
         "1.000; median number of steps 3.5"
     )
-    assert collapsed.startswith("it has collapsed")
+    assert collapsed.startswith("local naturalness has collapsed")
     assert notes(config(by="local_naturalness"), store, "f", [names[1]], said_complete=1) == []
     assert notes(config(by="rsr"), store, "f", names, said_complete=1) == []
 
@@ -432,7 +432,7 @@ def test_a_capped_choice_is_the_brute_force_one(seed, k, share):
 
 def test_a_share_that_too_few_teachers_can_keep_is_an_error_and_says_so():
     _, summary = chosen_of(as_table(made_up(n_teachers=3)), max_share=0.3)
-    with pytest.raises(UserError, match="--max-share 0.3 cannot be kept with 3 teachers"):
+    with pytest.raises(UserError, match="--max-share 0.3 cannot be met with 3 teachers"):
         manifest_of(summary, max_share=0.3)
 
 
@@ -460,7 +460,7 @@ def test_no_value_of_the_metric_says_what_to_score():
 def test_a_teacher_that_is_not_there_is_named(name, option):
     _, summary = chosen_of(as_table(made_up()))
     with pytest.raises(
-        UserError, match=f"{option} t9: the store has no such teacher; there: t0, t1, t2, t3, t4"
+        UserError, match=f"{option} t9: not in the store; teachers: t0, t1, t2, t3, t4"
     ):
         manifest_of(summary, **{name: ("t1", "t9")})
 
@@ -469,9 +469,7 @@ def test_a_column_in_which_no_row_says_whether_it_is_complete_is_named():
     rows = made_up()
     _, silent = chosen_of(as_table(rows))
     _, told = chosen_of(as_table(rows.assign(complete=[n != 7 or None for n in range(len(rows))])))
-    with pytest.raises(
-        UserError, match=r"no row says anything in a column whole \(--complete-column\)"
-    ):
+    with pytest.raises(UserError, match=r"--complete-column whole: no row has a value"):
         manifest_of(silent, complete_only=True, complete_column="whole")
     manifest_of(silent, told, complete_only=True, complete_column="whole")
     manifest_of(silent, complete_only=True)
@@ -490,7 +488,7 @@ def test_a_column_in_which_no_row_says_whether_it_is_complete_is_named():
         ({"min_tokens": 9, "max_tokens": 3}, "--min-tokens 9"),
         (
             {"complete_column": "whole", "keep_incomplete": True},
-            "--keep-incomplete: --complete-column leaves them out",
+            "--keep-incomplete contradicts --complete-column",
         ),
         ({"columns": ("x",)}, "NAME=COLUMN"),
         ({"store": "s3://me:secret@host/x"}, "password"),
@@ -517,7 +515,7 @@ def test_scores_of_several_fingerprints_do_not_mix(tmp_path):
         path.touch()
     with pytest.raises(UserError, match=f"--fingerprint {'a' * 16} or {'b' * 16}"):
         find_units(store, None)
-    with pytest.raises(UserError, match="the store holds"):
+    with pytest.raises(UserError, match="the store has"):
         find_units(store, "c" * 16)
     assert find_units(store, "a" * 16)[1] == [path.name]
 
@@ -540,7 +538,7 @@ def test_a_folder_with_anything_else_in_it_is_not_written_to(tmp_path):
         refuse_foreign(config(out=str(tmp_path)))
     refuse_foreign(config(out=str(tmp_path), overwrite=True))
     (tmp_path / "thesis.docx").touch()
-    with pytest.raises(UserError, match="holds thesis.docx, which no choice wrote"):
+    with pytest.raises(UserError, match="contains thesis.docx, which rsr-ray choose did not write"):
         refuse_foreign(config(out=str(tmp_path), overwrite=True))
 
 
@@ -578,7 +576,7 @@ def test_what_a_column_says(value, verdict):
 
 
 def test_a_verdict_that_is_none_is_named():
-    with pytest.raises(UserError, match="x.jsonl row 3: column correct holds 0.37"):
+    with pytest.raises(UserError, match="x.jsonl row 3: column correct has 0.37"):
         says({"correct": 0.37}, "correct", "x.jsonl row 3")
 
 

@@ -167,7 +167,7 @@ def test_a_key_may_be_spelt_like_its_option_but_not_twice(tmp_path, capsys):
     file = tmp_path / "settings.yaml"
     file.write_text("max-tokens: 7\nmax_tokens: 8\n")
     assert main(["choose", "--config", str(file)]) == 2
-    assert capsys.readouterr().err.endswith("'max_tokens' is there twice\n")
+    assert capsys.readouterr().err.endswith("'max_tokens' appears twice; remove one\n")
 
 
 def test_a_student_is_called_by_its_name_folder_or_hub_id(monkeypatch):

@@ -73,10 +73,10 @@ def test_a_yaml_file_sets_what_an_option_sets_and_the_option_wins(tmp_path):
     ("text", "says"),
     [
         ("rmax: 50", "unknown key 'rmax'"),
-        ("r_max: many", "not int"),
+        ("r_max: many", "must be a whole number"),
         ("- a", "mapping"),
         ("a: [", "--config"),
-        ("student: 3", "not str"),
+        ("student: 3", "must be text"),
     ],
 )
 def test_a_wrong_yaml_file_is_named(tmp_path, text, says):

@@ -329,20 +329,20 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path,
     rows[0]["accuracy"] = None
     result = correlate(from_table(write(tmp_path / "t.csv", rows), None), **FEW)
     assert list(result.students) == ["a", "b"]
-    assert "student few: 2 teachers with an accuracy, 3 are needed" in result.left_out
+    assert "student few: 2 teachers with an accuracy, but 3 are needed" in result.left_out
     assert "student a, teacher t0: no accuracy" in result.left_out
     found = by_name(result)
     assert found["rsr"].students["a"].n == 5
     for name, why in (
         ("same", "every teacher has the same value"),
-        ("some", "2 values, 3 are needed"),
+        ("some", "2 values, but 3 are needed"),
     ):
         assert found[name].students["b"].why_null == why
         told = found[name].to_json()
         assert told["spearman"] is told["p"] is told["interval"] is None
     assert main(["correlate", "--table", str(tmp_path / "t.csv")]) == 0
     assert (
-        "no interval of rsr: every draw of teachers has the same correlation"
+        "no interval for rsr: every draw of teachers has the same correlation"
         in capsys.readouterr().out
     )
 
@@ -352,7 +352,7 @@ def test_what_is_missing_or_constant_is_null_with_a_reason_and_never_0(tmp_path,
     [
         ({"accuracy": "high"}, "column accuracy: 'high' in row 1 is not a number"),
         ({"rsr": "n.a."}, "column rsr: 'n.a.' in row 1 is not a number"),
-        ({"teacher": "t1"}, "student s and teacher t1 are there twice"),
+        ({"teacher": "t1"}, "student s and teacher t1 appear twice"),
     ],
 )
 def test_a_wrong_cell_is_named(tmp_path, capsys, change, says):
@@ -365,13 +365,13 @@ def test_a_wrong_cell_is_named(tmp_path, capsys, change, says):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--by", "rsr", "nothing"], "--by nothing: there is no such metric; metrics: rsr"),
-        (["--without", "t9"], "--without t9: there is no such teacher; teachers: t0, t1"),
-        (["--set", "s/t0=1"], "--set s/t0=1: there is no such student, teacher and column"),
+        (["--by", "rsr", "nothing"], "--by nothing: no such metric; metrics: rsr"),
+        (["--without", "t9"], "--without t9: no such teacher; teachers: t0, t1"),
+        (["--set", "s/t0=1"], "--set s/t0=1: no such student, teacher or column"),
         (["--set", "s/t0/rsr"], "STUDENT/TEACHER/COLUMN=VALUE"),
         (["--without", "t0", "t1", "t2"], "no student to correlate: student s: 2 teachers"),
         (["--permutations", "0"], "--permutations 0"),
-        (["--accuracies", "x.csv"], "--store and --accuracies go together"),
+        (["--accuracies", "x.csv"], "--store and --accuracies must be used together"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, capsys, options, says):
@@ -382,9 +382,9 @@ def test_a_wrong_option_is_named(tmp_path, capsys, options, says):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("t.csv", "student,teacher,rsr\na,b,1\n", "no column accuracy"),
-        ("t.csv", "student,teacher,accuracy\na,b,1\n", "no column of a metric"),
-        ("t.csv", "student,teacher,accuracy,rsr,rsr\na,b,1,2,3\n", "column rsr is there twice"),
+        ("t.csv", "student,teacher,rsr\na,b,1\n", "missing column accuracy"),
+        ("t.csv", "student,teacher,accuracy\na,b,1\n", "no metric column"),
+        ("t.csv", "student,teacher,accuracy,rsr,rsr\na,b,1,2,3\n", "column rsr appears twice"),
         ("t.csv", "student,teacher,accuracy,rsr\n", "no rows"),
         ("t.csv", "", "cannot be read"),
         ("t.csv", "student,teacher,accuracy\na,b\n", "cannot be read"),
@@ -392,7 +392,7 @@ def test_a_wrong_option_is_named(tmp_path, capsys, options, says):
         ("t.json", "[{]", "cannot be read"),
         ("t.jsonl", "{]", "cannot be read"),
         ("t.parquet", "no", "cannot be read"),
-        ("t.txt", "no", "ends with .csv"),
+        ("t.txt", "no", "must end with .csv"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, name, text, says):
@@ -403,7 +403,7 @@ def test_a_wrong_file_is_named(tmp_path, name, text, says):
 
 def test_a_missing_file_is_named(tmp_path, capsys):
     assert main(["correlate", "--table", str(tmp_path / "no.csv")]) == 2
-    assert "no.csv: there is no such file" in capsys.readouterr().err
+    assert "no.csv: no such file" in capsys.readouterr().err
 
 
 def test_a_cell_is_read_differently_where_names_hold_slashes(tmp_path):
@@ -465,7 +465,7 @@ def test_a_metric_that_goes_the_wrong_way_is_told(tmp_path, capsys):
     )
     shown = capsys.readouterr().out
     assert (
-        "wrong sign: rsr should be lower for better teachers, and in this table it is not (p = "
+        "wrong sign: rsr should be lower for better teachers, but in this table it is not (p = "
         in shown
     )
     assert "wrong sign: lark" not in shown
@@ -509,7 +509,7 @@ def test_a_stores_scores_with_accuracies(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["left_out"] == [
         "student s: the store has no scores of teacher E",
-        "student other: the store has no scores of it",
+        "student other: the store has no scores for it",
     ]
     (rsr,) = [of["students"]["s"] for of in told["metrics"] if of["metric"] == "rsr"]
     x = [values[teacher]["rsr"] for teacher in "ABCD"]
@@ -523,7 +523,7 @@ def test_a_stores_scores_with_accuracies(tmp_path, capsys):
     assert f"student s: values on {prompts}" in capsys.readouterr().out
 
     assert main([*options[:2], str(tmp_path / "empty"), *options[3:]]) == 2
-    assert "no scores of any student" in capsys.readouterr().err
+    assert "no scores for any student" in capsys.readouterr().err
     assert main(["correlate", "--store", store.uri]) == 2
 
 
@@ -558,5 +558,5 @@ def test_a_stores_values_are_those_of_the_ranking(tmp_path, shared):
                 teacher: of[name] for teacher, of in values.items()
             }
     assert prompts.startswith(
-        "the 4 prompts that all 3 teachers" if shared else "all prompts, each teacher's own"
+        "the 4 prompts that all 3 teachers" if shared else "each teacher's own prompts"
     )

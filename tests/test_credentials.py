@@ -324,7 +324,9 @@ def test_there_are_many_of_both_kinds():
 
 @EVERY
 def test_it_is_refused_without_being_quoted(shape):
-    with pytest.raises(UserError, match="^--store: holds what looks like credentials") as refused:
+    with pytest.raises(
+        UserError, match="^--store: contains what looks like credentials"
+    ) as refused:
         refuse_credentials("--store", plain(shape))
     check_gone(shape, str(refused.value))
     with pytest.raises(UserError):
@@ -386,7 +388,7 @@ def test_no_setting_takes_it(config, name):
         with pytest.raises(UserError) as refused:
             config(**(given | {name: ("x", plain(shape)) if many else plain(shape)}))
         assert str(refused.value).startswith(
-            f"--{name.replace('_', '-')}: holds what looks like credentials"
+            f"--{name.replace('_', '-')}: contains what looks like credentials"
         )
         check_gone(shape, str(refused.value))
 

@@ -243,9 +243,9 @@ def test_a_teacher_of_whom_nothing_was_scored_stays_until_that_is_sure_and_stops
     assert any("b" not in alive and "none" in alive for _, alive in told), (
         "the others are compared meanwhile"
     )
-    assert state.left["none"] == f"nothing of it could be scored in {sure} prompts"
+    assert state.left["none"] == f"none of its answers to {sure} prompts could be scored"
     assert (state.winner, state.alive) == ("a", ["a"])
-    assert state.reason == "no other teacher can win any more; nothing of none could be scored"
+    assert state.reason == "no other teacher can still win; no answer of none could be scored"
 
 
 def test_a_teacher_whose_first_score_comes_late_can_win():
@@ -263,7 +263,7 @@ def test_where_nothing_of_the_others_could_be_scored_that_is_the_reason():
     state = run(x, y)
     assert (state.winner, state.reason) == (
         "0",
-        "there is no other teacher left; nothing of 1 could be scored",
+        "no other teacher is left; no answer of 1 could be scored",
     )
     x[:] = np.nan
     state = run(x, y)
@@ -284,7 +284,7 @@ def test_too_few_prompts_with_a_score_of_every_teacher_decide_nothing(n_prompts,
     state = run(x, np.ones_like(x))
     assert (state.winner, state.alive, state.left) == (None, ["0", "1"], {})
     assert state.reason.startswith(
-        f"{n_scored} of {n_prompts} prompts have a score of every teacher still in"
+        f"{n_scored} of {n_prompts} prompts have a score of every remaining teacher"
     )
 
 
@@ -314,11 +314,12 @@ def test_a_tie_is_called_one():
         assert state.left["b"].startswith("worse than ")
         early = state.standings["b"].round < state.round
         scored = (
-            "all 30 prompts of the teachers still in are scored; b left earlier, on a bound"
+            "all 30 prompts of the remaining teachers are scored; b dropped out earlier, on a "
+            "confidence bound"
             if early
             else "all 30 prompts are scored"
         )
-        assert state.reason == f"{scored}; it is a tie with c, and a comes first by name"
+        assert state.reason == f"{scored}; tied with c, and a comes first by name"
 
 
 # --- over many repetitions-------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_a_prompt_that_is_rendered_already_is_taken_as_it_stands():
     spans, whose, text = scored(turns, FIELD, raw=True)
     assert (spans, whose) == ([THOUGHT + "\n\nIt is 4."], [1])
     assert text == asked["content"].removesuffix("<think>\n") + spans[0]
-    with pytest.raises(BadRow, match="--render raw takes a rendered prompt and an answer"):
+    with pytest.raises(BadRow, match="--render raw expects a rendered prompt and an answer"):
         scored([*turns, *turns], FIELD, raw=True)
 
 

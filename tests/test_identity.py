@@ -117,7 +117,7 @@ def test_a_float_is_none_refused_or_the_number_that_it_is(value):
     if not math.isfinite(value):
         assert name_of(value, "id") is None
     elif value == int(value) and abs(value) >= EXACT:
-        with pytest.raises(BadRow, match="stands for several whole numbers"):
+        with pytest.raises(BadRow, match="too large to stand for one whole number"):
             name_of(value, "id")
     else:
         name = name_of(value, "id")

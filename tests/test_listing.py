@@ -63,8 +63,8 @@ def test_loops_end_and_a_file_with_two_names_is_read_once(tmp_path):
     for corpus in [(tmp_path,), (tmp_path, tmp_path / "b"), (f"{tmp_path}/**",)]:
         uris, told = listed(*corpus)
         assert uris == [str(here)]
-        assert "another name of a file that is read, e.g." in told
-    assert "1 a link to a folder that it lies in, e.g." in listed(tmp_path)[1]
+        assert "another name for a file that is read, e.g." in told
+    assert "1 a link to a folder that contains it, e.g." in listed(tmp_path)[1]
 
 
 def test_what_is_skipped_is_told_and_customary_files_are_not(tmp_path):
@@ -83,7 +83,7 @@ def test_what_is_skipped_is_told_and_customary_files_are_not(tmp_path):
     assert uris == [str(tmp_path / "a.jsonl")]
     assert told == (
         f"not read: 2 hidden (its name starts with . or _), e.g. {tmp_path}/.hidden.jsonl; "
-        f"2 without a shard's ending, e.g. {tmp_path}/more.csv"
+        f"2 without a known extension, e.g. {tmp_path}/more.csv"
     )
     assert listed(tmp_path / "a.jsonl")[1] == ""
 
@@ -103,7 +103,7 @@ def test_what_datasets_keeps_beside_arrow_files(tmp_path):
         "other/state.json",
         "train/data-00000-of-00001.arrow",
     ]
-    assert "4 a data set's own description or cache" in told
+    assert "4 a dataset's metadata or cache" in told
     assert dataset_files(["a/cache-1.arrow"]) == set()
 
 
@@ -146,7 +146,8 @@ def nobody():
 
 
 @pytest.mark.parametrize(
-    ("closed", "what"), [("t", "t cannot be listed"), ("t/x.jsonl", r"x\.jsonl may not be read")]
+    ("closed", "what"),
+    [("t", "t cannot be listed"), ("t/x.jsonl", r"x\.jsonl cannot be read by this user")],
 )
 def test_what_may_not_be_read_is_named(closed, what):
     folder = Path(tempfile.mkdtemp())

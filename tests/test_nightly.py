@@ -72,9 +72,9 @@ def test_the_summary_in_words():
         night(("N", 1, 7), ("B", 2, 11), ("A", 3, 10), ("Z", 0, 0), over_length=2),
     )
     assert "new teacher N takes place 1 of 3 (rsr 0.500, lower is better)" in text
-    assert "new teacher Z has nothing scored" in text
+    assert "new teacher Z has no scored trajectories" in text
     assert "B moved from place 2 to 2" not in text
-    assert "places that differ, which may be noise: A 1 -> 3" in text
+    assert "place changes that may be noise: A 1 -> 3" in text
     assert "+8 trajectories: N +7, B +1" in text
     assert "+2 rejected as over_length" in text
     assert "nothing changed" in said(night(("A", 1, 1)), night(("A", 1, 1)))
@@ -152,4 +152,4 @@ def test_a_move_is_one_where_the_places_that_a_teacher_may_have_are_others():
     assert changes.unsure == [Move("D", was=4, now=3)]
     text = said(before, after)
     assert "A moved from place 1 to 4" in text
-    assert "places that differ, which may be noise: D 4 -> 3" in text
+    assert "place changes that may be noise: D 4 -> 3" in text

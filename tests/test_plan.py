@@ -36,7 +36,10 @@ def test_the_plan_says_what_is_read_as_what(tmp_path):
 @pytest.mark.parametrize(
     ("places", "says"),
     [
-        (("QwQ/2026-11-24/a.jsonl", "R1/2026-11-24/a.jsonl"), "2026-11-24 is taken for a teacher"),
+        (
+            ("QwQ/2026-11-24/a.jsonl", "R1/2026-11-24/a.jsonl"),
+            "teacher 2026-11-24 looks like a date",
+        ),
         (("flat/QwQ.jsonl", "flat/R1.jsonl"), "flat is the only teacher"),
     ],
 )
@@ -54,7 +57,10 @@ def test_prompts_that_are_rendered_already_are_pointed_out(tmp_path):
         json.dumps({"prompt": "<|im_start|>user\n2+2?<|im_end|>", "response": "4"}) + "\n"
     )
     plan = make_plan([InputObject(uri=str(path), version="v", size=1)], None, Reading("T"))
-    assert "1 of the first 1 prompts hold a chat template's markers: --render raw" in plan.notes[0]
+    assert (
+        "1 of the first 1 prompts contain a chat template's markers: use --render raw"
+        in plan.notes[0]
+    )
 
 
 def notes_of(tmp_path, rows, place="A/a.jsonl", **reading):
@@ -80,7 +86,7 @@ def test_several_answers_of_a_folders_teacher_to_a_prompt_are_pointed_out(tmp_pa
     rows = [{"prompt": "2 + 2?", "response": answer} for answer in ("4", "four")]
     notes = notes_of(tmp_path, rows)
     assert any(
-        note.startswith("A, a teacher by its path, has several answers to one prompt")
+        note.startswith("teacher A, named by its path, has several answers to one prompt")
         for note in notes
     )
     assert not notes_of(
@@ -95,7 +101,7 @@ def test_shards_that_a_rule_does_not_match_are_counted(tmp_path):
     (note,) = notes_of(
         tmp_path, [{"prompt": "?", "response": "!"}], teacher_from="{teacher}/*.parquet"
     )
-    assert (
-        note
-        == "1 shards have a path that --teacher-from {teacher}/*.parquet does not match: no teacher"
+    assert note == (
+        "1 shards have no teacher, because --teacher-from {teacher}/*.parquet does not match "
+        "their paths"
     )

@@ -124,6 +124,15 @@ def test_before_the_first_unit_it_says_that_the_student_is_loaded():
     ]
 
 
+def test_replicas_that_are_alive_are_said_where_they_are_known():
+    clock = Clock()
+    run = follow({("k", "v"): 10}, {("k", "v"): 0}, 4, clock)
+    run.counts.n_scored = 1
+    assert "4 replicas" in run.state().parts
+    run.count_replicas = lambda: 3
+    assert "3 of 4 replicas alive" in run.state().parts
+
+
 def test_a_log_has_a_line_now_and_then_and_one_that_ends_soon_has_none(monkeypatch, capsys):
     with shown(lambda: Stage(doing="reading", seconds=1)):
         pass

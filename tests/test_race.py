@@ -98,14 +98,12 @@ def test_teachers_that_share_no_prompt_are_told_which_do():
         ("C", "r", "6"),
         ("E", "s", "7"),
     )
-    with pytest.raises(
-        UserError, match=r"each of the 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"
-    ):
+    with pytest.raises(UserError, match=r"by all 5 teachers: .*--teachers.*C D \(2\); A B \(1\)"):
         Matched.of(rows, (), 0)
     assert Matched.of(rows, ("C", "D"), 0).teachers == ["C", "D"]
-    with pytest.raises(UserError, match="no two of them share any"):
+    with pytest.raises(UserError, match="no two of them share a prompt"):
         Matched.of(rows, ("A", "C"), 0)
-    with pytest.raises(UserError, match="--teachers X: not in the corpus; it has A, B, C, D, E"):
+    with pytest.raises(UserError, match="--teachers X: not in the corpus; teachers: A, B, C, D, E"):
         Matched.of(rows, ("A", "X"), 0)
     with pytest.raises(UserError, match="at least two teachers; the corpus has A"):
         Matched.of(index(("A", "p", "1")), (), 0)
@@ -220,7 +218,7 @@ def test_what_the_store_has_scored_costs_nothing(tmp_path):
     assert not list(tmp_path.glob("races/**/*"))
     text = said(answer)
     assert "0.0% of scoring all 60 matched prompts: 0 of 120 trajectories; 0 tokens scored" in text
-    assert "taken     40 trajectories, 33.3% of that cost, from the store" in text
+    assert "reused    40 trajectories already in the store, 33.3% of that cost" in text
 
 
 def test_only_the_same_row_of_the_same_shard_is_taken(tmp_path):
@@ -301,7 +299,7 @@ def test_the_options(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"by": "lark"}, "--by lark: teachers race by rsr, "),
+        ({"by": "lark"}, "--by lark: not a metric to race on; use rsr, "),
         ({"by": "local_naturalness"}, "--by local_naturalness"),
         ({"by": "n_tokens"}, "--by n_tokens"),
         ({"by": "speed"}, "--by speed"),
@@ -340,7 +338,7 @@ ANSWER = RaceAnswer(
     better="lower",
     decided=True,
     winner="A",
-    reason="no other teacher can win any more",
+    reason="no other teacher can still win",
     next_cost_share=None,
     alive=["A"],
     confidence=0.95,
@@ -389,7 +387,7 @@ def test_the_answer_as_json_has_what_earlier_versions_had():
         "why": "worse than A",
     }
     assert given["rounds"][0]["leader"] == {"teacher": "A", **measured}
-    unknown = TeacherStanding("C", None, 1, "nothing of it could be scored").to_json()
+    unknown = TeacherStanding("C", None, 1, "none of its answers").to_json()
     assert [*unknown] == ["teacher", "left_after_round", "why"]
 
 
@@ -404,12 +402,12 @@ def test_the_answer_in_words():
         decided=False,
         winner=None,
         alive=["A", "B"],
-        reason="the next round is not within the budget",
+        reason="the next round would exceed the budget",
         next_cost_share=0.4567,
     )
     assert race_answer(undecided) == (
-        "Not decided: the next round is not within the budget. 2 teachers could still win: A, B; "
-        "the next round takes the cost to 45.7%: give --budget 0.46 or more to go on"
+        "Not decided: the next round would exceed the budget. 2 teachers could still win: A, B; "
+        "the next round would raise the cost to 45.7%: rerun with --budget 0.46 or more to continue"
     )
     whole = answered(
         rounds=[dataclasses.replace(ROUND, prompts=60, prompts_compared=60)],
@@ -421,7 +419,7 @@ def test_the_answer_in_words():
         reason="every prompt was tried",
     )
     assert race_answer(holes) == (
-        "A is best on the 41 of 60 prompts with a score of every teacher still in: every "
+        "A is best on the 41 of 60 prompts with a score of every remaining teacher: every "
         "prompt was tried"
     )
     alone = answered(decided=False, winner=None, alive=["A"], reason="3 of 60 prompts")
@@ -439,12 +437,12 @@ def test_the_answer_in_words():
     assert "taken" not in text
     assert race_line(ROUND) == (
         "round 1: 20 of 60 prompts, 33.3% of the full cost; A leads, rsr 2.500 (2.400 to "
-        "2.600); out: B; 1 teacher in"
+        "2.600); dropped: B; 1 teacher left"
     )
 
 
 def test_nothing_could_be_scored():
-    nobody = [TeacherStanding(name, None, 1, "nothing of it could be scored") for name in "AB"]
+    nobody = [TeacherStanding(name, None, 1, "none of its answers") for name in "AB"]
     text = said(
         answered(
             decided=False, winner=None, alive=[], reason="nothing could be scored", teachers=nobody

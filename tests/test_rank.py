@@ -149,7 +149,7 @@ def test_two_of_which_one_is_the_best_and_how_many_more_prompts_would_tell():
     more = got.more_prompts
     assert got.sentence == (
         f"{first} or {second} is best on prompts like these (95%); about {more:,} more "
-        f"prompts would probably tell {first} from {second}."
+        f"prompts would probably separate {first} and {second}."
     )
     assert got.pairwise[0][2] == 1
     for i in range(3):
@@ -170,13 +170,12 @@ def test_the_answer_reads_well_however_many_may_be_best():
         said_of(names, list("abcdefg"))
         == "One of 7 teachers (a, b, c, d, e and 2 more) is best on prompts like these (95%)."
     )
-    assert (
-        said_of(names, names)
-        == "Any of the 8 teachers may be best on prompts like these (95%); a is first on these 40."
+    assert said_of(names, names) == (
+        "Any of the 8 teachers may be best on prompts like these (95%); a ranks first on these 40."
     )
-    told = "; about 1,200 more prompts would probably tell a from b"
+    told = "; about 1,200 more prompts would probably separate a and b"
     assert said_of(["a", "b"], ["a", "b"], more=1200) == (
-        f"Either of the 2 teachers may be best on prompts like these (95%); a is first on "
+        f"Either of the 2 teachers may be best on prompts like these (95%); a ranks first on "
         f"these 40{told}."
     )
 
@@ -185,8 +184,12 @@ def test_the_answer_reads_well_however_many_may_be_best():
     ("ranks", "prompts", "said"),
     [
         ({"a": 5.0}, 20, "a is the only teacher."),
-        ({"a": 5.0, "b": 5.0}, 1, "on 1 prompt: too few to say how sure that is."),
-        ({"a": 5.0, "b": 9.0}, 4, "a is first, on 4 prompts: too few to say how sure that is."),
+        ({"a": 5.0, "b": 5.0}, 1, "but 1 prompt is too few for a confidence estimate."),
+        (
+            {"a": 5.0, "b": 9.0},
+            4,
+            "a ranks first, but 4 prompts are too few for a confidence estimate.",
+        ),
         ({"a": 5.0, "b": 9.0}, 30, "a is best on prompts like these (95%)."),
     ],
 )
@@ -207,7 +210,8 @@ def test_equal_teachers_share_everything():
     assert [(t.p_best, t.won) for t in got.teachers] == [(0.5, 0.5)] * 2
     assert got.pairwise == [[0.5, 0.5], [0.5, 0.5]]
     assert got.sentence == (
-        "Either of the 2 teachers may be best on prompts like these (95%); a is first on these 30."
+        "Either of the 2 teachers may be best on prompts like these (95%); a ranks first on "
+        "these 30."
     )
     assert [(t.first_place, t.last_place) for t in got.teachers] == [(1, 2)] * 2
 
@@ -218,10 +222,10 @@ def test_teachers_without_a_prompt_in_common_are_told_so():
     got = rank_teachers(scored_of(rows), RSR)
     assert not got.matched
     assert "no prompt was answered by all 3 teachers" in got.notes[0]
-    assert "30 prompts are shared by a, b: compare these with --teachers." in got.notes[0]
+    assert "30 prompts are shared by a, b: compare only these with --teachers." in got.notes[0]
     assert got.sentence == (
-        "a is first, but the teachers answered different prompts: nothing can be said of "
-        "how sure that is."
+        "a ranks first, but without a confidence estimate, because the teachers answered "
+        "different prompts."
     )
     assert [(t.won, t.p_best) for t in got.teachers] == [(None, None)] * 3
     assert (got.pairwise, got.best, got.more_prompts) == ([], [], None)
@@ -232,7 +236,7 @@ def test_teachers_without_a_prompt_in_common_are_told_so():
         scored_of(rows).only(["a", "x"])
     rows["prompt"] = rows.teacher + rows.prompt.astype(str)
     assert "No two of them share a prompt." in rank_teachers(scored_of(rows), RSR).notes[0]
-    with pytest.raises(UserError, match="no better way"):
+    with pytest.raises(UserError, match="no direction"):
         rank_teachers(scored_of(rows), REGISTRY["n_tokens"])
 
 
@@ -254,8 +258,8 @@ def test_a_teacher_that_answered_little_is_named_with_what_the_others_share():
     rows = rows[(rows.teacher != "c") | (rows.prompt < 8)]
     (note,) = rank_teachers(scored_of(rows), RSR).notes
     assert note == (
-        "all teachers answered 16% of the prompts; c answered the fewest: the others share "
-        "50, so rank them without it (--teachers)"
+        "all teachers answered only 16% of the prompts; c answered the fewest: without it the "
+        "others share 50, so leave it out with --teachers"
     )
 
 
@@ -372,7 +376,7 @@ def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):
         )
     with pytest.raises(
         UserError,
-        match="2 work units of student s, and its teachers/student=s.parquet is not there",
+        match="2 work units of student s, but teachers/student=s.parquet is missing",
     ):
         load_scored(store, [RSR])
     store.write_teachers(

@@ -81,7 +81,7 @@ def test_a_missing_path_is_named(tmp_path, missing):
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no shard found there; shards end with \.parquet"):
+    with pytest.raises(UserError, match=r"no shards found; shards end with \.parquet"):
         list_corpus((str(tmp_path),), None)
 
 

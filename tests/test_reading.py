@@ -159,7 +159,7 @@ def test_a_row_without_any_of_the_answers_is_a_reject_and_a_pattern_that_no_row_
         tmp_path, rows, teacher="T", columns={"prompt": "q", "response": "s_{sample}"}
     )
     assert [r["reject_reason"] for r in found] == [None, "unreadable_row"]
-    with pytest.raises(UserError, match="no row looked at has such a column"):
+    with pytest.raises(UserError, match="none of the first rows has this column"):
         rows_of(tmp_path, rows, teacher="T", columns={"prompt": "q", "response": "t_{sample}"})
 
 
@@ -178,14 +178,14 @@ def test_roles_of_any_name_are_given(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"teacher_from": "path"}, "--teacher-from path: give file"),
+        ({"teacher_from": "path"}, "--teacher-from path: use file"),
         ({"teacher_from": "folder:0"}, "--teacher-from folder:0"),
-        ({"teacher_from": "file", "teacher": "T"}, "--teacher names it already"),
-        ({"roles": ("a",)}, "--roles a: give NAME=ROLE"),
-        ({"roles": ("a=b",)}, "--roles a=b: give system, user"),
-        ({"columns": ("response={teacher}_{teacher}",)}, "{teacher} stands in it twice"),
-        ({"columns": ("response={teacher}_a",), "teacher": "T"}, "--teacher names it already"),
-        ({"columns": ("prompt={teacher}_a",)}, "give it with response too"),
+        ({"teacher_from": "file", "teacher": "T"}, "--teacher cannot be combined"),
+        ({"roles": ("a",)}, "--roles a: use NAME=ROLE"),
+        ({"roles": ("a=b",)}, "--roles a=b: use system, user"),
+        ({"columns": ("response={teacher}_{teacher}",)}, "contains {teacher} twice"),
+        ({"columns": ("response={teacher}_a",), "teacher": "T"}, "--teacher cannot be combined"),
+        ({"columns": ("prompt={teacher}_a",)}, "a pattern also needs one for response"),
     ],
 )
 def test_what_says_nothing_is_refused(given, says):

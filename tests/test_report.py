@@ -63,7 +63,7 @@ def test_local_naturalness_is_shown_beside_the_global_one_with_its_notes():
     out = io.StringIO()
     beside = TeacherNaturalness("T", local=-1.25, global_=-2.5)
     print_naturalness(
-        Naturalness(True, 3, [beside], notes=["it has collapsed"]),
+        Naturalness(True, 3, [beside], notes=["local naturalness has collapsed"]),
         Console(file=out, width=120),
     )
     title, head, _, row, note = (
@@ -73,7 +73,7 @@ def test_local_naturalness_is_shown_beside_the_global_one_with_its_notes():
         "nats per token (higher is better), on the 3 prompts that all answered"
     )
     assert (head, row) == (["teacher", "local", "global"], ["T", "-1.250", "-2.500"])
-    assert " ".join(note) == "note: it has collapsed"
+    assert " ".join(note) == "note: local naturalness has collapsed"
 
 
 def test_what_is_harmless_stays_as_it_is():

@@ -154,7 +154,7 @@ def test_teachers_of_an_unknown_student_names_the_known_ones(store):
     with pytest.raises(UserError, match="none yet"):
         store.read_teachers()
     Store(store.uri, "other", None).write_teachers(pa.Table.from_pylist([], schema=TEACHERS), [])
-    with pytest.raises(UserError, match="students there: other"):
+    with pytest.raises(UserError, match="students in the store: other"):
         store.read_teachers()
 
 

@@ -39,7 +39,7 @@ def test_a_copy_is_the_same_student_and_other_weights_are_not(folder):
     [
         (
             lambda f: (f / "chat_template.jinja").unlink(),
-            "no chat template; put a chat_template.jinja into",
+            "no chat template; add a chat_template.jinja to",
         ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (
@@ -50,7 +50,7 @@ def test_a_copy_is_the_same_student_and_other_weights_are_not(folder):
             lambda f: change_config(f, auto_map={"AutoModelForCausalLM": "evil.Model"}),
             "--trust-remote-code",
         ),
-        (lambda f: change_config(f, vocab_size=10), "ids up to 626, and its head has 10 rows only"),
+        (lambda f: change_config(f, vocab_size=10), "ids up to 626, but its head has only 10 rows"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     ],
 )

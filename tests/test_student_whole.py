@@ -110,7 +110,7 @@ def test_each_tensor_left_out_renamed_cut_or_of_another_shape_is_refused(saved):
             assert "of another shape" in says or not named
             start, stop = places[key]
             path.write_bytes(content[: 8 + header + (start + stop) // 2])
-            assert f"{path} is cut off" in refused(saved)
+            assert f"{path} is truncated" in refused(saved)
     finally:
         path.write_bytes(content)
 
@@ -177,7 +177,7 @@ def split(folder, *, lose=False, stale=False):
     [
         (
             lambda f: rewrite(f, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}),
-            "torch.compile left its prefix",
+            "the keys have the prefix of torch.compile",
         ),
         (lambda f: rewrite(f, lambda w: {f"module.{k}": v for k, v in w.items()}), "data parallel"),
         (
@@ -192,20 +192,20 @@ def split(folder, *, lose=False, stale=False):
             lambda f: rewrite(f, lambda w: {k: v.to(torch.int8) for k, v in w.items()}),
             "whole numbers",
         ),
-        (untied, "1 missing: lm_head.weight; a head of its own"),
+        (untied, "1 missing: lm_head.weight; the head is missing"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "LoRA adapter"),
-        (lambda f: split(f, lose=True), "names model-1.safetensors, not there"),
+        (lambda f: split(f, lose=True), "names model-1.safetensors, not found"),
         (lambda f: split(f, stale=True), "model-2.safetensors would not be loaded"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json is no JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), "config.json is no JSON object"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json is not a JSON object"),
         (
             lambda f: (f / "config.json").write_text(
                 '{"model_type": "nothing", "vocab_size": 627}'
             ),
             "config.json cannot be used",
         ),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is cut off"),
-        (lambda f: (f / "tokenizer.json").write_text('{"version":'), "tokenizer.json is no JSON"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is truncated"),
+        (lambda f: (f / "tokenizer.json").write_text('{"version":'), "tokenizer.json is not JSON"),
     ],
 )
 def test_what_is_not_whole_is_named_before_anything_starts(folder, spoil, says):

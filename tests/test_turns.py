@@ -53,10 +53,10 @@ def test_a_switch_beside_the_response_is_no_reasoning(switch):
         ({"content": "4", "final_answer": "four"}, {}, "final_answer"),
         ({"content": "4", "refusal": "I will not."}, {}, "refusal"),
         ({"content": "4", "extra": [{"text": "five"}]}, {}, "extra"),
-        ({"content": "4", "text": "five"}, {}, "content than in text"),
+        ({"content": "4", "text": "five"}, {}, "content and in text"),
         ({"content": "4", "reasoning": "a", "thinking": "b"}, {}, "reasoning and thinking"),
-        ({"content": WHOLE, "reasoning": "Something else."}, {}, "other reasoning"),
-        ({"content": "4"}, {"reasoning": "It was thought."}, "the column reasoning"),
+        ({"content": WHOLE, "reasoning": "Something else."}, {}, "different reasoning"),
+        ({"content": "4"}, {"reasoning": "It was thought."}, "column reasoning"),
     ],
 )
 def test_text_that_would_not_be_read_refuses_the_row(turn, more, says):
@@ -146,8 +146,7 @@ def test_a_second_answer_beside_the_one_that_is_read_is_refused_unless_one_is_na
     with pytest.raises(
         BadRow,
         match=(
-            f"the column {column} holds text that is in none of the turns; --columns "
-            f"messages=messages"
+            f"column {column} has text that is in none of the turns; --columns messages=messages"
         ),
     ):
         conversation(row)
@@ -155,6 +154,6 @@ def test_a_second_answer_beside_the_one_that_is_read_is_refused_unless_one_is_na
     assert conversation(mapped(row, {"messages": "messages"}))[1]["content"] == "It is 4."
     if column in ("output", "completion"):
         pair = {"prompt": "2+2?", "response": "4", column: "five"}
-        with pytest.raises(BadRow, match=f"the column {column}"):
+        with pytest.raises(BadRow, match=f"column {column} has"):
             conversation(pair)
         assert conversation(mapped(pair, {"response": "response"}))[1]["content"] == "4"

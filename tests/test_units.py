@@ -104,9 +104,7 @@ def test_a_stray_copy_is_never_read_and_never_deleted(store, path):
     assert sorted(before) == [name(0, 4), name(4, 8, last=True)]
     scored = load_scored(store)
     assert len(scored.teacher) == 8
-    assert [
-        note for note in scored.notes if "lie at no unit's place" in note and stray.name in note
-    ]
+    assert [note for note in scored.notes if "are not work units" in note and stray.name in note]
     store.drop("f", list(before))
     assert stray.is_file()
     assert Listing.of({path.replace("f0", fingerprint): ""}).units == {}
@@ -119,7 +117,7 @@ def test_a_table_is_made_again_when_a_unit_has_other_content_under_the_same_name
     assert store.counted("f").keys() == units.keys()
     assert store.current_teachers(store.counted("f")) is None
     (said,) = load_scored(store).notes
-    assert "says other numbers than the scores beside it" in said
+    assert "does not match the scores in the store" in said
     write_table(store)
     assert store.current_teachers(store.counted("f")) is not None
     assert load_scored(store).notes == ()
@@ -135,7 +133,7 @@ def test_a_unit_that_is_gone_or_new_is_named(store):
     store.drop("f", [name(8, 10), name(0, 4)])
     said = load_scored(store).notes[0]
     assert (
-        "1 of the 2 units that the teachers table was made of are gone from the store, and "
+        "1 of the 2 units that the teachers table was made from are missing from the store, and "
         "with them up to 4 rows: "
     ) + name(0, 4) in said
 
@@ -174,7 +172,7 @@ def test_a_broken_file_is_one_line_that_names_it(store, content, capsys, tmp_pat
 def test_a_good_unit_under_its_neighbours_name_is_not_its_neighbour(store):
     one, two = (Path(store.unit_uri("f", unit)) for unit in store.units()["f"])
     shutil.copy(one, two)
-    with pytest.raises(StoreError, match="written as another file and put here"):
+    with pytest.raises(StoreError, match="written as another file and moved here"):
         load_scored(store)
 
 
@@ -200,7 +198,7 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
     for path in (unit, run, stray):
         assert f"{path.relative_to(store.uri)}: " in out
     assert main([*command, "--repair"]) == 0
-    assert "2 files removed" in capsys.readouterr().out
+    assert "Removed 2 files" in capsys.readouterr().out
     assert (unit.exists(), run.exists(), stray.exists(), len(store.units()["f"])) == (
         False,
         False,
@@ -208,7 +206,7 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
         1,
     )
     assert main(command) == 1, "the table was made of a unit that is gone"
-    assert "are gone from the store" in capsys.readouterr().out
+    assert "are missing from the store" in capsys.readouterr().out
     write_table(store)
     assert main([*command, "--json"]) == 0
     assert main(["check", "--store", store.uri + "/nothing"]) == 2
@@ -239,7 +237,7 @@ def test_what_a_store_keeps_is_no_corpus(store, tmp_path, caplog):
     (tmp_path / "a.jsonl").write_text("{}\n")
     found = list_corpus((str(corpus),), None, store.uri)
     assert [obj.uri for obj in found] == [str(tmp_path / "a.jsonl")]
-    assert f"3 files in it belong to the store {store.uri}" in caplog.text
+    assert f"3 of its files belong to the store {store.uri}" in caplog.text
     other = shutil.copytree(store.uri, tmp_path / "other")
     store.write_run({"run_id": "1"})
     found = list_corpus((str(corpus),), None, None)

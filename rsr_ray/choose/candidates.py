@@ -97,9 +97,13 @@ class Candidates:
         """
         now = version_of(source, self.config.s3_endpoint)
         if len(ways := {reading_of(name) for name in units.get(now or "", [])}) > 1:
-            what = f"{source} was read in {len(ways)} ways, by --teacher and --columns"
+            what = (
+                f"{source} was scored with {len(ways)} different settings of --teacher and "
+                "--columns"
+            )
             raise UserError(
-                f"{what}: choose writes rows of one; score each into a store of its own"
+                f"{what}: choose can only write rows read in one way; score each into a separate "
+                "store"
             )
         version = now if now in tables else next(v for v, table in tables.items() if table.num_rows)
         rows = tables[version]
@@ -122,13 +126,13 @@ class Candidates:
         if self.config.skip_missing:
             return
         what = (
-            "is gone since it was scored: put it back"
+            "no longer exists: restore it"
             if now is None
-            else "was replaced since it was scored: score it as it is now"
+            else "was replaced since it was scored: score it again"
         )
         raise UserError(
-            f"shard {source} {what}, or give --skip-missing, which leaves out those of its "
-            "trajectories that no other shard has"
+            f"shard {source} {what}, or pass --skip-missing to leave out its trajectories (other "
+            "than those that another shard also has)"
         )
 
     def _read_columns(
@@ -169,8 +173,8 @@ class Candidates:
                 break
         if left:
             raise UserError(
-                f"shard {obj.uri}: row {min(left)} was scored and is not there: "
-                "give the --columns that it was scored with"
+                f"shard {obj.uri}: row {min(left)} was scored but cannot be found now: pass the "
+                "--columns it was scored with"
             )
         return {
             **{name: pa.array(values, from_pandas=True) for name, values in shares.items()},
@@ -246,9 +250,7 @@ def says(row: dict[str, Any], column: str, where: str) -> bool | None:
         return None
     text = str(value).strip().lower()
     if text not in TRUE | FALSE:
-        raise UserError(
-            f"{where}: column {column} holds {value!r:.60}, which is neither true nor false"
-        )
+        raise UserError(f"{where}: column {column} has {value!r:.60}; it must be true or false")
     return text in TRUE
 
 
@@ -268,6 +270,6 @@ def _turns(row: dict[str, Any], where: str) -> list[Turn]:
         return conversation(row)
     except BadRow as e:
         raise UserError(
-            f"{where} was scored and has no conversation now ({e.detail}): "
-            "give the --columns that it was scored with"
+            f"{where} was scored but now has no readable conversation ({e.detail}): pass the "
+            "--columns it was scored with"
         ) from e

@@ -11,12 +11,12 @@ from rsr_ray.choose.rule import codes
 from rsr_ray.choose.summary import Moves
 
 CAP_RULE = (
-    "While a teacher has more than floor(max_share x chosen) of the chosen rows, that of the rows "
-    "of all such teachers whose value loses least gives its place to the best candidate of its "
-    "prompt whose teacher has room for one more. Where none of these rows has such a candidate, "
-    "the row of the worst value of the teacher furthest above (the first by name) is left out. "
-    "Equal losses: first prompt_id first, and in it the better row; equal worst values: the last "
-    "of these."
+    "While any teacher has more than floor(max_share x chosen) of the chosen rows: among the "
+    "rows of all such teachers, the one whose replacement costs the least value is replaced by "
+    "the best candidate for the same prompt from a teacher with room for one more. If no row "
+    "can be replaced, the worst row of the teacher furthest above the limit (ties: the first by "
+    "name) is left out. Equal losses: the first prompt_id, and within it the better row; equal "
+    "worst values: the last of these rows."
 )
 
 

@@ -8,8 +8,7 @@ import yaml
 
 CARD = "README.md"
 CARD_BEGINS = (
-    "---\n"
-    "# Written by rsr-ray choose: the types of the columns, which null values alone do not tell.\n"
+    "---\n# Written by rsr-ray choose: column types, which cannot be inferred from nulls.\n"
 )
 # Arrow's names -> those of a card
 DTYPES = {"double": "float64", "float": "float32", "halffloat": "float16"}

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 PARTITION_ROWS = 50_000
 # Units of which local naturalness is compared with the global one: more would say the same.
 NOTED_UNITS = 200
-LOST = "Nothing is left of this choice: run the same command again."
+LOST = "No files of this choice were kept: rerun the same command."
 
 
 def choose_trajectories(config: ChooseConfig) -> Manifest:
     """Write the best trajectories for each prompt to `config.out`, as files that trainers load,
-    with manifest.json beside them; returns the manifest.
+    with manifest.json next to them; returns the manifest.
 
     Raises UserError for what the user can fix, RunError for a broken run.
     """
@@ -59,7 +59,7 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
         clear(config)
         try:
             with at_stage(
-                f"writing the {manifest.chosen:,} chosen",
+                f"writing {manifest.chosen:,} chosen trajectories",
                 share=lambda: share_done("write_chosen"),
             ):
                 n_objects = len({name[:16] for name in names})
@@ -81,15 +81,15 @@ def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
         raise UserError(f"store {store.uri}: no scores of student {student}; run rsr-ray score")
     if fingerprint is None and len(units) > 1:
         raise UserError(
-            f"store {store.uri} holds scores of student {student} under several settings or "
-            "weights, which cannot be compared: "
-            f"name one, --fingerprint {' or '.join(sorted(units))}"
+            f"store {store.uri} has scores of student {student} under several settings or "
+            f"weights, which cannot be compared: select one with --fingerprint "
+            f"{' or '.join(sorted(units))}"
         )
     fingerprint = fingerprint or next(iter(units))
     if fingerprint not in units:
         raise UserError(
-            f"--fingerprint {fingerprint}: the store holds {', '.join(sorted(units))} "
-            f"of student {student}"
+            f"--fingerprint {fingerprint}: the store has {', '.join(sorted(units))} for student "
+            f"{student}"
         )
     _, repeated = settle_units(units[fingerprint])
     return fingerprint, sorted({*units[fingerprint]} - {*repeated})
@@ -107,8 +107,8 @@ def notes(
     said = store.notes(fingerprint)
     if not said_complete:
         said.append(
-            "no row says whether its answer is complete, so none was left out for it; "
-            "--complete-column names such a column"
+            "the corpus does not say which answers are complete, so no cut-off answers were "
+            "left out; if a column says so, name it with --complete-column"
         )
     if config.by != "local_naturalness":
         return said

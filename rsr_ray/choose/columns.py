@@ -76,8 +76,8 @@ def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
         except pa.ArrowException as e:
             types = " and ".join(sorted({str(kind.field(0).type) for kind in kinds}))
             raise UserError(
-                f"column {name} is {types[:300]} in different shards, which go into no one table. "
-                f"{way_out(name)}"
+                f"column {name} has different types in different shards ({types[:300]}), which "
+                f"cannot be combined. {way_out(name)}"
             ) from e
         fields.append(unified.field(0).with_nullable(True))
     return pa.schema(fields)
@@ -85,4 +85,4 @@ def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
 
 def way_out(name: str) -> str:
     """What to do about a column that does not fit."""
-    return f"Or leave {name} out: --keep names the columns to keep, --keep none keeps none"
+    return f"To leave {name} out, name the columns to keep with --keep, or use --keep none"

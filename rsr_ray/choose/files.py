@@ -59,13 +59,13 @@ def refuse_foreign(config: PoolConfig) -> None:
     foreign = [name for name in names if not _is_ours(name, config)]
     if foreign:
         raise UserError(
-            f"--out {config.out}: holds {foreign[0]}, which no choice wrote: "
-            "name a new or empty folder"
+            f"--out {config.out} contains {foreign[0]}, which rsr-ray choose did not write: use "
+            "a new or empty folder"
         )
     if names and not config.overwrite:
         raise UserError(
-            f"--out {config.out}: holds an earlier choice: "
-            "name another folder, or replace it with --overwrite"
+            f"--out {config.out} contains an earlier choice: use another folder, or replace it "
+            "with --overwrite"
         )
 
 
@@ -105,7 +105,7 @@ def settle_files(
     files = {file["name"]: file for file in written}
     n_written = sum(file["rows"] for file in files.values())
     if n_written != n_chosen:
-        raise RunError(f"{n_written:,} rows were written of {n_chosen:,} that were chosen")
+        raise RunError(f"only {n_written:,} of {n_chosen:,} chosen rows were written")
     _check_keep({column for file in files.values() for column in file["columns"]}, config)
     schemas = {file["schema"] for file in files.values()}
     schema = common_schema([_schema(serialized) for serialized in sorted(schemas)])
@@ -123,8 +123,8 @@ def _check_keep(there: set[str], config: PoolConfig) -> None:
     """Raise UserError for a --keep that is none of the shards' columns."""
     if unknown := sorted({*config.keep} - there - {*ADDED, "none"}):
         raise UserError(
-            f"--keep {unknown[0]}: no shard that was chosen from has such a column; "
-            f"there: {', '.join(sorted(there))[:300]}"
+            f"--keep {unknown[0]}: no shard of the choice has this column; columns: "
+            f"{', '.join(sorted(there))[:300]}"
         )
 
 

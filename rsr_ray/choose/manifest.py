@@ -212,20 +212,20 @@ def _check(config: ChooseConfig, found: Summary) -> None:
     for option, names in given.items():
         if unknown := sorted({*names} - {*found.seen}):
             raise UserError(
-                f"{option} {unknown[0]}: the store has no such teacher; "
-                f"there: {', '.join(sorted(found.seen))}"
+                f"{option} {unknown[0]}: not in the store; teachers: "
+                f"{', '.join(sorted(found.seen))}"
             )
     if not found.n_chosen:
         raise UserError(f"nothing to choose: {_why_nothing(config, found)}")
     if config.complete_column and not found.said_complete:
         raise UserError(
-            f"no row says anything in a column {config.complete_column} (--complete-column)"
+            f"--complete-column {config.complete_column}: no row has a value in this column"
         )
     n_dropped = sum(found.dropped.values())
     if found.rows != found.n_candidates + n_dropped:
         raise RunError(
-            f"rows are missing: {found.rows:,} = {found.n_candidates:,} candidates + "
-            f"{n_dropped:,} dropped does not hold"
+            f"rows are missing or counted twice: {found.rows:,} = {found.n_candidates:,} "
+            f"candidates + {n_dropped:,} dropped does not hold"
         )
 
 
@@ -233,13 +233,13 @@ def _why_nothing(config: ChooseConfig, found: Summary) -> str:
     dropped = found.dropped
     if config.max_share is not None and found.n_candidates:
         return (
-            f"--max-share {config.max_share:g} cannot be kept with {len(found.teachers)} teachers "
-            "among the candidates"
+            f"--max-share {config.max_share:g} cannot be met with {len(found.teachers)} teachers "
+            "among the candidates; raise it"
         )
     if dropped.get("no_value"):
-        return f"no candidate has a value of {config.by}: score with --metrics {config.by}"
+        return f"no candidate has a value for {config.by}: score with --metrics {config.by}"
     if dropped.get("no_verdict") and not dropped.get("not_verified"):
-        return f"no row says anything in a column {config.verified} (--verified)"
+        return f"--verified {config.verified}: no row has a value in this column"
     most_first = sorted(dropped.items(), key=lambda item: -item[1])
     why = ", ".join(f"{reason} {n:,}" for reason, n in most_first)
-    return f"of {found.rows:,} scored rows none is left: {why or 'the store has no rows'}"
+    return f"none of {found.rows:,} scored rows is a candidate: {why or 'the store has no rows'}"

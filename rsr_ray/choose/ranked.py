@@ -10,8 +10,8 @@ from rsr_ray.choose.columns import CHOSEN
 from rsr_ray.choose.rule import codes, random_draw
 
 TIE_RULE = (
-    "equal values: by teacher, then sample (none comes last), then trajectory_id, in the order of "
-    "their UTF-8 bytes"
+    "ties are broken by teacher, then sample (null last), then trajectory_id, in order of their "
+    "UTF-8 bytes"
 )
 
 

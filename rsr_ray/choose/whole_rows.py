@@ -61,8 +61,8 @@ def whole_rows(
             break
     if wanted or version_of(obj.uri, config.s3_endpoint) != obj.version:
         raise UserError(
-            f"shard {obj.uri} was replaced while the choice was made: "
-            "run rsr-ray score on it as it is now, then choose again"
+            f"shard {obj.uri} was replaced while the choice was made: score it again with "
+            "rsr-ray score, then choose again"
         )
     names = {name for row in rows for name in row} - {*ADDED}
     in_order = [name for name in schema.names if name in names] if schema else sorted(names)
@@ -95,8 +95,8 @@ def _check_identity(
     then = facts["trajectory_id"]
     if now != then:
         raise UserError(
-            f"{obj.uri} row {sample.source_row} is {now}, and was scored as {then}: "
-            "give the --columns that it was scored with"
+            f"{obj.uri} row {sample.source_row} now reads as {now}, but was scored as {then}: "
+            "pass the --columns it was scored with"
         )
 
 
@@ -140,8 +140,8 @@ def _plain(row: dict[str, Any]) -> list[dict[str, Any]]:
         turns = conversation(row)
     except BadRow as e:  # it was scored, so it is not what it was
         raise UserError(
-            f"a row that was scored has no conversation now: {e.detail}; "
-            "give the --columns that it was scored with"
+            f"a scored row now has no readable conversation: {e.detail}; pass the --columns it "
+            "was scored with"
         ) from e
     for turn in turns:
         for call in turn.get("tool_calls", ()):
@@ -160,12 +160,12 @@ def _column(
     except (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError) as e:
         why = " ".join(str(e).split())[:200]
         raise UserError(
-            f"{obj.uri}: column {name} does not fit a table: {why}. {way_out(name)}"
+            f"{obj.uri}: column {name} cannot be stored in a table: {why}. {way_out(name)}"
         ) from e
     if config.format == "jsonl" and (odd := _not_json(column.type)):
         raise UserError(
-            f"{obj.uri}: column {name} holds {odd}, which JSON cannot: choose --format parquet. "
-            f"{way_out(name)}"
+            f"{obj.uri}: column {name} contains {odd}, which JSON cannot represent: use --format "
+            f"parquet. {way_out(name)}"
         )
     return column
 

@@ -108,7 +108,7 @@ def _told_to_end(is_terminated: bool) -> int:
         releasing.join(RELEASE_SECONDS)  # the store may not answer
     what = "terminated" if is_terminated else "interrupted"
     print(
-        f"rsr-ray: {what}; finished units are kept: run the same command again to go on",
+        f"rsr-ray: {what}; finished units are kept; rerun the same command to resume",
         file=sys.stderr,
     )
     return 143 if is_terminated else 130

@@ -56,25 +56,32 @@ COMMANDS = {
         ),
         Command(
             name="nightly",
-            help="score what is new for several students, and report what changed since the last "
-            "night",
+            help=(
+                "score new trajectories for several students and report what changed since the "
+                "previous night"
+            ),
             config=NightlyConfig,
             run=runs.nightly,
             json="print the night's record as JSON",
             only=("night", "wait"),
             needs_config=True,
-            config_help="YAML file: options of score, and students: [...], each with options of "
-            "its own",
+            config_help=(
+                "YAML file with options of score for all students, and a list students: [...], "
+                "each with its own options"
+            ),
         ),
         Command(
             name="teachers",
-            help="rank the teachers of a store, and say how certain the ranking is",
+            help="rank the teachers of a store and show how certain the ranking is",
             config=TeachersConfig,
             run=answers.teachers,
         ),
         Command(
             name="compare",
-            help="compare two stores, students or nights: what moved, and is it more than noise?",
+            help=(
+                "compare two stores, students or nights and test whether the differences are more "
+                "than noise"
+            ),
             config=CompareConfig,
             run=answers.compare,
         ),
@@ -111,22 +118,22 @@ COMMANDS = {
         ),
         Command(
             name="preview",
-            help="show how rows are read and what is scored of them, without Ray or weights",
+            help="show how rows are read and which text is scored, without Ray or weights",
             config=PreviewConfig,
             run=runs.preview,
         ),
         Command(
             name="doctor",
-            help="check student, data, store and cluster before a run, and estimate its cost",
+            help="check student, data, store and cluster before a run and estimate its cost",
             config=ScoreConfig,
             run=runs.doctor,
         ),
         Command(
             name="rejects",
-            help="list rejected rows, or clear them for another try",
+            help="list rejected rows, or have the next run retry them",
             config=RejectsConfig,
             run=upkeep.rejects,
-            json="print a JSON object per row",
+            json="print one JSON object per row",
         ),
         Command(
             name="check",
@@ -136,7 +143,7 @@ COMMANDS = {
         ),
         Command(
             name="metrics",
-            help="list the metrics with formula, direction and source",
+            help="list the metrics with their formulas, directions and sources",
             config=MetricsConfig,
             run=upkeep.metrics,
         ),
@@ -148,7 +155,7 @@ COMMANDS = {
         ),
         Command(
             name="demo",
-            help="run everything once on generated data, on this machine",
+            help="run the whole pipeline on generated data, on this machine",
             config=DemoConfig,
             run=runs.demo,
             json="",

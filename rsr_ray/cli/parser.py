@@ -91,7 +91,9 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     parser.add_argument("--version", action="version", version=f"rsr-ray {rsr_ray.__version__}")
     parser.add_argument(
-        "--completion", action="store_true", help='for bash and zsh: eval "$(rsr-ray --completion)"'
+        "--completion",
+        action="store_true",
+        help='print completion for bash and zsh; use: eval "$(rsr-ray --completion)"',
     )
     added = parser.add_subparsers(
         required=True, metavar="COMMAND", dest="command", help=argparse.SUPPRESS, prog="rsr-ray"

@@ -141,8 +141,8 @@ def _check_rejects(config: RaceConfig, answer: "RaceAnswer") -> None:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in answer.rejected.items())
     raise RunError(
-        f"{answer.n_rejected:,} of the {answer.n_rows:,} rows of the race were rejected, "
-        f"more than --max-rejects {config.max_rejects:g}: {reasons}"
+        f"{answer.n_rejected:,} of {answer.n_rows:,} rows in the race were rejected, more than "
+        f"--max-rejects {config.max_rejects:g} allows: {reasons}"
     )
 
 

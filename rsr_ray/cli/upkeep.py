@@ -8,7 +8,7 @@ import json
 
 from rsr_ray.config.demo import MetricsConfig
 from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig
-from rsr_ray.errors import RunError
+from rsr_ray.errors import RunError, counted
 
 
 def rejects(config: RejectsConfig, as_json: bool) -> int:
@@ -22,8 +22,9 @@ def rejects(config: RejectsConfig, as_json: bool) -> int:
         for fingerprint, name in found:
             store.drop(fingerprint, [name])
         print(
-            f"{len(found):,} work units deleted, with {sum(map(len, found.values())):,} "
-            f"rejected rows: the next run scores them anew"
+            f"Deleted {counted(len(found), 'work unit')} with "
+            f"{counted(sum(map(len, found.values())), 'rejected row')}; "
+            "the next run scores them again"
         )
         return 0
     rows = [row for some in found.values() for row in some]
@@ -76,17 +77,17 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
     elif out:
         print_teachers(table.to_pylist(), config.student, console())
         print(
-            f"{result['n_rows']:,} rows scored again from their tokens with r_max "
-            f"{result['r_max']}, in {out.uri}"
+            f"Rescored {result['n_rows']:,} rows from their token scores with r_max "
+            f"{result['r_max']} into {out.uri}"
         )
     else:
         print(
-            f"{result['n_rows']:,} rows scored again from their tokens; largest relative "
-            f"difference {result['difference']:.3g} {result['column']}"
+            f"Rescored {result['n_rows']:,} rows from their token scores; largest relative "
+            f"difference from the stored scores: {result['difference']:.3g} {result['column']}"
         )
     if not out and result["difference"] > 1e-12:
         raise RunError(
-            f"store {store.uri}: unit {result['unit']} is not what its tokens say: "
+            f"store {store.uri}: unit {result['unit']} does not match its token scores: "
             f"{result['column']} differs by {result['difference']:.3g}"
         )
     return 0

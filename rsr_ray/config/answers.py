@@ -9,13 +9,15 @@ from rsr_ray.files.objects import absolute, endpoint_of
 BY = "metric to {} by (rsr-ray metrics lists them)"
 CONFIDENCE = "confidence level"
 SEED = "random seed of the bootstrap"
-ONLY = "rank only these teachers, on the prompts they share"
+ONLY = "rank only these teachers, on the prompts that they share"
 
 
 def check_certainty(config: "TeachersConfig | CompareConfig | ReportConfig") -> None:
     """Raise UserError for a confidence or a seed out of range."""
     if not 0 < config.confidence < 1:
-        raise UserError(f"--confidence {config.confidence:g}: a probability, between 0 and 1")
+        raise UserError(
+            f"--confidence {config.confidence:g}: must be between 0 and 1 (0.95 for 95%)"
+        )
     check_least(config, 0, "seed")
 
 
@@ -49,10 +51,10 @@ class CompareConfig:
         "store has only one",
         positional=True,
     )
-    b: str = option("the other side, in the same form", positional=True)
+    b: str = option("the other side, in the same format", positional=True)
     by: str = option(BY.format("compare"), "rsr", metavar="METRIC")
     anyway: bool = option(
-        "compare even if the two sides were scored with different settings", False
+        "compare even if the two sides were scored under different settings", False
     )
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
     confidence: float = option(CONFIDENCE, 0.95, metavar="P")
@@ -78,7 +80,7 @@ class ReportConfig:
     seed: int = option(SEED, 0)
     teachers: tuple[str, ...] = option(ONLY, ())
     tokens_from: str | None = option(
-        "folder or hub id of the student: it scores the tokens of the shown trajectories if the "
+        "folder or hub id of the student, to score the tokens of the shown trajectories if the "
         "store has no token scores",
         None,
         metavar="STUDENT",
@@ -98,22 +100,21 @@ class CorrelateConfig:
     """What `rsr-ray correlate` does."""
 
     table: str | None = option(
-        "CSV, Parquet or JSON with student, teacher, accuracy and one column per metric",
+        "CSV, Parquet or JSON file with columns student, teacher, accuracy and one per metric",
         None,
         metavar="FILE",
     )
-    store: str | None = option(
-        "folder or URI of the scores; then --accuracies has the accuracies", None
-    )
+    store: str | None = option("folder or URI of the scores; needs --accuracies", None)
     accuracies: str | None = option(
-        "CSV, Parquet or JSON with student (its name in the store), teacher, accuracy",
+        "CSV, Parquet or JSON file with columns student (its name in the store), teacher and "
+        "accuracy",
         None,
         metavar="FILE",
     )
-    by: tuple[str, ...] = option("only these metrics", (), metavar="METRIC")
+    by: tuple[str, ...] = option("correlate only these metrics", (), metavar="METRIC")
     without: tuple[str, ...] = option("leave these teachers out", (), metavar="TEACHER")
     set: tuple[str, ...] = option(
-        "replace cells of the table", (), metavar="STUDENT/TEACHER/COLUMN=VALUE"
+        "replace cells of the table before correlating", (), metavar="STUDENT/TEACHER/COLUMN=VALUE"
     )
     permutations: int = option("number of permutations for the p-values", 10_000)
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
@@ -123,9 +124,6 @@ class CorrelateConfig:
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         check_least(self, 1, "permutations")
         if (self.table is None) == (self.store is None):
-            raise UserError("give either --table, or --store with --accuracies")
+            raise UserError("pass either --table, or --store with --accuracies")
         if (self.store is None) != (self.accuracies is None):
-            raise UserError(
-                "--store and --accuracies go together: the scores of the one with the accuracies "
-                "of the other"
-            )
+            raise UserError("--store and --accuracies must be used together")

@@ -32,7 +32,7 @@ class PoolConfig:
     )
     k: int = option("trajectories to keep per prompt, over all teachers and samples", 1)
     teachers: tuple[str, ...] = option("choose only from these teachers", ())
-    exclude_teachers: tuple[str, ...] = option("choose from all but these teachers", ())
+    exclude_teachers: tuple[str, ...] = option("exclude these teachers", ())
     min_tokens: int | None = option("leave out trajectories with fewer scored tokens", None)
     max_tokens: int | None = option("leave out trajectories with more scored tokens", None)
     keep_incomplete: bool = option(
@@ -41,10 +41,10 @@ class PoolConfig:
         False,
     )
     complete_only: bool = option(
-        "leave out trajectories that were cut to the length limit, too", False
+        "also leave out trajectories that were truncated to the length limit", False
     )
     complete_column: str | None = option(
-        "column that says whether an answer is complete, instead of what was read with the scores",
+        "column that says whether an answer is complete; default: as read when it was scored",
         None,
     )
     verified: str | None = option(
@@ -66,7 +66,7 @@ class PoolConfig:
         "share of 5-grams in common from which two prompts are nearly the same", 0.5
     )
     seed: int = option(
-        "random seed for --by random, and for the random choice that every choice is compared with",
+        "random seed for --by random and for the random choice that each choice is compared with",
         0,
     )
     format: str = option(
@@ -76,21 +76,23 @@ class PoolConfig:
         "columns of the corpus to keep, or none; default: all", (), metavar="COLUMN"
     )
     columns: tuple[str, ...] = option(
-        "--columns that the corpus was scored with", (), metavar="NAME=COLUMN"
+        "the --columns that the corpus was scored with", (), metavar="NAME=COLUMN"
     )
-    roles: tuple[str, ...] = option("--roles that the corpus was scored with", ())
+    roles: tuple[str, ...] = option(
+        "the --roles that the corpus was scored with", (), metavar="NAME=ROLE"
+    )
     fingerprint: str | None = option(
-        "fingerprint of the scores, if the store has several for the student", None
+        "fingerprint of the scores to use, if the store has several for the student", None
     )
     skip_missing: bool = option(
-        "leave out trajectories whose shard is gone or was replaced since it was scored", False
+        "leave out trajectories whose shard is missing or was replaced since it was scored", False
     )
     overwrite: bool = option("replace an earlier choice in --out", False)
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
     ray_address: str | None = option(
         "Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None
     )
-    verbose: bool = option("show Ray's own progress bars and messages too", False)
+    verbose: bool = option("also show Ray's own progress bars and messages", False)
 
     def __post_init__(self) -> None:
         settle(self)
@@ -104,18 +106,22 @@ class PoolConfig:
         check_least(self, 1, "k", "max_tokens")
         check_least(self, 0, "min_tokens", "seed")
         if not 0 < self.eval_overlap <= 1:
-            raise UserError(
-                f"--eval-overlap {self.eval_overlap:g}: must be a share, above 0 and at most 1"
-            )
+            raise UserError(f"--eval-overlap {self.eval_overlap:g}: must be above 0 and at most 1")
         if both := sorted({*self.teachers} & {*self.exclude_teachers}):
-            raise UserError(f"--exclude-teachers {both[0]}: --teachers names it as well")
+            raise UserError(
+                f"--exclude-teachers {both[0]}: also listed in --teachers; remove it from one of "
+                "them"
+            )
         for name in ("complete_only", "complete_column"):
             if self.keep_incomplete and getattr(self, name):
-                raise UserError(f"--keep-incomplete: --{name.replace('_', '-')} leaves them out")
+                raise UserError(
+                    f"--keep-incomplete contradicts --{name.replace('_', '-')}: pass only one of "
+                    "them"
+                )
         if (self.min_tokens or 0) > (self.max_tokens or math.inf):
             raise UserError(
-                f"--min-tokens {self.min_tokens} is above --max-tokens {self.max_tokens}: no "
-                "trajectory is both"
+                f"--min-tokens {self.min_tokens} is greater than --max-tokens {self.max_tokens}: "
+                "no trajectory satisfies both"
             )
 
     @property
@@ -139,11 +145,11 @@ class ChooseConfig(PoolConfig):
                 f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}"
             )
         if self.better == "-":
-            raise UserError(f"--by {self.by}: it has no direction; choose longest or shortest")
-        if self.max_share is not None and not 0 < self.max_share <= 1:
             raise UserError(
-                f"--max-share {self.max_share:g}: must be a share, above 0 and at most 1"
+                f"--by {self.by}: this metric has no direction; use longest or shortest"
             )
+        if self.max_share is not None and not 0 < self.max_share <= 1:
+            raise UserError(f"--max-share {self.max_share:g}: must be above 0 and at most 1")
 
     @property
     def better(self) -> str:

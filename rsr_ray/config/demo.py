@@ -9,7 +9,7 @@ from rsr_ray.config.options import check_least, option, settle
 class DemoConfig:
     """What `rsr-ray demo` does."""
 
-    out: str = option("folder for corpus and store", "rsr-demo", metavar="DIR")
+    out: str = option("folder for the corpus and the store", "rsr-demo", metavar="DIR")
 
     def __post_init__(self) -> None:
         settle(self)

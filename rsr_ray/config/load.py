@@ -28,15 +28,15 @@ def load_nightly(path: str, given: dict[str, Any]) -> NightlyConfig:
     entries = own.pop("students", None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(
-            f"--config {path}: students must be a list, each entry a mapping with student: and "
-            "options of its own"
+            f"--config {path}: students must be a list of mappings, each with student: and its "
+            "own options"
         )
     entries = [_named(entry, path) for entry in entries]
     for entry in entries:
         if common := entry.keys() & {"store", "ray_address", "log", "s3_endpoint"}:
             raise UserError(
-                f"--config {path}: {', '.join(sorted(common))} is the same for all students: put "
-                "it beside students:"
+                f"--config {path}: {', '.join(sorted(common))} must be the same for all "
+                "students: move it to the top level, next to students:"
             )
     students = tuple(_build(ScoreConfig, values | entry, {}, path) for entry in entries)
     if isinstance(own.get("night"), datetime.date):
@@ -51,7 +51,7 @@ def read_yaml(path: str) -> dict[str, Any]:
             values = yaml.safe_load(file)
     except Exception as e:  # what a tag does not fit, and what is nested too deep, fails in any way
         raise UserError(
-            f"--config {path}: is no YAML that can be read: {' '.join(str(e).split())[:300]}"
+            f"--config {path}: cannot be read as YAML: {' '.join(str(e).split())[:300]}"
         ) from e
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -65,7 +65,7 @@ def _named(values: dict[Any, Any], path: str) -> dict[str, Any]:
     for key, value in values.items():
         name = key.replace("-", "_") if isinstance(key, str) else key
         if name in named:
-            raise UserError(f"--config {path}: {shown(name)} is there twice")
+            raise UserError(f"--config {path}: {shown(name)} appears twice; remove one")
         named[name] = value
     return named
 

@@ -22,13 +22,11 @@ class NightlyConfig:
     students: tuple[ScoreConfig, ...]
     night: str = option("name of the night; default: today's date in UTC", "")
     lease_seconds: int = option(
-        "a run that died blocks the next one for this long; a live one renews its lease three "
-        "times as often",
+        "seconds for which a run that died blocks the next one; a live run renews its lease "
+        "three times as often",
         300,
     )
-    wait: int = option(
-        "seconds to wait for another nightly run on the store; default: leave at once", 0
-    )
+    wait: int = option("seconds to wait for another nightly run on the store; 0: exit at once", 0)
 
     def __post_init__(self) -> None:
         settle(self)
@@ -38,7 +36,7 @@ class NightlyConfig:
         if not NIGHT.fullmatch(self.night):
             raise UserError(
                 f"--night {self.night!r}: use letters, digits, '.', '_' and '-'; nights are "
-                "compared in the order of their names"
+                "ordered by name"
             )
         if self.lease_seconds < 3:
             raise UserError(f"lease_seconds {self.lease_seconds}: must be at least 3")
@@ -47,12 +45,12 @@ class NightlyConfig:
             isinstance(student, ScoreConfig) for student in self.students
         ):
             raise UserError(
-                f"students: {shown(self.students)} is no list of students, each with settings of "
-                "its own"
+                f"students: {shown(self.students)} is not a list of students, each with its own "
+                "settings"
             )
         names = [student.student_name for student in self.students]
         if not names or len({*names}) < len(names):
             raise UserError(
-                "students: each needs a name of its own (student_name); given: "
+                "students: each needs a distinct name (student_name); given: "
                 f"{', '.join(map(str, names)) or 'none'}"
             )

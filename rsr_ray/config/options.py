@@ -75,14 +75,14 @@ def check_column_pairs(pairs: tuple[str, ...]) -> None:
     for pair in pairs:
         name, _, column = pair.partition("=")
         if name not in NAMES or not column:
-            raise UserError(f"--columns {pair}: give NAME=COLUMN; the names are {', '.join(NAMES)}")
+            raise UserError(f"--columns {pair}: use NAME=COLUMN; names: {', '.join(NAMES)}")
     check_patterns(as_mapping(pairs))
 
 
 def check_role_pairs(pairs: tuple[str, ...]) -> None:
     for pair in pairs:
         if "=" not in pair.strip("="):
-            raise UserError(f"--roles {pair}: give NAME=ROLE")
+            raise UserError(f"--roles {pair}: use NAME=ROLE")
     check_roles(as_mapping(pairs))
 
 

@@ -45,23 +45,25 @@ class ScoreConfig:
         "name of the student in the store; default: the last part of --student", None
     )
     teacher: str | None = option(
-        "teacher of every row; default: the column teacher, else a folder teacher=NAME, else the "
-        "folder of the shard",
+        "teacher of every row; default: the teacher column, else a teacher=NAME/ folder, else "
+        "the shard's folder",
         None,
     )
     teacher_from: str | None = option(
         "part of the path that names the teacher: file, folder, folder:2 (the one above), or a "
-        "pattern like {teacher}/*/*.jsonl",
+        "pattern such as {teacher}/*/*.jsonl",
         None,
     )
     columns: tuple[str, ...] = option(
-        "columns with other names: response=completion, or a path: prompt_id=meta.task; several "
-        "answers per row: response={teacher}_attempt, response=solution_{sample}; names: "
-        + ", ".join(NAMES),
+        "map columns with other names: response=completion; or paths: prompt_id=meta.task; "
+        "several answers per row: response={teacher}_attempt, response=solution_{sample}; "
+        "names: " + ", ".join(NAMES),
         (),
         metavar="NAME=COLUMN",
     )
-    roles: tuple[str, ...] = option("roles with other names, such as critic=assistant", ())
+    roles: tuple[str, ...] = option(
+        "map roles with other names: critic=assistant", (), metavar="NAME=ROLE"
+    )
     chat_template: str | None = option(
         f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's "
         "own",
@@ -69,8 +71,8 @@ class ScoreConfig:
     )
     render: str = option(
         "how assistant text is rendered: template applies the chat template to it, verbatim "
-        "inserts it unchanged between the template's headers, raw takes prompt and answer as they "
-        "are, for prompts that are rendered already",
+        "inserts it unchanged between the template's headers, raw takes prompt and answer as "
+        "they are (for prompts that are already rendered)",
         "template",
         choices=("template", "verbatim", "raw"),
     )
@@ -82,30 +84,30 @@ class ScoreConfig:
         choices=("merge", "drop", "refuse"),
     )
     metrics: str = option(
-        "extra metrics that need additional forward passes, separated by commas (only "
+        "extra metrics that need additional forward passes, separated by commas (currently only "
         "local_naturalness); all others are always computed",
         "rsr",
     )
     steps: str = option("unit of a reasoning step for local_naturalness", "sentence", choices=STEPS)
     step_window: float = option(
-        "steps of context before a step for local_naturalness; below 1: a share of all steps "
-        "before it",
+        "preceding steps used as context for a step in local_naturalness; below 1: a share of "
+        "all preceding steps",
         4.0,
     )
     token_scores: bool = option(
-        "keep rank, surprisal and entropy of every token too, about 13 bytes per token, in the "
-        "folder tokens",
+        "also store the rank, surprisal and entropy of every token, about 13 bytes per token, "
+        "in the folder tokens",
         False,
     )
     r_max: int = option("clip token ranks at N", 100)
     dtype: str = option(
-        "dtype of the student; auto: that of the scores in the store, else bfloat16 on GPUs and "
-        "float32 on CPUs",
+        "dtype of the student; auto: that of the scores already in the store, else bfloat16 on "
+        "GPUs and float32 on CPUs",
         "auto",
         choices=("auto", *DTYPES),
     )
     max_length: int | None = option(
-        "longest row in tokens; default: the student's context length", None
+        "maximum length of a row in tokens; default: the student's context length", None
     )
     over_length: str = option(
         "what to do with longer rows: reject them, truncate them, or score them in windows that "
@@ -114,43 +116,48 @@ class ScoreConfig:
         choices=("reject", "truncate", "window"),
     )
     replicas: int | None = option(
-        "number of student replicas; default: one per GPU, or per CPU without GPUs, fewer if there "
-        "is little to score",
+        "number of student replicas; default: one per GPU (per CPU without GPUs), or fewer if "
+        "there is little to score",
         None,
     )
     gpus_per_replica: int | None = option(
-        "GPUs to spread a replica over; default: 1 if the cluster has GPUs", None
+        "number of GPUs per replica; default: 1 if the cluster has GPUs", None
     )
     quantize: str | None = option(
-        "load the weights in fewer bits; needs pip install 'rsr_ray[quantize]'",
+        "quantize the weights; needs pip install 'rsr_ray[quantize]'",
         None,
         choices=QUANTIZE,
     )
     batch_tokens: int | None = option(
-        "positions in a batch, padding included; default: 32768 on a GPU, 4096 on a CPU", None
+        "maximum positions per batch, padding included; default: 32768 on a GPU, 4096 on a CPU",
+        None,
     )
-    per_turn: bool = option("keep the sums of each assistant turn too, in the column turns", False)
+    per_turn: bool = option(
+        "also store the sums of each assistant turn, in the column turns", False
+    )
     max_rejects: float = option(
         "exit with code 1 if more than this share of rows is rejected; the run still completes",
         0.05,
     )
     unit_rows: int = option(
-        "rows per work unit: one file of the store, and the most that a lost replica repeats", 256
+        "rows per work unit, which is one file of the store; a lost replica repeats at most one "
+        "unit",
+        256,
     )
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
     ray_address: str | None = option(
         "Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None
     )
     log: str = option(
-        "format of progress and logs; json: an object per line, with the run's id",
+        "format of progress and logs; json: one object per line, with the run's id",
         "text",
         choices=("text", "json"),
     )
-    verbose: bool = option("show Ray's own progress bars and messages too", False)
+    verbose: bool = option("also show Ray's own progress bars and messages", False)
     new_generation: bool = option(
         "score everything again if the store has scores of this student under other settings", False
     )
-    trust_remote_code: bool = option("run Python code that comes with the student", False)
+    trust_remote_code: bool = option("allow running Python code that comes with the student", False)
 
     def __post_init__(self) -> None:
         settle(self)
@@ -168,7 +175,10 @@ class ScoreConfig:
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
         if self.render == "raw" and self.system_prompt:
-            raise UserError("--system-prompt: --render raw adds nothing to a prompt; leave it out")
+            raise UserError(
+                "--system-prompt cannot be used with --render raw, which adds nothing to a "
+                "prompt; leave it out"
+            )
         if unknown := [name for name in self.metrics.split(",") if name not in REGISTRY]:
             raise UserError(
                 f"--metrics {','.join(unknown)}: no such metric; rsr-ray metrics lists them"
@@ -182,8 +192,8 @@ class ScoreConfig:
         in_columns = any("{teacher}" in pair for pair in self.columns)
         if self.teacher and (self.teacher_from or in_columns):
             raise UserError(
-                "--teacher names it already: leave --teacher-from and {teacher} in --columns out, "
-                "or --teacher"
+                "--teacher cannot be combined with --teacher-from or {teacher} in --columns; "
+                "pass only one"
             )
 
     def _check_numbers(self) -> None:
@@ -192,8 +202,8 @@ class ScoreConfig:
             self.step_window > 1 and self.step_window != int(self.step_window)
         ):
             raise UserError(
-                f"--step-window {self.step_window:g}: a number of steps, 1 or more, or a share of "
-                "the steps, under 1"
+                f"--step-window {self.step_window:g}: must be a whole number of steps (1 or "
+                "more) or a share of the preceding steps (between 0 and 1)"
             )
         if self.quantize and importlib.util.find_spec("bitsandbytes") is None:
             raise UserError(
@@ -201,7 +211,7 @@ class ScoreConfig:
                 "'rsr_ray[quantize]'"
             )
         if not 0 <= self.max_rejects <= 1:
-            raise UserError(f"--max-rejects {self.max_rejects}: must be a share, 0 to 1")
+            raise UserError(f"--max-rejects {self.max_rejects}: must be between 0 and 1")
         counts = ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens")
         check_least(self, 1, *counts, "unit_rows")
 
@@ -235,7 +245,7 @@ class ScoreConfig:
         except (OSError, UnicodeError) as e:
             raise UserError(
                 f"--chat-template {self.chat_template}: not one of {', '.join(CHAT_TEMPLATES)}, "
-                f"and no file that can be read: {e}"
+                f"and cannot be read as a file: {e}"
             ) from e
 
     def fingerprint(self, student: StudentFacts, dtype: str, max_length: int) -> str:
@@ -273,9 +283,9 @@ class PreviewConfig(ScoreConfig):
     """What `rsr-ray preview` does: settings of a run, of which it needs no store."""
 
     store: str | None = option(  # type: ignore[assignment]
-        "not needed: files of a store inside the corpus are left out", None
+        "not needed; files of a store inside the corpus are skipped", None
     )
-    rows: int = option("trajectories to show, from all over the corpus", 10)
+    rows: int = option("number of trajectories to show, spread over the corpus", 10)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,9 +18,9 @@ MAY_BE_LONG = ("system_prompt",)
 MAY_BE_EMPTY = ("night", "system_prompt", "s3_endpoint", "ray_address")
 WANTED = {
     bool: "true or false",
-    int: "a whole number, in digits",
+    int: "a whole number in digits",
     float: "a number",
-    str: "text, in quotes where YAML takes it for something else",
+    str: "text (in quotes if YAML would read it as something else)",
 }
 
 
@@ -39,9 +39,7 @@ def settled(setting: str, name: str, value: Any, kind: Any) -> Any:
     if wanted is float and type(value) is int and abs(value) <= MOST:
         value = float(value)
     if type(value) is not wanted:
-        raise UserError(
-            f"{setting}: {shown(value)} is not {wanted.__name__}: give {WANTED[wanted]}"
-        )
+        raise UserError(f"{setting}: must be {WANTED[wanted]}, got {shown(value)}")
     if isinstance(value, str):
         check_text(
             setting, name, value, optional=value == "" and type(None) in typing.get_args(kind)
@@ -56,13 +54,13 @@ def settled(setting: str, name: str, value: Any, kind: Any) -> Any:
 def check_whole(setting: str, name: str, number: int) -> None:
     """Raise UserError where a whole number is larger than any that is of use."""
     if abs(number) > (MOST_SEED if name == "seed" else MOST):
-        raise UserError(f"{setting} {shown(number)}: is beyond any use")
+        raise UserError(f"{setting} {shown(number)}: is too large")
 
 
 def check_text(setting: str, name: str, text: str, *, optional: bool = False) -> None:
     """Raise UserError for a text that is empty, too long, unfit for a file, or has credentials."""
     if len(text) > MOST_TEXT and name not in MAY_BE_LONG:
-        raise UserError(f"{setting}: has {len(text):,} characters; give at most {MOST_TEXT:,}")
+        raise UserError(f"{setting}: has {len(text):,} characters; the limit is {MOST_TEXT:,}")
     refuse_credentials(setting, text)
     if not text.strip() and name not in MAY_BE_EMPTY and not optional:
         raise UserError(f"{setting}: is empty; give a value or leave it out")
@@ -71,7 +69,7 @@ def check_text(setting: str, name: str, text: str, *, optional: bool = False) ->
     except UnicodeEncodeError as e:
         raise UserError(f"{setting}: {ascii(text)[:60]} is not valid UTF-8") from e
     if "\0" in text:
-        raise UserError(f"{setting}: {ascii(text)[:60]} holds a zero byte")
+        raise UserError(f"{setting}: {ascii(text)[:60]} contains a zero byte")
 
 
 def shown(value: Any) -> str:
@@ -89,10 +87,10 @@ def _texts(setting: str, name: str, value: Any) -> tuple[str, ...]:
     many = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for one in many:
         if type(one) is not str:
-            example = ", or a mapping of names to columns" if name == "columns" else ""
+            example = " or a mapping of names to columns" if name == "columns" else ""
             raise UserError(
-                f"{setting}: {shown(one)} is not str: give a list of texts, in quotes where YAML "
-                f"takes them for something else{example}"
+                f"{setting}: must be a list of texts{example} (in quotes if YAML would read one as "
+                f"something else), got {shown(one)}"
             )
         check_text(setting, name, one)
     return many
@@ -101,7 +99,7 @@ def _texts(setting: str, name: str, value: Any) -> tuple[str, ...]:
 def _pair(setting: str, name: Any, column: Any) -> str:
     if type(name) is not str or type(column) is not str:
         raise UserError(
-            f"{setting}: {shown(name)}: {shown(column)} is not str: give NAME: COLUMN, in quotes "
-            "where YAML takes them for something else"
+            f"{setting}: must be NAME: COLUMN (in quotes if YAML would read one as something "
+            f"else), got {shown(name)}: {shown(column)}"
         )
     return f"{name}={column}"

@@ -39,7 +39,7 @@ class CheckConfig:
     student: str | None = option(
         "only the files of this student; default: the whole store", None, metavar="NAME"
     )
-    repair: bool = option("remove broken files; the next run makes them again", False)
+    repair: bool = option("remove broken files; the next run recreates them", False)
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
 
     def __post_init__(self) -> None:
@@ -55,9 +55,11 @@ class RescoreConfig:
     store: str = option("folder or URI of the scores")
     student: str = option(STUDENT, metavar="NAME")
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
-    r_max: int | None = option("clip token ranks at N; default: as they were scored", None)
+    r_max: int | None = option(
+        "clip token ranks at N; default: the r_max they were scored with", None
+    )
     out: str | None = option(
-        "store to write them to; default: only compare them with the stored scores",
+        "store to write the scores to; default: only compare them with the stored scores",
         None,
         metavar="STORE",
     )
@@ -72,7 +74,8 @@ class RescoreConfig:
         check_least(self, 1, "r_max")
         if self.out and absolute(self.out) == absolute(self.store):
             raise UserError(
-                f"--out {self.out}: the store itself; its scores are what a run of the student gave"
+                f"--out {self.out} is the store itself, whose scores must stay as the run wrote "
+                "them; name another store"
             )
         if self.r_max and not self.out:
-            raise UserError("--r-max gives other scores: name a store for them with --out")
+            raise UserError("--r-max changes the scores: name another store for them with --out")

@@ -97,8 +97,8 @@ def _tools(given: Any) -> str | None:
     try:
         tools = json.loads(given) if isinstance(given, str) else without_nulls(given)
     except (ValueError, RecursionError) as e:
-        raise BadRow("tool_calls", f"the column tools is not JSON: {given!r:.100}") from e
-    check_json(tools, "the column tools")
+        raise BadRow("tool_calls", f"column tools is not JSON: {given!r:.100}") from e
+    check_json(tools, "column tools")
     return json.dumps(tools) if tools else None
 
 

@@ -39,8 +39,9 @@ def check_mapped(
         name, path = next(iter(missing.items()))
         known = sorted(map(str, there))
         near = difflib.get_close_matches(path, known, 3, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there: {', '.join(known)[:300]}"
-        raise UserError(f"--columns {name}={path}: no row looked at has such a column; {hint}")
+        near_names = f"did you mean {' or '.join(near)}?"
+        hint = near_names if near else f"columns: {', '.join(known)[:300]}"
+        raise UserError(f"--columns {name}={path}: none of the first rows has this column; {hint}")
 
 
 def _is_there(row: dict[str, Any], path: str) -> bool:
@@ -70,7 +71,9 @@ def check_readable(
         "messages; or conversations; or prompt and response; or instruction and output; --columns "
         "maps other names"
     )
-    raise UserError(f"no shard of the corpus can be used: {problem}. A row needs {wanted}.")
+    raise UserError(
+        f"no shard of the corpus has readable trajectories: {problem}. A row needs {wanted}."
+    )
 
 
 def _shape_of(row: dict[str, Any], columns: Mapping[str, str]) -> str | None:

@@ -41,7 +41,7 @@ def name_of(value: Any, column: str) -> str | None:
     if type(value) is datetime.date:
         return value.isoformat()
     raise BadRow(
-        "identity", f"{column}: a value of type {type(value).__name__}; give text or whole numbers"
+        "identity", f"{column}: a value of type {type(value).__name__}; use text or whole numbers"
     )
 
 
@@ -68,7 +68,8 @@ def _text(value: str, column: str) -> str | None:
         value.encode()
     except UnicodeEncodeError as e:
         raise BadRow(
-            "identity", f"{column}: {value!r:.60} holds half a surrogate pair: not valid unicode"
+            "identity",
+            f"{column}: {value!r:.60} contains half a surrogate pair, which is not valid unicode",
         ) from e
     return value or None
 
@@ -87,7 +88,9 @@ def _number(value: float | decimal.Decimal, column: str) -> str | None:
     if exact != int(exact):
         return format(exact, "f").rstrip("0")
     if isinstance(value, float) and abs(value) >= EXACT:
-        problem = "is a float that stands for several whole numbers; store ids as text or integers"
+        problem = (
+            "is a float too large to stand for one whole number; store ids as text or integers"
+        )
         raise BadRow("identity", f"{column}: {value!r} {problem}")
     return _digits(int(exact))
 

@@ -48,8 +48,8 @@ def not_utf8(head: bytes) -> str | None:
         return "the file is UTF-16: convert it to UTF-8"
     if b"\0" in head[:4]:
         return (
-            "the file begins with zero bytes: it is binary, cut off before it was written, or "
-            "UTF-16; not JSON in UTF-8"
+            "the file begins with zero bytes: it is binary, was cut off while it was written, "
+            "or is UTF-16; expected JSON in UTF-8"
         )
     return None
 
@@ -197,8 +197,8 @@ def _list_rows(
             value = text.value()
             if name in known or (isinstance(value, list) and value and isinstance(value[0], dict)):
                 raise ValueError(
-                    f"the object around the list of rows also has {name!r:.60}: which of them is "
-                    "the corpus?"
+                    f"the object around the list of rows also has {name!r:.60}, which may hold "
+                    "rows too: keep one of the two"
                 )
     if text.peek():
-        raise ValueError("something follows the list of rows")
+        raise ValueError("there is more text after the list of rows")

@@ -23,9 +23,7 @@ DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\n\r]*")
 MARKS = re.compile(r'"(?:[^"\\]++|\\.)*+(")?|[\[\]{}]', re.DOTALL)  # strings and brackets
 LONGEST_MARK = 16  # characters of a literal or an escape that may be cut: -Infinity, \ud83d\ude00
-TOO_LONG = Unreadable(
-    f"the row is longer than {ROW_BYTES >> 20} MiB, the most that is read of one row"
-)
+TOO_LONG = Unreadable(f"the row is longer than {ROW_BYTES >> 20} MiB, the limit for one row")
 
 
 class Counted(io.RawIOBase):
@@ -108,7 +106,7 @@ class Text:
         self.stream.n_held = len(self.text) - self.at
         if not mark or mark not in marks:
             raise ValueError(
-                f"expected {' or '.join(marks)} behind a value, found "
+                f"expected {' or '.join(marks)} after a value, found "
                 f"{mark or 'the end of the file'}"
             )
         self.at += 1
@@ -165,7 +163,7 @@ class Text:
             else:
                 self.at = len(self.text)
             if len(self.text) - self.at > 2 * ROW_BYTES or not self.more():
-                raise ValueError("a value that could not be read has no end")
+                raise ValueError("an unreadable value has no end")
 
 
 def past_space(text: str, at: int) -> int:

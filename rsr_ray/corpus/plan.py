@@ -127,11 +127,12 @@ class Seen:
         said = []
         if self.n_rendered:
             what = (
-                f"{self.n_rendered:,} of the first {self.n_rows:,} prompts hold a chat template's "
-                "markers"
+                f"{self.n_rendered:,} of the first {self.n_rows:,} prompts contain a chat "
+                "template's markers"
             )
             said.append(
-                f"{what}: --render raw takes them as they stand, any other wraps them a second time"
+                f"{what}: use --render raw to keep them as they are; any other setting adds the "
+                "template a second time"
             )
         if self.n_untrained:
             what = (
@@ -139,15 +140,16 @@ class Seen:
                 "marked as not trained on"
             )
             said.append(
-                f"{what} (weight 0, loss or train false, history): they are context and not scored"
+                f"{what} (weight 0, loss or train false, history): they are used as context and "
+                "not scored"
             )
         several = sorted({teacher for (teacher, _), n in self.answers.items() if n > 1})
         if several and by_path:
             what = (
-                f"{several[0]}, a teacher by its path, has several answers to one prompt, and no "
-                "column sample numbers them"
+                f"teacher {several[0]}, named by its path, has several answers to one prompt and "
+                "no sample column to number them"
             )
-            said.append(f"{what}: are they one teacher's?")
+            said.append(f"{what}: are they all from one teacher?")
         return said
 
 
@@ -163,19 +165,22 @@ def _doubts(names: Mapping[str, int], reading: Reading) -> list[str]:
         n = names.get("none", 0)
         return (
             [
-                f"{n:,} shards have a path that --teacher-from {reading.teacher_from} does not "
-                "match: no teacher"
+                f"{n:,} shards have no teacher, because --teacher-from {reading.teacher_from} "
+                "does not match their paths"
             ]
             if n
             else []
         )
     ways_out = (
-        "give --teacher-from file or folder:2, --teacher NAME, --columns teacher=COLUMN, or "
+        "use --teacher-from file or folder:2, --teacher NAME, --columns teacher=COLUMN, or "
         "teacher=NAME/ folders"
     )
     dates = sorted(name for name in names if DATE.fullmatch(name))
     if dates:
-        return [f"{dates[0]} is taken for a teacher's name and looks like a date: {ways_out}"]
+        return [f"teacher {dates[0]} looks like a date; to name teachers differently, {ways_out}"]
     if len(names) == 1:
-        return [f"{next(iter(names))} is the only teacher that the paths name; if not: {ways_out}"]
+        return [
+            f"{next(iter(names))} is the only teacher that the paths name; if it is not one, "
+            f"{ways_out}"
+        ]
     return []

@@ -147,11 +147,12 @@ def check_patterns(columns: Mapping[str, str]) -> None:
     for name, column in patterns.items():
         for place in PLACES:
             if column.count(place) > 1:
-                raise UserError(f"--columns {name}={column}: {place} stands in it twice")
+                raise UserError(f"--columns {name}={column}: contains {place} twice")
     if patterns and not patterns.keys() & {*ANSWERS}:
         name, column = next(iter(patterns.items()))
         raise UserError(
-            f"--columns {name}={column}: a pattern is of answers; give it with response too"
+            f"--columns {name}={column}: a pattern also needs one for response; add "
+            "response=PATTERN"
         )
 
 
@@ -170,9 +171,9 @@ def check_teacher_from(rule: str) -> None:
     """Raise UserError for a rule that says nothing."""
     if rule != "file" and not FOLDER.fullmatch(rule) and rule.count("{teacher}") != 1:
         raise UserError(
-            f"--teacher-from {rule}: give file (its name), folder (the one it lies in), folder:2 "
-            "(the one above that), "
-            "or a pattern with {teacher} for the end of the path: {teacher}/*/*.jsonl"
+            f"--teacher-from {rule}: use file (its name), folder (the one that contains it), "
+            "folder:2 (the one above), or a pattern with {teacher} for the end of the path: "
+            "{teacher}/*/*.jsonl"
         )
 
 
@@ -206,8 +207,8 @@ def check_roles(roles: Mapping[str, str]) -> None:
     for name, role in roles.items():
         if role not in ("system", "user", "assistant", "tool"):
             raise UserError(
-                f"--roles {name}={role}: give system, user, assistant or tool; known by "
-                f"themselves: {', '.join(ROLES)}"
+                f"--roles {name}={role}: use system, user, assistant or tool; already known: "
+                f"{', '.join(ROLES)}"
             )
 
 

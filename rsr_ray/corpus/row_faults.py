@@ -54,7 +54,7 @@ def one_line(e: BaseException) -> str:
     try:
         said = str(e)[:2000]
     except Exception:
-        said = "(it says nothing that can be printed)"
+        said = "(no printable message)"
     return scrub(" ".join(f"{type(e).__name__}: {said}".split()))[:300]
 
 
@@ -93,7 +93,7 @@ def check_json(value: Any, what: str) -> None:
         if type(found) is dict:
             if wrong := next((key for key in found if type(key) is not str), None):
                 kind = type(wrong).__name__
-                detail = f"{what}{where}: a key of type {kind}, which JSON does not have"
+                detail = f"{what}{where}: a key of type {kind}, which JSON cannot represent"
                 raise BadRow("tool_calls", detail)
             left += [(one, f"{where}.{key:.40}", depth + 1) for key, one in found.items()]
         elif type(found) is list:
@@ -101,8 +101,8 @@ def check_json(value: Any, what: str) -> None:
         elif found is not None and type(found) not in (str, int, float, bool):
             raise BadRow(
                 "tool_calls",
-                f"{what}{where[:120]}: a value of type {type(found).__name__}, which JSON does not "
-                "have; store it as text",
+                f"{what}{where[:120]}: a value of type {type(found).__name__}, which JSON cannot "
+                "represent; store it as text",
             )
 
 

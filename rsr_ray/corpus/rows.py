@@ -169,7 +169,7 @@ def _wanted(
         wanted = there
     if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise ValueError(
-            f"the column {twice[0]!r} is there twice, and which one is meant cannot be known"
+            f"column {twice[0]!r} appears twice, so it is unclear which one to read; rename one"
         )
     return wanted
 
@@ -188,9 +188,7 @@ def _json_rows(
     if obj.size == 0:
         with fs.open_input_stream(path, compression=None) as stream:
             if not stream.read(1):
-                yield Unreadable(
-                    "the file has 0 bytes: it was never written to its end", shard=True
-                )
+                yield Unreadable("the file has 0 bytes", shard=True)
                 return
     known = KNOWN | {path.partition(".")[0] for path in columns.values()}
     with fs.open_input_stream(path, compression=None) as file:

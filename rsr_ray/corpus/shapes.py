@@ -235,7 +235,7 @@ def _check_read(
         ):
             raise BadRow(
                 "unread_content",
-                f"the column {name} holds text that is in none of the turns; {way_out}",
+                f"column {name} has text that is in none of the turns; {way_out}",
             )
 
 
@@ -257,7 +257,7 @@ def _history(given: Any) -> list[Turn]:
     for pair in given or ():
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise BadRow(
-                "unreadable_row", f"history is not a list of questions with answers: {pair!r:.60}"
+                "unreadable_row", f"history is not a list of question-answer pairs: {pair!r:.60}"
             )
         turns.append({"role": "user", "content": text_of(pair[0], "user")})
         turns.append(

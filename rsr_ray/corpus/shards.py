@@ -72,11 +72,12 @@ def without_stores(corpus: str, objects: list[InputObject], store: str | None) -
     if left_out:
         where = ", ".join(sorted({*left_out.values()}))
         line = (
-            f"corpus {corpus}: {len(objects) - len(kept):,} files in it belong to the store {where}"
+            f"corpus {corpus}: {len(objects) - len(kept):,} of its files belong to the store "
+            f"{where}"
         )
         if not kept:
-            raise UserError(f"{line}, and there are no others: give the folder of the trajectories")
-        warn_once(
-            f"{line} and are no part of the corpus; a store outside of it keeps the two apart"
-        )
+            raise UserError(
+                f"{line}, and there are no others: pass the folder with the trajectories"
+            )
+        warn_once(f"{line} and are skipped; put the store outside the corpus to keep them apart")
     return kept

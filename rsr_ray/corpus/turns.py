@@ -78,7 +78,7 @@ def role_of(said: str) -> str:
     if role is None:
         raise BadRow(
             "unknown_role",
-            f"a turn has the role {said!r:.60}; --roles {said:.60}=ROLE says what it is",
+            f"a turn has the unknown role {said!r:.60}; map it with --roles {said:.60}=ROLE",
         )
     return role
 
@@ -88,12 +88,12 @@ def text_of(content: Any, role: str) -> str:
     if isinstance(content, list) and content:
         content = "".join(_part(part, role) for part in content)
     if not isinstance(content, str):
-        what = f"the content of a turn of the {role} is {type(content).__name__}, not text"
+        what = f"the content of a {role} turn is {type(content).__name__}, not text"
         raise BadRow("not_text", what)
     try:
         content.encode()
     except UnicodeEncodeError as e:
-        what = f"a turn of the {role} holds half a surrogate pair: not valid unicode"
+        what = f"a {role} turn contains half a surrogate pair, which is not valid unicode"
         raise BadRow("not_text", what) from e
     return content
 
@@ -106,8 +106,8 @@ def reasoning_of(fields: Mapping[str, Any]) -> Any:
     given = {name: fields[name] for name in REASONING if fields.get(name)}
     texts = {name: value for name, value in given.items() if not _is_off(value, "role" in fields)}
     if len({_plain(value) for value in texts.values()}) > 1:
-        what = f"the fields {' and '.join(texts)} hold reasoning that is not the same"
-        raise BadRow("unread_content", f"{what}; --columns thinking=... names one")
+        what = f"the fields {' and '.join(texts)} contain different reasoning"
+        raise BadRow("unread_content", f"{what}; select one with --columns thinking=...")
     return next(iter(texts.values()), None)
 
 
@@ -162,7 +162,7 @@ def _content_of(turn: Mapping[str, Any], role: str) -> Any:
     found = {name: turn[name] for name in names if turn.get(name) is not None}
     spoken = {name: value for name, value in found.items() if value != ""}
     if role == "assistant" and len({_plain(value) for value in spoken.values()}) > 1:
-        raise BadRow("unread_content", f"a turn has other text in {' than in '.join(spoken)}")
+        raise BadRow("unread_content", f"a turn has different text in {' and in '.join(spoken)}")
     if role == "system" and not found:
         return turn.get("system_prompt")
     return next(iter((spoken or found).values()), None)
@@ -196,7 +196,7 @@ def _turn(role: str, said: str, content: Any, given: Mapping[str, Any]) -> Turn:
 def _check_all_read(turn: Mapping[str, Any]) -> None:
     unread = [name for name in turn if name not in READ and name not in SILENT]
     if name := next((name for name in unread if _holds_text(turn[name])), None):
-        what = f"a turn of the assistant has text in {name!r:.60}, which is not read"
+        what = f"an assistant turn has text in {name!r:.60}, which is not read"
         raise BadRow("unread_content", what)
 
 
@@ -216,7 +216,7 @@ def _thought(reasoning: Any, text: str, calls: list[dict[str, Any]]) -> str:
         inner = opening.removeprefix("<think>").partition("</think>")[0]
         if _plain(inner) == _plain(thought):
             return text
-        what = "a turn has reasoning in a field and other reasoning in its text"
+        what = "a turn has different reasoning in a field and in its text"
         raise BadRow("unread_content", what)
     if not thought:
         return text
@@ -229,11 +229,11 @@ def _calls_beside(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The calls that lie in fields of a turn of their own. Raises BadRow."""
     given = {name: turn[name] for name in ("tool_calls", *CALLS[:2]) if turn.get(name)}
     if len(given) > 1:
-        raise BadRow("tool_calls", f"a turn has calls in {' and in '.join(given)}")
+        raise BadRow("tool_calls", f"a turn has tool calls in {' and in '.join(given)}")
     for name, value in given.items():
         parsed = json_or_none(value) if isinstance(value, str) else value
         if parsed is None:
-            what = f"the field {name} is no JSON: {value!r:.80}"
+            what = f"the field {name} is not JSON: {value!r:.80}"
             raise BadRow("unread_content", what)
         return calls_of(parsed)
     return []
@@ -259,11 +259,9 @@ def _assistant_blocks(
         kind = block.get("type") or "text"
         place = kinds.get(kind)
         if place is None:
-            raise BadRow(
-                "not_text", f"a turn of the assistant has a part that is not text: {kind!r:.60}"
-            )
+            raise BadRow("not_text", f"an assistant turn has a part that is not text: {kind!r:.60}")
         if place < last:
-            what = f"a turn of the assistant has {kind} behind what no template puts before it"
+            what = f"an assistant turn has {kind} after parts that no template puts before it"
             raise BadRow("unread_content", what)
         last = place
         if place == 0:
@@ -273,7 +271,7 @@ def _assistant_blocks(
         else:
             used.append({**block, "arguments": block.get("input") or {}})
     if thought is not None and thoughts:
-        raise BadRow("unread_content", "a turn has reasoning in a field and in its blocks")
+        raise BadRow("unread_content", "a turn has reasoning both in a field and in its blocks")
     return "".join(thoughts) or thought, "".join(texts), calls + calls_of(used)
 
 
@@ -288,7 +286,7 @@ def _part(part: Any, role: str) -> str:
     text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
     if not isinstance(text, str):
         kind = part.get("type", "no text") if isinstance(part, dict) else type(part).__name__
-        what = f"a turn of the {role} has a part that is not text: {kind!r:.60}"
+        what = f"a {role} turn has a part that is not text: {kind!r:.60}"
         raise BadRow("not_text", what)
     return text
 

@@ -48,10 +48,10 @@ def accuracies_of(table: "pa.Table", uri: str) -> Accuracies:
     for row, (student, teacher) in enumerate(names):
         if student is None or teacher is None:
             missing = "student" if student is None else "teacher"
-            raise UserError(f"{uri}: row {row + 1} names no {missing}")
+            raise UserError(f"{uri}: row {row + 1} has no {missing}")
         teachers = of_students.setdefault(str(student), {})
         if str(teacher) in teachers:
-            raise UserError(f"{uri}: student {student} and teacher {teacher} are there twice")
+            raise UserError(f"{uri}: student {student} and teacher {teacher} appear twice")
         if math.isnan(accuracy[row]):
             left_out.append(f"student {student}, teacher {teacher}: no accuracy")
             continue
@@ -71,16 +71,16 @@ def read_table(uri: str, endpoint: str | None) -> "pa.Table":
     from rsr_ray.files.objects import get
 
     if not uri.endswith(ENDINGS):
-        raise UserError(f"{uri}: a table's name ends with {', '.join(ENDINGS)}")
+        raise UserError(f"{uri}: the name of a table must end with {', '.join(ENDINGS)}")
     try:
         data = get(uri, endpoint)
     except FileNotFoundError as e:
-        raise UserError(f"{uri}: there is no such file") from e
+        raise UserError(f"{uri}: no such file") from e
     try:
         table = _parsed(uri, data)
     except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as e:
         raise UserError(
-            f"{uri}: cannot be read as its name says: {' '.join(str(e).split())}"
+            f"{uri}: cannot be read as the format its name says: {' '.join(str(e).split())}"
         ) from e
     _check_columns(uri, table.column_names)
     return table
@@ -106,11 +106,11 @@ def _parsed(uri: str, data: bytes) -> "pa.Table":
 def _check_columns(uri: str, names: list[str]) -> None:
     counts = Counter(names)
     if twice := [name for name, n in counts.items() if n > 1]:
-        raise UserError(f"{uri}: column {twice[0]} is there twice")
+        raise UserError(f"{uri}: column {twice[0]} appears twice")
     if missing := [name for name in KEYS if name not in counts]:
         raise UserError(
-            f"{uri}: no column {', '.join(missing)}; a row is {', '.join(KEYS)} and "
-            f"metrics, the columns there: {', '.join(counts)}"
+            f"{uri}: missing column {', '.join(missing)}; a table needs {', '.join(KEYS)} and "
+            f"metrics; its columns: {', '.join(counts)}"
         )
 
 

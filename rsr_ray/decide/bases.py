@@ -76,7 +76,7 @@ def on_matched_prompts(
     unmatched = [name for name, has in zip(teachers, has_any, strict=True) if not has]
     if not has_any.any():
         raise UserError(
-            f"no prompt has answers of one teacher on both sides; teachers on both: "
+            "no prompt has answers by the same teacher on both sides; teachers on both sides: "
             f"{', '.join(unmatched)}"
         )
     on_a = mean_of_answers(on_a, matched, has_any)
@@ -97,14 +97,14 @@ def _note_on_places(whole: np.ndarray, matched: np.ndarray) -> str | None:
     """What sets places apart from values, if anything; `whole` bool [P], `matched` bool [P, T]."""
     if not whole.any():
         return (
-            "no prompt has all these teachers on both sides: places compare values on "
-            "different prompts, so read them with care"
+            "no prompt was answered by all these teachers on both sides: places compare values "
+            "on different prompts, so interpret them with care"
         )
     if (whole == matched.any(1)).all():
         return None
     return (
-        f"places and order stand on the {whole.sum():,} prompts that all these teachers "
-        f"have on both sides, values on each teacher's own"
+        f"places and order are based on the {whole.sum():,} prompts that all these teachers "
+        "answered on both sides, values on each teacher's own prompts"
     )
 
 
@@ -122,8 +122,8 @@ def on_aggregates(
     lost = " and ".join(pair.lost)
     if metric.name != "rsr":
         raise UserError(
-            f"--by {metric.name}: the rows of night {lost} cannot be told any more, and its "
-            f"record holds rsr only"
+            f"--by {metric.name}: the rows of night {lost} can no longer be identified, and its "
+            "record only has rsr"
         )
     values = np.array([side.column("rsr", teachers) for side in (pair.a, pair.b)])
     error_a, n_a = recorded_errors(pair.a, teachers)
@@ -131,8 +131,8 @@ def on_aggregates(
     error = np.stack([error_a, error_b])
     measured = measure_by_errors(values, error, np.stack([n_a, n_b]), confidence, seed)
     note = (
-        f"which rows night {lost} had can no longer be told: the store was copied, or shards "
-        f"were replaced, since. {_note_on_noise(error)}"
+        f"the rows of night {lost} can no longer be identified, because the store was copied or "
+        f"shards were replaced since. {_note_on_noise(error)}"
     )
     return Basis(AGGREGATES, teachers, measured, measured, [], [note])
 
@@ -140,12 +140,12 @@ def on_aggregates(
 def _note_on_noise(error: np.ndarray) -> str:
     if np.isnan(error).any():
         return (
-            "Of some teachers a night's record has no standard error over prompts, so nothing "
-            "is said of noise there"
+            "For some teachers a night's record has no standard error over prompts, so their "
+            "changes are not tested against noise"
         )
     return (
-        "The noise is that of each night's own record, as if the sides had no prompt in "
-        "common: for nights that do, too much"
+        "The noise is taken from each night's own record, as if the nights had no prompts in "
+        "common; if they do, it is overestimated"
     )
 
 

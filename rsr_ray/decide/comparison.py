@@ -60,7 +60,7 @@ def compare_sides(
     seed: int = 0,
     anyway: bool = False,
 ) -> Comparison:
-    """Compare the teachers of two sides: what moved from A to B, and what is more than noise?
+    """Compare the teachers of two sides: what moved from A to B, and whether it is more than noise.
 
     `open_side` opens a store, a student or a night as a side. Values are in the unit of `metric`.
     `confidence` is a share between 0 and 1, `seed` that of the bootstrap.

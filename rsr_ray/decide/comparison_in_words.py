@@ -17,16 +17,16 @@ def comparison_in_words(
     """What moved by more than noise, or why nothing can be said of that."""
     if trajectories and _nothing_moved(trajectories):
         return (
-            f"Nothing moved: the {trajectories.both:,} trajectories are the same on both sides, "
-            f"bit for bit."
+            f"Nothing moved: the {trajectories.both:,} trajectories have bit-for-bit the same "
+            "scores on both sides."
         )
     if all(move.n_prompts is not None and move.n_prompts < FEWEST for move in moves):
         return (
-            f"On fewer than {FEWEST} prompts per teacher: what moved is shown, but nothing can "
-            f"be said of noise."
+            f"With fewer than {FEWEST} prompts per teacher, changes are shown but cannot be "
+            "tested against noise."
         )
     if same_student and all(move.more_than_noise is None for move in moves):
-        return "What moved is shown, but nothing can be said of noise."
+        return "Changes are shown but cannot be tested against noise."
     said = []
     if same_student:
         said.append(_moves_in_words(moves))
@@ -34,8 +34,8 @@ def comparison_in_words(
         said.append(_swaps_in_words(swaps, len(moves)))
     if not said:
         said.append(
-            f"the only teacher on both sides is {moves[0].teacher}, and two students' "
-            f"values are on scales of their own"
+            f"the only teacher on both sides is {moves[0].teacher}, and two students' values are "
+            "on different scales"
         )
     text = "; ".join(said)
     return text[0].upper() + text[1:] + "."
@@ -62,7 +62,7 @@ def _swaps_in_words(swaps: list[Swap], n_teachers: int) -> str:
         return f"the {n_teachers} teachers are in the same order"
     n_pairs = n_teachers * (n_teachers - 1) // 2
     sure = [swap for swap in swaps if swap.more_than_noise]
-    names = [f"B has {swap.before_in_b} before {swap.before_in_a}" for swap in sure]
+    names = [f"B ranks {swap.before_in_b} above {swap.before_in_a}" for swap in sure]
     beyond = f"{len(sure)} by more than noise ({_listed(names)})"
     more = beyond if sure else "none by more than noise"
     return f"{len(swaps)} of {n_pairs} pairs of teachers changed order, {more}"

@@ -157,7 +157,7 @@ def correlate(
         raise UserError("no student to correlate: " + "; ".join(usable.left_out))
     if by and (unknown := [name for name in by if name not in evidence.metrics]):
         raise UserError(
-            f"--by {unknown[0]}: there is no such metric; metrics: {', '.join(evidence.metrics)}"
+            f"--by {unknown[0]}: no such metric; metrics: {', '.join(evidence.metrics)}"
         )
     place_of = _places(students)
     metrics = [
@@ -187,7 +187,7 @@ def _with_enough_teachers(evidence: Evidence) -> Evidence:
         if len(student.teachers) < FEWEST
     }
     why = [
-        f"student {name}: {n} teachers with an accuracy, {FEWEST} are needed"
+        f"student {name}: {n} teachers with an accuracy, but {FEWEST} are needed"
         for name, n in too_few.items()
     ]
     return Evidence(

@@ -78,7 +78,7 @@ def from_table(uri: str, endpoint: str | None) -> Evidence:
         else:
             left_out.append(f"column {name}: not numbers")
     if not columns:
-        raise UserError(f"{uri}: no column of a metric beside {', '.join(KEYS)}")
+        raise UserError(f"{uri}: no metric column besides {', '.join(KEYS)}")
     accuracies = accuracies_of(table, uri)
     students = {
         student: StudentColumns(
@@ -103,7 +103,7 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
     for student, trained in accuracies.of_students.items():
         values, prompts = teacher_values(store_uri, student, endpoint)
         if not values:
-            left_out.append(f"student {student}: the store has no scores of it")
+            left_out.append(f"student {student}: the store has no scores for it")
             continue
         notes.append(f"student {student}: values on {prompts}")
         left_out += [
@@ -114,7 +114,7 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
         students[student] = _with_values(trained, values)
     if not students:
         raise UserError(
-            f"store {store_uri}: no scores of any student in {accuracies_uri}: "
+            f"store {store_uri}: no scores for any student in {accuracies_uri}: "
             f"{', '.join(accuracies.of_students)}"
         )
     return Evidence(students=students, left_out=left_out, notes=notes)
@@ -153,7 +153,7 @@ def _prompts(n_prompts: int, n_teachers: int, is_matched: bool) -> str:
             f"the {counted(n_prompts, 'prompt')} that all {n_teachers} teachers of "
             f"the store answered"
         )
-    return f"all prompts, each teacher's own: none was answered by all {n_teachers} teachers"
+    return f"each teacher's own prompts, because none was answered by all {n_teachers} teachers"
 
 
 def _with_values(
@@ -191,7 +191,7 @@ def set_cells(evidence: Evidence, cells: list[str]) -> Evidence:
             value = math.nan
         if not math.isfinite(value):
             raise UserError(
-                f"--set {cell}: use STUDENT/TEACHER/COLUMN=VALUE with a number as value"
+                f"--set {cell}: use STUDENT/TEACHER/COLUMN=VALUE with a number as VALUE"
             )
         known = [  # names may hold slashes themselves
             (name, teacher, column)
@@ -202,8 +202,7 @@ def set_cells(evidence: Evidence, cells: list[str]) -> Evidence:
         ]
         if not known:
             raise UserError(
-                f"--set {cell}: there is no such student, teacher and column; students: "
-                f"{', '.join(students)}"
+                f"--set {cell}: no such student, teacher or column; students: {', '.join(students)}"
             )
         name, teacher, column = known[0]
         students[name] = students[name].with_cell(teacher, column, value)
@@ -216,9 +215,7 @@ def without(evidence: Evidence, teachers: list[str]) -> Evidence:
         teacher for student in evidence.students.values() for teacher in student.teachers
     )
     if unknown := [name for name in teachers if name not in known]:
-        raise UserError(
-            f"--without {unknown[0]}: there is no such teacher; teachers: {', '.join(known)}"
-        )
+        raise UserError(f"--without {unknown[0]}: no such teacher; teachers: {', '.join(known)}")
     kept = {
         name: student.only(np.array([t not in teachers for t in student.teachers], bool))
         for name, student in evidence.students.items()

@@ -92,7 +92,7 @@ def naturalness_notes(columns: Mapping[str, np.ndarray]) -> list[str]:
     ]
     if correlation > COLLAPSED:
         said.append(
-            "it has collapsed into global naturalness: the window may hold nearly all "
-            "steps; a smaller --step-window may help"
+            "local naturalness has collapsed into global naturalness: the window may contain "
+            "nearly all steps; try a smaller --step-window"
         )
     return said

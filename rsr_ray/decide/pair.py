@@ -42,7 +42,7 @@ class Pair:
     def why_undefined(self) -> str | None:
         """Why there is no correlation; None if there is one."""
         if len(self.x) < FEWEST:
-            return f"{len(self.x)} values, {FEWEST} are needed"
+            return f"{len(self.x)} values, but {FEWEST} are needed"
         if len(set(self.x.tolist())) == 1:
             return "every teacher has the same value"
         if len(set(self.y.tolist())) == 1:

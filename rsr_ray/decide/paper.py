@@ -206,12 +206,12 @@ def _reason_of_order(printed: float, metric: str, readings: Readings) -> str:
     """Which order of ties gives the printed value, or by how much none does."""
     best = readings.best
     if best is None:
-        return "not explained: too many ties to try their orders"
+        return "not explained: too many ties to try every order"
     if agrees(best.value(metric), printed):
         accuracy = f"accuracy {TWICE.second}, " if best.takes_second else ""
         return f"{accuracy}ties in the order below"
     values = [reading.value(metric) for reading in readings.tried]
     if any(agrees(value, printed) for value in values):
-        return "ties, in another order than the one below"
+        return "ties in another order than below"
     off = min(abs(value - printed) for value in values)
-    return f"not explained: off by {off:.4f} at the nearest"
+    return f"not explained: off by {off:.4f} at best"

@@ -212,8 +212,8 @@ class Measured:
 def rank_teachers(
     scored: Scored, metric: Metric, *, confidence: float = 0.95, seed: int = 0
 ) -> Ranking:
-    """The ranking of teachers by a metric on the prompts that all of them answered, with what is
-    known of its certainty; on all prompts where there are none.
+    """Rank teachers by a metric on the prompts that all of them answered, or on all prompts if
+    there are none, and state how certain the ranking is.
 
     Raises UserError for a metric without a direction.
     """

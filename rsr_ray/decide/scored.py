@@ -63,7 +63,7 @@ class Scored:
         wanted = sorted({*teachers})
         if unknown := [name for name in wanted if name not in self.teachers]:
             raise UserError(
-                f"--teachers {' '.join(unknown)}: not in the store; it has "
+                f"--teachers {' '.join(unknown)}: not in the store; teachers: "
                 f"{', '.join(self.teachers)}"
             )
         keep = np.isin(self.teacher, [self.teachers.index(name) for name in wanted])
@@ -129,9 +129,9 @@ def load_scored(
 ) -> Scored:
     """The score rows that the store's teachers table was made of.
 
-    `more` names further number columns of SCORES. A trajectory_id that a teacher has twice counts
-    once, the first by source and row. Where the store's rows are no longer those of the table,
-    `notes` say so. Raises UserError where there are none, and StoreError for a broken file.
+    `more` names further number columns of SCORES. A trajectory_id and content that a teacher
+    has twice count once, the first by source and row. If the store's rows are no longer those of
+    the table, `notes` say so. Raises UserError if there are none, and StoreError for a broken file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
@@ -139,8 +139,8 @@ def load_scored(
     said = store.notes(fingerprint)
     if store.made_of().units and not gives(scored, store.read_teachers().to_pylist()):
         said.append(
-            f"{store.teachers_uri} says other numbers than the scores beside it: the next "
-            f"run of rsr-ray score makes it again"
+            f"{store.teachers_uri} does not match the scores in the store: the next run of "
+            "rsr-ray score recreates it"
         )
     return dataclasses.replace(scored, notes=tuple(said))
 
@@ -183,8 +183,8 @@ def load_units(
         tables = list(pool.map(read, sorted(set(names) - set(repeated))))
     if not sum(table.num_rows for table in tables):
         raise UserError(
-            f"store {store.uri}: nothing of student {store.student_name} was scored: every "
-            f"row was rejected"
+            f"store {store.uri}: no row of student {store.student_name} was scored: every row "
+            "was rejected; rsr-ray rejects lists them"
         )
     return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
 

@@ -35,8 +35,8 @@ def check_settings(a: Side, b: Side, metric: Metric, *, anyway: bool) -> Setting
     notes = _accept(_differences(run_a, run_b, metric, same_student), anyway)
     if not same_student:
         notes.append(
-            f"A and B are two students: their values of {metric.name} are on scales of "
-            f"their own. Compare places and order."
+            f"A and B are different students, whose values of {metric.name} are on different "
+            "scales. Compare only places and order."
         )
     elif run_a["versions"] != run_b["versions"]:
         notes.append(_other_versions(run_a["versions"], run_b["versions"]))
@@ -82,20 +82,20 @@ def _accept(differ: list[str], anyway: bool) -> list[str]:
         return []
     if not anyway:
         raise UserError(
-            f"A and B were scored under other settings and cannot be compared: "
-            f"{', '.join(differ)}. --anyway compares them all the same."
+            "A and B were scored under different settings and cannot be compared: "
+            f"{', '.join(differ)}. Pass --anyway to compare them regardless."
         )
-    return [f"scored under other settings, compared anyway: {', '.join(differ)}"]
+    return [f"scored under different settings, compared anyway: {', '.join(differ)}"]
 
 
 def _no_record(stores: list[str]) -> str:
     return (
-        f"the record of the run that made them is not in store {' and '.join(stores)}, so their "
-        f"settings cannot be told"
+        f"the record of the run that made them is missing from store {' and '.join(stores)}, so "
+        "their settings are unknown"
     )
 
 
 def _other_versions(of_a: dict[str, str], of_b: dict[str, str]) -> str:
     differ = sorted(name for name in {**of_a, **of_b} if of_a.get(name) != of_b.get(name))
     pairs = [f"{name} {of_a.get(name)} / {of_b.get(name)}" for name in differ]
-    return f"last run by other versions: {', '.join(pairs)}"
+    return f"last run by different versions: {', '.join(pairs)}"

@@ -142,15 +142,15 @@ def open_side(text: str, endpoint: str | None = None) -> Side:
     has only one. The last # is the separator: an @ or a further # before it belongs to the store.
     `endpoint` is that of an S3 server other than AWS.
 
-    Raises UserError for a name of no such form, and for a store, student or night that is not
-    there.
+    Raises UserError for a name in another format, and for a store, student or night that does not
+    exist.
     """
     store_name, mark, rest = text.rpartition("#")
     named = AFTER_MARK.fullmatch(rest if mark else "")
     if not named or not (store_name or rest):
         raise UserError(
-            f"{text!r}: give STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; a "
-            f"store with a # in its name needs one after it"
+            f"{text!r}: use STORE, STORE#STUDENT, STORE#STUDENT@NIGHT or STORE#@NIGHT; append a "
+            "# to a store whose name contains one"
         )
     uri = absolute(store_name if mark else rest)
     student = named["student"] or _only_student(uri, endpoint)
@@ -171,7 +171,7 @@ def _open_night(store: Store, night: str) -> Side:
     }
     if night not in written:
         known = ", ".join(sorted(written)[-5:]) or "none"
-        raise UserError(f"store {store.uri}: no night {night}; the last are: {known}")
+        raise UserError(f"store {store.uri}: no night {night}; latest nights: {known}")
     record = get_record(store.uri, night_place(night), NIGHT_KEYS, store.endpoint)
     entry = record["students"].get(store.student_name, {})
     if "teachers" not in entry:
@@ -186,8 +186,8 @@ def _only_student(uri: str, endpoint: str | None) -> str:
     """Raises UserError unless the store has exactly one student."""
     students = Store.students(uri, endpoint)
     if not students:
-        raise UserError(f"store {uri}: no teachers of any student")
+        raise UserError(f"store {uri}: no student was scored there yet: run rsr-ray score")
     if len(students) > 1:
         known = ", ".join(students)
-        raise UserError(f"store {uri}: name one of its students as {uri}#STUDENT: {known}")
+        raise UserError(f"store {uri}: several students; name one as {uri}#STUDENT: {known}")
     return students[0]

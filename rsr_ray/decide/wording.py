@@ -29,16 +29,19 @@ def sentence(
         return f"{first} is the only teacher."
     if not is_matched:
         return (
-            f"{first} is first, but the teachers answered different prompts: nothing can be "
-            f"said of how sure that is."
+            f"{first} ranks first, but without a confidence estimate, because the teachers "
+            "answered different prompts."
         )
     if not best:
-        return f"{first} is first, {_why_unsure(len(names), n_prompts)} to say how sure that is."
+        return (
+            f"{first} ranks first, but {_why_unsure(len(names), n_prompts)} for a confidence "
+            "estimate."
+        )
     sure = f"on prompts like these ({100 * confidence:g}%)"
     if len(best) == 1:
         return f"{first} is best {sure}."
     told = (
-        f"; about {more_prompts:,} more prompts would probably tell {best[0]} from {best[1]}"
+        f"; about {more_prompts:,} more prompts would probably separate {best[0]} and {best[1]}"
         if more_prompts
         else ""
     )
@@ -46,13 +49,13 @@ def sentence(
         return f"{listed(best)} is best {sure}{told}."
     any_of = "Either" if len(best) == 2 else "Any"
     which = f"{any_of} of the {len(best)} teachers may be best {sure}"
-    return f"{which}; {first} is first on these {n_prompts:,}{told}."
+    return f"{which}; {first} ranks first on these {n_prompts:,}{told}."
 
 
 def _why_unsure(n_teachers: int, n_prompts: int) -> str:
     if n_prompts < FEWEST:
-        return f"on {n_prompts:,} prompt{'s' if n_prompts > 1 else ''}: too few"
-    return f"of {n_teachers:,} teachers: too many"
+        return f"{n_prompts:,} prompt{'s are' if n_prompts > 1 else ' is'} too few"
+    return f"{n_teachers:,} teachers are too many"
 
 
 def listed(names: list[str]) -> str:
@@ -86,9 +89,9 @@ def notes(scored: Scored, metric: Metric, every: Matrices, is_matched: bool) -> 
         fewest = int(answered_PT.sum(0).argmin())
         n_without = int(np.delete(answered_PT, fewest, 1).all(1).sum())
         said.append(
-            f"all teachers answered {share:.0%} of the prompts; {scored.teachers[fewest]} "
-            f"answered the fewest: "
-            f"the others share {n_without:,}, so rank them without it (--teachers)"
+            f"all teachers answered only {share:.0%} of the prompts; {scored.teachers[fewest]} "
+            f"answered the fewest: without it the others share {n_without:,}, so leave it out "
+            "with --teachers"
         )
     return said + (naturalness_notes(scored.columns) if metric is LOCAL else [])
 
@@ -103,8 +106,8 @@ def _largest_group(teachers: list[str], answered_PT: np.ndarray) -> str:
     if n_members < 2:
         return "No two of them share a prompt."
     return (
-        f"{n_prompts:,} prompts are shared by {', '.join(teachers[t] for t in members)}: "
-        f"compare these with --teachers."
+        f"{n_prompts:,} prompts are shared by {', '.join(teachers[t] for t in members)}: compare "
+        "only these with --teachers."
     )
 
 

@@ -25,8 +25,8 @@ def prepare(out: str) -> Iterator[ScoreConfig]:
         raise UserError(f"--out {out}: cannot be written: {e}") from e
     print(
         f"Made {sum(counts.values())} trajectories of {len(counts)} teachers in "
-        f"{folder / 'corpus'}, two of them broken on purpose.\n"
-        "Scoring them under a student of 0.4M parameters.",
+        f"{folder / 'corpus'}; two of the trajectories are broken on purpose.\nScoring them "
+        "under a student of 0.4M parameters.",
         flush=True,
     )
     with as_file(files("rsr_ray.demo") / "student") as student:

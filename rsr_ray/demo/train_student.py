@@ -95,7 +95,7 @@ def main(folder: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0:
-            print(f"step {step}: {loss.item():.3f} nats a token", flush=True)
+            print(f"step {step}: {loss.item():.3f} nats per token", flush=True)
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     print(f"{model.num_parameters():,} parameters saved to {folder}")

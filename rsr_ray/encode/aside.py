@@ -19,7 +19,7 @@ class Ended(Exception):
     """The process aside ended over a question: `code` is the exit code, or minus the signal."""
 
     def __init__(self, code: int):
-        super().__init__(f"the process aside ended with {code}")
+        super().__init__(f"the separate process ended with {code}")
         self.code = code
 
     @property
@@ -97,7 +97,8 @@ class Aside:
             raised, answer = self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise RunError(
-                f"a process to encode rows in ended with {self._end()} before it had one"
+                f"a separate process for encoding rows ended with {self._end()} before it had "
+                "encoded one"
             ) from None
         if raised:
             raise answer

@@ -65,8 +65,8 @@ def _find_one(
         if span is None:
             raise BadRow(
                 "template_error",
-                f"cannot find where the tool calls of assistant turn {n} lie: "
-                f"without them, {e.detail}",
+                f"cannot find the tool calls of assistant turn {n} in the rendering: without "
+                f"them, {e.detail}",
             ) from e
         return span
     return inserted(text, without, turns[i], n, tokenizer)

@@ -138,7 +138,7 @@ def reject_of(ended: Ended) -> BadRow:
             "template_error",
             f"the chat template took over {SECONDS:g} s of processor time for the row",
         )
-    return BadRow("tokenizer_error", "the tokenizer ended its whole process on this row")
+    return BadRow("tokenizer_error", "the tokenizer crashed its process on this row")
 
 
 def check_template(aside: Aside) -> None:
@@ -150,5 +150,5 @@ def check_template(aside: Aside) -> None:
         if e.over_time:
             raise RunError(
                 f"the student's chat template took over {SECONDS:g} s of processor time for a "
-                "conversation of two words: does it end? rsr-ray doctor tries it on a few rows"
+                "conversation of two words: does it loop forever? Try it with rsr-ray doctor"
             ) from None

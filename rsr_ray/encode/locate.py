@@ -75,8 +75,8 @@ def _with_way_out(
         other(turns, tokenizer, tools)
     except BadRow:
         way_out = (
-            "--render template and verbatim cannot have all of it under this template; "
-            "--chat-template gives another"
+            "neither --render template nor verbatim keeps all of it with this template; pass "
+            "another with --chat-template"
         )
     else:
         way_out = f"--render {name} keeps it"

@@ -73,8 +73,8 @@ def find_texts(
     if "".join(whole) != text:
         raise BadRow(
             "template_error",
-            "the template renders a conversation differently "
-            "when a turn's text is extended by a mark",
+            "the template renders the conversation differently if a marker is added to a turn's "
+            "text",
         )
     without_trail = bare = whole
     if any(p.lead or p.trail for p in padded):
@@ -122,7 +122,7 @@ def _altered(body: str, rendered: str, n: int) -> BadRow:
         kept = f"{len(rendered)} of {len(body)} characters"
         return BadRow(
             "template_drops_response",
-            f"assistant turn {n}: the template leaves out text: {kept} are rendered",
+            f"assistant turn {n}: the template leaves out text; {kept} are rendered",
         )
     pairs = enumerate(zip(body, rendered, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), len(rendered))

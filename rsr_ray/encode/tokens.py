@@ -56,7 +56,7 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
         runs = [Run(a, min(b, length), i) for a, b, i in runs if a < length]
     if not runs or (length > how.max_length and how.over_length == "reject"):
         way_out = (
-            "--over-length truncate or window takes longer rows"
+            "--over-length truncate or window accepts longer rows"
             if runs
             else "the prompt alone fills it"
         )

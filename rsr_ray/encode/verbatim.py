@@ -18,7 +18,8 @@ def find_raw(turns: list[Turn], tokenizer: Any, tools: list | None = None) -> Fo
     if roles != ["user", "assistant"] or turns[1].get("tool_calls") or tools:
         raise BadRow(
             "template_error",
-            "--render raw takes a rendered prompt and an answer, both text, and the row has more",
+            "--render raw expects a rendered prompt and an answer, both text; the row has more "
+            "than that",
         )
     answer = turns[1]["content"]
     assembly = Assembly()
@@ -47,7 +48,7 @@ def find_verbatim(turns: list[Turn], tokenizer: Any, tools: list | None = None) 
     for i, mark in zip(before, marks, strict=True):
         piece, found, opened = opened.partition(mark)
         if not found:
-            raise BadRow("template_error", "the template leaves out an earlier answer altogether")
+            raise BadRow("template_error", "the template leaves out an earlier answer entirely")
         assembly.add(piece)
         assembly.say(turns[i]["content"], i)
     assembly.add(opened)
@@ -91,7 +92,7 @@ def _find_verbatim_calls(
     if not text.startswith(closed):
         raise BadRow(
             "template_error",
-            "the template renders a conversation differently when an answer is to follow",
+            "the template renders the conversation differently if an answer is to follow",
         )
     if opens:
         text += mark_of[last]
@@ -111,7 +112,7 @@ def _with_answers(
             if before < 0:
                 raise BadRow(
                     "template_drops_response",
-                    "the template leaves out an earlier answer altogether",
+                    "the template leaves out an earlier answer entirely",
                 )
             header = text[at:before]
             if content.lstrip().startswith("<think>"):  # the answer brings its own

@@ -27,11 +27,11 @@ DATASET_FILES = ("state.json", "dataset_info.json", "dataset_dict.json")  # besi
 MAGIC = re.compile(r"[*?\[]")
 
 HIDDEN = "hidden (its name starts with . or _)"
-NO_SHARD = "without a shard's ending"
-DATASET = "a data set's own description or cache"
-TWICE = "another name of a file that is read"
-LOOP = "a link to a folder that it lies in"
-FOLDER = "a folder that a pattern matches: end the pattern with /** to read what is in it"
+NO_SHARD = "without a known extension"
+DATASET = "a dataset's metadata or cache"
+TWICE = "another name for a file that is read"
+LOOP = "a link to a folder that contains it"
+FOLDER = "a folder matched by a pattern: end the pattern with /** to read its files"
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class _Walk:
         real = os.path.realpath(path)
         if not os.path.exists(path):
             raise UserError(
-                f"corpus: {printable(path)} is a link to {safe(os.readlink(path))}, which is not "
-                "there: fix or remove it"
+                f"corpus: {printable(path)} is a link to {safe(os.readlink(path))}, which does "
+                "not exist: fix or remove it"
             )
         if not os.path.isdir(path):
             self.file(path, real)
@@ -215,7 +215,7 @@ def stat_file(path: str) -> Found:
     if not stat.S_ISREG(facts.st_mode):
         raise UserError(f"corpus: {shown} is not a regular file: remove it")
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise UserError(f"corpus: {shown} may not be read by this user: change its permissions")
+        raise UserError(f"corpus: {shown} cannot be read by this user: change its permissions")
     return Found(path=path, size=facts.st_size, mtime=facts.st_mtime)
 
 

@@ -166,7 +166,7 @@ def find_objects(
     if not objects:
         told = tell_skipped(skipped)
         raise UserError(
-            f"corpus {uri}: no shard found there; shards end with {', '.join(endings)}"
+            f"corpus {uri}: no shards found; shards end with {', '.join(endings)}"
             + (f"; {told}" if told else "")
         )
     return objects, skipped
@@ -183,7 +183,7 @@ def _find_local(
     elif glob.has_magic(path):
         files, skipped = matches(path, endings)
     else:
-        raise UserError(f"corpus {uri}: there is no such file or folder")
+        raise UserError(f"corpus {uri}: no such file or folder")
     return [
         InputObject(uri=f.path, version=_version({"size": f.size, "mtime": f.mtime}), size=f.size)
         for f in files
@@ -207,12 +207,8 @@ def _find_remote(
             False,
         )
     else:
-        hint = (
-            "; a private or gated dataset, which looks the same, needs HF_TOKEN"
-            if protocol == "hf"
-            else ""
-        )
-        raise UserError(f"corpus {uri}: there is no such file or folder{hint}")
+        hint = "; if the dataset is private or gated, set HF_TOKEN" if protocol == "hf" else ""
+        raise UserError(f"corpus {uri}: no such file or folder{hint}")
     objects, skipped = [], []
     for name, info in sorted(found.items()):
         address = f"{protocol}://{name}"

@@ -121,7 +121,7 @@ class Course:
             enough = math.ceil(needed * 100) / 100
             raise UserError(
                 f"--budget {self.config.budget:g}: the first round alone costs {needed:.1%} of "
-                f"scoring everything: give {enough:g} or more"
+                f"scoring everything: use {enough:g} or more"
             )
         return needed <= self.config.budget
 
@@ -167,7 +167,8 @@ class Course:
             run_id = self._score_shards(folder, rows)
         if lost := int((rows & ~self.scores.known).sum()):
             raise RunError(
-                f"{lost:,} rows of {folder} were scored and are not in {self.store.scores_uri}"
+                f"{lost:,} rows of {folder} were scored but are missing from "
+                f"{self.store.scores_uri}"
             )
         return run_id
 
@@ -182,7 +183,7 @@ class Course:
             self.config, corpus=(folder,), store=self.store.uri, **ITS_OWN, unit_rows=unit_rows
         )
         prompts = f"{self.state.ends[self.state.round]:,} of {len(self.matched.prompts):,} prompts"
-        teachers = f"{len(self.state.alive)} of {len(self.matched.teachers)} teachers still in"
+        teachers = f"{len(self.state.alive)} of {len(self.matched.teachers)} teachers left"
         label = f"round {self.state.round + 1}: {prompts}, {teachers}"
         run_id = score_corpus(config, self.cluster, label).run_id
         self._take_own()
@@ -218,7 +219,7 @@ class Course:
             better=self.metric.better,
             decided=state.winner is not None,
             winner=state.winner,
-            reason=state.reason or "the next round is not within the budget",
+            reason=state.reason or "the next round would exceed the budget",
             next_cost_share=None if state.finished else self.next_cost_share,
             alive=[t.teacher for t in standings if t.teacher in state.alive],
             confidence=self.config.confidence,

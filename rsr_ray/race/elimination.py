@@ -165,7 +165,7 @@ class Elimination:
         if self._chance_of_none(n_tried) <= self.alpha:
             gone = [name for name in self.alive if name not in names]
             self.unscored += gone
-            why = f"nothing of it could be scored in {n_tried:,} prompts"
+            why = f"none of its answers to {n_tried:,} prompts could be scored"
             self._leave(dict.fromkeys(gone, why))
         if not self.alive:
             self.reason = "nothing could be scored"
@@ -177,8 +177,8 @@ class Elimination:
             self._decide(names, x[whole][:, some], y[whole][:, some], n_tried)
         if n_tried == self.n_prompts and not self.finished:
             self.reason = (
-                f"{n:,} of {n_tried:,} prompts have a score of every teacher still in, "
-                f"and fewer than {MIN_PROMPTS} decide nothing"
+                f"{n:,} of {n_tried:,} prompts have a score of every remaining teacher; fewer "
+                f"than {MIN_PROMPTS} cannot decide a race"
             )
 
     def _chance_of_none(self, n: int) -> float:
@@ -232,14 +232,14 @@ class Elimination:
         if share == 1:
             reason = self._why_exact(n)
         elif len(self.unscored) == len(self.left):
-            reason = "there is no other teacher left"
+            reason = "no other teacher is left"
         else:
-            reason = "no other teacher can win any more" + " by more than the margin" * near
+            reason = "no other teacher can still win" + " by more than the margin" * near
         if equal:
             tied = ", ".join(equal)
-            reason += f"; it is a tie with {tied}, and {self.winner} comes first by name"
+            reason += f"; tied with {tied}, and {self.winner} comes first by name"
         if self.unscored:
-            reason += f"; nothing of {', '.join(self.unscored)} could be scored"
+            reason += f"; no answer of {', '.join(self.unscored)} could be scored"
         return reason
 
     def _why_exact(self, n: int) -> str:
@@ -249,11 +249,11 @@ class Elimination:
             for name in self.left
             if name not in self.unscored and self.standings[name].round < self.round
         ]
-        whose = " of the teachers still in" if on_a_bound else ""
+        whose = " of the remaining teachers" if on_a_bound else ""
         scored = f"all {n:,} prompts{whose} are scored"
         reason = scored if n == self.n_prompts else "every prompt was tried"
         if on_a_bound:
-            reason += f"; {', '.join(on_a_bound)} left earlier, on a bound"
+            reason += f"; {', '.join(on_a_bound)} dropped out earlier, on a confidence bound"
         return reason
 
     def _leave(self, why: dict[str, str]) -> None:

@@ -120,7 +120,7 @@ def _racing(rows: pa.Table, wanted: tuple[str, ...]) -> list[str]:
     known = sorted(pc.unique(rows["teacher"]).to_pylist())
     if unknown := sorted({*wanted} - {*known}):
         raise UserError(
-            f"--teachers {' '.join(unknown)}: not in the corpus; it has {', '.join(known)}"
+            f"--teachers {' '.join(unknown)}: not in the corpus; teachers: {', '.join(known)}"
         )
     teachers = sorted({*wanted}) or known
     if len(teachers) < 2:
@@ -170,11 +170,11 @@ def _unmatched(teachers: list[str], there: np.ndarray) -> str:
         if len(group) > 1
     ]
     offer = (
-        "name some that do with --teachers; those of a group share this many: " + "; ".join(said)
+        "pass one of these groups to --teachers (shared prompts in parentheses): " + "; ".join(said)
         if said
-        else "no two of them share any"
+        else "no two of them share a prompt"
     )
-    return f"no prompt has an answer of each of the {len(teachers)} teachers: {offer}"
+    return f"no prompt was answered by all {len(teachers)} teachers: {offer}"
 
 
 def digest(value: Any) -> str:

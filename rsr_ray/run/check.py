@@ -22,14 +22,14 @@ from rsr_ray.store.store import Store
 from rsr_ray.store.units import unit_at
 
 KINDS = {
-    "broken": "not what was written there: cut, altered, or another file put in its place",
-    "table": "the teachers table does not say what the units say",
-    "stray": "a file at no unit's place: nothing reads it, nothing deletes it",
-    "leftover": "what a write that was cut off left behind",
+    "broken": "not what was written: truncated, altered, or replaced by another file",
+    "table": "the teachers table does not match the units",
+    "stray": "not a file of the store: it is neither read nor deleted",
+    "leftover": "left behind by an interrupted write",
 }
 WRONG = ("broken", "table")  # what makes the exit code 1
 REMOVED = ("broken", "leftover")  # what --repair removes
-NO_DAMAGE = ("no unit's place", "an earlier version of rsr_ray")  # of notes on a store
+NO_DAMAGE = ("are not work units", "an earlier version of rsr_ray")  # of notes on a store
 SCHEMAS = {"scores": SCORES, "tokens": TOKENS}
 
 IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
@@ -93,7 +93,7 @@ def check_store(
     places = sorted(place for place in list_versions(root, endpoint) if _is_of(place, student))
     if not places:
         raise UserError(
-            f"store {root}: nothing of {f'student {student}' if student else 'a store'} is there"
+            f"store {root}: no files of {f'student {student}' if student else 'a store'} found"
         )
     with ThreadPoolExecutor(16) as pool:
         read = [

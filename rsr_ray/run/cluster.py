@@ -21,7 +21,7 @@ RETRIED = [
     r"HTTP status 5\d\d",
     "Connection reset",
 ]
-KEPT = "Finished units are kept: run the same command again to go on."
+KEPT = "Finished units are kept: rerun the same command to resume."
 
 
 class Cluster:
@@ -106,6 +106,23 @@ class Cluster:
             if self._apart is not None and not self._entered:
                 self._apart.end()
                 self._apart = None
+
+
+def count_replicas(named: str) -> int | None:
+    """Replicas of this job that are alive: actors of Ray Data whose operator has this name. None
+    where there is no Ray, or it does not say.
+    """
+    if not on_ray():
+        return None
+    import ray
+    from ray._private.state import state
+
+    job = ray.JobID(bytes.fromhex(ray.get_runtime_context().get_job_id()))
+    try:
+        found = state.actor_table(None, job, "ALIVE")
+    except Exception:  # the head is busy, or gone: the run itself will say so
+        return None
+    return sum(named in actor["ActorClassName"] for actor in found.values())
 
 
 def _init(address: str, log: str, *, verbose: bool) -> None:

@@ -16,6 +16,7 @@ from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.plan import Plan
 from rsr_ray.errors import RunError, UserError, counted, safe
 from rsr_ray.files.objects import InputObject
+from rsr_ray.run.cluster import count_replicas
 from rsr_ray.run.counts import Counts, WrittenUnit
 from rsr_ray.run.display import size
 from rsr_ray.run.progress import Progress
@@ -84,8 +85,8 @@ class Run:
         dtype = self.resources.dtype
         if resources.dtype != dtype:
             raise UserError(
-                f"the store holds scores in {dtype}, and --dtype auto is {resources.dtype} on "
-                f"this cluster: give --dtype {dtype} to add to them, or another --store"
+                f"the store has scores in {dtype}, but --dtype auto is {resources.dtype} on this "
+                f"cluster: pass --dtype {dtype} to add to them, or use another --store"
             )
         self.resources = resources
 
@@ -117,7 +118,7 @@ class Run:
     def _say_plan(self, files: list[InputObject], n_left: int) -> None:
         said = (
             f"Found {counted(len(files), 'shard')} ({size(sum(file.size for file in files))}), "
-            f"{len(files) - n_left:,} already scored; rows are read as {self.shape}"
+            f"{len(files) - n_left:,} already scored; reading rows as {self.shape}"
         )
         print(said, file=sys.stderr)
         if self.reading is None:
@@ -131,7 +132,13 @@ class Run:
         """The progress of this run, which `count` tells of each unit."""
         rows_before = {shard: self.objects[shard].n_done for shard in self.sizes}
         self.progress = Progress(
-            label, self.sizes, rows_before, self.resources.replicas, self.counts, self.begun
+            label,
+            self.sizes,
+            rows_before,
+            self.resources.replicas,
+            self.counts,
+            self.begun,
+            count_replicas=lambda: count_replicas("MapBatches(Score)"),
         )
         return self.progress
 
@@ -178,8 +185,8 @@ class Run:
         open_ended = sum(not state.whole for state in self.objects.values())
         if open_ended or self.n_read != self.n_counted:
             raise RunError(
-                f"rows are missing or counted twice: {self.equation}; {open_ended} shards "
-                f"not whole. Run the same command again."
+                f"rows are missing or counted twice: {self.equation}; {open_ended} shards are "
+                "incomplete. Rerun the same command."
             )
 
     @property
@@ -191,13 +198,13 @@ class Run:
             return "nothing was scored: every row was rejected"
         if n := self.rejected["unreadable_shard"]:
             return (
-                f"{n} shard(s) could not be read to the end, {examples['unreadable_shard']}; what "
-                "could be read is scored. Mend or remove them."
+                f"{n} shard(s) could not be read to the end, {examples['unreadable_shard']}; "
+                "their readable rows are scored. Fix or remove them."
             )
         if replaced := self.units.replaced:
             return (
-                f"{len(replaced)} shard(s) were replaced while they were read, {replaced[0]} one "
-                "of them; they do not count yet: run the same command again."
+                f"{len(replaced)} shard(s) were replaced while they were read, e.g. "
+                f"{replaced[0]}; they do not count yet: rerun the same command."
             )
         n_new = self.n_scored + self.rejected.total()
         if self.rejected.total() > self.config.max_rejects * n_new:
@@ -207,7 +214,8 @@ class Run:
             )
             return (
                 f"{self.rejected.total():,} of {n_new:,} rows were rejected, more than "
-                f"--max-rejects {self.config.max_rejects:g}: {common}"
+                f"--max-rejects {self.config.max_rejects:g} allows: {common}; rsr-ray rejects "
+                "lists them"
             )
         return None
 

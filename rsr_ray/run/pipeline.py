@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str = "") -> Run:
     """Score what is new in a corpus and rank its teachers. When it returns, the row equation holds.
 
-    Ray is started, or `cluster` connected to, where there is something to score, and only then.
-    `label` says in its progress which of several runs it is. Raises UserError for what the user can
-    mend and RunError for a broken run; either way what was finished is kept.
+    Starts Ray, or connects to `cluster`, only if there is something to score. `label` names the run
+    in its progress if there are several. Raises UserError for what the user can fix, and RunError
+    if the run fails; finished work is kept in both cases.
     """
     run = Run(config)
     files = read_plan(run)

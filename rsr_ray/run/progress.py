@@ -31,7 +31,8 @@ class Scoring:
     tokens_per_second: float | None  # of the last minute
     tokens_per_second_of_run: float | None
     padding_share: float | None
-    replicas: int
+    replicas: int  # that the run asked for
+    replicas_alive: int | None  # with the student loaded; None where Ray does not say
     out_of_memory_splits: int
     seconds: float
     seconds_left: float | None
@@ -63,7 +64,8 @@ class Scoring:
             )
         if self.padding_share is not None:
             said.append(f"padding {self.padding_share:.0%}")
-        said.append(f"{self.replicas:,} replicas")
+        alive = "" if self.replicas_alive is None else f"{self.replicas_alive:,} of "
+        said.append(f"{alive}{self.replicas:,} replicas{' alive' if alive else ''}")
         if self.rejected:
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.rejected.items())
             said.append(f"{sum(self.rejected.values()):,} rejected ({reasons})")
@@ -86,6 +88,7 @@ class Progress:
     counts: Counts  # of the run
     begun: float
     clock: Callable[[], float] = time.monotonic
+    count_replicas: Callable[[], int | None] = lambda: None  # those alive
     shares: dict[tuple[str, str], float] = field(default_factory=dict)
     # of the shards begun, the last row scored
     stops: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -182,6 +185,7 @@ class Progress:
             tokens_per_second_of_run=speed_of_run,
             padding_share=counts.padding_share,
             replicas=self.replicas,
+            replicas_alive=self.count_replicas(),
             out_of_memory_splits=counts.splits,
             seconds=now - self.begun,
             seconds_left=self._left(own),

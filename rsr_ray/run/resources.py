@@ -69,7 +69,7 @@ def take(config: ScoreConfig, flops: float | None = None) -> Resources:
     if replicas > room:
         have_gpus = f"{gpus} GPUs and " if gpus else ""
         logging.getLogger(__name__).warning(
-            "%d replicas asked for; %s%g CPUs hold %d", replicas, have_gpus, cpus, room
+            "%d replicas requested; %s%g CPUs have room for %d", replicas, have_gpus, cpus, room
         )
     return Resources(
         replicas=replicas,

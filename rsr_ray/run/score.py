@@ -159,7 +159,7 @@ class Scorer:
         tokens: list[Tokens] = []
         for place, row_ids, row in zip(scorable.tolist(), ids, found, strict=True):
             if row is None:
-                detail = f"{len(row_ids)} tokens do not fit beside the student"
+                detail = f"{len(row_ids)} tokens do not fit into memory with the student"
                 rejects.add(place, "too_large_for_memory", detail)
                 continue
             total = row.surprisal_total

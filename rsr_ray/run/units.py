@@ -116,23 +116,24 @@ class RunUnits:
         said = []
         if self.broken:
             said.append(
-                f"{len(self.broken):,} units of the store were broken and were scored "
-                f"again: {named(self.broken)}"
+                f"{len(self.broken):,} units of the store were broken and were scored again: "
+                f"{named(self.broken)}"
             )
         if self.read_apart:
             said.append(
-                f"{self.read_apart:,} rows of these shards were read under another --teacher "
-                "and other --columns, and count beside those of this run"
+                f"{self.read_apart:,} rows of these shards were scored earlier with another "
+                "--teacher and other --columns, and also count"
             )
         if self.n_files_gone:
             said.append(
                 f"{self.n_files_gone:,} small files that were scored together with others of "
-                "this corpus are no longer in it; their rows are in the store and count"
+                "this corpus have been removed from it; their rows are still in the store and "
+                "count"
             )
         if self.absent:
             said.append(
-                f"{self.absent.rows:,} rows of {self.absent.shards:,} shards that this corpus "
-                "does not have are in the store and count in the ranking; to rank without them "
+                f"{self.absent.rows:,} rows of {self.absent.shards:,} shards that are not in "
+                "this corpus are in the store and count in the ranking; to rank without them, "
                 "score this corpus into another --store"
             )
         return said

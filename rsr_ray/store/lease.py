@@ -124,7 +124,7 @@ class Lease(Renewed):
                 return (last or {}) | {"age": age}
             if last is None:
                 warn_once(
-                    f"lease {self.folder}/{leases[-1]} is broken and {age:,.0f} s old: it is taken "
+                    f"lease {self.folder}/{leases[-1]} is broken and {age:,.0f} s old: taking it "
                     "over"
                 )
             number = int(leases[-1].removesuffix(".json")) + 1
@@ -191,8 +191,8 @@ def alone(store: "Store") -> Iterator[None]:
     while held := lock.take():
         if time.monotonic() - begun > 3 * PATIENCE:
             warn_once(
-                f"store {store.uri}: waits for {held.get('holder', 'another run')}, which is at "
-                f"work on student {store.student_name}"
+                f"store {store.uri}: waiting for {held.get('holder', 'another run')}, which is "
+                f"working on student {store.student_name}"
             )
         time.sleep(min(PATIENCE, 0.1 + (time.monotonic() - begun) / 4))
     try:
@@ -211,13 +211,13 @@ def at_work(store: "Store", fingerprint: str) -> Iterator[None]:
     with alone(store):
         if others := claim.others(fingerprint):
             who = (
-                f"{others[0]['holder']}, heard of {others[0]['age']:.0f} s ago, fingerprint "
+                f"{others[0]['holder']}, last seen {others[0]['age']:.0f} s ago, fingerprint "
                 f"{others[0]['fingerprint']}"
             )
             raise UserError(
-                f"store {store.uri}: another run is at work on student {store.student_name} under "
-                f"other settings or weights ({who}; this run: {fingerprint}). Wait for its end, "
-                f"or {SECONDS} s if it died, or give another --student-name or --store."
+                f"store {store.uri}: another run is working on student {store.student_name} "
+                f"under other settings or weights ({who}; this run: {fingerprint}). Wait until "
+                f"it ends, or {SECONDS} s if it died, or use another --student-name or --store."
             )
         claim.take(fingerprint)
     try:

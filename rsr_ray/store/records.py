@@ -46,7 +46,7 @@ def find_record(
     except FileNotFoundError:
         return None
     except StoreError as e:
-        warn_once(f"{e}; left out here")
+        warn_once(f"{e}; skipped")
         return None
 
 
@@ -54,7 +54,7 @@ def broken(store: str, place: str, why: BrokenError | str) -> StoreError:
     """The error of a file that is not what was written there."""
     return StoreError(
         f"store file {store}/{place} is broken: {why}; rsr-ray check --store {store} --repair "
-        "removes what is broken, and the next run makes again what can be made again"
+        "removes broken files, and the next run recreates what it can"
     )
 
 

@@ -36,8 +36,8 @@ class Scores:
     def __init__(self, uri: str, student_name: str, endpoint: str | None = None):
         if not STUDENT_NAME.fullmatch(student_name):
             raise UserError(
-                f"--student-name {student_name!r}: use letters, digits, '.', '_' and '-'; it "
-                "becomes a folder's name"
+                f"--student-name {student_name!r}: use letters, digits, '.', '_' and '-'; it is "
+                "used as a folder name"
             )
         self.uri, self.student_name, self.endpoint = absolute(uri), student_name, endpoint
 
@@ -133,8 +133,8 @@ class Scores:
         for missing in [column for column in wanted if column not in rows.column_names]:
             if missing not in SINCE_VERSION_3:
                 raise UserError(
-                    f"store {self.uri}: its scores have no column {missing}: an earlier version "
-                    "wrote them; score again"
+                    f"store {self.uri}: its scores have no column {missing}, because an earlier "
+                    "version wrote them; score again"
                 )
             rows = rows.append_column(
                 SCORES.field(missing).remove_metadata(),
@@ -152,7 +152,7 @@ class Scores:
         opened = self._open(place, None, TOKENS)
         r_max = opened.facts.get(R_MAX_KEY.encode(), b"")
         if not r_max.isdigit() or len(opened.table.schema) < len(TOKENS):
-            raise broken(self.uri, place, "not the tokens of a unit")
+            raise broken(self.uri, place, "not the token scores of a unit")
         return opened.table, int(r_max)
 
     def _open(self, place: str, columns: list[str] | None, schema: pa.Schema) -> seal.Opened:

@@ -83,11 +83,11 @@ def read_parquet(
             )
             table.validate(full=not is_sealed)
             if not is_sealed and table.num_rows and _has_checksum(data):  # which came with the seal
-                raise BrokenError("its seal is gone")
+                raise BrokenError("its seal is missing")
     except BrokenError:
         raise
     except UNREADABLE as e:
-        raise BrokenError(f"no Parquet file that can be read ({one_line(e)})") from e
+        raise BrokenError(f"not a readable Parquet file ({one_line(e)})") from e
     for field in schema or ():
         at = table.schema.get_all_field_indices(field.name)
         if len(at) > 1 or any(table.schema.field(i).type != field.type for i in at):
@@ -127,11 +127,11 @@ def check_seal(data: bytes, place: str) -> bool:
         return False
     at = _digest_at(data)
     if at < 0 or data[at : at + len(BLANK)] != _digest(data, at):
-        raise BrokenError("its bytes are not those that were written (digest)")
+        raise BrokenError("its bytes are not the ones that were written (digest)")
     written_for = data.rpartition(PLACE)[2]
     # As Parquet and JSON end a text.
     if not written_for.startswith((place.encode() + b"\0", place.encode() + b'"')):
-        raise BrokenError("written as another file and put here")
+        raise BrokenError("it was written as another file and moved here")
     return True
 
 

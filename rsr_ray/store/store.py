@@ -69,19 +69,19 @@ class Store(Scores):
         if others and not new_generation:
             if all(self._is_earlier(other) for other in others):
                 line = (
-                    f"store {self.uri} holds scores of student {self.student_name} that an earlier "
+                    f"store {self.uri} has scores of student {self.student_name} that an earlier "
                     "version of rsr_ray wrote"
                 )
-                what = "they can be ranked, compared and chosen from, and not be added to"
+                what = "they can be ranked, compared and chosen from, but not added to"
                 raise UserError(
-                    f"{line}: {what}. Give --new-generation to score all again beside them, or "
-                    "another --store."
+                    f"{line}: {what}. Pass --new-generation to score everything again next to "
+                    "them, or use another --store."
                 )
             raise UserError(
-                f"store {self.uri} holds scores of student {self.student_name} under other "
-                f"settings or weights (fingerprint {', '.join(others)}; this run: {fingerprint}), "
-                "and the two cannot be compared. Give the old settings, another --student-name "
-                "or --store, or --new-generation to score all again."
+                f"store {self.uri} has scores of student {self.student_name} under other "
+                f"settings or weights (fingerprint {', '.join(others)}; this run: "
+                f"{fingerprint}), and the two cannot be mixed. Use the old settings, another "
+                "--student-name or --store, or pass --new-generation to score everything again."
             )
         return units.get(fingerprint, {})
 
@@ -97,8 +97,8 @@ class Store(Scores):
         )
         if len(fingerprints) != 1:
             raise UserError(
-                f"store {self.uri}: scores of {len(fingerprints)} fingerprints of student "
-                f"{self.student_name}: run rsr-ray score again"
+                f"store {self.uri}: it has scores of student {self.student_name} under "
+                f"{len(fingerprints)} fingerprints: run rsr-ray score again"
             )
         return fingerprints[0]
 
@@ -152,18 +152,18 @@ class Store(Scores):
         except (FileNotFoundError, NotADirectoryError) as e:
             if units := sum(map(len, self.units().values())):
                 line = (
-                    f"{units:,} work units of student {self.student_name}, and its "
-                    f"{self._teachers_place} is not there"
+                    f"{units:,} work units of student {self.student_name}, but "
+                    f"{self._teachers_place} is missing"
                 )
                 raise UserError(
-                    f"store {self.uri}: {line}: the next rsr-ray score makes it of them"
+                    f"store {self.uri}: {line}: the next run of rsr-ray score recreates it"
                 ) from e
             known = (
                 ", ".join(self.students(self.uri, self.endpoint)) or "none yet: run rsr-ray score"
             )
             raise UserError(
-                f"store {self.uri}: no teachers of student {self.student_name}; students there: "
-                f"{known}"
+                f"store {self.uri}: no teachers of student {self.student_name}; students in the "
+                f"store: {known}"
             ) from e
         if missing := {"teacher", "fingerprint", "n_trajectories"} - {*opened.table.column_names}:
             raise broken(
@@ -196,18 +196,18 @@ class Store(Scores):
         said = self.made_of().differences({*names} - {*repeated})
         if self._is_earlier(fingerprint):
             what = (
-                "which answers the corpus calls cut off is not known, and rows of one id count once"
+                "it is not known which answers the corpus marks as cut off, and rows with the "
+                "same id count once"
             )
             said.append(
-                f"an earlier version of rsr_ray wrote these scores: {what}; score --new-generation "
-                "makes them again"
+                f"an earlier version of rsr_ray wrote these scores: {what}; rsr-ray score "
+                "--new-generation scores them again"
             )
         if strays := [
             path for path in listing.strays if not path.rpartition("/")[2].startswith(".")
         ]:
             what = (
-                f"{len(strays):,} files under {self.scores_uri} lie at no unit's place and are not "
-                "read"
+                f"{len(strays):,} files under {self.scores_uri} are not work units and are not read"
             )
             said.append(f"{what}: {named(strays)}")
         return said

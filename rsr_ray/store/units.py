@@ -105,17 +105,17 @@ class MadeOf:
         if missing:
             what = (
                 f"{len(missing):,} of the {len(self.units):,} units that the teachers table was "
-                "made of are gone from the store"
+                "made from are missing from the store"
             )
             said.append(
-                f"{what}, and with them up to {n_rows(missing):,} rows: {named(missing)}; score "
-                "again to have them back"
+                f"{what}, and with them up to {n_rows(missing):,} rows: {named(missing)}; run "
+                "rsr-ray score again to restore them"
             )
         if more:
             what = f"{len(more):,} units in the store are not in the teachers table yet"
             said.append(
-                f"{what}, up to {n_rows(more):,} rows: {named(more)}; the next run of score takes "
-                "them in"
+                f"{what}, up to {n_rows(more):,} rows: {named(more)}; the next run of rsr-ray "
+                "score adds them"
             )
         return said
 

@@ -54,14 +54,14 @@ def inspect_student(
     config_file = Path(folder, "config.json")
     if not config_file.is_file():
         raise UserError(
-            f"student {student}: {folder} holds no config.json, so it is no transformers model"
+            f"student {student}: {folder} has no config.json, so it is not a transformers model"
         )
     before = file_states(folder)
     config = _read_config(student, config_file)
     if config.get("auto_map") and not trust_remote_code:
         raise UserError(
-            f"student {student}: its code comes with its weights ({config['auto_map']}); pass "
-            "--trust-remote-code to run it"
+            f"student {student}: it needs Python code that comes with its weights "
+            f"({config['auto_map']}); pass --trust-remote-code to run it"
         )
     weights = _weights(student, folder)
     tokenizer, template = _usable_tokenizer(student, folder, chat_template)
@@ -81,8 +81,8 @@ def inspect_student(
     )
     if file_states(folder) != before:
         raise RunError(
-            f"student {student}: its files changed while they were read; run the command again "
-            "once they are whole"
+            f"student {student}: its files changed while they were read; rerun the command once "
+            "they are complete"
         )
     return facts
 
@@ -93,7 +93,7 @@ def _weights(student: str, folder: str) -> list[Path]:
     if not weights:
         raise UserError(
             f"student {student}: no *.safetensors in {folder}; pickled weights are not loaded: "
-            "save it with save_pretrained"
+            "convert them with save_pretrained"
         )
     return weights
 
@@ -114,8 +114,8 @@ def _usable_tokenizer(student: str, folder: str, chat_template: str | None) -> t
         return tokenizer, tokenizer.get_chat_template()
     except ValueError as e:
         raise UserError(
-            f"student {student}: its tokenizer has no chat template; put a chat_template.jinja "
-            f"into {folder}, or pass --chat-template"
+            f"student {student}: its tokenizer has no chat template; add a chat_template.jinja "
+            f"to {folder}, or pass --chat-template"
         ) from e
 
 
@@ -124,8 +124,8 @@ def _check_ids(student: str, tokenizer: Any, vocab_size: int) -> None:
     n_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
     if n_ids > vocab_size:
         raise UserError(
-            f"student {student}: its tokenizer gives ids up to {n_ids - 1:,}, and its head has "
-            f"{vocab_size:,} rows only"
+            f"student {student}: its tokenizer produces ids up to {n_ids - 1:,}, but its head "
+            f"has only {vocab_size:,} rows: are they from the same model?"
         )
 
 
@@ -186,9 +186,9 @@ def _read_config(student: str, path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except (ValueError, RecursionError) as e:
-        raise UserError(f"student {student}: {path} is no JSON: {one_line(e)}") from e
+        raise UserError(f"student {student}: {path} is not JSON: {one_line(e)}") from e
     if not isinstance(config, dict):
-        raise UserError(f"student {student}: {path} is no JSON object")
+        raise UserError(f"student {student}: {path} is not a JSON object")
     return config
 
 
@@ -199,7 +199,7 @@ def _broken_json(folder: str) -> str:
             if path.is_file():
                 json.loads(path.read_text())
         except (ValueError, RecursionError):
-            return f"{path.name} is no JSON: "
+            return f"{path.name} is not JSON: "
     return ""
 
 

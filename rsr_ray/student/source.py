@@ -46,7 +46,7 @@ def file_state(path: Path) -> tuple[int, ...]:
 def files_changed(student: str) -> RunError:
     return RunError(
         f"student {student}: its files changed while the run was starting, so nothing was scored "
-        "with them; run it again once they are whole"
+        "with them; rerun the command once they are complete"
     )
 
 
@@ -72,9 +72,7 @@ def resolve(student: str) -> str:
             ignore_patterns=["consolidated*"],
         )
     except HFValidationError as e:
-        raise UserError(
-            f"student {student}: there is no such folder, and it is not a hub id"
-        ) from e
+        raise UserError(f"student {student}: no such folder, and not a hub id") from e
     except Exception as e:
         # the hub client raises many kinds; each means that the student cannot be had
         raise UserError(

@@ -52,8 +52,8 @@ def open_tokenizer(student: str, chat_template: str | None) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
-            f"student {student}: its tokenizer has no fast (tokenizers) form, which exact token "
-            "offsets need"
+            f"student {student}: its tokenizer has no fast version (tokenizers), which is needed "
+            "for exact token offsets"
         )
     if chat_template is not None:
         tokenizer.chat_template = chat_template

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 NAMED = 3  # keys that a message names
 PREFIXES = {
-    "_orig_mod.": "torch.compile left its prefix: save the model it wraps (model._orig_mod)",
-    "module.": "data parallel training left its prefix: save the model it wraps (model.module)",
-    "base_model.model.": "it is a model under LoRA: merge_and_unload() it, then save_pretrained",
+    "_orig_mod.": (
+        "the keys have the prefix of torch.compile: save the wrapped model (model._orig_mod)"
+    ),
+    "module.": (
+        "the keys have the prefix of data parallel training: save the wrapped model (model.module)"
+    ),
+    "base_model.model.": (
+        "it is a model with LoRA layers: call merge_and_unload(), then save_pretrained"
+    ),
 }
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -58,7 +64,7 @@ def weight_files(student: str, folder: str) -> list[Path]:
         what = (
             "a LoRA adapter: merge it into its base model (merge_and_unload), then save_pretrained"
         )
-        raise UserError(f"student {student}: {folder} holds adapter_config.json, {what}")
+        raise UserError(f"student {student}: {folder} has adapter_config.json, {what}")
     single, index = Path(folder, "model.safetensors"), Path(folder, "model.safetensors.index.json")
     if single.is_file():
         taken = {single.name}
@@ -67,11 +73,14 @@ def weight_files(student: str, folder: str) -> list[Path]:
     else:
         raise UserError(f"student {student}: {folder} has neither {single.name} nor {index.name}")
     if lost := sorted(name for name in taken if not Path(folder, name).is_file()):
-        says = f"{index} names {few(lost)}, not there: copy the checkpoint again"
+        says = f"{index} names {few(lost)}, not found: copy the checkpoint again"
         raise UserError(f"student {student}: {says}")
     there = {path.name for path in Path(folder).glob("model*.safetensors")}
     if left := sorted(there - taken):
-        says = f"{few(left)} would not be loaded beside {few(sorted(taken))}: remove what is stale"
+        says = (
+            f"{few(left)} would not be loaded along with {few(sorted(taken))}: remove the stale "
+            "files"
+        )
         raise UserError(f"student {student}: {folder}: {says}")
     return [Path(folder, name) for name in sorted(taken)]
 
@@ -80,7 +89,9 @@ def _named_by(student: str, index: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(index.read_text())["weight_map"])
     except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"student {student}: {index} is no index of weights: {one_line(e)}") from e
+        raise UserError(
+            f"student {student}: {index} is not an index of weights: {one_line(e)}"
+        ) from e
 
 
 def _read_headers(student: str, files: list[Path]) -> "dict[str, torch.Tensor]":
@@ -95,11 +106,11 @@ def _read_headers(student: str, files: list[Path]) -> "dict[str, torch.Tensor]":
                 headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
                 kinds = {key: (part.get_shape(), part.get_dtype()) for key, part in headers.items()}
         except Exception as e:  # a header that is cut or no header, a file shorter than it says
-            says = f"{path} is cut off or no safetensors file ({one_line(e)}): copy it again"
+            says = f"{path} is truncated or not a safetensors file ({one_line(e)}): copy it again"
             raise UserError(f"student {student}: {says}") from e
         if twice := sorted(found.keys() & kinds.keys()):
-            says = f"{few(twice)} of {path} is in another file as well"
-            raise UserError(f"student {student}: {says}: remove what is stale")
+            says = f"{few(twice)} of {path} is also in another file"
+            raise UserError(f"student {student}: {says}: remove the stale file")
         for key, (shape, dtype) in kinds.items():
             kind = getattr(torch, FLOATS[dtype]) if dtype in FLOATS else torch.int8
             found[key] = torch.empty(shape, dtype=kind, device="meta")
@@ -169,8 +180,8 @@ def check_report(student: str, report: Mapping[str, Any]) -> None:
     faults = "; ".join(f"{len(keys)} {kind}: {few(keys)}" for kind, keys in kinds.items() if keys)
     if not faults:
         return
-    what = f"{_likely(missing, unexpected)}; nothing is scored with weights that are not its own"
-    raise UserError(f"student {student}: its weights do not fill its model: {faults}; {what}")
+    what = f"{_likely(missing, unexpected)}; rsr_ray only scores with a student's own weights"
+    raise UserError(f"student {student}: its weights do not match its model: {faults}; {what}")
 
 
 def _likely(missing: list[str], unexpected: list[str]) -> str:
@@ -180,8 +191,8 @@ def _likely(missing: list[str], unexpected: list[str]) -> str:
     if any("lora_" in key for key in unexpected):
         return PREFIXES["base_model.model."]
     if not unexpected and len(missing) == 1 and "head" in missing[0]:
-        return "a head of its own is not there: set tie_word_embeddings if it is the embedding"
-    return "save it anew with save_pretrained, or copy it again with its own config.json"
+        return "the head is missing: set tie_word_embeddings if it is the embedding"
+    return "save it again with save_pretrained, or copy it again with its own config.json"
 
 
 def check_finite(student: str, model: Any) -> None:
@@ -193,7 +204,7 @@ def check_finite(student: str, model: Any) -> None:
             continue  # quantized ones are bytes
         low, high = torch.aminmax(values.detach())
         if not (math.isfinite(low.item()) and math.isfinite(high.item())):
-            says = f"its weights are not finite numbers: {name}; train or save it anew"
+            says = f"its weights are not finite numbers: {name}; train or save it again"
             raise UserError(f"student {student}: {says}")
 
 

@@ -426,23 +426,23 @@ def test_forty_teachers_on_paper(forty, open_page):
         (
             "Why: surprisal and rank",
             "rsr is mean rank",
-            "mean surprisal, nats a token",
+            "mean surprisal, nats per token",
             "Mean surprisal against mean rank",
         ),
         (
-            "Single trajectories",
+            "Individual trajectories",
             "#1 teacher-00",
             "#40 teacher-34",
             "rsr (lower is better)",
             "All trajectories of each teacher",
         ),
         (
-            "Is it only length?",
+            "Does length explain the ranking?",
             "Spearman correlation",
             "scored tokens of a trajectory",
-            "Length of a trajectory against",
+            "Trajectory length against",
         ),
-        ("Which of two is better", "#1 teacher-00", "#12 teacher-16"),
+        ("Pairwise comparison", "#1 teacher-00", "#12 teacher-16"),
     ]
     for texts in together:
         (sheet,) = (sheet for sheet in sheets if texts[0] in sheet)
@@ -619,7 +619,7 @@ def test_the_ranking_is_the_stores(plain, open_page, scores):
             [low, high], abs=0.15 * (high - low)
         )
         assert chance(row["P(best)"]) == pytest.approx(best.get(name, 0), abs=0.04)
-    pairs = table(page, "Which of two")
+    pairs = table(page, "Pairwise")
     for i, a in enumerate(value.index):
         assert pairs.iloc[i, 0] == f"#{i + 1} {a}"
         for j, b in enumerate(value.index):
@@ -633,7 +633,7 @@ def test_the_ranking_is_the_stores(plain, open_page, scores):
 
 def test_lengths_rejects_and_trajectories_are_the_stores(plain, open_page, scores):
     page = open_page(plain / "index.html")
-    said = page.locator("section:has(h3:text('Is it only length?')) p").inner_text()
+    said = page.locator("section:has(h3:text('Does length explain the ranking?')) p").inner_text()
     within = (
         scores.groupby("teacher")[["rsr", "n_tokens"]]
         .apply(lambda g: g.corr(method="spearman").iloc[0, 1])
@@ -645,7 +645,7 @@ def test_lengths_rejects_and_trajectories_are_the_stores(plain, open_page, score
     ]
     rejects = table(page, "Rejected rows").set_index("reason")
     assert rejects["rows"].to_dict() == {"unknown_role": "5", "no_teacher": "1"}
-    assert "turn 2 has role 'critic'" in rejects["for example"]["unknown_role"]
+    assert "turn 2 has role 'critic'" in rejects["example"]["unknown_role"]
     run = page.locator("section:has(h3:text('The run')) dd").first.inner_text()
     assert run == "read 156 = scored 150 + rejected 6 + already scored 0"
     rows = scores.set_index("trajectory_id")
@@ -691,7 +691,7 @@ UNUSUAL = {
     ),
     "one-each": (
         lambda: rows_of(PLAIN, 1),
-        "alpha-7b is first, on 1 prompt: too few to say how sure that is.",
+        "alpha-7b ranks first, but 1 prompt is too few for a confidence estimate.",
     ),
     "equal": (equal_teachers, "Any of the 3 teachers may be best on prompts like these (95%)"),
     "no-shared-prompt": (
@@ -803,7 +803,10 @@ def test_nights_on_which_nothing_had_a_place(tmp_path, open_page, without, drawn
             history.write(night)
 
     page = open_page(report(tmp_path, write) / "index.html")
-    assert page.locator("section:has(h3:text('Since the last night')) svg:visible").count() == drawn
+    assert (
+        page.locator("section:has(h3:text('Since the previous night')) svg:visible").count()
+        == drawn
+    )
 
 
 ALIKE = ["Qwen/Qwen3-235B-A22B-Thinking-2507", "Qwen/Qwen3-30B-A3B-Thinking-2507"]
@@ -828,7 +831,7 @@ def test_rows_of_charts_can_be_found_in_the_table(tmp_path, open_page, width):
         width=width,
     )
     places = dict(zip(*(table(page, "Ranking")[name] for name in ("teacher", "#")), strict=True))
-    for heading, n in (("Ranking", 4), ("Single", 4), ("Is it only", 4), ("Since the last", 4)):
+    for heading, n in (("Ranking", 4), ("Individual", 4), ("length", 4), ("Since", 4)):
         texts = page.locator(
             f"section:has(h3:text('{heading}')) svg:visible text"
         ).all_text_contents()
@@ -841,11 +844,11 @@ def test_what_is_left_out_is_said(forty, open_page):
     page = open_page(forty / "index.html")
     of = {
         heading: page.locator(f"section:has(h3:text('{heading}'))").inner_text()
-        for heading in ("Is it only", "Which of two", "Since the last")
+        for heading in ("Does length explain", "Pairwise", "Since the previous")
     }
-    assert "of the first 8 teachers" in of["Is it only"]
-    assert "(the first 12)" in of["Which of two"]
-    assert "(the first 8 of the last one)" in of["Since the last"]
+    assert "of the first 8 teachers" in of["Does length explain"]
+    assert "(the first 12)" in of["Pairwise"]
+    assert "(the first 8 of the last night)" in of["Since the previous"]
 
 
 def test_two_students_side_by_side(tmp_path, open_page):

@@ -315,18 +315,13 @@ def test_verified_and_complete_rows_alone(mixed, tmp_path):
     assert {i for i in got if not i.startswith("w")} == expected
     assert manifest["dropped"]["not_verified"] == 3 + 4
     assert manifest["dropped"]["incomplete"] == 1
-    with pytest.raises(UserError, match="no row says anything in a column korrect"):
+    with pytest.raises(UserError, match="--verified korrect: no row has a value"):
         pick(store, tmp_path / "none", verified="korrect", **COLUMNS)
-    with pytest.raises(
-        UserError, match=r"no row says anything in a column finished \(--complete-column\)"
-    ):
+    with pytest.raises(UserError, match=r"--complete-column finished: no row has a value"):
         pick(store, tmp_path / "none", complete_only=True, complete_column="finished", **COLUMNS)
     with pytest.raises(
         UserError,
-        match=(
-            "--keep korrect: no shard that was chosen from has such a column; there: _id, "
-            "complete, "
-        ),
+        match="--keep korrect: no shard of the choice has this column; columns: _id, complete, ",
     ):
         pick(store, tmp_path / "none", keep=("lang", "korrect"), **COLUMNS)
     assert not list((tmp_path / "none").glob("*"))
@@ -334,9 +329,7 @@ def test_verified_and_complete_rows_alone(mixed, tmp_path):
 
 def test_without_the_columns_it_was_scored_with_the_choice_is_refused(mixed, tmp_path):
     _, store, _ = mixed
-    with pytest.raises(
-        UserError, match="give the --columns that it was scored with|was replaced while"
-    ):
+    with pytest.raises(UserError, match="pass the --columns it was scored with|was replaced while"):
         pick(store, tmp_path / "out", k=10, keep=("none",))
     assert not list((tmp_path / "out").glob("*"))
 
@@ -370,13 +363,13 @@ def test_a_shard_that_is_gone_or_replaced_is_named_and_can_be_left_out(tmp_path)
     gone.unlink()
     with pytest.raises(
         UserError,
-        match=r"terse-7b/0.jsonl is gone since it was scored: put it back, or give --skip-missing",
+        match=r"terse-7b/0.jsonl no longer exists: restore it, or pass --skip-missing",
     ):
         pick(tmp_path / "store", tmp_path / "out")
     replaced.write_text(replaced.read_text() * 2)
     with pytest.raises(
         UserError,
-        match="formal-72b/0.jsonl was replaced since it was scored: score it as it is now",
+        match="formal-72b/0.jsonl was replaced since it was scored: score it again",
     ):
         pick(tmp_path / "store", tmp_path / "out", exclude_teachers=("terse-7b",))
     manifest = pick(tmp_path / "store", tmp_path / "out", skip_missing=True)
@@ -431,7 +424,10 @@ def test_the_command_line(demo_store, tmp_path):
     assert json.loads(replaced.stdout)["chosen"] == 60
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".jsonl", ".json", ".md"}
     (tmp_path / "out/README.md").write_text("# My own notes\n")
-    assert "holds README.md, which no choice wrote" in rsr_ray(*command, "--overwrite").stderr
+    assert (
+        "contains README.md, which rsr-ray choose did not write"
+        in rsr_ray(*command, "--overwrite").stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -440,7 +436,7 @@ def test_the_command_line(demo_store, tmp_path):
         (["--by", "rsrr"], "--by rsrr: no such metric"),
         (["--student", "nobody"], "no scores of student nobody"),
         (["--by", "local_naturalness"], "score with --metrics local_naturalness"),
-        (["--teachers", "nobody"], "--teachers nobody: the store has no such teacher; there: "),
+        (["--teachers", "nobody"], "--teachers nobody: not in the store; teachers: "),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(demo_store, tmp_path, options, says):

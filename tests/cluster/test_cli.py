@@ -61,13 +61,13 @@ def empty(tmp_path) -> Path:
 MISTAKES = {
     "a missing path": (
         {"corpus": lambda t: t / "nowhere"},
-        "nowhere: there is no such file or folder",
+        "nowhere: no such file or folder",
     ),
-    "an empty folder": ({"corpus": empty}, "no shard found there; shards end with .parquet"),
+    "an empty folder": ({"corpus": empty}, "no shards found; shards end with .parquet"),
     "a shard that is not parquet": ({"corpus": not_parquet}, "a.parquet: unreadable from here on"),
     "a student without chat template": (
         {"student": untemplated},
-        "has no chat template; put a chat_template.jinja into",
+        "has no chat template; add a chat_template.jinja to",
     ),
     "no student there": ({"student": lambda t: t / "nobody"}, "nobody"),
     "a store below a file": (
@@ -160,10 +160,10 @@ def test_too_many_rejects_are_no_success_and_can_be_listed_and_retried(corpus, t
     ]
     done = rsr_ray(*command)
     assert done.returncode == 1
-    assert (
-        "3 of 7 rows were rejected, more than --max-rejects 0.05: unreadable_row 3, e.g. x0 ("
-        in done.stderr.splitlines()[-1]
-    )
+    last = done.stderr.splitlines()[-1]
+    assert "3 of 7 rows were rejected, more than --max-rejects 0.05 allows: " in last
+    assert "unreadable_row 3, e.g. x0 (" in last
+    assert "rsr-ray rejects" in last
     assert "Found 2 shards (" in done.stderr
     listed = rsr_ray(
         "rejects",
@@ -176,7 +176,7 @@ def test_too_many_rejects_are_no_success_and_can_be_listed_and_retried(corpus, t
     )
     assert listed.stdout.count("--columns maps other names") == 3
     assert (
-        "1 work units deleted, with 3 rejected rows"
+        "Deleted 1 work unit with 3 rejected rows"
         in rsr_ray(
             "rejects", "--store", tmp_path / "store", "--student", "student", "--retry"
         ).stdout

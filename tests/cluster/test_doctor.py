@@ -50,7 +50,7 @@ def a_head_smaller_than_the_tokenizer(tmp_path, corpus):
     return (
         {"student": student_saying(tmp_path, vocab_size=100)},
         "student",
-        "its head has 100 rows only",
+        "its head has only 100 rows",
     )
 
 
@@ -67,14 +67,14 @@ def weights_that_are_not_numbers(tmp_path, corpus):
 def weights_cut_off(tmp_path, corpus):
     whole = (student(tmp_path) / "model.safetensors").read_bytes()
     (tmp_path / "student" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    return {"student": str(tmp_path / "student")}, "student", "model.safetensors is cut off"
+    return {"student": str(tmp_path / "student")}, "student", "model.safetensors is truncated"
 
 
 def another_end_token(tmp_path, corpus):
     return (
         {"student": student_saying(tmp_path, eos_token_id=3)},
         "student",
-        "are they of one student",
+        "are they from the same student",
     )
 
 
@@ -113,7 +113,7 @@ def a_shard_cut_off(tmp_path, corpus):
     copy = shutil.copytree(corpus, tmp_path / "corpus")
     first = min(copy.rglob("*.parquet"))
     first.write_bytes(first.read_bytes()[:500])
-    return {"corpus": (str(copy),)}, "corpus", "mend or remove it"
+    return {"corpus": (str(copy),)}, "corpus", "fix or remove it"
 
 
 FAULTS = (

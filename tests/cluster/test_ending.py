@@ -67,7 +67,7 @@ def test_a_night_that_is_ended_lets_its_lease_go_and_keeps_what_is_finished(
     assert night.returncode == code, said
     assert (
         said.splitlines()[-1]
-        == f"rsr-ray: {word}; finished units are kept: run the same command again to go on"
+        == f"rsr-ray: {word}; finished units are kept; rerun the same command to resume"
     )
     assert not [
         line for line in said.splitlines() if line.startswith(("[", "*", "Traceback", "  File"))

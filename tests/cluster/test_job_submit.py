@@ -66,7 +66,7 @@ def test_a_job_with_a_mistake_fails(head):
         "/nowhere/store",
     )
     assert done.returncode != 0
-    assert "there is no such file or folder" in done.stdout + done.stderr
+    assert "no such file or folder" in done.stdout + done.stderr
 
 
 def test_a_nightly_job_by_the_readmes_command(head, tmp_path):
@@ -104,7 +104,7 @@ def test_a_nightly_job_by_the_readmes_command(head, tmp_path):
         timeout=500,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "80 scored, 0 rejected, 0 scored before" in done.stdout
+    assert "80 scored, 0 rejected, 0 already scored" in done.stdout
     assert len(list((tmp_path / "store" / "nightly").glob("*.json"))) == 1
 
 

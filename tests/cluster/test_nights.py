@@ -192,11 +192,11 @@ def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(local_ray, 
     ("changes", "says"),
     [
         ({"students": "x"}, "students must be a list"),
-        ({"students": []}, "each needs a name of its own"),
+        ({"students": []}, "each needs a distinct name"),
         ({"students": [{"student": "a/x"}, {"student": "b/x"}]}, "given: x, x"),
         (
             {"students": [{"student": "x", "store": "elsewhere"}]},
-            "store is the same for all students",
+            "store must be the same for all students",
         ),
         ({"studens": []}, "unknown key 'studens'"),
         ({"lease_seconds": 1}, "lease_seconds 1: must be at least 3"),
@@ -278,7 +278,7 @@ def test_two_nightly_runs_started_together(s3, head, tmp_path):
         shown = rsr_ray("nightly", "--config", path)
         assert (
             shown.returncode,
-            shown.stdout.count("Another nightly run is at work on s3://rsr/night-store"),
+            shown.stdout.count("Another nightly run is working on s3://rsr/night-store"),
         ) == (0, 1)
     finally:
         left.release()

@@ -50,7 +50,7 @@ def test_two_teachers_of_one_shard_in_two_runs_and_a_mapping_put_right(tmp_path)
         "d": 2,
     }
     assert any(
-        "2 rows of these shards were read under another --teacher" in note
+        "2 rows of these shards were scored earlier with another --teacher" in note
         for note in both.units.notes
     )
     again = score(corpus, store, teacher="d", columns=columns("d", "d_thought"))
@@ -133,7 +133,7 @@ LAYOUTS = [
     (
         ("QwQ/2026-11-24/part-0.jsonl", "R1/2026-11-24/part-0.jsonl"),
         "folder:2",
-        "2026-11-24 is taken for a teacher's name and looks like a date",
+        "teacher 2026-11-24 looks like a date",
     ),
     (("flat/QwQ.jsonl", "flat/R1.jsonl"), "file", "flat is the only teacher that the paths name"),
 ]

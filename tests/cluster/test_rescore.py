@@ -113,7 +113,7 @@ def test_a_store_that_its_tokens_do_not_bear_out(kept, tmp_path):
     Store(str(tmp_path / "store"), "student", None).write_scores(path.parts[-3], path.name, altered)
     said = rsr_ray("rescore", "--store", tmp_path / "store", "--student", "student")
     assert said.returncode == 1
-    assert "is not what its tokens say: rank_sum_50" in said.stderr
+    assert "does not match its token scores: rank_sum_50" in said.stderr
 
 
 def test_the_report_has_the_student_score_the_tokens_it_shows(kept, tmp_path):
@@ -138,7 +138,7 @@ def test_the_report_has_the_student_score_the_tokens_it_shows(kept, tmp_path):
         assert len(stored_tokens.rank) == row.n_tokens
     other = shutil.copytree(DEMO_STUDENT, tmp_path / "other")
     (other / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text() + " ")
-    with pytest.raises(UserError, match="not the student that gave the stored scores"):
+    with pytest.raises(UserError, match="not the student that the stored scores come from"):
         make_report([Store(str(tmp_path / "store"), "student", None)], RSR, tokens_from=str(other))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
+from rsr_ray.run import display
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.reduce import reduce_scores
 from rsr_ray.run.resources import take
@@ -46,6 +47,17 @@ def test_the_row_equation_holds_and_is_stored(demo_run):
     assert record["fingerprint"] == run.fingerprint
     assert len(stored(store)) == 360
     assert {row["fingerprint"] for row in stored(store)} == {run.fingerprint}
+
+
+def test_replicas_that_are_alive_are_shown(demo_corpus, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(display, "LOG_SECONDS", 0.02)
+    with caplog.at_level("INFO"):
+        run = score(demo_corpus, tmp_path, unit_rows=16, replicas=2, log="json")
+    shown = [r for r in caplog.records if r.message == "progress"]
+    alive = [record.replicas_alive for record in shown]
+    assert alive[0] == 0
+    assert max(alive) == 2 == shown[0].replicas
+    assert shown[-1].scored <= run.n_scored
 
 
 def test_the_repositorys_golden_numbers(demo_run):
@@ -293,7 +305,7 @@ def test_a_task_that_ends_its_process_again_and_again_is_given_up():
         attempt()
         os._exit(1)
 
-    with pytest.raises(ray.exceptions.RayTaskError, match="ended the process it ran in 10 times"):
+    with pytest.raises(ray.exceptions.RayTaskError, match="died 10 times in a row"):
         ray.get(deadly.remote(), timeout=200)
 
 

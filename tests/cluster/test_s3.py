@@ -32,14 +32,14 @@ def test_the_same_table_through_s3(s3, a_corpus, local_table):
     assert '"scored": 0' in again.stdout, again.stderr[-2000:]
     shown = rsr_ray("teachers", "--store", "s3://rsr/store", "--student", "s")
     assert "lower" in shown.stdout
-    assert "is first" in shown.stdout
+    assert "ranks first" in shown.stdout
 
 
 def test_what_is_missing_or_forbidden_is_one_line(s3, demo_corpus):
     _, endpoint = s3
     for uri in ("s3://rsr/nothing-here", "s3://no-such-bucket/x", "s3://rsr/nothing/*.parquet"):
         with pytest.raises(
-            UserError, match="no such file or folder|cannot be listed|no shard found"
+            UserError, match="no such file or folder|cannot be listed|no shards found"
         ):
             score(uri, "s3://rsr/store2", s3_endpoint=endpoint)
     done = rsr_ray(

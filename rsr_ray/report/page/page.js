@@ -128,7 +128,7 @@ document.addEventListener("click", (event) => {
   const whole = spans.length === tokens.n;
   const part = whole ? "" : `, ${count(spans.length)} of ${count(tokens.n)} tokens`;
   document.getElementById("viewer-title").textContent = `${button.closest("tr").cells[0].textContent}: ${button.textContent}${part}`;
-  status.textContent = `Arrow keys walk through the tokens${whole ? "" : ", page up and down through the parts"}; a click shows one.`;
+  status.textContent = `Use the arrow keys to move through the tokens${whole ? "" : ", Page Up and Page Down to move through the parts"}; click a token to see its values.`;
   viewer.showModal();
   text.scrollTop = 0;
   text.focus();

@@ -38,8 +38,8 @@ def score_again(
     dtype = run["resources"]["dtype"]
     if config.fingerprint(facts, dtype, run["max_length"]) != run["fingerprint"]:
         raise UserError(
-            f"--tokens-from {student}: not the student that gave the stored scores (another "
-            f"fingerprint)"
+            f"--tokens-from {student}: not the student that the stored scores come from "
+            "(different fingerprint)"
         )
     how = dataclasses.replace(How.of(config, facts), token_text=True)
     tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)

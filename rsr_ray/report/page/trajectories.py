@@ -128,8 +128,8 @@ def stored_tokens(store: Store, shown: list[ShownTrajectory], most: int) -> dict
             source, source_row = shown[i].source, shown[i].source_row
             if (source, source_row) not in row_of:
                 raise StoreError(
-                    f"store file {store.tokens_uri(fingerprint, unit)}: it has no tokens of "
-                    f"{source} row {source_row}"
+                    f"store file {store.tokens_uri(fingerprint, unit)}: it has no token scores "
+                    f"of {source} row {source_row}"
                 )
             (row,) = tokens.slice(row_of[source, source_row], 1).to_pylist()
             found[i] = tokens_of(row, most, r_max)

@@ -39,4 +39,4 @@ def print_bench(result: dict[str, Any]) -> None:
     )
     for line in result.get("profile", []):
         out.print(f"  {line['share']:6.1%}  {line['operation']}", highlight=False)
-    out.print(f"kept as {result['file']}", highlight=False)
+    out.print(f"saved to {result['file']}", highlight=False)

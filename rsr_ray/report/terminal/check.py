@@ -15,14 +15,14 @@ def print_check(checked: "Checked", out: Console) -> None:
     """What was read of a store, each finding, and what to do."""
     read = ", ".join(f"{n:,} {what}" for what, n in sorted(checked.files.items()))
     out.print(
-        Text(f"{sum(checked.files.values()):,} files of store {checked.store} read: {read}"),
+        Text(f"Read {sum(checked.files.values()):,} files of store {checked.store}: {read}"),
         soft_wrap=True,
     )
     if checked.n_unsealed:
         out.print(
             Text(
                 f"{checked.n_unsealed:,} of them were written by an earlier version without "
-                f"digests: they are readable, but cannot be verified"
+                "digests: they are readable but cannot be verified"
             )
         )
     for finding in checked.findings:
@@ -33,15 +33,15 @@ def print_check(checked: "Checked", out: Console) -> None:
         )
     if checked.removed:
         what = (
-            "units and tables are made again by the next run of rsr-ray score; records of runs "
-            "and nights stay lost"
+            "the next run of rsr-ray score recreates units and tables; records of runs and "
+            "nights are lost"
         )
-        out.print(Text(f"{len(checked.removed):,} files removed: {what}"))
+        out.print(Text(f"Removed {len(checked.removed):,} files: {what}"))
     elif not checked.is_well:
         out.print(
             Text(
-                "--repair removes broken files; the next rsr-ray score makes units and "
-                "tables again."
+                "--repair removes broken files; the next run of rsr-ray score recreates units "
+                "and tables."
             )
         )
     else:

@@ -59,7 +59,7 @@ def _means_table(manifest: "Manifest") -> Table:
     """The mean of each metric over what was chosen, all candidates and a random choice."""
     sets = ("chosen", "candidates", "random")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    table.add_column("mean of the set")
+    table.add_column("mean over the set")
     for name in ("better", *sets):
         table.add_column(name, justify="right", no_wrap=True)
     for name in manifest.means["chosen"]:
@@ -100,9 +100,13 @@ def _print_prompts(manifest: "Manifest", out: Console) -> None:
     fewer = f", {prompts.with_fewer_than_k:,} with fewer than {k:,}" if k > 1 else ""
     out.print(Text(line + fewer))
     if n := manifest.ties.prompts:
-        out.print(Text(f"{n:,} prompts were cut between {manifest.ties.rule}"), soft_wrap=True)
+        out.print(
+            Text(f"{n:,} prompts have a tie at the cut; {manifest.ties.rule}"), soft_wrap=True
+        )
     if cap := manifest.cap:
-        moved = f"{cap.moved:,} places went to another teacher, {cap.left_out:,} were left out"
+        moved = (
+            f"{cap.moved:,} rows were replaced by another teacher's, {cap.left_out:,} were left out"
+        )
         most = f"--max-share {cap.max_share:g}: no teacher has more than {cap.most:,}"
         out.print(Text(f"{most}; {moved}"))
 

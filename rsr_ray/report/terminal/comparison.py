@@ -47,11 +47,11 @@ def noise_in_words(comparison: "Comparison") -> list[str]:
         judged.append(f"all pairs of the {many} teachers")
     if not judged:
         return []
-    corrected = ", corrected for being so many (Holm)" if many > 1 else ""
-    alone = "; an interval is of one teacher alone" if same_student else ""
+    corrected = ", with Holm's correction" if many > 1 else ""
+    alone = "; intervals are per teacher, uncorrected" if same_student else ""
     return [
-        f"more than noise: at {percent(comparison.confidence)} on prompts like these, of "
-        f"{' and of '.join(judged)}{corrected}{alone}"
+        f"more than noise: significant at {percent(comparison.confidence)} on prompts like "
+        f"these, for {' and '.join(judged)}{corrected}{alone}"
     ]
 
 
@@ -115,9 +115,9 @@ def _print_swaps(swaps: list["Swap"], out: Console) -> None:
 def _swap(swap: "Swap") -> str:
     sure = "more than noise" if swap.more_than_noise else "may be noise"
     if swap.more_than_noise is None:
-        sure = "cannot be told"
+        sure = "not tested"
     share = f", both orders in {swap.share:.0%} of draws" if swap.share is not None else ""
-    return f"A has {swap.before_in_a} before {swap.before_in_b}, B the reverse{share}: {sure}"
+    return f"A ranks {swap.before_in_a} above {swap.before_in_b}, B the reverse{share}: {sure}"
 
 
 def _print_order(comparison: "Comparison", out: Console) -> None:
@@ -127,7 +127,7 @@ def _print_order(comparison: "Comparison", out: Console) -> None:
     between = f" ({number(tau.low)} to {number(tau.high)})" if tau.low is not None else ""
     n = comparison.n_prompts_ranked
     on = f", prompts: {n:,}" if n is not None else ""
-    out.print(Text(f"order: Kendall tau of the two rankings {number(tau.value)}{between}{on}"))
+    out.print(Text(f"order: Kendall's tau of the two rankings {number(tau.value)}{between}{on}"))
 
 
 def _trajectories(rows: "SharedTrajectories") -> str:
@@ -139,9 +139,9 @@ def _changed(rows: "SharedTrajectories") -> str:
     if rows.differ is None or not rows.both:
         return ""
     if not rows.differ:
-        return ", the same bit for bit"
+        return ", with bit-for-bit the same scores"
     return (
-        f", {rows.differ:,} of them differ: by {rows.largest:.2g} at most, "
+        f"; {rows.differ:,} of them have different scores: by at most {rows.largest:.2g}, "
         f"{rows.column} of {rows.where}"
     )
 
@@ -151,7 +151,7 @@ def _print_missing(comparison: "Comparison", out: Console) -> None:
     for what, names in (
         ("only in A", comparison.only_a),
         ("only in B", comparison.only_b),
-        ("in both, without a prompt in common", comparison.unmatched),
+        ("in both, without shared prompts", comparison.unmatched),
     ):
         if names:
             out.print(Text(safe(f"teachers {what}: {', '.join(names)}")))

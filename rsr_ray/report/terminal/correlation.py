@@ -102,12 +102,11 @@ def _how(found: "Correlations") -> list[str]:
     methods = {metric.interval.method for metric in found.metrics}
     named = ", ".join(sorted(method for method in methods if method))
     lines = [
-        "mean: of the students' signed correlations, |mean| its absolute value, as "
-        "published; Pearson and Kendall: such means as well",
-        f"p: of |mean|, from {orders} orders of the teachers, the same for every student",
-        f"95% interval: of mean, from {found.draws:,} draws of teachers, the same for "
-        f"every student ({named or 'none'}); "
-        f"wide, because a student has n = {n} teachers",
+        "mean: the mean of the students' signed correlations; |mean|: its absolute value, as "
+        "published; Pearson and Kendall: the same mean of these coefficients",
+        f"p: for |mean|, from {orders} permutations of the teachers, the same for every student",
+        f"95% interval: for mean, from {found.draws:,} bootstrap draws of teachers, the same for "
+        f"every student ({named or 'none'}); it is wide, because a student has n = {n} teachers",
     ]
     if any(metric.published for metric in found.metrics):
         lines.append(
@@ -135,13 +134,13 @@ def _tied(found: "Correlations") -> str:
     n_more = len(tied) - MOST_TIED
     more = f" and {n_more} more, see --json" if n_more > 0 else ""
     named = ", ".join(tied[:MOST_TIED])
-    return f"tied values: {named}{more}; they share their average rank, Kendall is tau-b"
+    return f"tied values: {named}{more}; ties share their average rank, Kendall is tau-b"
 
 
 def _wrong_signs(found: "Correlations") -> list[str]:
     return [
-        f"wrong sign: {metric.metric} should be {metric.better} for better teachers, and in "
-        f"this table it is not (p = {over.p:.2g})"
+        f"wrong sign: {metric.metric} should be {metric.better} for better teachers, but in this "
+        f"table it is not (p = {over.p:.2g})"
         for metric in found.metrics
         if (over := metric.over_students)
         and over.mean.spearman * WRONG_SIGN.get(metric.better, 0) > 0
@@ -156,7 +155,7 @@ def _undefined(found: "Correlations") -> list[str]:
             if of.why_null:
                 students.setdefault((metric.metric, of.why_null), []).append(name)
     return [
-        f"no correlation of {metric} under {', '.join(names)}: {why}"
+        f"no correlation of {metric} for {', '.join(names)}: {why}"
         for (metric, why), names in students.items()
     ]
 
@@ -167,4 +166,4 @@ def _without_interval(found: "Correlations") -> list[str]:
     for metric in found.metrics:
         if why := metric.interval.why_none:
             metrics.setdefault(why, []).append(metric.metric)
-    return [f"no interval of {', '.join(names)}: {why}" for why, names in metrics.items()]
+    return [f"no interval for {', '.join(names)}: {why}" for why, names in metrics.items()]

@@ -38,13 +38,13 @@ def print_metrics(metrics: list[Metric], out: Console) -> None:
     )
     out.print(
         Text(
-            "A teacher's rsr is mean(rank) / mean(surprisal) over its trajectories; of "
-            "metrics that are means, their mean."
+            "A teacher's rsr is mean(rank) / mean(surprisal) over its trajectories; for metrics "
+            "that are means, it is their mean."
         )
     )
     out.print(
         Text(
-            "* mean over 5 students of abs. Spearman with post-training accuracy, 11 "
-            "teachers (arXiv 2601.14249)"
+            "* mean over 5 students of the absolute Spearman correlation with accuracy after "
+            "training, 11 teachers (arXiv 2601.14249)"
         )
     )

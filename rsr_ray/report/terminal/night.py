@@ -19,11 +19,12 @@ def print_night(night: dict[str, Any], store_uri: str, out: Console) -> None:
     stopped it.
     """
     if held := night.get("held_by"):
-        ago = f", which wrote its lease {held['age']:.0f} s ago"
+        ago = f", lease renewed {held['age']:.0f} s ago"
         out.print(
             Text(
-                f"Another nightly run is at work on {store_uri} "
-                f"({held.get('holder', 'starting')}{ago}); this one leaves it to it."
+                f"Another nightly run is working on {store_uri} "
+                f"({held.get('holder', 'starting')}{ago}); this one exits. Pass --wait SECONDS "
+                "to wait for it."
             )
         )
         return
@@ -53,9 +54,8 @@ def changes_in_words(student: StudentNight, night: str) -> list[str]:
     """What changed for a student, a line each."""
     equation, changes, since = student["equation"], student["changes"], student["since"]
     scored = (
-        f"night {night}: {equation['scored']:,} scored, "
-        f"{sum(equation['rejected'].values()):,} rejected, "
-        f"{equation['already_scored']:,} scored before"
+        f"night {night}: {equation['scored']:,} scored, {sum(equation['rejected'].values()):,} "
+        f"rejected, {equation['already_scored']:,} already scored"
     )
     if changes is not None:
         lines = _change_lines(Changes.from_json(changes))
@@ -73,8 +73,8 @@ def _change_lines(changes: Changes) -> list[str]:
     lines += [f"  {m.teacher} moved from place {m.was} to {m.now}" for m in changes.moved]
     if changes.unsure:
         moves = ", ".join(f"{m.teacher} {m.was} -> {m.now}" for m in changes.unsure)
-        lines.append(f"  places that differ, which may be noise: {moves}")
-    lines += [f"  {name} is gone" for name in changes.gone_teachers]
+        lines.append(f"  place changes that may be noise: {moves}")
+    lines += [f"  teacher {name} is gone" for name in changes.gone_teachers]
     if grown := changes.new_trajectories:
         more = ", ".join(f"{name} {n:+,}" for name, n in grown.items())
         lines.append(f"  {sum(grown.values()):+,} trajectories: {more}")
@@ -85,7 +85,7 @@ def _change_lines(changes: Changes) -> list[str]:
 
 def _newcomer_line(new: Newcomer) -> str:
     if not new.place:
-        return f"  new teacher {new.teacher} has nothing scored"
+        return f"  new teacher {new.teacher} has no scored trajectories"
     return (
         f"  new teacher {new.teacher} takes place {new.place} of {new.of} "
         f"(rsr {new.rsr:.3f}, lower is better)"

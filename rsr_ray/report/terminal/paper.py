@@ -13,7 +13,7 @@ from rsr_ray.report.terminal.formats import coefficient
 if TYPE_CHECKING:
     from rsr_ray.decide.paper import BestReading, PaperComparison, PaperRow, RsrOfStudent
 
-WHY = "why printed is not |mean|"  # a column
+WHY = "why printed differs"  # a column
 
 
 def print_paper(paper: "PaperComparison", out: Console) -> None:
@@ -37,7 +37,7 @@ def _table(paper: "PaperComparison") -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     names = ["metric", "|mean|", f"with {paper.second_accuracy}"]
     if paper.best:
-        names += ["as told\nbelow", "printed", WHY]
+        names += ["reading\nbelow", "printed", WHY]
     for name in names:
         is_text = name in ("metric", WHY)
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
@@ -64,7 +64,7 @@ def _print_rsr(of_students: dict[str, "RsrOfStudent"], out: Console) -> None:
     for values, what in (
         ([of.printed for of in each], "printed"),
         ([of.here for of in each], "from the table"),
-        ([of.best_order for of in each], "as told below"),
+        ([of.best_order for of in each], "reading below"),
     ):
         out.print(Text(f"  {' '.join(coefficient(abs(value)) for value in values)}  {what}"))
 
@@ -75,9 +75,9 @@ def _print_best(best: "BestReading", which: str, out: Console) -> None:
     also = f"{n_others} others do as well" if n_others else "no other does as well"
     out.print(
         Text(
-            f"Of {best.n_tried} readings and orders of tied accuracies one, {which}, "
-            f"gives {best.n_reproduced} of the {best.n_printed} values "
-            f"that the paper prints (each metric's mean, and rsr's of each student); {also}:"
+            f"Of {best.n_tried} readings and orders of tied accuracies, one, {which}, reproduces "
+            f"{best.n_reproduced} of the {best.n_printed} values that the paper prints (the mean "
+            f"of each metric, and rsr for each student); {also}:"
         ),
         soft_wrap=True,
     )

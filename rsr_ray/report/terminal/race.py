@@ -23,14 +23,14 @@ def race_line(decided: "Round") -> str:
     first = (
         f"{leader.teacher} leads, {decided.by} {_interval(leader.measured)}"
         if leader
-        else "nobody leads yet"
+        else "no leader yet"
     )
-    left = f"; out: {', '.join(decided.left)}" if decided.left else ""
+    left = f"; dropped: {', '.join(decided.left)}" if decided.left else ""
     so_far = (
         f"{decided.prompts:,} of {decided.of_prompts:,} prompts, {decided.cost_share:.1%} of "
         f"the full cost"
     )
-    return safe(f"round {decided.round}: {so_far}; {first}{left}; {counted(n, 'teacher')} in")
+    return safe(f"round {decided.round}: {so_far}; {first}{left}; {counted(n, 'teacher')} left")
 
 
 def _interval(measured: "Measured") -> str:
@@ -57,7 +57,9 @@ def print_race(answer: "RaceAnswer", store_uri: str, out: Console) -> None:
         return  # undecided, or no store holds all that was looked at
     store = own if scored_some else store_uri
     ranked = f"rsr-ray teachers --store {store} --student {answer.student}"
-    out.print(Text(f"On prompts like these, not these alone: {ranked}"), soft_wrap=True)
+    out.print(
+        Text(f"To rank teachers on prompts like these, not only on these: {ranked}"), soft_wrap=True
+    )
 
 
 def _standings_table(answer: "RaceAnswer") -> Table:
@@ -95,8 +97,11 @@ def _print_cost(answer: "RaceAnswer", out: Console) -> None:
     share = f"{spent.cost_share:.1%} of scoring all {answer.matched_prompts:,} matched prompts"
     out.print(Text(f"cost      {share}: {trajectories}; {tokens}"))
     if taken.trajectories:
-        share = f"{taken.trajectories:,} trajectories, {taken.cost_share:.1%} of that cost"
-        out.print(Text(f"taken     {share}, from the store: it had their scores"))
+        share = (
+            f"{taken.trajectories:,} trajectories already in the store, {taken.cost_share:.1%} of "
+            "that cost"
+        )
+        out.print(Text(f"reused    {share}"))
 
 
 def _print_left_out(answer: "RaceAnswer", out: Console) -> None:
@@ -105,7 +110,7 @@ def _print_left_out(answer: "RaceAnswer", out: Console) -> None:
         why = f"{REJECT_REASONS[reason]} Their prompts are not compared."
         out.print(Text(f"  rejected {n:,} {reason}: {why}"), soft_wrap=True)
     if n := answer.unreadable_rows:
-        what = "rows of the corpus hold no conversation that could be read and did not race"
+        what = "rows of the corpus have no readable conversation and did not race"
         out.print(Text(f"  {n:,} {what}"))
 
 
@@ -136,8 +141,8 @@ def _who_is_left(answer: "RaceAnswer") -> str:
         return left
     budget = math.ceil(more * 100) / 100
     return (
-        f"{left}; the next round takes the cost to {more:.1%}: give --budget {budget:g} or more "
-        f"to go on"
+        f"{left}; the next round would raise the cost to {more:.1%}: rerun with --budget "
+        f"{budget:g} or more to continue"
     )
 
 
@@ -148,7 +153,7 @@ def _on_all_prompts(answer: "RaceAnswer", sure: str) -> str:
     last = answer.rounds[-1]
     compared = last.prompts_compared
     on = (
-        f"the {compared:,} of {last.prompts:,} prompts with a score of every teacher still in"
+        f"the {compared:,} of {last.prompts:,} prompts with a score of every remaining teacher"
         if compared < last.prompts
         else f"these {last.prompts:,} prompts"
     )

@@ -14,9 +14,9 @@ from rsr_ray.report.terminal.console import NARROW, print_notes
 from rsr_ray.report.terminal.formats import number, percent, prompts
 
 COUNTS = {
-    "n_duplicates": "further rows of a trajectory that counts once",
-    "n_repeated_ids": "trajectories whose id another has, with other content; all count",
-    "n_truncated": "trajectories cut to the length limit",
+    "n_duplicates": "Duplicate rows (each trajectory counts once)",
+    "n_repeated_ids": "Trajectories that share an id but not the content (all count)",
+    "n_truncated": "Trajectories truncated to the length limit",
 }
 WHISKER = 16  # characters of an interval's picture
 PAIRED = 12  # teachers of which the probability of each pairwise order is printed
@@ -38,7 +38,7 @@ def print_ranking(
     out.print(_places_table(ranking, is_wide=out.width >= NARROW))
     if ranking.best:
         out.print(Text(about_places(ranking.confidence), style="dim"))
-    out.print(Text("All prompts per teacher, and the spread over single trajectories:"))
+    out.print(Text("All prompts per teacher, and the spread over individual trajectories:"))
     out.print(_spreads_table(ranking, table, is_wide=out.width >= NARROW))
     _print_counts(table, out)
     print_notes(ranking.notes, out)
@@ -81,9 +81,9 @@ def place_range(first: int | None, last: int | None) -> str:
 def about_places(confidence: float) -> str:
     """What the places and P(best) of a ranking are."""
     return (
-        f"places: positions a teacher may have on prompts like these, correct for all teachers "
-        f"together at {percent(confidence)}; P(best): probability of being best there, shrunk "
-        f"because chance favors the teacher that looks best"
+        "places: positions a teacher may hold on prompts like these, valid for all teachers at "
+        f"once with {percent(confidence)} confidence; P(best): probability of being the best "
+        "there, shrunk because chance favors the teacher that looks best"
     )
 
 

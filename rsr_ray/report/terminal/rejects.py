@@ -28,4 +28,4 @@ def print_rejects(rows: list[dict[str, Any]], out: Console) -> None:
                 soft_wrap=True,
             )
     if not rows:
-        out.print("no row was rejected")
+        out.print("No rows were rejected.")

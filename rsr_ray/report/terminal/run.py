@@ -47,7 +47,7 @@ def _print_speed(run: "Run", out: Console) -> None:
 def _print_rejects(run: "Run", out: Console) -> None:
     """The most frequent reasons, each with an example."""
     for reason, n in run.counts.rejected.most_common(SHOWN_REASONS):
-        why = f"{REJECT_REASONS[reason]}, e.g. {run.counts.examples[reason]}"
+        why = f"{REJECT_REASONS[reason]} Example: {run.counts.examples[reason]}"
         out.print(Text(safe(f"  rejected {n:,} {reason}: {why}")), soft_wrap=True)
     if (more := len(run.counts.rejected) - SHOWN_REASONS) > 0:
         out.print(Text(f"  and {more} more reasons: rsr-ray rejects lists them"))

@@ -26,7 +26,7 @@ def print_teachers(teachers: list[dict[str, Any]], student_name: str, out: Conso
     for name in (
         "rsr\nlower=better",
         "mean\nrank",
-        "nats a\ntoken",
+        "nats per\ntoken",
         "tokens\neach",
         "scored",
         "rejec-\nted",

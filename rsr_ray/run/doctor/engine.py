@@ -77,8 +77,8 @@ def check_engine(
     short = [row[: CHECKED_TOKENS + 1] for row in ids[:3]]
     off = compare(student, short, resources.batch_tokens, config.r_max)
     said = (
-        f"{len(short[0]) - 1} tokens: ranks {off.ranks} off the full logits, surprisals "
-        f"{off.surprisal:.0e}; a batch is {off.batch:.0e} off single rows"
+        f"{len(short[0]) - 1} tokens: ranks differ by {off.ranks} from the full logits, "
+        f"surprisals by {off.surprisal:.0e}; a batch differs by {off.batch:.0e} from single rows"
     )
     if off.exceeds(resources.dtype):
         raise RunError(f"{said}: more than rounding explains ({rounding(resources.dtype):g})")
@@ -108,7 +108,7 @@ def compare(student: Student, ids: list[np.ndarray], batch_tokens: int, r_max: i
     ]
     together = score_rows(student, ids, spans, Work(batch_tokens), r_max)
     if not np.isfinite(together["surprisal_sum"]).all():
-        raise RunError("the student's logits are not finite numbers: are its weights whole?")
+        raise RunError("the student's logits are not finite numbers: are its weights complete?")
     rank_sum = int(rank_T.clamp_max(r_max).sum())
     return Difference(
         rank_sum=rank_sum,

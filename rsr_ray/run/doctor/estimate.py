@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsr_ray.errors import counted
 from rsr_ray.run.doctor.engine import Speed
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.resources import Resources
@@ -40,11 +41,14 @@ def estimate_cost(
     if speed is not None and speed.device == device:
         hours = tokens / speed.tokens_per_second / resources.replicas / 3600
         needed = f"{hours:,.1f} hours" if hours > 1 else f"{hours * 60:,.1f} minutes"
-        measured = f"{speed.tokens_per_second:,.0f} tokens/s a replica, from a short sample"
-        findings.ok("estimate", f"{said}; {needed} on {resources.replicas} replicas ({measured})")
+        measured = f"{speed.tokens_per_second:,.0f} tokens/s per replica, from a short sample"
+        findings.ok(
+            "estimate", f"{said}; {needed} on {counted(resources.replicas, 'replica')} ({measured})"
+        )
     else:
         findings.warn(
-            "estimate", f"{said}; no time: the speed of a GPU replica was not measured here"
+            "estimate",
+            f"{said}; no estimate of the time: the speed of a GPU replica was not measured here",
         )
     return Cost(
         trajectories=n_rows, tokens=tokens, flop=flop, replicas=resources.replicas, hours=hours

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.errors import counted
 from rsr_ray.files.objects import protocol_of
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.findings import Findings
@@ -26,15 +27,17 @@ def check_cluster(findings: Findings, config: ScoreConfig) -> Resources:
         resources = take(config)
         have = ray.cluster_resources()
         room = room_for(resources.gpus_per_replica)
+    each = resources.gpus_per_replica
+    on = f"with {counted(each, 'GPU')} each" if each else "on CPUs"
     said = (
-        f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs; {resources.replicas} "
-        f"replicas of {resources.gpus_per_replica} GPUs in {resources.dtype}"
+        f"{have.get('CPU', 0.0):g} CPUs, {have.get('GPU', 0):g} GPUs; "
+        f"{counted(resources.replicas, 'replica')} {on}, in {resources.dtype}"
     )
     if resources.replicas > room:
         findings.fail(
             "cluster",
-            f"{said}: only {room} fit now; a cluster that scales up may still bring them, "
-            "others need fewer --replicas",
+            f"{said}: only {room} fit now; an autoscaling cluster may still add room, other "
+            "clusters need fewer --replicas",
         )
     else:
         findings.ok("cluster", said)
@@ -51,7 +54,7 @@ def check_store(
     units = store.units_under(fingerprint, new_generation=config.new_generation)
     findings.ok(
         "store",
-        f"can be read and written; {len(units):,} work units are there under these settings",
+        f"can be read and written; has {len(units):,} work units under these settings",
     )
 
 
@@ -73,13 +76,14 @@ def check_room(
     said = f"weights {need / 2**30:,.2f} GiB in {resources.dtype}, {where} {have / 2**30:,.1f} GiB"
     if need > 0.9 * have:
         findings.fail(
-            "memory and disk", f"{said}: fewer --replicas, --gpus-per-replica, or --quantize"
+            "memory and disk",
+            f"{said}: use fewer --replicas, more --gpus-per-replica, or --quantize",
         )
         return False
     if protocol_of(config.store) == "file":
         free = _free_beside(Path(config.store))
         needed = n_rows * ROW_BYTES
-        said += f"; {free / 2**30:,.1f} GiB free beside the store"
+        said += f"; {free / 2**30:,.1f} GiB free on the store's disk"
         if free < needed:
             findings.fail("memory and disk", f"{said}, about {needed / 2**30:,.1f} GiB are needed")
             return True
@@ -87,8 +91,8 @@ def check_room(
     if need > LARGE and not torch.cuda.is_available():
         findings.warn(
             "engine",
-            "not checked: this machine has no GPU to load it on (ray job submit "
-            "--entrypoint-num-gpus 1 has one)",
+            "not checked, because this machine has no GPU to load the student on; ray job "
+            "submit --entrypoint-num-gpus 1 runs it on one",
         )
         return False
     return True
@@ -100,9 +104,9 @@ def _memory(resources: Resources) -> tuple[int, str]:
 
     if torch.cuda.is_available():
         a_gpu = int(torch.cuda.get_device_properties(0).total_memory)
-        return a_gpu * max(1, resources.gpus_per_replica), "GPU memory a replica"
+        return a_gpu * max(1, resources.gpus_per_replica), "GPU memory per replica"
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // max(1, resources.replicas), "memory of this machine a replica"
+    return machine // max(1, resources.replicas), "memory of this machine per replica"
 
 
 def _free_beside(folder: Path) -> int:

@@ -16,7 +16,7 @@ from rsr_ray.corpus.row_faults import Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shards import PARQUET, find_corpus
 from rsr_ray.encode.tokens import tokenize
-from rsr_ray.errors import BadRow
+from rsr_ray.errors import BadRow, counted
 from rsr_ray.files.objects import InputObject, open_filesystem
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.doctor.student import Renderer
@@ -86,12 +86,12 @@ def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
     n_rows = size / (sum(bytes_a_row) / len(bytes_a_row)) if bytes_a_row else 0.0
     teachers = {row["teacher"] or "none" for row in rows}
     named = (
-        f"{len(teachers)} teachers in a sample of {len(rows)} rows: "
+        f"{counted(len(teachers), 'teacher')} in a sample of {counted(len(rows), 'row')}: "
         f"{', '.join(sorted(teachers)[:8])}"
     )
     findings.ok(
         "corpus",
-        f"{plan.shape} -> messages; {len(objects):,} shards, {size / 1e6:,.1f} MB; {named}",
+        f"{counted(len(objects), 'shard')} ({size / 1e6:,.1f} MB), read as {plan.shape}; {named}",
     )
     return Sample(rows, n_rows)
 
@@ -103,7 +103,7 @@ def _first_rows(findings: Findings, config: ScoreConfig, obj: InputObject, most:
         if isinstance(row, Unreadable) and row.shard:
             findings.fail(
                 "corpus",
-                f"{obj.uri}: {row.detail}; mend or remove it, or its unreadable rows are rejected",
+                f"{obj.uri}: {row.detail}; fix or remove it, or its unreadable rows are rejected",
             )
         if len(some) == most:
             break

@@ -65,8 +65,8 @@ def check_student(findings: Findings, config: ScoreConfig) -> StudentFacts:
     both_say = None not in ends and tokenizer.eos_token_id is not None
     if both_say and tokenizer.eos_token_id not in ends:
         said += (
-            f"; the tokenizer ends with token {tokenizer.eos_token_id}, the model with "
-            f"{ends}: are they of one student?"
+            f"; the tokenizer ends with token {tokenizer.eos_token_id}, the model with {ends}: "
+            "are they from the same student?"
         )
         findings.warn("student", said)
     else:
@@ -86,8 +86,8 @@ def check_template(findings: Findings, renderer: Renderer) -> None:
     if not _comes_back(text, renderer.tokenizer):
         findings.warn(
             "template",
-            "a rendered conversation, encoded and decoded, is another text: does the "
-            "tokenizer know all its characters?",
+            "encoding and decoding a rendered conversation changes its text: does the tokenizer "
+            "know all characters?",
         )
     kept = []
     for turns, name in ((PROBE[:2], "the last answer"), (PROBE, "earlier answers")):
@@ -98,14 +98,14 @@ def check_template(findings: Findings, renderer: Renderer) -> None:
                 raise
             findings.warn(
                 "template",
-                f"the chat template drops the reasoning of {name}: such rows are "
-                "rejected; --render verbatim keeps it",
+                f"the chat template drops the reasoning of {name}: such rows are rejected; "
+                "--render verbatim keeps it",
             )
             return
         kept.append(name)
     findings.ok(
         "template",
-        f"keeps the text of every answer, the reasoning of {' and '.join(kept)} included",
+        f"keeps the text of every answer, including the reasoning of {' and '.join(kept)}",
     )
 
 

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PARTS = ("whislo", "q1", "med", "q3", "whishi")  # of a box, as matplotlib calls them
-ALT = "Distribution over trajectories of each teacher: 5, 25, 50, 75 and 95 percent."
+ALT = (
+    "Distribution over the trajectories of each teacher: 5th, 25th, 50th, 75th and 95th "
+    "percentiles."
+)
 
 
 def draw_boxes(spreads: list[Spread], name: str, axis: str) -> str:

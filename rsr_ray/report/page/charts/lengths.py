@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-ALT = "Length of single trajectories against the metric."
+ALT = "Length of individual trajectories against the metric."
 
 
 def draw_lengths(teachers: list[str], sample: Sample, name: str, axis: str) -> str:

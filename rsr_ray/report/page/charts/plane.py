@@ -27,7 +27,7 @@ def draw_plane(points: list[Point], name: str, confidence: float) -> str:
             _plot_point(ax, point, SERIES[n % len(SERIES)], confidence)
         ax.margins(0.15)
         _plot_equal_rsr(ax, points)
-        ax.set_xlabel("mean surprisal, nats a token")
+        ax.set_xlabel("mean surprisal, nats per token")
         ax.set_ylabel("mean rank, clipped at r_max")
         _number(ax, [point.mean for point in points])
 
