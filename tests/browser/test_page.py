@@ -785,8 +785,9 @@ def test_nights_on_which_nothing_had_a_place(tmp_path, open_page, without, drawn
     def write(folder):
         history = History(write_store(folder, rows_of(PLAIN[:3]), n_nights=3).uri, None)
         for night in (history.read(history.nights[n]) for n in without):
-            for t in night["students"]["small-student"]["teachers"]:
-                t["place"] = None
+            entry = night.students["small-student"]
+            unplaced = [replace(t, place=None) for t in entry.teachers]
+            night.students["small-student"] = replace(entry, teachers=unplaced)
             history.write(night)
 
     page = open_page(report(tmp_path, write) / "index.html")
