@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import typing
+import weakref
 
 import pytest
 
 import rsr_ray
+from rsr_ray import cli
 from rsr_ray.cli import main
 from rsr_ray.cli.commands import COMMANDS, PURPOSES
 from rsr_ray.cli.parser import GROUPS
@@ -18,6 +20,7 @@ from rsr_ray.config.demo import MetricsConfig
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.options import called
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.errors import Terminated
 from rsr_ray.store.lease import Lease
 
 
@@ -210,6 +213,7 @@ def test_bash_completes_commands_options_and_choices(capsys, typed, completed):
 STUCK = """
 import dataclasses, sys, threading, time
 from rsr_ray import cli
+from rsr_ray.errors import Terminated
 from rsr_ray.store.lease import Lease
 
 def stuck(config, as_json):
@@ -247,3 +251,18 @@ def test_a_command_that_cannot_leave_ends_all_the_same_and_lets_its_lease_go(
     assert stuck.returncode == code
     assert said.startswith(f"rsr-ray: {word}; finished units are kept")
     assert Lease(str(tmp_path / "lease"), 300, None).take() is None
+
+
+@pytest.mark.parametrize("error", [Terminated(), KeyboardInterrupt(), ValueError("a mistake")])
+def test_an_end_that_comes_where_python_can_raise_nothing_leaves_no_traceback(
+    monkeypatch, capsys, error
+):
+    def broken_off(_):
+        raise error
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._tell_unraisable)
+    thing = type("Thing", (), {})()
+    reference = weakref.ref(thing, broken_off)
+    del thing
+    assert reference() is None
+    assert bool(capsys.readouterr().err) == isinstance(error, ValueError)

@@ -95,7 +95,16 @@ def _end(number: int, _: object) -> NoReturn:
     last = threading.Timer(LAST_SECONDS, lambda: os._exit(_told_to_end(is_terminated)))
     last.daemon = True
     last.start()
+    sys.unraisablehook = _tell_unraisable
     raise Terminated if is_terminated else KeyboardInterrupt
+
+
+def _tell_unraisable(what: "sys.UnraisableHookArgs") -> None:
+    """What Python cannot raise where it is, such as in the callback of a weak reference, it
+    prints. An end that is lost there needs no traceback: the timer of `_end` ends the command.
+    """
+    if not isinstance(what.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(what)
 
 
 def _told_to_end(is_terminated: bool) -> int:

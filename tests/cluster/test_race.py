@@ -334,7 +334,7 @@ def test_rows_that_cannot_be_scored_leave_the_comparison(corpus, full, tmp_path,
     assert main(["race", *options, "--max-length", str(limit), "--json"]) == 1
     shown = capsys.readouterr()
     record = json.loads(shown.out)
-    assert "more than --max-rejects 0.05: over_length" in shown.err
+    assert "more than --max-rejects 0.05 allows: over_length" in shown.err
     rows = stored(own(tmp_path, record))
     assert record["rejected"] == {
         "over_length": sum(row["reject_reason"] is not None for row in rows)
