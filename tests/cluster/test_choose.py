@@ -292,7 +292,7 @@ def test_columns_that_go_into_no_one_table_are_named_and_can_be_left_out(mixed, 
     assert not list((tmp_path / "out").iterdir())
     manifest = pick(store, tmp_path / "out", k=10, keep=("none",), **COLUMNS)
     assert set(manifest["columns"]) == {"messages", "rsr_ray"}
-    with pytest.raises(UserError, match=r"column when holds timestamp\[ms\], which JSON cannot"):
+    with pytest.raises(UserError, match=r"column when contains timestamp\[ms\], which JSON cannot"):
         pick(store, tmp_path / "json", keep=("when",), k=10, format="jsonl", **COLUMNS)
 
 
