@@ -14,6 +14,7 @@ from rsr_ray.errors import safe
 if TYPE_CHECKING:
     from rsr_ray.decide.outcome import Outcome
     from rsr_ray.decide.scored import Scored
+    from rsr_ray.metrics import Metric
     from rsr_ray.store.store import Store
 
 
@@ -36,7 +37,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         scored = scored.only(config.teachers)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
-    by_verdict = _outcome(store, scored, config) if config.verified else None
+    by_verdict = _outcome(store, scored, metric, config) if config.verified else None
     if as_json:
         answer = {"student": config.student, **ranking.to_json()}
         if beside:
@@ -54,16 +55,17 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     return 0
 
 
-def _outcome(store: "Store", scored: "Scored", config: TeachersConfig) -> "Outcome":
+def _outcome(
+    store: "Store", scored: "Scored", metric: "Metric", config: TeachersConfig
+) -> "Outcome":
     """The metric beside the verdicts of the corpus, and the ranking on right answers."""
     from rsr_ray.decide.outcome import outcome
     from rsr_ray.decide.verified import read_verdicts
-    from rsr_ray.metrics import find_metric
 
     column = str(config.verified)
     return outcome(
         scored,
-        find_metric(config.by),
+        metric,
         column,
         read_verdicts(store, scored, column),
         confidence=config.confidence,
