@@ -295,23 +295,16 @@ TEACHERS = pa.schema(
     ]
 )
 
+# What is known of a row before it is encoded.
+OF_ROW = (
+    "trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content", "complete"
+)  # fmt: skip
+
 # Between the stages one Ray Data row is one work unit, its trajectories a list column: so a block,
 # a retry, a batch given to a replica and a file of the store are all the same thing.
 READ_ROWS = pa.struct(
     [
-        *[
-            SCORES.field(n)
-            for n in (
-                "trajectory_id",
-                "prompt_id",
-                "teacher",
-                "sample",
-                "source",
-                "source_row",
-                "content",
-                "complete",
-            )
-        ],
+        *[SCORES.field(n) for n in OF_ROW],
         pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
         pa.field("tools", pa.string()),  # JSON: the functions the row declares
         SCORES.field("reject_reason"),

@@ -18,24 +18,14 @@ from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
 from rsr_ray.run.resources import TASK_CPUS
 from rsr_ray.run.score_table import Rejects, RowSums, score_table
-from rsr_ray.schema import SCORES
+from rsr_ray.schema import OF_ROW, SCORES
 from rsr_ray.store.lease import at_work
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import n_rows
 
-CARRIED = [
-    "trajectory_id",
-    "prompt_id",
-    "teacher",
-    "sample",
-    "source",
-    "source_row",
-    "content",
-    "complete",
-    "truncated",
-]
+CARRIED = [*OF_ROW, "truncated"]
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
 
 
