@@ -1,8 +1,11 @@
-"""The console that answers are printed to, and the notes under an answer."""
+"""The console that answers are printed to, a table with a title, the notes under an answer."""
 
 import os
 
+from rich import box
 from rich.console import Console
+from rich.padding import PaddingDimensions
+from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import safe
@@ -23,6 +26,18 @@ def console() -> Console:
     enough for the tables.
     """
     return _Output() if _Output().is_terminal or os.environ.get("COLUMNS") else _Output(width=120)
+
+
+def titled_table(title: str, padding: PaddingDimensions = (0, 1)) -> Table:
+    """A table without columns yet; `padding` of its cells as rich has it."""
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=padding,
+        show_edge=False,
+    )
 
 
 def print_notes(notes: list[str], out: Console) -> None:

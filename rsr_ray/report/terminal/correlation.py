@@ -3,12 +3,12 @@
 import math
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import counted, safe
+from rsr_ray.report.terminal.console import titled_table
 from rsr_ray.report.terminal.formats import coefficient
 
 if TYPE_CHECKING:
@@ -35,13 +35,8 @@ def print_correlations(found: "Correlations", out: Console) -> None:
 def _table(found: "Correlations", shown: list[str]) -> Table:
     """Its columns: a metric, each student shown, and over students."""
     counts = f"{counted(len(found.students), 'student')}, {found.teachers:,} teachers"
-    table = Table(
-        title=Text(f"Spearman correlation of metrics with accuracy after training: {counts}"),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-        show_edge=False,
+    table = titled_table(
+        f"Spearman correlation of metrics with accuracy after training: {counts}", (0, 0, 0, 1)
     )
     table.add_column("metric", overflow="fold", min_width=20)
     table.add_column("bet-\nter")

@@ -3,12 +3,12 @@
 import math
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import counted, safe
+from rsr_ray.report.terminal.console import titled_table
 from rsr_ray.report.terminal.formats import percent
 from rsr_ray.schema import REJECT_REASONS
 
@@ -66,14 +66,8 @@ def _standings_table(answer: "RaceAnswer") -> Table:
     by = answer.by
     better = answer.better
     share = percent(answer.confidence)
-    title = Text(f"Race of teachers for student {answer.student}, by {by} ({better} is better)")
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        show_edge=False,
+    table = titled_table(
+        f"Race of teachers for student {answer.student}, by {by} ({better} is better)"
     )
     table.add_column("teacher", overflow="fold", min_width=12)
     for name in (f"{by}\n{better}=better", f"{share}\ninterval", "prompts", "out after\nround"):

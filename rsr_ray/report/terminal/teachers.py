@@ -1,25 +1,16 @@
 """The teachers of a store, one a row, without certainty."""
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import safe
+from rsr_ray.report.terminal.console import titled_table
 from rsr_ray.store.teacher_rows import TeacherRow
 
 
 def print_teachers(teachers: list[TeacherRow], student_name: str, out: Console) -> None:
     """The ranking: lowest rsr first, the length beside it."""
-    title = Text(f"Teachers for student {student_name}, sorted by rsr (lower is better)")
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        show_edge=False,
-    )
+    table = titled_table(f"Teachers for student {student_name}, sorted by rsr (lower is better)")
     table.add_column("#", justify="right")
     table.add_column("teacher", overflow="fold", min_width=12)
     for name in (
