@@ -23,6 +23,7 @@ _HOME = {
     "Store": "store.store",
     "load_scored": "decide.scored",
     "rank_teachers": "decide.ranking",
+    "rank_strata": "decide.strata_ranking",
     "choose_trajectories": "choose.choose",
     "write_report": "report.page.write",
     "open_side": "decide.sides",

@@ -371,6 +371,30 @@ UNIT = (
         "test_inference.py::test_bounds_on_places_are_those_of_the_steps_of_their_definition",
     ),
     Fault(
+        "rsr_ray/decide/stratified.py",
+        "resamples(n, seed * (len(parts) + 1) + nth)",
+        "resamples(n, seed)",
+        "test_strata.py::test_strata_of_one_size_are_drawn_apart",
+    ),
+    Fault(
+        "rsr_ray/decide/strata.py",
+        "return [weights[name] / total for name in names]",
+        "return [1 / len(names) for name in names]",
+        "test_strata.py::test_weights_decide_what_is_first_over_all",
+    ),
+    Fault(
+        "rsr_ray/decide/overall.py",
+        "if several := n_in_several(strata):",
+        "if several := 0 * n_in_several(strata):",
+        "test_strata.py::test_nothing_is_said_of_certainty_where_nothing_is_known",
+    ),
+    Fault(
+        "rsr_ray/corpus/rows.py",
+        "only |= columns_of(reading.strata, ())",
+        "only |= columns_of((), ())",
+        "test_strata.py::test_values_of_columns_and_paths_are_kept_as_text",
+    ),
+    Fault(
         "rsr_ray/store/seal.py",
         "!= _digest(data, at)",
         "!= data[at : at + 64]",

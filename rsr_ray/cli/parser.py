@@ -45,6 +45,7 @@ GROUPS = {
         "step_window",
         "token_scores",
         "per_turn",
+        "stratum",
         "new_generation",
     ),
     "run": (

@@ -1,6 +1,6 @@
 """write: a report -> its files in a folder or bucket."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from rsr_ray.decide.ranking import Ranking
 from rsr_ray.errors import UserError
@@ -20,6 +20,8 @@ def write_report(
     seed: int = 0,
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
+    by_stratum: str | None = None,
+    stratum_weights: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Write the report of one or more students of a store, as `rsr-ray report` does.
 
@@ -27,16 +29,14 @@ def write_report(
     store's endpoint. `confidence` is that of the intervals, `seed` that of the random draws. With
     `teachers`, only these are ranked, on the prompts they share. `tokens_from` is the folder or hub
     id of the student: it scores the tokens of the shown trajectories if the store has no token
-    scores.
+    scores. `by_stratum`, a column that the scores keep, and `stratum_weights` as for `rank_strata`.
 
-    Writes index.html (the page; it needs no other file and no network), teachers.csv (a row per
-    student and teacher), teachers.json (all numbers) and summary.md, over those of an earlier
-    report. Returns their URIs, in this order.
+    Writes index.html (the page, which needs no other file), teachers.csv (a row per student and
+    teacher), teachers.json (all numbers) and summary.md, over an earlier report's. Returns URIs.
 
-    Raises UserError if no student is given, a student has no scores, the metric has no direction or
-    needs columns that the store lacks, a teacher is not in the store, `tokens_from` is not the
-    student that gave the scores, or `out` cannot be written; StoreError if a file of the store is
-    not what was written there.
+    Raises UserError if no student is given, a student has no scores, the metric has no direction,
+    the store lacks columns or a teacher, `tokens_from` is not the student that gave the scores, or
+    `out` cannot be written; StoreError if a file of the store is not what was written there.
     """
     if not stores:
         raise UserError("write_report: no student to report on; give at least one Store")
@@ -47,6 +47,8 @@ def write_report(
         seed=seed,
         teachers=teachers,
         tokens_from=tokens_from,
+        by_stratum=by_stratum,
+        stratum_weights=stratum_weights,
     )
     return write_files(report, absolute(out), stores[0].endpoint)
 
