@@ -24,7 +24,7 @@ REJECT_REASONS: dict[str, str] = {
     "identity": (
         "An id, teacher or sample has a type that cannot name anything, or is not valid UTF-8."
     ),
-    "stratum": "A column of --stratum holds a list or a mapping, or a value that is not one name.",
+    "stratum": "A column of --stratum has a list, a mapping, or a value that cannot be a name.",
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
     "unread_content": (
         "The row may have assistant text that would not be read: a key that nothing reads, or "

@@ -281,7 +281,7 @@ def test_sources_with_different_teachers_are_never_pooled():
     assert all(one.ranking.matched for one in found.strata)
     assert (found.overall, found.changes) == (None, [])
     assert found.sentence == (
-        "No two teachers appear in two strata of source, so no orders can be compared."
+        "No two teachers share two strata of source, so there are no orders to compare."
     )
     assert found.notes[-1].startswith("no teacher appears in every stratum, so there is no")
 
@@ -348,7 +348,8 @@ def test_what_is_left_out_is_said():
     alone = rank_strata(in_strata(rows[(rows.stratum == "s0") == (rows.teacher == "a")]), RSR, "s")
     assert alone.overall is None
     assert (
-        alone.sentence == "No two teachers appear in two strata of s, so no orders can be compared."
+        alone.sentence
+        == "No two teachers share two strata of s, so there are no orders to compare."
     )
     assert alone.notes[-1] == (
         "no teacher appears in every stratum, so there is no ranking over all strata: s0 has a; "
@@ -572,11 +573,11 @@ def test_the_command_says_what_the_store_says(tmp_path, capsys):
             ["--by-stratum", "level"],
             "--by-stratum level: no scored row has a value in this column",
         ),
-        (["--stratum-weights", "a=1"], "--stratum-weights: give --by-stratum too"),
+        (["--stratum-weights", "a=1"], "--stratum-weights requires --by-stratum"),
         (
             ["--by-stratum", "domain", "--stratum-weights", "domain-0=1"],
-            "--stratum-weights: domain also has domain-1: give each a weight; 0 leaves it out of "
-            "the ranking over all",
+            "--stratum-weights: domain also has domain-1; give each a weight (0 leaves it out of "
+            "the overall ranking)",
         ),
         (
             ["--by-stratum", "domain", "--stratum-weights", "x=1"],
@@ -584,7 +585,7 @@ def test_the_command_says_what_the_store_says(tmp_path, capsys):
         ),
         (
             ["--by-stratum", "domain", "--stratum-weights", "domain-0=0,domain-1=0"],
-            "--stratum-weights: none may be below 0, and one has to be above",
+            "--stratum-weights: must not be negative, and at least one must be above 0",
         ),
         (
             ["--by-stratum", "domain", "--stratum-weights", "domain-0"],
@@ -623,7 +624,7 @@ def test_a_store_of_an_earlier_version_is_read_without_them():
 def test_a_column_of_too_many_values_is_refused():
     rows = rows_of(1, 101, {"a": 5.0, "b": 6.0})
     scored = in_strata(rows.assign(stratum=[f"s{p}" for p in rows.prompt]))
-    with pytest.raises(UserError, match="--by-stratum id: has 101 values, such as 's0'; use"):
+    with pytest.raises(UserError, match=r"--by-stratum id: has 101 values \\(e.g. 's0'\\); use"):
         rank_strata(scored, RSR, "id")
 
 

@@ -16,7 +16,7 @@ BY_STRATUM = (
     "rank within each value of this column, which `score --stratum COLUMN` kept, and over all of "
     "them"
 )
-WEIGHTS = "weight of each value of --by-stratum in the ranking over all; default: all the same"
+WEIGHTS = "weights of the strata in the overall ranking; default: equal"
 # A name may have commas and = of its own.
 WEIGHT = re.compile(r"(?P<name>.+?)=(?P<weight>[^=,]+)(?:,|$)")
 
@@ -33,7 +33,7 @@ def check_certainty(config: "TeachersConfig | CompareConfig | ReportConfig") -> 
 def weights_of(config: "TeachersConfig | ReportConfig") -> dict[str, float] | None:
     """--stratum-weights by stratum; None where none are given. Raises UserError."""
     if config.stratum_weights and not config.by_stratum:
-        raise UserError("--stratum-weights: give --by-stratum too")
+        raise UserError("--stratum-weights requires --by-stratum")
     weights: dict[str, float] = {}
     for text in config.stratum_weights:
         found = list(WEIGHT.finditer(text))

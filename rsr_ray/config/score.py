@@ -136,7 +136,7 @@ class ScoreConfig:
         "also store the sums of each assistant turn, in the column turns", False
     )
     stratum: tuple[str, ...] = option(
-        "keep what rows say in these columns, or paths into one, such as source or meta.domain; "
+        "also store the values of these columns or paths, e.g. source or meta.domain; "
         "`teachers --by-stratum COLUMN` ranks by it",
         (),
         metavar="COLUMN",

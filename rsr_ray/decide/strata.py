@@ -65,7 +65,7 @@ def split_strata(
         raise UserError(f"--by-stratum {column}: no scored row has a value in this column")
     if len(names) > MOST_STRATA:
         raise UserError(
-            f"--by-stratum {column}: has {len(names):,} values, such as {names[0]!r:.40}; use a "
+            f"--by-stratum {column}: has {len(names):,} values (e.g. {names[0]!r:.40}); use a "
             f"column with at most {MOST_STRATA}"
         )
     shares = _shares(names, column, weights)
@@ -89,12 +89,12 @@ def _shares(names: list[str], column: str, weights: Mapping[str, float] | None) 
         )
     if missing := [name for name in names if name not in weights]:
         raise UserError(
-            f"--stratum-weights: {column} also has {', '.join(missing)}: give each a weight; 0 "
-            "leaves it out of the ranking over all"
+            f"--stratum-weights: {column} also has {', '.join(missing)}; give each a weight (0 "
+            "leaves it out of the overall ranking)"
         )
     total = sum(weights.values())
     if min(weights.values()) < 0 or not total > 0:
-        raise UserError("--stratum-weights: none may be below 0, and one has to be above")
+        raise UserError("--stratum-weights: must not be negative, and at least one must be above 0")
     return [weights[name] / total for name in names]
 
 

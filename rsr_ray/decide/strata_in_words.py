@@ -21,7 +21,7 @@ def orders_in_words(
     if len(orders.strata) == 1:
         return f"All trajectories belong to one stratum of {column}: {orders.strata[0]}."
     if not orders.n_shared_pairs:
-        return f"No two teachers appear in two strata of {column}, so no orders can be compared."
+        return f"No two teachers share two strata of {column}, so there are no orders to compare."
     if not changes:
         return f"No two teachers change order between strata of {column}."
     sure = [change for change in changes if change.more_than_noise]
@@ -33,10 +33,12 @@ def orders_in_words(
             f"({100 * confidence:g}%){more}."
         )
     pairs = "1 pair of teachers changes" if len(changes) == 1 else f"{len(changes):,} pairs change"
-    if all(change.more_than_noise is None for change in changes):
-        noise = "but there are too few prompts to tell whether this is more than noise"
+    untested = sum(change.more_than_noise is None for change in changes)
+    if untested == len(changes):
+        noise = "not tested against noise"
     else:
         noise = f"but not by more than noise ({100 * confidence:g}%)"
+        noise += f"; {untested:,} of them not tested" if untested else ""
     return f"{pairs} order between strata of {column}, {noise}."
 
 
@@ -59,7 +61,7 @@ def overall_in_words(
     which strata and weights.
     """
     if len(names) == 1:
-        return f"Over {over}, {names[0]} is the only teacher that appears in each."
+        return f"{names[0]} is the only teacher with answers in each of {over}."
     if why_unsure:
         return (
             f"Over {over}, {names[0]} ranks first, but without a confidence estimate: {why_unsure}."

@@ -141,16 +141,16 @@ def _print_tau(found: StrataRanking, out: Console) -> None:
     if not known:
         return
     if n == 2:
-        out.print(Text(f"Kendall's tau-b of the two orders: {coefficient(known[0][0], 2)}"))
+        out.print(Text(f"Kendall's tau-b between the two orders: {coefficient(known[0][0], 2)}"))
         return
     if n > VALUED:
         (least, i, j), (most, *_) = min(known), max(known)
         pair = f"{found.strata[i].stratum} and {found.strata[j].stratum}"
         between = f"{coefficient(least, 2)} ({pair}) to {coefficient(most, 2)}"
-        said = f"Kendall's tau-b of the orders of two strata: {between}; all in --json"
+        said = f"Kendall's tau-b between the orders of two strata: {between}; all in --json"
         out.print(Text(safe(said)))
         return
-    out.print(Text("Kendall's tau-b of the orders of two strata:"))
+    out.print(Text("Kendall's tau-b between the orders of two strata:"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
     table.add_column("", overflow="fold", max_width=NAME)
     for stratum in found.strata[1:]:
