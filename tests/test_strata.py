@@ -624,7 +624,7 @@ def test_a_store_of_an_earlier_version_is_read_without_them():
 def test_a_column_of_too_many_values_is_refused():
     rows = rows_of(1, 101, {"a": 5.0, "b": 6.0})
     scored = in_strata(rows.assign(stratum=[f"s{p}" for p in rows.prompt]))
-    with pytest.raises(UserError, match=r"--by-stratum id: has 101 values \\(e.g. 's0'\\); use"):
+    with pytest.raises(UserError, match=r"--by-stratum id: has 101 values \(e\.g\. 's0'\); use"):
         rank_strata(scored, RSR, "id")
 
 

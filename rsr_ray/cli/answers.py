@@ -49,12 +49,8 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     strata = _strata(scored, metric, config) if config.by_stratum else None
     if as_json:
         answer = {"student": config.student, **ranking.to_json()}
-        if beside:
-            answer["naturalness"] = beside.to_json()
-        if by_verdict:
-            answer["outcome"] = by_verdict.to_json()
-        if strata:
-            answer["strata"] = strata.to_json()
+        parts = {"naturalness": beside, "outcome": by_verdict, "strata": strata}
+        answer |= {name: part.to_json() for name, part in parts.items() if part}
         print(json.dumps({**answer, "table": [row.to_json() for row in table]}))
         return 0
     if strata:
