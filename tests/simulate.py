@@ -36,14 +36,17 @@ CLAIM, SURE = 0.95, 0.99
 
 
 def prompts_of(
-    rng: np.random.Generator, shape: tuple[int, ...], spread: str
+    rng: np.random.Generator, shape: tuple[int, ...], spread: str, *, even: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean ranks and mean surprisals of the answers of teachers to prompts, [..., P, T], each of
-    mean 1.
+    mean 1; `even`: normal with the same spreads, so without a long tail.
     """
     shared, own = rng.standard_normal((2, *shape[:-1], 1)), rng.standard_normal((2, *shape))
     rank, other = math.sqrt(OF_TEACHERS) * shared + math.sqrt(1 - OF_TEACHERS) * own
     surprisal = OF_TERMS * rank + math.sqrt(1 - OF_TERMS**2) * other
+    if even:
+        x, y = (1 + cv * n for cv, n in zip(SPREADS[spread], (rank, surprisal), strict=True))
+        return x, y
     sigmas = (math.sqrt(math.log1p(cv**2)) for cv in SPREADS[spread])
     x, y = (
         np.exp(sigma * normal - sigma**2 / 2)
@@ -328,7 +331,14 @@ def weights_of(n_strata: int, first: float) -> np.ndarray:
 
 
 def count_strata(
-    n_strata: int, n: int, spread: str, first: float, repetitions: int, n_teachers: int = 6
+    n_strata: int,
+    n: int,
+    spread: str,
+    first: float,
+    repetitions: int,
+    n_teachers: int = 6,
+    *,
+    even: bool = False,
 ) -> StrataCounts:
     """Reports on strata of n prompts each, whose levels and teachers differ.
 
@@ -338,7 +348,7 @@ def count_strata(
     rng, counts = np.random.default_rng([n_strata, n, len(spread)]), StrataCounts()
     weights = weights_of(n_strata, first)
     for _ in range(repetitions):
-        x, y = prompts_of(rng, (n_strata, n, n_teachers), spread)
+        x, y = prompts_of(rng, (n_strata, n, n_teachers), spread, even=even)
         level = rng.lognormal(0, 0.3, (n_strata, 1))
         apart = error_of_one_prompt(spread) / math.sqrt(n)
         truth = level * np.exp(apart * rng.standard_normal((n_strata, n_teachers)))
@@ -386,15 +396,15 @@ def strata(fast: bool) -> Iterator[str]:
         f"{'prompts':>9} {'strata':>6} {'of n':>5} {'weights':>8} | {'true value below':>16} "
         f"{'above':>6} {'all places held':>15} {'false changes':>13}"
     )
-    for spread in SPREADS:
+    for name, spread in (*((name, name) for name in SPREADS), ("even", "measured")):
         for n_strata in (5, 30):
             for n in (5, 12):
                 for first in (0.0, 0.8):
-                    repetitions = 20 if fast else 60 if n_strata > 5 else 250
-                    c = count_strata(n_strata, n, spread, first, repetitions)
+                    repetitions = 20 if fast else 100 if n_strata > 5 else 400
+                    c = count_strata(n_strata, n, spread, first, repetitions, even=name == "even")
                     false = c.wrong_changes / c.reports
                     yield (
-                        f"{spread:>9} {n_strata:6} {n:5} {'.8, rest' if first else 'equal':>8} | "
+                        f"{name:>9} {n_strata:6} {n:5} {'.8, rest' if first else 'equal':>8} | "
                         f"{c.below / c.values:16.1%} {c.above / c.values:6.1%} "
                         f"{1 - c.wrong_places / c.reports:15.1%} {false:13.1%}"
                     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from rsr_ray.decide.inference import (
     DRAWS,
@@ -76,9 +77,16 @@ class Stratified:
         return unbiased
 
     def interval(self, confidence: float, seed: int) -> Interval:
-        """Intervals of the values, as `inference.interval` has them."""
-        drawn = _studentised(self._grouped(seed), seed)
-        return interval_of(self._unbiased, _standard_error(self.parts), drawn, confidence)
+        """Intervals of the values: each end is the farther one of `inference.interval` and of
+        Student's t with Satterthwaite's degrees of freedom, because prompts have a long upper tail
+        that few of them do not show.
+        """
+        variance, centre = _variance(self.parts), self._unbiased
+        error = np.sqrt(variance.sum(0))
+        found = interval_of(centre, error, _studentised(self._grouped(seed), seed), confidence)
+        reach = special.stdtrit(_freedom(variance, self.parts), (1 + confidence) / 2) * error
+        low, high = np.minimum(found.low, centre - reach), np.maximum(found.high, centre + reach)
+        return Interval(low, high, error)
 
     def places(self, confidence: float, seed: int) -> Places:
         """Bounds on the places, as `inference.place_bounds` has them."""
@@ -88,23 +96,16 @@ class Stratified:
         for start in range(0, len(a), PAIRS):
             some = slice(start, start + PAIRS)
             drawn[:, some] = _studentised(_apart(groups, a[some], b[some]), seed)
-            error[some] = _standard_error(_apart(self.parts, a[some], b[some]))
+            error[some] = np.sqrt(_variance(_apart(self.parts, a[some], b[some])).sum(0))
         return places_of(self._unbiased, error, drawn, confidence)
 
     def chances(self, seed: int) -> Chances:
-        """How likely orders are, as `inference.chances` has them.
-
-        The variance has the degrees of freedom of F. Satterthwaite, An approximate distribution of
-        estimates of variance components, Biometrics Bulletin 2, 1946.
-        """
+        """How likely orders are, as `inference.chances` has them."""
         n_teachers = len(self.values)
         own = [part - part.mean(1, keepdims=True) for part in self.parts]
         of_strata = [len(part) / (len(part) - 1) * part.T @ part for part in own]
         noise = np.array([np.trace(one) for one in of_strata]) / (n_teachers - 1)
-        few = sum(
-            n**2 / (len(part) - 1) for n, part in zip(noise.tolist(), self.parts, strict=True)
-        )
-        freedom = noise.sum() ** 2 / few if few else self.n_prompts - len(self.parts)
+        freedom = float(_freedom(noise[:, None], self.parts)[0])
         rng = np.random.default_rng([seed, self.n_prompts, n_teachers])
         return chances_of(self._unbiased, noise.sum(), sum(of_strata), freedom, rng)
 
@@ -135,12 +136,19 @@ def _apart(parts: Parts, a: np.ndarray, b: np.ndarray) -> Parts:
     return tuple(part[:, a] - part[:, b] for part in parts)
 
 
-def _standard_error(parts: Parts) -> np.ndarray:
-    """Of values to which each prompt adds `parts`, [K]."""
-    variance = np.zeros(parts[0].shape[1])
-    for part in parts:
-        variance += len(part) / (len(part) - 1) * (part**2).sum(0)
-    return np.sqrt(variance)
+def _variance(parts: Parts) -> np.ndarray:
+    """What each stratum adds to the variances of values to which prompts add `parts`, [S, K]."""
+    return np.stack([len(part) / (len(part) - 1) * (part**2).sum(0) for part in parts])
+
+
+def _freedom(variance: np.ndarray, parts: Parts) -> np.ndarray:
+    """Degrees of freedom [K] of sums of variances [S, K] of strata (F. Satterthwaite, An
+    approximate distribution of estimates of variance components, Biometrics Bulletin 2, 1946).
+    """
+    own = np.array([len(part) - 1 for part in parts])[:, None]
+    least = (variance**2 / own).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(least > 0, variance.sum(0) ** 2 / least, own.sum())
 
 
 def _studentised(parts: Parts, seed: int) -> np.ndarray:

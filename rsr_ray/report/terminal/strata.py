@@ -17,8 +17,9 @@ from rsr_ray.report.terminal.ranking import place_range
 
 VALUED = 8  # strata of which values are shown; of more only places
 TOLD = 6  # changes of order, and notes of single strata, that are printed
-NAME = 24  # columns of a teacher's name
+NAME = 24  # columns of a teacher's name; more, up to a third of the width, for longer ones
 VALUE, PLACE = 12, 3  # columns of a stratum, with the space in front
+HEAD = 24  # at most, for the names of strata where there is room
 
 
 def print_strata(found: StrataRanking, student_name: str, out: Console) -> None:
@@ -75,12 +76,15 @@ def _print_places(found: StrataRanking, student_name: str, out: Console) -> None
         )
     )
     has_values = len(found.strata) <= VALUED
-    room = max(1, (out.width - NAME - 3) // (VALUE if has_values else PLACE))
+    name = max(NAME, min(out.width // 3, max(len(safe(teacher)) for teacher in found.teachers)))
+    least, room = VALUE if has_values else PLACE, out.width - name
     numbered = list(enumerate(found.strata, 1))
-    size = -(-len(numbered) // -(-len(numbered) // room))
+    size = -(-len(numbered) // -(-len(numbered) // max(1, room // least)))
+    longest = max(len(safe(stratum.stratum)) for stratum in found.strata) + 1
+    width = max(least, min(HEAD, longest, room // size)) if has_values else least
     for start in range(0, len(numbered), size):
         part = numbered[start : start + size]
-        out.print(_part_table(found, part, has_values=has_values))
+        out.print(_part_table(found, part, name, width))
     if not has_values:
         said = [f"{n} {s.stratum} ({_on_prompts(s)})" for n, s in numbered]
         out.print(Text(safe(f"strata: {', '.join(said)}")))
@@ -92,15 +96,15 @@ def _print_places(found: StrataRanking, student_name: str, out: Console) -> None
 
 
 def _part_table(
-    found: StrataRanking, part: list[tuple[int, StratumRanking]], *, has_values: bool
+    found: StrataRanking, part: list[tuple[int, StratumRanking]], name: int, width: int
 ) -> Table:
+    """Of some strata, in columns of a width; those of places alone are the narrow ones."""
+    has_values = width >= VALUE
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("teacher", overflow="fold", width=NAME)
+    table.add_column("teacher", overflow="fold", width=name)
     for n, stratum in part:
-        head = f"{stratum.stratum}\n{_on_prompts(stratum)}" if has_values else f"{n}"
-        lines = "\n".join(map(safe, head.split("\n")))
-        width = (VALUE if has_values else PLACE) - 1
-        table.add_column(Text(lines), justify="right", overflow="fold", width=width)
+        head = f"{safe(stratum.stratum)}\n{_on_prompts(stratum)}" if has_values else f"{n}"
+        table.add_column(Text(head), justify="right", overflow="fold", width=width - 1)
     of_strata = [{t.teacher: t for t in stratum.ranking.teachers} for _, stratum in part]
     for teacher in found.teachers:
         cells = [
