@@ -377,6 +377,12 @@ UNIT = (
         "test_strata.py::test_strata_of_one_size_are_drawn_apart",
     ),
     Fault(
+        "rsr_ray/decide/stratified.py",
+        "np.minimum(found.low, centre - reach)",
+        "found.low",
+        "test_strata.py::test_an_interval_over_strata_reaches_as_far_as_welchs",
+    ),
+    Fault(
         "rsr_ray/decide/strata.py",
         "return [weights[name] / total for name in names]",
         "return [1 / len(names) for name in names]",

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy import stats
 
 from rsr_ray.cli import main
 from rsr_ray.config import score as score_settings
@@ -27,7 +28,15 @@ from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.shards import list_corpus
 from rsr_ray.corpus.units import iter_units
 from rsr_ray.decide import stratified
-from rsr_ray.decide.inference import GROUPS, chances, influence, interval, place_bounds, resamples
+from rsr_ray.decide.inference import (
+    GROUPS,
+    chances,
+    influence,
+    interval,
+    interval_of,
+    place_bounds,
+    resamples,
+)
 from rsr_ray.decide.orders import OrderChange
 from rsr_ray.decide.overall import Overall, OverallPlace
 from rsr_ray.decide.scored import Matrices, Scored, load_scored
@@ -422,7 +431,9 @@ def matrices_of(seed: int, sizes: list[int], n_teachers: int = 3) -> list[Matric
 
 @pytest.mark.parametrize("n", [5, 30, 700])
 def test_one_stratum_is_what_is_said_without_strata(n):
-    """But for the bias; of many prompts other groups are drawn."""
+    """But for the bias, and ends as far away as Student's; of many prompts other groups are
+    drawn.
+    """
     (one,) = matrices_of(n, [n])
     found = Stratified.of([one], [1.0])
     values, each = influence(one.x, one.y)
@@ -430,9 +441,11 @@ def test_one_stratum_is_what_is_said_without_strata(n):
     expected, got = interval(values, each), found.interval(0.95, 0)
     assert got.error == pytest.approx(expected.error)
     near = 1e-4 if n <= GROUPS else 0.05
-    for end in ("low", "high"):
-        far = getattr(got, end) + found.bias - getattr(expected, end)
-        assert far == pytest.approx(0, abs=near * got.error.max())
+    reach = stats.t.ppf(0.975, n - 1) * expected.error
+    least = near * got.error.max()
+    low, high = np.minimum(expected.low, values - reach), np.maximum(expected.high, values + reach)
+    assert got.low + found.bias == pytest.approx(low, abs=least)
+    assert got.high + found.bias == pytest.approx(high, abs=least)
     unbiased = dataclasses.replace(found, bias=0 * found.bias)
     places = place_bounds(values, each)
     assert unbiased.places(0.95, 0).critical == pytest.approx(places.critical, rel=near)
@@ -474,6 +487,19 @@ def test_an_interval_over_strata_is_that_of_all_possible_draws():
     centre = found.values[0] - found.bias[0]
     low, high = (centre - tail * error for tail in np.quantile(t, [0.9, 0.1]))
     assert (got.low[0], got.high[0]) == pytest.approx((low, high), abs=0.1 * (high - low))
+
+
+def test_an_interval_over_strata_reaches_as_far_as_welchs():
+    found = Stratified.of(matrices_of(6, [6, 11]), [0.5, 0.5])
+    variances = [part.var(axis=0, ddof=1) * len(part) for part in found.parts]
+    error = np.sqrt(sum(variances))
+    few = sum(v**2 / (len(part) - 1) for v, part in zip(variances, found.parts, strict=True))
+    reach = stats.t.ppf(0.975, error**4 / few) * error
+    centre, got = found.values - found.bias, found.interval(0.95, 0)
+    drawn = interval_of(centre, error, stratified._studentised(found.parts, 0), 0.95)
+    assert got.low == pytest.approx(np.minimum(drawn.low, centre - reach))
+    assert got.high == pytest.approx(np.maximum(drawn.high, centre + reach))
+    assert (drawn.low > centre - reach).any(), "otherwise nothing is tested"
 
 
 def test_degrees_of_freedom_are_those_of_welch():
