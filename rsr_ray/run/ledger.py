@@ -114,7 +114,7 @@ class Run:
             shards_to_do=len(todo),
             rows_already_scored=self.n_already,
         )
-        return pa.Table.from_pylist(todo, schema=TODO)
+        return pa.Table.from_pylist(todo, schema=TODO) if todo else TODO.empty_table()
 
     def _say_plan(self, files: list[InputObject], n_left: int) -> None:
         said = (
