@@ -12,6 +12,7 @@ from rsr_ray.decide.strata_ranking import StrataRanking, rank_strata
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
 from rsr_ray.report.page.charts.boxes import draw_boxes
+from rsr_ray.report.page.charts.drawn import Charts
 from rsr_ray.report.page.charts.lengths import draw_lengths
 from rsr_ray.report.page.charts.places import draw_places
 from rsr_ray.report.page.charts.plane import draw_plane
@@ -127,6 +128,7 @@ class Settings:
     teachers: Collection[str]  # the only ones it ranks, if any are given
     tokens_from: str | None
     tokens_shown: int  # of one student, over all its trajectories
+    charts: Charts
     by_stratum: str | None = None
     stratum_weights: Mapping[str, float] | None = None
 
@@ -142,19 +144,29 @@ def make_report(
     rankings: dict[str, Ranking] | None = None,
     by_stratum: str | None = None,
     stratum_weights: Mapping[str, float] | None = None,
+    charts: Charts | None = None,
 ) -> Report:
     """Everything the report says of each student.
 
     `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
-    `rank_teachers` has ranked already, in just this way. If the store has no token scores, those of
-    the shown trajectories come from the student `tokens_from`, if it is given. `by_stratum` is a
-    column that --stratum kept, `stratum_weights` as `rank_strata` has them. Raises UserError.
+    `rank_teachers` has ranked already, in just this way; `charts` has those drawn before. If the
+    store has no token scores, those of the shown trajectories come from the student `tokens_from`,
+    if it is given. `by_stratum` is a column that --stratum kept, `stratum_weights` as `rank_strata`
+    has them. Raises UserError.
     """
     history = History(stores[0].uri, stores[0].endpoint)
     night = ShownLastNight.of(history)
     share = TOKENS_SHOWN // len(stores)
     settings = Settings(
-        metric, confidence, seed, teachers, tokens_from, share, by_stratum, stratum_weights
+        metric,
+        confidence,
+        seed,
+        teachers,
+        tokens_from,
+        share,
+        charts or Charts(),
+        by_stratum,
+        stratum_weights,
     )
     ranked = rankings or {}
     students = [
@@ -281,15 +293,16 @@ def _draw_charts(
     axis = f"{settings.metric.name} ({settings.metric.better} is better)"
     teachers = [t.teacher for t in ranking.teachers]
     sample = sample_of(ranked, settings.seed)
+    draw = settings.charts.draw
     drawn = {
-        "whiskers": draw_whiskers(ranking, f"{name}:whiskers", axis),
-        "plane": draw_plane(points, f"{name}:plane", settings.confidence),
-        "boxes": draw_boxes(spreads_of(ranked), f"{name}:boxes", axis),
-        "lengths": draw_lengths(teachers, sample, f"{name}:lengths", axis),
+        "whiskers": draw(draw_whiskers, ranking, f"{name}:whiskers", axis),
+        "plane": draw(draw_plane, points, f"{name}:plane", settings.confidence),
+        "boxes": draw(draw_boxes, spreads_of(ranked), f"{name}:boxes", axis),
+        "lengths": draw(draw_lengths, teachers, sample, f"{name}:lengths", axis),
     }
     if said.strata:
-        drawn["strata"] = draw_strata(said.strata, f"{name}:strata")
+        drawn["strata"] = draw(draw_strata, said.strata, f"{name}:strata")
     alike = comparable(said.nights)
     if len(alike) > 1:
-        drawn["places"] = draw_places(alike, f"{name}:places")
+        drawn["places"] = draw(draw_places, alike, f"{name}:places")
     return drawn
