@@ -148,7 +148,8 @@ def _freedom(variance: np.ndarray, parts: Parts) -> np.ndarray:
     own = np.array([len(part) - 1 for part in parts])[:, None]
     least = (variance**2 / own).sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(least > 0, variance.sum(0) ** 2 / least, own.sum())
+        freedom: np.ndarray = np.where(least > 0, variance.sum(0) ** 2 / least, own.sum())
+    return freedom
 
 
 def _studentised(parts: Parts, seed: int) -> np.ndarray:

@@ -157,16 +157,9 @@ def make_report(
     history = History(stores[0].uri, stores[0].endpoint)
     night = ShownLastNight.of(history)
     share = TOKENS_SHOWN // len(stores)
+    charts = charts or Charts()
     settings = Settings(
-        metric,
-        confidence,
-        seed,
-        teachers,
-        tokens_from,
-        share,
-        charts or Charts(),
-        by_stratum,
-        stratum_weights,
+        metric, confidence, seed, teachers, tokens_from, share, charts, by_stratum, stratum_weights
     )
     ranked = rankings or {}
     students = [
