@@ -215,14 +215,8 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/store/scores.py",
-        (
-            "for reason, rejects in of_unit.items():\n                    "
-            "found.setdefault(reason, rejects | "
-        ),
-        (
-            "for reason, rejects in list(of_unit.items())[:0]:\n                    "
-            "found.setdefault(reason, rejects | "
-        ),
+        "for reason, reject in of_unit.items():",
+        "for reason, reject in list(of_unit.items())[:0]:",
         "browser/test_page.py::test_rejects_are_the_rows_of_the_store_whatever_its_runs_say",
     ),
     Fault(
