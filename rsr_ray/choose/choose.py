@@ -54,7 +54,7 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
         cluster.connect()
         with at_stage(f"choosing from {n_rows(names):,} rows", share=lambda: share_done("read")):
             chosen, found = _choose_rows(config, store, fingerprint, names)
-        said = notes(config, store, fingerprint, names, said_complete=found.said_complete)
+        said = notes(config, store, fingerprint, names, found=found)
         manifest = make_manifest(config, fingerprint, found, said)
         clear(config)
         try:
@@ -96,7 +96,7 @@ def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
 
 
 def notes(
-    config: ChooseConfig, store: Store, fingerprint: str, names: list[str], *, said_complete: int
+    config: ChooseConfig, store: Store, fingerprint: str, names: list[str], *, found: Summary
 ) -> list[str]:
     """What the store lacks, and whether local naturalness says another thing than the global one.
 
@@ -105,7 +105,12 @@ def notes(
     from rsr_ray.decide.naturalness import naturalness_notes
 
     said = store.notes(fingerprint)
-    if not said_complete:
+    if not found.guarded and not config.keep_degenerate:
+        said.append(
+            "no row was checked for loops: its scores were stored before rsr_ray did that; score "
+            "the corpus into a new store to have it checked"
+        )
+    if not found.said_complete:
         said.append(
             "the corpus does not say which answers are complete, so no cut-off answers were "
             "left out; if a column says so, name it with --complete-column"

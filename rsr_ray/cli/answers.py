@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
+from rsr_ray.cli.next_step import command_line, print_next
 from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import safe
@@ -22,7 +23,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
-    from rsr_ray.metrics import find_metric
+    from rsr_ray.metrics import RSR, find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
     from rsr_ray.report.terminal.outcome import print_outcome
@@ -52,6 +53,17 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
     if by_verdict:
         print_outcome(by_verdict, ranking, console())
+    print_next(
+        command_line(
+            "choose",
+            store=config.store,
+            student=config.student,
+            by=None if metric is RSR else metric.name,
+            teachers=config.teachers,
+            out="sft",
+            s3_endpoint=config.s3_endpoint,
+        )
+    )
     return 0
 
 
@@ -102,6 +114,9 @@ def choose(config: ChooseConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_choice(manifest, console())
+        files = f"{config.out}/train-*.{config.format}"
+        kind = "json" if config.format == "jsonl" else config.format
+        print_next(f'load_dataset("{kind}", data_files="{files}")  # in Python, from datasets')
     return 0
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from rsr_ray.cli.next_step import command_line, print_next
 from rsr_ray.config.demo import BenchConfig, DemoConfig
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.race import RaceConfig
@@ -66,6 +67,9 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
         print(json.dumps(run.record.to_json() | {"teachers": [row.to_json() for row in table]}))
     else:
         _print_scores(config, run, table)
+        student = config.student_name
+        where = {"store": config.store, "student": student, "s3_endpoint": config.s3_endpoint}
+        print_next(command_line("teachers", **where))
     if run.problem:
         raise RunError(run.problem)
     return 0

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.errors import UserError
+from rsr_ray.guard import JUDGED_BY, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
@@ -132,13 +133,14 @@ def load_scored(
 ) -> Scored:
     """The score rows that the store's teachers table was made of.
 
-    `more` names further number columns of SCORES. A trajectory_id and content that a teacher
-    has twice count once, the first by source and row. If the store's rows are no longer those of
-    the table, `notes` say so. Raises UserError if there are none, and StoreError for a broken file.
+    They have the guard's columns; `more` names further number columns of SCORES. A trajectory_id
+    and content that a teacher has twice count once, the first by source and row. If the store's
+    rows are no longer those of the table, `notes` say so. Raises UserError if there are none, and
+    StoreError for a broken file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
-    scored = load_units(store, fingerprint, units, [*metrics, RSR], more)
+    scored = load_units(store, fingerprint, units, [*metrics, RSR], [*more, *JUDGED_BY])
     said = store.notes(fingerprint)
     if store.made_of().units and not gives(scored, store.read_teacher_rows()):
         said.append(
@@ -223,7 +225,7 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
         prompts,
         teacher[order],
         prompt,
-        {name: rows[name].to_numpy()[order] for name in numbers},
+        {name: as_numbers(rows[name])[order] for name in numbers},
         rows.select([*ROW, "unit"]).take(pa.array(order)),
     )
 

@@ -13,7 +13,7 @@ from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
 from rsr_ray.report.page.report import Report, StudentReport
 from rsr_ray.report.terminal.formats import number, percent
-from rsr_ray.report.terminal.ranking import about_places, place_range
+from rsr_ray.report.terminal.ranking import about_places, place_range, share_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,6 +44,8 @@ CSV_COLUMNS = (
     "n_rejected",
     "mean_rank",
     "mean_surprisal",
+    "degenerate",
+    "cut_off",
 )
 FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
 
@@ -94,6 +96,7 @@ def _environment() -> "Environment":
         "percent": percent,
         "place_range": place_range,
         "about_places": about_places,
+        "share": share_of,
     }
     return environment
 

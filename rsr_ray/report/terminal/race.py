@@ -62,13 +62,20 @@ def print_race(answer: "RaceAnswer", store_uri: str, out: Console) -> None:
     )
 
 
+def _title(answer: "RaceAnswer") -> str:
+    title = (
+        f"Race of teachers for student {answer.student}, by {answer.by} ({answer.better} is better)"
+    )
+    if answer.degenerate:
+        title += f"; {answer.degenerate:,} degenerate left out (--keep-degenerate keeps them)"
+    return title
+
+
 def _standings_table(answer: "RaceAnswer") -> Table:
     by = answer.by
     better = answer.better
     share = percent(answer.confidence)
-    table = titled_table(
-        f"Race of teachers for student {answer.student}, by {by} ({better} is better)"
-    )
+    table = titled_table(_title(answer))
     table.add_column("teacher", overflow="fold", min_width=12)
     for name in (f"{by}\n{better}=better", f"{share}\ninterval", "prompts", "out after\nround"):
         table.add_column(name, justify="right", no_wrap=True)
