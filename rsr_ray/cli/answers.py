@@ -23,7 +23,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
     from rsr_ray.decide.scored import load_scored
-    from rsr_ray.metrics import RSR, find_metric
+    from rsr_ray.metrics import find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
     from rsr_ray.report.terminal.outcome import print_outcome
@@ -53,18 +53,27 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
     if by_verdict:
         print_outcome(by_verdict, ranking, console())
-    print_next(
-        command_line(
-            "choose",
-            store=config.store,
-            student=config.student,
-            by=None if metric is RSR else metric.name,
-            teachers=config.teachers,
-            out="sft",
-            s3_endpoint=config.s3_endpoint,
-        )
-    )
+    print_next(_choose_line(config, config.student, config.verified))
     return 0
+
+
+def _choose_line(
+    config: TeachersConfig | ReportConfig,
+    student: str,
+    verified: str | None = None,
+    out: str = "sft",
+) -> str:
+    """The choice of training data from what was ranked."""
+    return command_line(
+        "choose",
+        store=config.store,
+        student=student,
+        by=None if config.by == ChooseConfig.by else config.by,
+        teachers=config.teachers,
+        verified=verified,
+        out=out,
+        s3_endpoint=config.s3_endpoint,
+    )
 
 
 def _outcome(
@@ -114,10 +123,17 @@ def choose(config: ChooseConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_choice(manifest, console())
-        files = f"{config.out}/train-*.{config.format}"
-        kind = "json" if config.format == "jsonl" else config.format
-        print_next(f'load_dataset("{kind}", data_files="{files}")  # in Python, from datasets')
+        print_next(_load_line(config))
     return 0
+
+
+def _load_line(config: ChooseConfig) -> str:
+    """How Python loads a choice: of a local folder with the column types of its card."""
+    what = json.dumps(config.out)
+    if "://" in config.out:
+        kind = "json" if config.format == "jsonl" else config.format
+        what = f"{json.dumps(kind)}, data_files={json.dumps(f'{config.out}/train-*')}"
+    return f"load_dataset({what})  # in Python, from datasets"
 
 
 def report(config: ReportConfig, as_json: bool) -> int:
@@ -137,6 +153,9 @@ def report(config: ReportConfig, as_json: bool) -> int:
         print(safe(f"{student.student}: {student.answer}"))
     for uri in write_files(report, config.out, config.s3_endpoint):
         print(uri)
+    names = [student.student for student in report.students]
+    for name in names:
+        print_next(_choose_line(config, name, out="sft" if len(names) == 1 else f"sft-{name}"))
     return 0
 
 

@@ -136,7 +136,7 @@ def _within_teachers(scored: Scored, flags: Flags, metric: Metric) -> dict[str, 
             if (mine := there & (scored.teacher == t)).any()
         ]
         defined = [r for r in of_teachers if not math.isnan(r)]
-        found[name] = known(np.mean(defined)) if defined else None
+        found[name] = known(float(np.mean(defined))) if defined else None
     return found
 
 
@@ -169,7 +169,9 @@ def _mean_of_prompts(values: np.ndarray, prompt: np.ndarray, some: np.ndarray) -
     """Of each trajectory the mean value of `some`, bool [N], of its prompt, [N]; NaN for none."""
     n = np.bincount(prompt[some], minlength=prompt.max() + 1)
     total = np.bincount(prompt[some], values[some], minlength=len(n))
-    return np.divide(total, n, out=np.full(len(n), math.nan), where=n > 0)[prompt]
+    mean: np.ndarray = np.divide(total, n, out=np.full(len(n), math.nan), where=n > 0)
+    of_rows: np.ndarray = mean[prompt]
+    return of_rows
 
 
 def _chance_of_better(some: np.ndarray, others: np.ndarray) -> float:
