@@ -63,6 +63,11 @@ LIMITS = {
     "other_script": 0.1,
 }
 
+UNCHECKED = (
+    "no trajectory was checked for loops, because an earlier version of rsr_ray scored them; "
+    "rsr-ray score --new-generation scores and checks them"
+)
+
 
 def as_numbers(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers [N], or of truth values as 1 and 0; NaN for null."""

@@ -353,7 +353,7 @@ def real_tokenizer():
 )
 def test_the_real_corpus(real_tokenizer, source, found_by_text, most_false):
     """Rows that the corpus calls cut off or looping, with its word for it and by their text alone,
-    and flags of its other rows. The limits were chosen on math; of puzzles nothing was used.
+    and flags of its other rows. The limits were chosen after looking at rows of both sources.
     """
     rows = list(real_rows(source))
     flags = {}

@@ -24,6 +24,7 @@ from rsr_ray.choose.summary import Summary
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import put
+from rsr_ray.guard import UNCHECKED
 from rsr_ray.run.display import at_stage
 from rsr_ray.store.scores import READ_UNITS
 from rsr_ray.store.store import Store
@@ -106,10 +107,7 @@ def notes(
 
     said = store.notes(fingerprint)
     if not found.guarded and not config.keep_degenerate:
-        said.append(
-            "no row was checked for loops: its scores were stored before rsr_ray did that; score "
-            "the corpus into a new store to have it checked"
-        )
+        said.append(UNCHECKED)
     if not found.said_complete:
         said.append(
             "the corpus does not say which answers are complete, so no cut-off answers were "

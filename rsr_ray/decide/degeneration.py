@@ -15,7 +15,6 @@ import numpy as np
 from rsr_ray.decide.json_values import known
 from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
-from rsr_ray.errors import counted
 from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, cut_off, degenerate
 from rsr_ray.metrics import Metric
 
@@ -60,7 +59,7 @@ class Degeneration:
     """Degenerate trajectories in a ranking."""
 
     n_degenerate: int
-    n_cut_off: int
+    n_cut_off: int  # of these
     n_unknown: int  # stored before there was a guard
     # Of the metric and each column of the guard, and whether a trajectory is degenerate: Spearman's
     # correlation, the mean over teachers; None where none has both and neither varies.
@@ -82,7 +81,7 @@ class Degeneration:
         without = rank(scored.where(~flagged)) if flagged.any() and not flagged.all() else None
         return cls(
             n_degenerate=int(flagged.sum()),
-            n_cut_off=int((flags.cut_off == 1).sum()),
+            n_cut_off=int((flagged & (flags.cut_off == 1)).sum()),
             n_unknown=int((~is_told).sum()),
             within_teachers=_within_teachers(scored, flags, metric),
             without=without,
@@ -102,7 +101,8 @@ class Degeneration:
         """What a reader has to know of it, in a sentence, where there is anything."""
         if not self.n_degenerate:
             return None
-        what = f"{counted(self.n_degenerate, 'degenerate trajectory').replace('ys', 'ies')}"
+        noun = "trajectory" if self.n_degenerate == 1 else "trajectories"
+        what = f"{self.n_degenerate:,} degenerate {noun}"
         cut = f", {self.n_cut_off:,} of them cut off" if self.n_cut_off else ""
         if self.without is None:
             return f"all trajectories are degenerate{cut}"
