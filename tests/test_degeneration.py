@@ -173,19 +173,29 @@ def test_a_warning_is_rare_where_loops_score_as_their_teachers_others_do(on):
             n_warned += warned(scored, flagged)[1]
         told[n, t, share] = n_warned / times
     print(f"warned of without reason, loops on {on}:", told)
-    assert max(told.values()) <= 0.05 + 2.5 * (0.05 * 0.95 / times) ** 0.5
+    assert max(told.values()) <= 0.03 + 2.5 * (0.03 * 0.97 / times) ** 0.5
 
 
-def test_a_winner_by_loops_is_nearly_always_warned_of():
-    """Without its loops t0 is 15% worse than t1, and with them it is first in most draws."""
+# How much better loops score -> the mean rank of t0's other trajectories, of which t1's is 6.
+LOOPS = {0.2: 6.9, 0.5: 6.3, 0.7: 6.2}
+
+
+def test_a_winner_by_loops_is_warned_of():
+    """t0 is first, and without its loops it is not. How often it is warned of then, by how well
+    loops score, prompts, and the share of loops.
+    """
     times, told = few(2000, 100), {}
-    for n, share in [(20, 0.3), (60, 0.3), (60, 0.5)]:
-        found = []
-        for seed in range(times):
-            flagged = looping(seed, n, 3, [share, 0.02, 0.02])
-            found.append(warned(planted(seed, n, [6.9, 6.0, 8.0], flagged, 0.2), flagged))
-        by_loops = [is_warned for first, is_warned in found if first == "t0"]
-        told[n, share] = len(by_loops) / times, sum(by_loops) / max(len(by_loops), 1)
-    print("first by loops, and warned of these:", told)
-    assert all(first > 0.5 for first, _ in told.values())
-    assert min(share for _, share in told.values()) > 0.85
+    for gain, others in LOOPS.items():
+        for n, share in [(20, 0.1), (20, 0.3), (60, 0.1), (60, 0.3)]:
+            by_loops = n_warned = 0
+            for seed in range(times):
+                flagged = looping(seed, n, 3, [share, 0.02, 0.02])
+                scored = planted(seed, n, [others, 6.0, 8.0], flagged, gain)
+                first, is_warned = warned(scored, flagged)
+                if first == "t0" != first_of(scored.where(~flagged.ravel())):
+                    by_loops += 1
+                    n_warned += is_warned
+            told[gain, n, share] = n_warned / by_loops
+    print("first by loops, and warned of:", told)
+    assert min(told[0.2, n, share] for n in (20, 60) for share in (0.1, 0.3)) > 0.7
+    assert min(told[gain, 60, 0.3] for gain in LOOPS) > 0.85

@@ -34,7 +34,9 @@ from rsr_ray.store.units import unit_name
 from .test_report import HOSTILE
 
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
-OPTIONS = {"teachers", "by", "confidence", "margin", "budget", "first_round", "seed"}
+OPTIONS = {"teachers", "by", "confidence", "margin", "budget", "first_round", "seed"} | {
+    "keep_degenerate"
+}
 
 
 def index(*rows: tuple) -> pa.Table:
@@ -402,7 +404,7 @@ def test_the_answer_as_json_has_what_earlier_versions_had():
     assert " ".join(given) == (
         "race_id student by better decided winner reason next_cost_share alive confidence margin "
         "budget teachers rounds matched_prompts unreadable_rows full spent taken_from_store "
-        "rejected config fingerprint"
+        "rejected degenerate config fingerprint"
     )
     measured = {"value": 2.5, "low": 2.4, "high": 2.6, "exact": False, "n_prompts": 20, "round": 1}
     assert given["teachers"][1] == {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rsr_ray.decide.ranking import Ranking
 
 # Of the test behind a warning. It looks at the first teacher, which is first for what the test
-# looks at as well, so warnings without reason are more frequent: up to 5%.
+# looks at as well, so warnings without reason may be more frequent: README.md has how frequent.
 SURE = 0.01
 
 
