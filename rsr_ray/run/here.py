@@ -67,7 +67,7 @@ class Encoder:
         self._pool.shutdown()
 
     def start(self, student: str) -> None:
-        """Start the process, in the background."""
+        """Start the process, in the background, unless it was started."""
         if self._aside is None:
             self._aside = self._pool.submit(Aside, _ready_to_encode, student)
 

@@ -11,6 +11,7 @@ from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
 from rsr_ray.report.page.charts.boxes import draw_boxes
+from rsr_ray.report.page.charts.drawn import Charts
 from rsr_ray.report.page.charts.lengths import draw_lengths
 from rsr_ray.report.page.charts.places import draw_places
 from rsr_ray.report.page.charts.plane import draw_plane
@@ -123,6 +124,7 @@ class Settings:
     teachers: Collection[str]  # the only ones it ranks, if any are given
     tokens_from: str | None
     tokens_shown: int  # of one student, over all its trajectories
+    charts: Charts
 
 
 def make_report(
@@ -134,17 +136,19 @@ def make_report(
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
     rankings: dict[str, Ranking] | None = None,
+    charts: Charts | None = None,
 ) -> Report:
     """Everything the report says of each student.
 
     `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
-    `rank_teachers` has ranked already, in just this way. If the store has no token scores, those of
-    the shown trajectories come from the student `tokens_from`, if it is given. Raises UserError.
+    `rank_teachers` has ranked already, in just this way; `charts` has those drawn before. If the
+    store has no token scores, those of the shown trajectories come from the student `tokens_from`,
+    if it is given. Raises UserError.
     """
     history = History(stores[0].uri, stores[0].endpoint)
     night = ShownLastNight.of(history)
     share = TOKENS_SHOWN // len(stores)
-    settings = Settings(metric, confidence, seed, teachers, tokens_from, share)
+    settings = Settings(metric, confidence, seed, teachers, tokens_from, share, charts or Charts())
     ranked = rankings or {}
     students = [
         _report_student(store, history, ranked.get(store.student_name), settings)
@@ -256,13 +260,14 @@ def _draw_charts(
     axis = f"{settings.metric.name} ({settings.metric.better} is better)"
     teachers = [t.teacher for t in ranking.teachers]
     sample = sample_of(ranked, settings.seed)
+    draw = settings.charts.draw
     drawn = {
-        "whiskers": draw_whiskers(ranking, f"{name}:whiskers", axis),
-        "plane": draw_plane(points, f"{name}:plane", settings.confidence),
-        "boxes": draw_boxes(spreads_of(ranked), f"{name}:boxes", axis),
-        "lengths": draw_lengths(teachers, sample, f"{name}:lengths", axis),
+        "whiskers": draw(draw_whiskers, ranking, f"{name}:whiskers", axis),
+        "plane": draw(draw_plane, points, f"{name}:plane", settings.confidence),
+        "boxes": draw(draw_boxes, spreads_of(ranked), f"{name}:boxes", axis),
+        "lengths": draw(draw_lengths, teachers, sample, f"{name}:lengths", axis),
     }
     alike = comparable(said.nights)
     if len(alike) > 1:
-        drawn["places"] = draw_places(alike, f"{name}:places")
+        drawn["places"] = draw(draw_places, alike, f"{name}:places")
     return drawn

@@ -6,6 +6,7 @@ from rsr_ray.decide.ranking import Ranking
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, put
 from rsr_ray.metrics import RSR, Metric
+from rsr_ray.report.page.charts.drawn import Charts
 from rsr_ray.report.page.render import as_csv, as_html, as_json, as_markdown
 from rsr_ray.report.page.report import Report, make_report
 from rsr_ray.store.store import Store
@@ -55,8 +56,12 @@ def store_report(
     stores: list[Store], metric: Metric, rankings: dict[str, Ranking] | None = None
 ) -> str:
     """Make and write the report of a store into its own folder `report`; returns the page's URI."""
-    report = make_report(stores, metric, rankings=rankings)
-    return write_files(report, f"{stores[0].uri}/report", stores[0].endpoint)[0]
+    uri, endpoint = stores[0].uri, stores[0].endpoint
+    charts = Charts(uri, endpoint)
+    report = make_report(stores, metric, rankings=rankings, charts=charts)
+    (page, *_) = write_files(report, f"{uri}/report", endpoint)
+    charts.keep()
+    return page
 
 
 def write_files(report: Report, out: str, endpoint: str | None) -> list[str]:

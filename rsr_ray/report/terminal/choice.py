@@ -36,7 +36,8 @@ def print_choice(manifest: "Manifest", out: Console) -> None:
 
 def _title(manifest: "Manifest") -> str:
     by = manifest.by
-    what = f"{manifest.chosen:,} trajectories {_whose(manifest)} for student {manifest.student}"
+    chosen = "1 trajectory" if manifest.chosen == 1 else f"{manifest.chosen:,} trajectories"
+    what = f"{chosen} {_whose(manifest)} for student {manifest.student}"
     title = f"{what}, up to {manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
     if n := manifest.dropped.get("incomplete", 0):
         title += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
@@ -108,7 +109,7 @@ def _print_prompts(manifest: "Manifest", out: Console) -> None:
     k = manifest.config.k
     none = prompts.without_candidates
     line = (
-        f"{prompts.all:,} prompts, {none:,} without a candidate"
+        f"{counted(prompts.all, 'prompt')}, {none:,} without a candidate"
         if none
         else f"All {prompts.all:,} prompts have a candidate"
     )
