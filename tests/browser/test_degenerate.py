@@ -14,7 +14,7 @@ def write_looping(folder: Path) -> None:
     """Loops, every third answer of the first teacher, are what makes it first; one answer of the
     last is cut off.
     """
-    rows = rows_of(TEACHERS, n_prompts=60)
+    rows = rows_of(TEACHERS, n_prompts=60).astype({"rank_sum": float})
     loops = (rows.teacher == TEACHERS[0]) & (rows.index % 3 == 0)
     ends = rows.index == len(rows) - 1
     rows["longest_repeat"], rows["cut_off"], rows["compression_ratio"] = 3, ends, 2.0
