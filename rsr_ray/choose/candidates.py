@@ -107,7 +107,7 @@ class Candidates:
         # A row that names no prompt was rejected; hash partitions want a value.
         prompt_id = pc.fill_null(rows["prompt_id"], "")
         at = rows.schema.get_field_index("prompt_id")
-        return rows.set_column(at, "prompt_id", prompt_id).cast(CANDIDATES)
+        return rows.set_column(at, "prompt_id", prompt_id).select(CANDIDATES.names).cast(CANDIDATES)
 
     def _check_missing(self, source: str, now: str | None) -> None:
         """Raise UserError for a file that is not as it was scored, unless it may be left out."""
