@@ -46,6 +46,12 @@ def test_a_winner_by_loops_is_warned_of_and_is_not_first_beside(looping, open_pa
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_on_paper_its_columns_are_not_cut_off(looping, open_page):
+    page = open_page(looping / "index.html", width=718)  # A4 at 96 dots an inch, with margins
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+
+
 def values(*of_teachers: float) -> dict[str, float]:
     return dict(zip(TEACHERS, of_teachers, strict=True))
 
