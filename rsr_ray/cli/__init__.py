@@ -17,7 +17,7 @@ from rsr_ray.cli.parser import parse
 from rsr_ray.credentials import scrub
 from rsr_ray.errors import RunError, Terminated, UserError, safe
 
-LAST_SECONDS = 6.0  # to leave in an orderly way, once told to end
+LAST_SECONDS = 5.0  # to leave in an orderly way, once told to end
 RELEASE_SECONDS = 3.0  # for a store to take note that leases are let go
 
 
