@@ -11,7 +11,7 @@ H_t = entropy of the student's distribution, q_t = its sum of squared probabilit
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from rsr_ray.errors import UserError
 PAPER = "arXiv 2601.14249"
 # Shares, as fractions, of a trajectory's most surprising tokens.
 HARDEST = {"top30": (3, 10), "top20": (2, 10)}
+HIGH_ENTROPY = (1, 200)  # the share, as a fraction, of the tokens that HES adds up
+FIRST_TOKENS = 2  # of each sentence, which ASLEC-DROP leaves out
+SEGMENT_SUMS = frozenset({"n_tokens", "rank_sum", "surprisal_sum", "entropy_sum"})
 IMPROBABLE = 0.01  # probability under which Reverse Speculative Decoding refuses a teacher's token
 LEAST_SURPRISAL = 2.0**-24  # nats: float32 cannot tell a probability closer to 1 from 1
 
@@ -32,7 +35,7 @@ class Metric:
     name: str
     formula: str
     unit: str
-    source: str  # the paper, or what it is for
+    source: str = PAPER  # the paper, or what it is for
     better: str  # "lower", "higher", or "-": it has no direction, and nothing is ranked by it
     numerator: str
     denominator: str | None = "n_tokens"  # None is 1
@@ -42,16 +45,39 @@ class Metric:
     within_prompt: bool = False  # its value depends on the other answers to the same prompt
     # mean over 5 students of abs. Spearman with post-training accuracy, 11 teachers
     published: float | None = None
+    n_tokens: str = "n_tokens"  # the column of the tokens it is taken over
+    segment: str | None = None  # of which it is taken, see `on`
+
+    def on(self, segment: str | None) -> "Metric":
+        """The metric of a segment, of columns `segment/column`. Raises UserError if it has none."""
+        if segment is None:
+            return self
+        if not {*self.columns} <= SEGMENT_SUMS:
+            known = [m.name for m in REGISTRY.values() if {*m.columns} <= SEGMENT_SUMS]
+            raise UserError(
+                f"--segment {segment}: --by {self.name} has none; {', '.join(known)} do"
+            )
+        return replace(
+            self,
+            name=f"{self.name} on {segment}",
+            numerator=f"{segment}/{self.numerator}",
+            denominator=self.denominator and f"{segment}/{self.denominator}",
+            n_tokens=f"{segment}/n_tokens",
+            segment=segment,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of SCORES it is made of."""
-        made_of = (
-            ("surprisal_sum", "brier_sum")
-            if self.within_prompt
-            else (self.numerator, self.denominator)
-        )
-        return tuple(dict.fromkeys(name for name in (*made_of, "n_tokens") if name))
+        made_of = (self.numerator, self.denominator, self.n_tokens)
+        return tuple(dict.fromkeys(name for name in made_of if name))
+
+    @property
+    def way_out(self) -> str:
+        """How rows get its columns."""
+        if self.segment:
+            return "with --segments, or --segment NAME=REGEX for a name"
+        return f"with --metrics {self.name}" if self.name == "local_naturalness" else "again"
 
     def terms(
         self, columns: Mapping[str, np.ndarray], prompts: np.ndarray | None = None
@@ -63,7 +89,7 @@ class Metric:
         `columns` holds `self.columns`, each [N]; `prompts` int [N] says which trajectories answer
         the same prompt.
         """
-        n_tokens = columns["n_tokens"].astype(np.float64)
+        n_tokens = columns[self.n_tokens].astype(np.float64)
         if self.within_prompt:
             assert prompts is not None
             return lark(
@@ -124,9 +150,7 @@ CONTROLS: dict[str, tuple[str, str]] = {
 
 
 def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """LARK's score of each trajectory among its prompt's candidates, float64 [N].
-
-    The source is arXiv 2605.30651.
+    """LARK's score (arXiv 2605.30651) of each trajectory in its prompt, float64 [N].
 
     With L = loss (nats a token) and rho = brier / loss:
     g_k = (L_k / sum L) (2 rho_k - sum rho L / sum L), sums over the prompt's candidates.
@@ -138,15 +162,12 @@ def lark(loss: np.ndarray, brier: np.ndarray, prompts: np.ndarray) -> np.ndarray
 
 
 def _rsr(suffix: str, clip: str, published: float | None) -> Metric:
-    formula = f"sum {clip} / sum l"
-    column = f"rank_sum{suffix}"
     return Metric(
         name=f"rsr{suffix}",
-        formula=formula,
+        formula=f"sum {clip} / sum l",
         unit="ranks per nat",
-        source=PAPER,
         better="lower",
-        numerator=column,
+        numerator=f"rank_sum{suffix}",
         denominator="surprisal_sum",
         ratio_of_means=True,
         published=published,
@@ -165,7 +186,6 @@ REGISTRY: dict[str, Metric] = {
             name="rsr_mean",
             formula="mean over trajectories of rsr",
             unit="ranks per nat",
-            source=PAPER,
             better="lower",
             numerator="rank_sum",
             denominator="surprisal_sum",
@@ -175,7 +195,6 @@ REGISTRY: dict[str, Metric] = {
             name="rsr_token_mean",
             formula="mean min(r, r_max) / l; unbounded as l nears 0; found to be of no use",
             unit="ranks per nat",
-            source=PAPER,
             better="-",
             numerator="token_ratio_sum",
             published=0.391,
@@ -184,7 +203,6 @@ REGISTRY: dict[str, Metric] = {
             name="rsr_token_mean_top30",
             formula="mean min(r, r_max) / l over the 30% of tokens with the highest l",
             unit="ranks per nat",
-            source=PAPER,
             better="lower",
             numerator="token_ratio_top30_sum",
             denominator="n_top30",
@@ -194,7 +212,6 @@ REGISTRY: dict[str, Metric] = {
             name="rank_entropy_ratio",
             formula="sum min(r, r_max) / sum H",
             unit="ranks per nat",
-            source=PAPER,
             better="lower",
             numerator="rank_sum",
             denominator="entropy_sum",
@@ -205,7 +222,6 @@ REGISTRY: dict[str, Metric] = {
             name="mean_rank",
             formula="mean min(r, r_max)",
             unit="ranks per token",
-            source=PAPER,
             better="lower",
             numerator="rank_sum",
             published=0.552,
@@ -214,7 +230,6 @@ REGISTRY: dict[str, Metric] = {
             name="mean_rank_unclipped",
             formula="mean r",
             unit="ranks per token",
-            source=PAPER,
             better="lower",
             numerator="rank_sum_unclipped",
             published=0.59,
@@ -232,7 +247,6 @@ REGISTRY: dict[str, Metric] = {
             name="mean_entropy",
             formula="mean H",
             unit="nats per token",
-            source=PAPER,
             better="lower",
             numerator="entropy_sum",
             published=0.495,
@@ -280,6 +294,25 @@ REGISTRY: dict[str, Metric] = {
             numerator="n_improbable",
         ),
         Metric(
+            name="hes",
+            formula="sum H over the 0.5% of tokens of highest H, natural log; grows with T",
+            unit="nats",
+            source="arXiv 2605.22389",
+            better="higher",
+            numerator="high_entropy_sum",
+            denominator=None,
+        ),
+        Metric(
+            name="aslec_drop",
+            formula="mean -l without the first two tokens of each sentence",
+            unit="nats a token",
+            source="arXiv 2604.06834",
+            better="higher",
+            numerator="surprisal_within_sentences_sum",
+            denominator="n_within_sentences",
+            sign=-1,
+        ),
+        Metric(
             name="lark",
             formula=(
                 "(L / sum L) (2 rho - sum rho L / sum L), L = mean l, rho = brier / L, sums over "
@@ -289,13 +322,13 @@ REGISTRY: dict[str, Metric] = {
             source="arXiv 2605.30651",
             better="higher",
             numerator="brier_sum",
+            denominator="surprisal_sum",
             within_prompt=True,
         ),
         Metric(
             name="n_tokens",
             formula="T, the length: a control to show next to every metric",
             unit="tokens",
-            source=PAPER,
             better="-",
             numerator="n_tokens",
             denominator=None,
@@ -308,8 +341,8 @@ RSR = REGISTRY["rsr"]
 METRICS = REGISTRY  # as `rsr_ray.METRICS`
 
 
-def find_metric(name: str) -> Metric:
-    """A metric of the registry. Raises UserError."""
+def find_metric(name: str, segment: str | None = None) -> Metric:
+    """A metric of the registry, on a segment if one is named. Raises UserError."""
     if name not in REGISTRY:
         raise UserError(f"--by {name}: no such metric; metrics: {', '.join(REGISTRY)}")
-    return REGISTRY[name]
+    return REGISTRY[name].on(segment)

@@ -90,13 +90,17 @@ def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": meaning})
 
 
-TURN_SUMS = pa.struct(
+PART_SUMS = [  # of a turn or a segment
+    _column("n_tokens", pa.int64(), "as for the whole trajectory, here and below"),
+    _column("rank_sum", pa.int64(), ""),
+    _column("surprisal_sum", pa.float64(), ""),
+    _column("entropy_sum", pa.float64(), ""),
+]
+TURN_SUMS = pa.struct([_column("turn", pa.int64(), "0-based turn of the conversation"), *PART_SUMS])
+SEGMENT_SUMS = pa.struct(
     [
-        _column("turn", pa.int64(), "0-based turn of the conversation"),
-        _column("n_tokens", pa.int64(), "as for the whole trajectory, here and below"),
-        _column("rank_sum", pa.int64(), ""),
-        _column("surprisal_sum", pa.float64(), ""),
-        _column("entropy_sum", pa.float64(), ""),
+        _column("segment", pa.string(), "reasoning, answer, tool_calls, or a name that was given"),
+        *PART_SUMS,
     ]
 )
 SCORES = pa.schema(
@@ -183,6 +187,17 @@ SCORES = pa.schema(
         ),
         _column("n_improbable", pa.int64(), "scored tokens with a probability under 0.01"),
         _column(
+            "high_entropy_sum",
+            pa.float64(),
+            "nats; entropy_sum over the 0.5% of scored tokens with the highest entropy, rounded up",
+        ),
+        _column(
+            "n_within_sentences",
+            pa.int64(),
+            "scored tokens that are not among the first two of a sentence",
+        ),
+        _column("surprisal_within_sentences_sum", pa.float64(), "nats; surprisal_sum over those"),
+        _column(
             "n_steps",
             pa.int64(),
             "steps of the assistant's text, if --metrics asked for local_naturalness",
@@ -209,6 +224,12 @@ SCORES = pa.schema(
         ),
         *GUARD,
         _column(
+            "segments",
+            pa.list_(SEGMENT_SUMS),
+            "the sums of each segment that has tokens, if --segments asked for them; a token "
+            "belongs to the segment of its first character",
+        ),
+        _column(
             "truncated",
             pa.bool_(),
             "whether the row was truncated to the length limit before scoring; null for a "
@@ -225,8 +246,13 @@ SCORES = pa.schema(
 )
 
 # What scores of earlier versions lack, and can be read without; the guard's and strata since
-# version 4.
-SINCE_VERSION_3 = frozenset({"content", "complete", "strata", *GUARD_COLUMNS})
+# version 4, as are the columns of segments, HES and ASLEC-DROP.
+SINCE_VERSION_3 = frozenset(
+    {
+        *("content", "complete", "strata", "segments", *GUARD_COLUMNS),
+        *("high_entropy_sum", "n_within_sentences", "surprisal_within_sentences_sum"),
+    }
+)
 
 # Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a
 # scored token.
@@ -315,30 +341,3 @@ OF_ROW = (
     "trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content",
     "complete", "strata",
 )  # fmt: skip
-
-# Between the stages one Ray Data row is one work unit, its trajectories a list column: so a block,
-# a retry, a batch given to a replica and a file of the store are all the same thing.
-READ_ROWS = pa.struct(
-    [
-        *[SCORES.field(n) for n in OF_ROW],
-        pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
-        pa.field("tools", pa.string()),  # JSON: the functions the row declares
-        SCORES.field("reject_reason"),
-        SCORES.field("reject_detail"),
-    ]
-)
-ENCODED_ROWS = pa.struct(
-    [
-        *[f for f in READ_ROWS if f.name not in ("messages", "tools")],
-        pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
-        *GUARD,
-        SCORES.field("truncated"),
-        pa.field("span_turns", pa.list_(pa.int32())),  # the turn that each of the spans belongs to
-        # start, stop ... of the steps in input_ids, where they are asked for
-        pa.field("steps", pa.list_(pa.int32())),
-        # of each scored token, where it is asked for
-        pa.field("token_text", pa.list_(pa.string())),
-        # start, stop, start, stop ... of the scored tokens in input_ids
-        pa.field("spans", pa.list_(pa.int32())),
-    ]
-)

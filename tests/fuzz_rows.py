@@ -27,8 +27,9 @@ from rsr_ray.corpus.turns import ROLES
 from rsr_ray.encode.encode import encode_row
 from rsr_ray.encode.how import How
 from rsr_ray.files.objects import InputObject
-from rsr_ray.schema import ENCODED_ROWS, READ_ROWS, REJECT_REASONS
+from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.unit_rows import ENCODED_ROWS, READ_ROWS
 
 STUDENT = Path(__file__).resolve().parents[1] / "rsr_ray" / "demo" / "student"
 STRANGE = [

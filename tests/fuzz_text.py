@@ -413,7 +413,7 @@ def check(made: Made, tokenizer: Any, how: How, counts: Counter[str]) -> list[st
             if row["reject_reason"]:
                 raise BadRow(row["reject_reason"], row["reject_detail"])
             with row_boundary("encoding the row"):
-                text, spans, _ = find(json.loads(row["messages"]), tokenizer, how, None)
+                text, spans, *_ = find(json.loads(row["messages"]), tokenizer, how, None)
         except BadRow as e:
             counts[f"{made.shape}: {e.reason}"] += 1
             if e.reason not in REJECT_REASONS or "\n" in e.detail:

@@ -108,7 +108,7 @@ def modes(template, thoughts, content, earlier=()):
     for name in ("template", "verbatim"):
         try:
             turns = conversation({"messages": row_of(thoughts, content, earlier=earlier)})
-            text, spans, _ = find(
+            text, spans, *_ = find(
                 turns,
                 tokenizer_of(template),
                 How(max_length=10**6, verbatim=name == "verbatim"),

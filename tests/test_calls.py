@@ -184,7 +184,7 @@ def test_a_row_takes_as_many_renderings_however_many_calls_it_has(templated, mon
             "apply_chat_template",
             lambda *args, _to=rendered, **more: _to.append(1) or apply(*args, **more),
         )
-        _, spans, owners = find_turns(plain_trace(n), tokenizer)
+        _, spans, owners, *_ = find_turns(plain_trace(n), tokenizer)
         counts.append(len(rendered))
         assert len(set(owners)) == n + 1
         assert len(spans) == n + n // 2 + 1

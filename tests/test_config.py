@@ -44,6 +44,8 @@ OPTIONS = {
     "over_length",
     "per_turn",
     "stratum",
+    "segments",
+    "segment",
     "metrics",
     "steps",
     "step_window",
@@ -95,6 +97,9 @@ def test_a_wrong_yaml_file_is_named(tmp_path, text, says):
         ({"corpus": ()}, "--corpus"),
         ({"quantize": "2bit"}, "--quantize 2bit"),
         ({"columns": ("answer=x",)}, "--columns answer=x"),
+        ({"segment": ("code",)}, "--segment code"),
+        ({"segment": ("a b=x",)}, "--segment a b=x"),
+        ({"segment": ("code=(",)}, "--segment code=.*: not a regular expression"),
     ],
 )
 def test_wrong_values_are_named(changes, says):
@@ -194,6 +199,8 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
         fingerprint(render="verbatim"),
         fingerprint(over_length="window"),
         fingerprint(per_turn=True),
+        fingerprint(segments=True),
+        fingerprint(segment=("code=`[^`]+`",)),
     ]
     other += [
         fingerprint(token_scores=True),

@@ -29,8 +29,9 @@ from rsr_ray.encode.how import How
 from rsr_ray.encode.tokens import Encoded
 from rsr_ray.files.objects import InputObject
 from rsr_ray.guard import GUARD, GUARD_COLUMNS, JUDGED_BY, NGRAM, cut_off, degenerate
-from rsr_ray.schema import ENCODED_ROWS, SCORES
+from rsr_ray.schema import SCORES
 from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.unit_rows import ENCODED_ROWS
 
 from .conftest import SHARED, few, needs_shared
 

@@ -61,7 +61,7 @@ def templated(tokenizer):
 
 
 def spans_text(messages, tokenizer) -> list[str]:
-    text, turns, _ = find_turns(messages, tokenizer)
+    text, turns, *_ = find_turns(messages, tokenizer)
     return [text[a:b] for a, b in turns]
 
 
@@ -348,7 +348,7 @@ def test_what_is_scored_of_an_agents_trace(templated, name):
             find_turns(AGENT, tokenizer, TOOLS)
         assert caught.value.reason == want
     else:
-        text, spans, whose = find_turns(AGENT, tokenizer, TOOLS)
+        text, spans, whose, *_ = find_turns(AGENT, tokenizer, TOOLS)
         assert [text[a:b] for a, b in spans] == want
         assert whose == sorted(whose)
         assert {*whose} == {1, 3}
@@ -380,14 +380,14 @@ def test_a_turn_that_is_a_call_and_nothing_else(templated, name, call):
         AGENT[2],
         {"role": "assistant", "content": "12 degrees."},
     ]
-    text, spans, _ = find_turns(turns, real(templated, name), TOOLS)
+    text, spans, *_ = find_turns(turns, real(templated, name), TOOLS)
     assert [text[a:b] for a, b in spans] == [call, "12 degrees."]
 
 
 @needs_shared
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_verbatim_keeps_every_answer_under_every_template(templated, name):
-    text, spans, _ = find_verbatim(TWO_ANSWERS, real(templated, name))
+    text, spans, *_ = find_verbatim(TWO_ANSWERS, real(templated, name))
     answers = [turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"]
     assert [text[a:b] for a, b in spans] == answers
     assert text.endswith(answers[-1])
@@ -405,7 +405,7 @@ def test_a_turn_that_begins_with_white_space_is_scored_whole(templated, white):
         {"role": "assistant", "content": f"{white}It is 4."},
     ]
     for verbatim in (False, True):
-        text, ((start, stop),), _ = find(
+        text, ((start, stop),), *_ = find(
             turns, templated(CHATML), How(max_length=999, verbatim=verbatim)
         )
         assert text[start:stop] == f"{white}It is 4."
@@ -426,7 +426,7 @@ def test_a_generation_prompt_that_opens_the_thinking_does_not_open_it_twice(temp
     tokenizer = templated(
         CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
-    text, ((start, _),), _ = find_verbatim(TWO_ANSWERS[:2], tokenizer)
+    text, ((start, _),), *_ = find_verbatim(TWO_ANSWERS[:2], tokenizer)
     assert text.count("<think>") == 1
     assert text[:start].endswith("<|im_start|>assistant\n")
 
@@ -448,7 +448,7 @@ def test_a_template_for_a_base_model():
         assert spans_text(TWO_ANSWERS, tokenizer) == [
             turn["content"] for turn in TWO_ANSWERS if turn["role"] == "assistant"
         ], name
-        text, spans, _ = find_verbatim(TWO_ANSWERS, tokenizer)
+        text, spans, *_ = find_verbatim(TWO_ANSWERS, tokenizer)
         assert [text[a:b] for a, b in spans] == spans_text(TWO_ANSWERS, tokenizer)
         assert render(TWO_ANSWERS, tokenizer).startswith(text)
 
@@ -482,7 +482,7 @@ def test_a_scan_for_markers_takes_text_for_markers(templated, name):
         },
     ]
     tokenizer = real(templated, name)
-    text, spans, _ = find_turns(turns, tokenizer)
+    text, spans, *_ = find_turns(turns, tokenizer)
     scanned = [
         m.span(1) for m in re.finditer(f"{re.escape(header)}(.*?){re.escape(end)}", text, re.DOTALL)
     ]

@@ -264,7 +264,7 @@ def test_format(templated, name):
             found.append((read["reject_reason"], read["reject_detail"]))
             continue
         try:
-            text, spans, _ = find(
+            text, spans, *_ = find(
                 json.loads(read["messages"]), templated(template), How(max_length=999, **how)
             )
             found.append([text[start:stop] for start, stop in spans])

@@ -29,7 +29,7 @@ THOUGHT = "<think>\nTwo and two.\n</think>"
 def scored(turns, template, **how):
     from rsr_ray.student.tokenizer import load_tokenizer
 
-    text, spans, whose = find(
+    text, spans, whose, *_ = find(
         turns, load_tokenizer(str(DEMO_STUDENT), template), How(max_length=999, **how)
     )
     return [text[a:b] for a, b in spans], whose, text

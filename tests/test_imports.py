@@ -56,7 +56,7 @@ FLOORS = [
     "errors",
     "guard",
     "credentials metrics schema",
-    "watch files",
+    "unit_rows watch files",
     "student engine",
     "store",
     "corpus",

@@ -13,8 +13,10 @@ from rsr_ray.engine.sums import Tokens, metric_sums_by_row
 from rsr_ray.metrics import REGISTRY, lark
 from rsr_ray.schema import SCORES
 
-# of passes of their own: tests/test_steps.py
+# of passes of their own, or of sentences: tests/test_steps.py and tests/test_segments.py
 LOCAL = {
+    "n_within_sentences": np.array([2]),
+    "surprisal_within_sentences_sum": np.array([5.0]),
     "n_steps": np.array([4.0]),
     "step_surprisal_sum": np.array([6.0]),
 }
@@ -52,6 +54,8 @@ def brute(logits: np.ndarray, target: np.ndarray, r_max: int) -> dict[str, float
         "lark": 2 * sum(briers) / sum(losses)
         - sum(briers) / sum(losses),  # alone in its group: (1) (2 rho - rho)
         "local_naturalness": -1.5,
+        "hes": sum(sorted(entropies)[-math.ceil(n / 200) :]),
+        "aslec_drop": -2.5,
     }
     return out | {
         f"rsr_{clip}": sum(min(r, clip) for r in ranks) / sum(losses) for clip in (50, 200, 500)
@@ -142,6 +146,8 @@ def test_the_registry():
         assert all((metric.formula, metric.unit, metric.source))
     assert [m.name for m in REGISTRY.values() if m.better == "higher"] == [
         "local_naturalness",
+        "hes",
+        "aslec_drop",
         "lark",
     ]
     assert REGISTRY["lark"].order(np.array([1.0, 2.0])).tolist() == [-1.0, -2.0]

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rsr_ray.cli.parser import parse
+from rsr_ray.metrics import REGISTRY
 from rsr_ray.schema import REJECT_REASONS
 
 from .conftest import REPOSITORY
@@ -53,6 +54,11 @@ def test_every_command_parses():
 def test_every_reject_reason_is_explained():
     for reason, meaning in REJECT_REASONS.items():
         assert f"| `{reason}` | {meaning} |" in INSIDE
+
+
+def test_every_metric_is_in_the_table():
+    for m in REGISTRY.values():
+        assert f"| `{m.name}` | {m.better} | {m.formula} | {m.source} |\n" in INSIDE
 
 
 def test_the_first_readme_takes_three_minutes():

@@ -19,8 +19,9 @@ from rsr_ray.engine.scoring import Work, score_rows, score_tokens
 from rsr_ray.engine.sums import Tokens, sum_by_row, sum_by_turn, turn_lengths
 from rsr_ray.engine.windows import cut_windows, score_windows
 from rsr_ray.run.score import Scorer, Wanted
-from rsr_ray.schema import ENCODED_ROWS, REJECT_REASONS, SCORES
+from rsr_ray.schema import REJECT_REASONS, SCORES
 from rsr_ray.student.model import Student
+from rsr_ray.unit_rows import ENCODED_ROWS
 
 from .conftest import DEMO_STUDENT
 
@@ -148,9 +149,11 @@ def scorer(student, **wanted):
 
 
 def encoded(**changes) -> dict:
+    spans = changes.get("spans") or ()
     return (
         dict.fromkeys(f.name for f in ENCODED_ROWS)
         | {"trajectory_id": "t", "teacher": "T"}
+        | {"sentences": [b - a for a, b in zip(spans[::2], spans[1::2], strict=True)]}
         | changes
     )
 

@@ -16,7 +16,8 @@ from rsr_ray.corpus.shapes import COLUMNS as KNOWN
 from rsr_ray.corpus.shapes import conversation, mapped, samples, shape_of
 from rsr_ray.errors import BadRow
 from rsr_ray.files.objects import InputObject
-from rsr_ray.schema import READ_ROWS, REJECT_REASONS
+from rsr_ray.schema import REJECT_REASONS
+from rsr_ray.unit_rows import READ_ROWS
 
 ASKED, THOUGHT, ANSWER = "What is 2+2?", "Two and two.", "It is 4."
 WHOLE = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsr_ray.choose.columns import CANDIDATES, READ
+from rsr_ray.choose.columns import READ, candidates_of
 from rsr_ray.choose.rule import KEYWORDS, keyword_shares
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.corpus.row_faults import Row
@@ -34,6 +34,7 @@ class Candidates:
         self.config = config
         self.store = store
         self.fingerprint = fingerprint
+        self.schema = candidates_of(config.metric)
         self.packs = {pack.key: pack for pack in stored_packs(store, {name[:16] for name in names})}
 
     @property
@@ -58,9 +59,10 @@ class Candidates:
         units: dict[str, list[str]] = defaultdict(list)  # by version of the object
         for name in names:
             units[name[17:29]].append(name)
+        of_segment = [name for name in self.schema.names if "/" in name]
         tables = {
             version: self.store.read_units(
-                pa.table({"name": some}), self.fingerprint, [*READ, *FILTERED]
+                pa.table({"name": some}), self.fingerprint, [*READ, *of_segment, *FILTERED]
             )
             for version, some in sorted(units.items())
         }
@@ -73,7 +75,7 @@ class Candidates:
                     of_members.append(self.of_file(file.uri, {file.version: some}, units))
             return pa.concat_tables(of_members)
         sources = [table["source"][0].as_py() for table in tables.values() if table.num_rows]
-        return self.of_file(sources[0], tables, units) if sources else CANDIDATES.empty_table()
+        return self.of_file(sources[0], tables, units) if sources else self.schema.empty_table()
 
     def of_file(
         self, source: str, tables: dict[str, pa.Table], units: dict[str, list[str]]
@@ -107,7 +109,8 @@ class Candidates:
         # A row that names no prompt was rejected; hash partitions want a value.
         prompt_id = pc.fill_null(rows["prompt_id"], "")
         at = rows.schema.get_field_index("prompt_id")
-        return rows.set_column(at, "prompt_id", prompt_id).select(CANDIDATES.names).cast(CANDIDATES)
+        rows = rows.set_column(at, "prompt_id", prompt_id)
+        return rows.select(self.schema.names).cast(self.schema)
 
     def _check_missing(self, source: str, now: str | None) -> None:
         """Raise UserError for a file that is not as it was scored, unless it may be left out."""

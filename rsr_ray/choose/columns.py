@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from rsr_ray.choose.rule import KEYWORDS
 from rsr_ray.errors import UserError
-from rsr_ray.metrics import REGISTRY
+from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.schema import SCORES
 
 
@@ -38,6 +38,15 @@ CHOSEN = pa.schema(
         pa.field("summary", pa.string()),  # of a partition, in a row that has nothing else
     ]
 )
+
+
+def candidates_of(metric: Metric | None) -> pa.Schema:
+    """CANDIDATES, with the columns of a metric of a segment."""
+    more = metric.columns if metric and metric.segment else ()
+    fields = [SCORES.field(name.split("/")[1]).remove_metadata().with_name(name) for name in more]
+    return pa.schema([*CANDIDATES, *fields])
+
+
 SCORE_COLUMNS = (
     "trajectory_id",
     "prompt_id",

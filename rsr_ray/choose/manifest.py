@@ -15,7 +15,7 @@ from rsr_ray.choose.ranked import TIE_RULE
 from rsr_ray.choose.summary import Moves, Summary
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import RunError, UserError
-from rsr_ray.metrics import CONTROLS, REGISTRY
+from rsr_ray.metrics import CONTROLS
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Criterion:
     better: str  # lower or higher
 
     @classmethod
-    def of(cls, by: str) -> "Criterion":
-        if by in CONTROLS:
-            return cls(by, *CONTROLS[by])
-        return cls(by, REGISTRY[by].formula, REGISTRY[by].better)
+    def of(cls, config: ChooseConfig) -> "Criterion":
+        if config.metric:
+            return cls(config.metric.name, config.metric.formula, config.metric.better)
+        return cls(config.by, *CONTROLS[config.by])
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def make_manifest(
     return Manifest(
         student=config.student,
         fingerprint=fingerprint,
-        by=Criterion.of(config.by),
+        by=Criterion.of(config),
         config=config,
         rows=found.rows,
         dropped=dict(sorted(found.dropped.items(), key=lambda item: (-item[1], item[0]))),
@@ -237,7 +237,8 @@ def _why_nothing(config: ChooseConfig, found: Summary) -> str:
             "among the candidates; raise it"
         )
     if dropped.get("no_value"):
-        return f"no candidate has a value for {config.by}: score with --metrics {config.by}"
+        way_out = f": score {config.metric.way_out}" if config.metric else ""
+        return f"no candidate has a value for {config.criterion}{way_out}"
     if dropped.get("no_verdict") and not dropped.get("not_verified"):
         return f"--verified {config.verified}: no row has a value in this column"
     most_first = sorted(dropped.items(), key=lambda item: -item[1])

@@ -29,7 +29,7 @@ def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
         chosen, capped = cap_shares(ranked, chosen, config.max_share)
     summary = Summary.of(rows, ranked, chosen, capped, config)
     last = pa.Table.from_pylist([{"summary": summary.to_text()}], CHOSEN)
-    return pa.concat_tables([ranked.chosen_rows(chosen, config.by), last])
+    return pa.concat_tables([ranked.chosen_rows(chosen, config.criterion), last])
 
 
 def mark_copies(rows: pa.Table) -> pa.Table:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.config.choose import ChooseConfig
-from rsr_ray.metrics import REGISTRY
 
 # rule_quality, after LIMO (arXiv 2502.03387): weight and words of each kind.
 KEYWORDS = {
@@ -37,7 +36,8 @@ def _values(rows: pa.Table, config: ChooseConfig) -> np.ndarray:
     prompts = codes(rows["prompt_id"])
     if config.by == "rule_quality":
         return rule_quality(rows, prompts)
-    metric = REGISTRY[config.by]
+    metric = config.metric
+    assert metric is not None
     columns = {name: rows[name].to_numpy() for name in metric.columns}
     with np.errstate(divide="ignore", invalid="ignore"):
         return metric.values(columns, prompts)

@@ -74,15 +74,17 @@ class SetSums:
     metrics: dict[str, MetricSums]
 
     @classmethod
-    def of(cls, rows: pa.Table, prompt: np.ndarray, some: np.ndarray) -> "SetSums":
-        """Of the rows `some`, bool [N]."""
+    def of(
+        cls, rows: pa.Table, prompt: np.ndarray, some: np.ndarray, by: Metric | None
+    ) -> "SetSums":
+        """Of the rows `some`, bool [N], by every metric and what the choice goes by."""
         lengths, counts = np.unique(rows["n_tokens"].to_numpy()[some], return_counts=True)
         return cls(
             n=int(some.sum()),
             lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
             metrics={
                 metric.name: MetricSums.of(metric, rows, prompt, some)
-                for metric in REGISTRY.values()
+                for metric in (*REGISTRY.values(), *([by] if by and by.segment else []))
             },
         )
 
@@ -144,7 +146,8 @@ class Summary:
             capped=capped,
             teachers=_count_teachers(ranked.rows, chosen),
             sets={
-                name: SetSums.of(ranked.rows, ranked.prompt, some) for name, some in sets.items()
+                name: SetSums.of(ranked.rows, ranked.prompt, some, config.metric)
+                for name, some in sets.items()
             },
         )
 

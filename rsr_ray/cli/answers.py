@@ -38,12 +38,13 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.strata import print_strata
     from rsr_ray.store.store import Store
 
-    metric = find_metric(config.by)
+    metric = find_metric(config.by, config.segment)
     store = Store(config.store, config.student, config.s3_endpoint)
     table = store.read_teacher_rows()
     scored = load_scored(store, [metric], stratum=config.by_stratum)
     if config.teachers:
         scored = scored.only(config.teachers)
+    scored = scored.valued(metric)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
     by_verdict = _outcome(store, scored, metric, config) if config.verified else None
@@ -63,7 +64,7 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
     if by_verdict:
         print_outcome(by_verdict, ranking, console())
-    print_next(_choose_line(config, config.student, config.verified))
+    print_next(_choose_line(config, config.student, config.verified, config.segment))
     return 0
 
 
@@ -71,6 +72,7 @@ def _choose_line(
     config: TeachersConfig | ReportConfig,
     student: str,
     verified: str | None = None,
+    segment: str | None = None,
     out: str = "sft",
 ) -> str:
     """The choice of training data from what was ranked."""
@@ -79,6 +81,7 @@ def _choose_line(
         store=config.store,
         student=student,
         by=None if config.by == ChooseConfig.by else config.by,
+        segment=segment,
         teachers=config.teachers,
         verified=verified,
         out=out,

@@ -39,6 +39,8 @@ GROUPS = {
         "step_window",
         "token_scores",
         "per_turn",
+        "segments",
+        "segment",
         "stratum",
         "new_generation",
     ),

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from rsr_ray.config.options import S3_ENDPOINT, check_least, option, settle, short_name
+from rsr_ray.config.options import S3_ENDPOINT, SEGMENT, check_least, option, settle, short_name
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, endpoint_of
 
@@ -59,6 +59,7 @@ class TeachersConfig:
     )
     s3_endpoint: str | None = option(S3_ENDPOINT, None)
     by: str = option(BY.format("rank"), "rsr", metavar="METRIC")
+    segment: str | None = option(SEGMENT, None)
     teachers: tuple[str, ...] = option(ONLY, ())
     verified: str | None = option(
         "column of the corpus that says whether an answer is correct: adds the metric against it "

@@ -1,10 +1,12 @@
 """The settings of `rsr-ray choose`."""
 
+import functools
 import math
 from dataclasses import dataclass
 
 from rsr_ray.config.options import (
     S3_ENDPOINT,
+    SEGMENT,
     as_mapping,
     check_column_pairs,
     check_least,
@@ -16,7 +18,7 @@ from rsr_ray.config.options import (
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, endpoint_of
-from rsr_ray.metrics import CONTROLS, REGISTRY
+from rsr_ray.metrics import CONTROLS, REGISTRY, Metric, find_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class ChooseConfig:
         f"metric to choose by (rsr-ray metrics lists them), or a control: {', '.join(CONTROLS)}",
         "rsr",
     )
+    segment: str | None = option(SEGMENT, None)
     k: int = option("trajectories to keep per prompt, over all teachers and samples", 1)
     max_share: float | None = option(
         "largest share of the chosen set that one teacher may have", None
@@ -100,6 +103,8 @@ class ChooseConfig:
             raise UserError(
                 f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}"
             )
+        if self.segment and self.by in CONTROLS:
+            raise UserError(f"--segment {self.segment}: --by {self.by} has no segments")
         if self.better == "-":
             raise UserError(
                 f"--by {self.by}: this metric has no direction; use longest or shortest"
@@ -128,7 +133,17 @@ class ChooseConfig:
     @property
     def better(self) -> str:
         """Which values of `by` are better: lower, or higher."""
-        return CONTROLS[self.by][1] if self.by in CONTROLS else REGISTRY[self.by].better
+        return self.metric.better if self.metric else CONTROLS[self.by][1]
+
+    @property
+    def criterion(self) -> str:
+        """What the choice goes by, in words: "rsr on reasoning"."""
+        return self.metric.name if self.metric else self.by
+
+    @functools.cached_property
+    def metric(self) -> Metric | None:
+        """What `by` names; None for a control."""
+        return None if self.by in CONTROLS else find_metric(self.by, self.segment)
 
     @property
     def reading(self) -> Reading:

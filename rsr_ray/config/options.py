@@ -5,6 +5,7 @@ prints.
 """
 
 import dataclasses
+import re
 from dataclasses import field
 from typing import Any
 
@@ -15,6 +16,10 @@ from rsr_ray.errors import UserError, did_you_mean
 
 MANY = 6  # choices, of which a message names the nearest only
 S3_ENDPOINT = "URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL"
+SEGMENT = (
+    "take the metric on this segment of each trajectory: reasoning, answer, tool_calls or a name "
+    "that score --segment gave"
+)
 
 
 def option(
@@ -84,6 +89,19 @@ def check_role_pairs(pairs: tuple[str, ...]) -> None:
         if "=" not in pair.strip("="):
             raise UserError(f"--roles {pair}: use NAME=ROLE")
     check_roles(as_mapping(pairs))
+
+
+def check_segments(pairs: tuple[str, ...]) -> None:
+    for pair in pairs:
+        name, _, expression = pair.partition("=")
+        if not re.fullmatch(r"[\w.-]+", name) or not expression:
+            raise UserError(
+                f"--segment {pair}: give NAME=REGEX, the name in letters, digits, '_', '.' and '-'"
+            )
+        try:
+            re.compile(expression)
+        except re.error as e:
+            raise UserError(f"--segment {pair}: not a regular expression: {e}") from e
 
 
 def as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:

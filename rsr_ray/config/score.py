@@ -14,6 +14,7 @@ from rsr_ray.config.options import (
     check_column_pairs,
     check_least,
     check_role_pairs,
+    check_segments,
     option,
     settle,
     short_name,
@@ -141,6 +142,16 @@ class ScoreConfig:
         (),
         metavar="COLUMN",
     )
+    segments: bool = option(
+        "keep the sums of reasoning, answer text and tool calls too, in the column segments",
+        False,
+    )
+    segment: tuple[str, ...] = option(
+        "keep the sums of what a regular expression (or its groups) matches in the assistant's "
+        "text too, as a segment of this name; the first expression that matches wins",
+        (),
+        metavar="NAME=REGEX",
+    )
     max_rejects: float = option(
         "exit with code 1 if more than this share of rows is rejected; the run still completes",
         0.05,
@@ -178,6 +189,7 @@ class ScoreConfig:
         object.__setattr__(self, "stratum", tuple(sorted({*self.stratum})))
         check_column_pairs(self.columns)
         check_role_pairs(self.roles)
+        check_segments(self.segment)
         self._check_teacher()
         if not self.corpus:
             raise UserError("--corpus is missing: name at least one shard, folder or glob")
@@ -227,6 +239,15 @@ class ScoreConfig:
         """Whether local naturalness is asked for."""
         return "local_naturalness" in self.metrics.split(",")
 
+    @functools.cached_property
+    def named_segments(self) -> tuple[tuple[str, str], ...] | None:
+        """Name and expression of each named segment; None if no segments are asked for."""
+        if not self.segments and not self.segment:
+            return None
+        return tuple(
+            (name, some) for name, _, some in (pair.partition("=") for pair in self.segment)
+        )
+
     @property
     def reading(self) -> Reading:
         """How these settings say that rows are read."""
@@ -274,6 +295,8 @@ class ScoreConfig:
         facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
         if self.stratum:
             facts["stratum"] = self.stratum
+        if self.named_segments is not None:
+            facts["segments"] = self.named_segments
         if self.local:
             facts |= {"steps": self.steps, "step_window": self.step_window}
             if self.over_length == "window":  # earlier versions cut the front off, the prompt too

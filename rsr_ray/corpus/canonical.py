@@ -13,7 +13,7 @@ from rsr_ray.corpus.strata import strata_of
 from rsr_ray.corpus.turns import is_scored, without_nulls
 from rsr_ray.errors import BadRow
 from rsr_ray.files.objects import InputObject
-from rsr_ray.schema import READ_ROWS
+from rsr_ray.unit_rows import READ_ROWS
 
 
 def canonical(row: ReadRow, obj: InputObject, index: int, reading: Reading) -> Row:

@@ -16,7 +16,7 @@ from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.rows import Place, iter_trajectories
 from rsr_ray.files.objects import InputObject
-from rsr_ray.schema import READ_ROWS
+from rsr_ray.unit_rows import READ_ROWS
 
 FILES_AT_ONCE = 8  # of a pack, which are read at the same time
 

@@ -104,7 +104,8 @@ class Ranking:
     Fields with defaults are those that rankings of earlier versions lack.
     """
 
-    metric: str
+    metric: str  # "rsr on reasoning", if it is one of a segment
+    segment: str | None = None
     better: str  # "lower" or "higher"
     confidence: float  # of intervals and places
     draws: int  # of prompts, on which intervals and places stand
@@ -225,6 +226,7 @@ def rank_teachers(
     Raises UserError for a metric without a direction.
     """
     metric.check_direction()
+    scored = scored.valued(metric)
     rank = functools.partial(_rank, metric=metric, confidence=confidence, seed=seed)
     return guarded(scored, metric, rank)
 
@@ -234,10 +236,12 @@ def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranki
     every = scored.matrices(metric)
     measured = Measured.of(every, metric, confidence, seed)
     of_trajectories = metric.values(scored.columns, scored.prompt)
-    teachers = list(_teacher_places(scored, measured, of_trajectories))
+    n_tokens = scored.columns[metric.n_tokens]
+    teachers = list(_teacher_places(scored, measured, of_trajectories, n_tokens))
     names = [t.teacher for t in teachers]
     return Ranking(
         metric=metric.name,
+        segment=metric.segment,
         better=metric.better,
         confidence=confidence,
         draws=DRAWS,
@@ -250,7 +254,7 @@ def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranki
         best=[names[t] for t in measured.best],
         more_prompts=measured.more_prompts,
         pairwise=measured.pairwise,
-        length=length_control(scored, of_trajectories),
+        length=length_control(scored, of_trajectories, n_tokens),
         notes=notes(scored, metric, every, measured.is_matched),
         sentence=_answer(names, measured, confidence),
     )
@@ -268,9 +272,9 @@ def _answer(names: list[str], measured: Measured, confidence: float) -> str:
 
 
 def _teacher_places(
-    scored: Scored, measured: Measured, of_trajectories: np.ndarray
+    scored: Scored, measured: Measured, of_trajectories: np.ndarray, n_tokens: np.ndarray
 ) -> Iterator[TeacherPlace]:
-    """Best first; `of_trajectories` are values [N]."""
+    """Best first; `of_trajectories` are values [N], `n_tokens` what they are taken over, [N]."""
     found = measured.certainty
     won = measured.won
     flags = Flags.of(scored)
@@ -290,7 +294,7 @@ def _teacher_places(
             won=known(won[place]) if won is not None else None,
             all=measured.on_all[place],
             n_trajectories=len(own),
-            mean_tokens=float(scored.columns["n_tokens"][mine].mean()),
+            mean_tokens=float(n_tokens[mine].mean()),
             mean=known(own.mean()),
             median=known(median),
             std=known(own.std(ddof=1)) if len(own) > 1 else None,
@@ -328,9 +332,8 @@ def own_intervals(matrices: Matrices, confidence: float, seed: int) -> Interval:
     )
 
 
-def length_control(scored: Scored, values: np.ndarray) -> LengthControl:
-    """How the metric, of trajectories [N], goes with their length."""
-    n_tokens = scored.columns["n_tokens"]
+def length_control(scored: Scored, values: np.ndarray, n_tokens: np.ndarray) -> LengthControl:
+    """How the metric, of trajectories [N], goes with their length, or that of their segment."""
     within = []
     for t in range(len(scored.teachers)):
         mine = scored.teacher == t

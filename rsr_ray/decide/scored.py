@@ -41,22 +41,53 @@ class Scored:
         """Whether all rows have what the metric is made of."""
         return not any(np.isnan(self.columns[name]).any() for name in metric.columns)
 
+    def _check_has(self, metric: Metric) -> None:
+        """Raise UserError where not all rows have what a metric is made of."""
+        if not self.has(metric):
+            raise UserError(
+                f"{metric.name}: not all rows of the store have {', '.join(metric.columns)}; "
+                f"score them {metric.way_out} (--new-generation)"
+            )
+
+    def valued(self, metric: Metric) -> "Scored":
+        """The trajectories that have a value of a metric, and a note on the others.
+
+        One without tokens of the metric's segment has none, say. Raises UserError where no
+        trajectory has one, or not all rows have what the metric is made of.
+        """
+        self._check_has(metric)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            has_value = np.isfinite(metric.values(self.columns, self.prompt))
+        if has_value.all():
+            return self
+        if not has_value.any():
+            raise UserError(
+                f"--by {metric.name}: no trajectory has a value; segments are reasoning, answer, "
+                "tool_calls, and those that were named when the store was scored"
+                if metric.segment
+                else f"--by {metric.name}: no trajectory has a value"
+            )
+        left = self.where(has_value)
+        note = f"{(~has_value).sum():,} trajectories have no {metric.name} and are left out"
+        if gone := sorted({*self.teachers} - {*left.teachers}):
+            note += f", and so are the teachers {', '.join(gone)}"
+        return dataclasses.replace(left, notes=(*left.notes, note))
+
     def matrices(self, metric: Metric) -> "Matrices":
-        """The metric's terms by prompt and teacher.
+        """The metric's terms by prompt and teacher, of the trajectories that have a value.
 
         Raises UserError where not all rows have what it is made of.
         """
-        if not self.has(metric):
-            raise UserError(
-                f"{metric.name}: not all rows of the store have "
-                f"{', '.join(metric.columns)}; score them with --metrics {metric.name}"
-            )
+        self._check_has(metric)
         shape = len(self.prompts), len(self.teachers)
         cell = self.prompt * len(self.teachers) + self.teacher  # [N], of the flat [P, T]
-        x, y = metric.terms(self.columns, self.prompt)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x, y = metric.terms(self.columns, self.prompt)
+        there = np.isfinite(x) & np.isfinite(y)
 
-        def summed(weights: np.ndarray | None) -> np.ndarray:
-            return np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
+        def summed(values: np.ndarray | None) -> np.ndarray:
+            weights = None if values is None else values[there]
+            return np.bincount(cell[there], weights, shape[0] * shape[1]).reshape(shape)
 
         return Matrices(summed(x), summed(y), n=summed(None))
 

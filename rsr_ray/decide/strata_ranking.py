@@ -78,6 +78,7 @@ def rank_strata(
     a column of no or too many values, and weights that are not those of its strata.
     """
     metric.check_direction()
+    scored = scored.valued(metric)
     strata = split_strata(scored, column, metric, weights)
     orders = Orders.of(strata, metric, confidence, seed)
     changes = orders.changes()

@@ -21,8 +21,8 @@ from rsr_ray.encode.locate import find
 from rsr_ray.encode.tokens import Encoded, tokenize
 from rsr_ray.errors import BadRow, RunError
 from rsr_ray.guard import GUARD_COLUMNS
-from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.unit_rows import ENCODED_ROWS
 from rsr_ray.watch import attempt, in_task
 
 ADDED = (*Encoded._fields, *GUARD_COLUMNS)  # what an ENCODED_ROWS value has more
@@ -140,7 +140,8 @@ def reject_of(ended: Ended) -> BadRow:
     if ended.over_time:
         return BadRow(
             "template_error",
-            f"the chat template took over {SECONDS:g} s of processor time for the row",
+            f"the chat template took over {SECONDS:g} s of processor time for the row, or an "
+            "expression of --segment did",
         )
     return BadRow("tokenizer_error", "the tokenizer crashed its process on this row")
 

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 Span = tuple[int, int]  # [start, stop) in characters
 
 
@@ -11,6 +13,8 @@ class Found(NamedTuple):
     text: str
     spans: list[Span]  # of the assistant's texts, in their order
     turns: list[int]  # the turn that each belongs to, 0-based
+    parts: list[str]  # what each is: reasoning, answer or tool_calls
+    segments: np.ndarray | None = None  # uint8 [len(text)], where it is asked for: segments.py
 
 
 class Assembly:
@@ -21,17 +25,19 @@ class Assembly:
         self._length = 0
         self._spans: list[Span] = []
         self._turns: list[int] = []
+        self._parts: list[str] = []
 
     def add(self, text: str) -> None:
         """Text that is not the assistant's."""
         self._pieces.append(text)
         self._length += len(text)
 
-    def say(self, text: str, turn: int) -> None:
+    def say(self, text: str, turn: int, part: str = "answer") -> None:
         """Text that the assistant says in a turn."""
         self._spans.append((self._length, self._length + len(text)))
         self._turns.append(turn)
+        self._parts.append(part)
         self.add(text)
 
     def found(self) -> Found:
-        return Found("".join(self._pieces), self._spans, self._turns)
+        return Found("".join(self._pieces), self._spans, self._turns, self._parts)

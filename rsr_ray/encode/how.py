@@ -22,6 +22,7 @@ class How:
     # of rows with more than max_length tokens: reject, truncate, or window (left whole here)
     over_length: str = "reject"
     steps: str | None = None  # what a step is, if steps are wanted: a sentence or a paragraph
+    segments: tuple[tuple[str, str], ...] | None = None  # named ones, if segments are wanted
     token_text: bool = False  # the text of each scored token is wanted
     proof: str | None = None  # hash of the tokenizer and template that the run began with
 
@@ -37,6 +38,7 @@ class How:
             raw=config.render == "raw",
             over_length=config.over_length,
             steps=config.steps if config.local else None,
+            segments=config.named_segments,
             token_text=config.token_scores,
             proof=student.text_hash,
         )

@@ -13,6 +13,7 @@ from rsr_ray.encode.found import Found
 from rsr_ray.encode.how import How
 from rsr_ray.encode.reasoning import field_of, in_fields, split_reasoning, widened
 from rsr_ray.encode.rendering import render
+from rsr_ray.encode.segments import ANSWER, CALLS, REASONING, segment_of_chars
 from rsr_ray.encode.texts import find_texts, slots_of
 from rsr_ray.encode.verbatim import find_raw, find_verbatim
 from rsr_ray.errors import BadRow
@@ -39,11 +40,12 @@ def find(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = None)
             raise
         found = _find_without_system(problem, look, turns, tokenizer, tools, how)
     spoken = [n for n, i in enumerate(found.turns) if i not in context]
-    return Found(
-        found.text,
-        [found.spans[n] for n in spoken],
-        [found.turns[n] - added for n in spoken],
-    )
+    spans = [found.spans[n] for n in spoken]
+    parts = [found.parts[n] for n in spoken]
+    segments = None
+    if how.segments is not None:
+        segments = segment_of_chars(found.text, spans, parts, how.segments)
+    return Found(found.text, spans, [found.turns[n] - added for n in spoken], parts, segments)
 
 
 def _find_without_system(
@@ -56,8 +58,8 @@ def _find_without_system(
     without = _without_system(turns, how.system_role)
     if problem.reason == "template_error" and without is not None:
         try:
-            text, spans, owners = look(without, tokenizer, tools)
-            return Found(text, spans, [i + 1 for i in owners])
+            found = look(without, tokenizer, tools)
+            return found._replace(turns=[i + 1 for i in found.turns])
         except BadRow:
             pass
     raise _with_way_out(problem, turns, tokenizer, tools, how) from None
@@ -125,9 +127,14 @@ def _find_in_rendering(turns: list[Turn], tokenizer: Any, tools: list | None) ->
     text = render(turns, tokenizer, tools)
     slots = slots_of(turns)
     spans = find_texts(turns, slots, text, tokenizer, tools)
-    owned = [(span, slot.turn) for span, slot in zip(spans, slots, strict=True)]
-    text_end = {turn: stop for (_, stop), turn in owned}
+    owned = [
+        (span, slot.turn, ANSWER if slot.field == "content" else REASONING)
+        for span, slot in zip(spans, slots, strict=True)
+    ]
+    text_end = {turn: stop for (_, stop), turn, _ in owned}
     for i, (start, stop) in find_calls(turns, text, tokenizer, tools).items():
-        owned.append(((max(start, text_end.get(i, 0)), stop), i))
+        owned.append(((max(start, text_end.get(i, 0)), stop), i, CALLS))
     owned.sort()
-    return Found(text, [span for span, _ in owned], [i for _, i in owned])
+    return Found(
+        text, [span for span, *_ in owned], [i for _, i, _ in owned], [part for *_, part in owned]
+    )

@@ -4,6 +4,7 @@ import re
 
 from rsr_ray.corpus.turns import REASONING, Turn
 from rsr_ray.encode.found import Found, Span
+from rsr_ray.encode.segments import ANSWER
 
 THINK = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
@@ -49,7 +50,8 @@ def widened(found: Found, turns: list[Turn], split: list[Turn], field: str) -> F
     text = found.text
     spans: list[Span] = []
     owners: list[int] = []
-    for (start, stop), i in zip(found.spans, found.turns, strict=True):
+    parts: list[str] = []
+    for (start, stop), i, part in zip(found.spans, found.turns, found.parts, strict=True):
         # Inside the whole text before it, or beginning in it.
         if owners and owners[-1] == i and start < spans[-1][1]:
             before, end = spans[-1]
@@ -61,6 +63,8 @@ def widened(found: Found, turns: list[Turn], split: list[Turn], field: str) -> F
         if at >= 0 and text[at : at + len(whole)] == whole:
             start = at
             stop = at + len(whole)
+            part = ANSWER  # the tags in it say what is reasoning
         spans.append((start, stop))
         owners.append(i)
-    return Found(text, spans, owners)
+        parts.append(part)
+    return Found(text, spans, owners, parts)

@@ -1,6 +1,5 @@
 """tokens: rendered text -> token ids, and the spans of scored tokens."""
 
-import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -34,8 +33,10 @@ class Encoded(NamedTuple):
     spans: np.ndarray  # int32 [2S]: start, stop of each run of scored tokens
     truncated: bool  # cut to the length limit
     span_turns: np.ndarray  # int32 [S]: the turn that each run belongs to, 0-based
+    sentences: np.ndarray  # int32 [K]: scored tokens of each; a turn or part of it begins one
     # int32 [2K]: start, stop of each step; together they are the runs
     steps: np.ndarray | None = None
+    token_segments: np.ndarray | None = None  # uint8 [N]: the segment of each scored token
     token_text: list[str] | None = None  # of each scored token its part of the text
 
 
@@ -62,12 +63,15 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
         )
         raise BadRow("over_length", f"{len(encoding)} tokens, limit {how.max_length}; {way_out}")
     starts, stops, owners = np.array(runs, np.int32).T
+    scored = _Scored.of(runs, encoding)
     return Encoded(
         input_ids=np.asarray(encoding.ids[:length], np.int32),
         spans=np.stack([starts, stops], 1).reshape(-1),
         truncated=truncated,
         span_turns=owners.copy(),
-        steps=_steps(found, runs, encoding, how.steps) if how.steps else None,
+        sentences=np.diff(scored.steps(found, "sentence").reshape(-1, 2))[:, 0],
+        steps=scored.steps(found, how.steps) if how.steps else None,
+        token_segments=scored.segments(found),
         token_text=_token_text(found.text, runs, encoding) if how.token_text else None,
     )
 
@@ -106,23 +110,40 @@ def _first_token(encoding: Any, position: int, n_chars: int) -> int:
     return token
 
 
-def _steps(found: Found, runs: list[Run], encoding: Any, kind: str) -> np.ndarray:
-    """The runs of scored tokens cut where a sentence or paragraph ends: start, stop ... int32 [2K].
+class _Scored(NamedTuple):
+    """The scored tokens, in order: each [N]."""
 
-    White space behind a step belongs to the next one, as the tokens that begin with it do.
-    """
-    text = found.text
-    ends = {
-        _first_token(encoding, start + end.end(), len(text))
-        for start, stop in found.spans
-        for end in STEP_ENDS[kind].finditer(text[start:stop])
-    }
-    edges = np.array(sorted(ends), np.int32)
-    steps: list[int] = []
-    for start, stop, _ in runs:
-        inside = edges[(edges > start) & (edges < stop)]
-        steps += itertools.chain.from_iterable(itertools.pairwise([start, *inside, stop]))
-    return np.array(steps, np.int32)
+    position: np.ndarray  # int32: in input_ids
+    first_char: np.ndarray  # int64: of each token, in the text
+    begins_run: np.ndarray  # bool
+
+    @classmethod
+    def of(cls, runs: list[Run], encoding: Any) -> "_Scored":
+        position = np.concatenate([np.arange(a, b, dtype=np.int32) for a, b, _ in runs])
+        offsets = encoding.offsets
+        first_char = np.array([offsets[p][0] for p in position.tolist()], np.int64)
+        return cls(position, first_char, np.isin(position, [start for start, *_ in runs]))
+
+    def steps(self, found: Found, kind: str) -> np.ndarray:
+        """The runs cut where a sentence or paragraph ends: start, stop ... int32 [2K].
+
+        White space behind a step belongs to the next one, as the tokens that begin with it do.
+        """
+        ends = [
+            start + end.end()
+            for start, stop in found.spans
+            for end in STEP_ENDS[kind].finditer(found.text[start:stop])
+        ]
+        step = np.searchsorted(ends, self.first_char, "right")
+        begins = np.flatnonzero(self.begins_run | (np.diff(step, prepend=0) > 0))
+        last = np.append(begins[1:], len(step)) - 1
+        return np.stack([self.position[begins], self.position[last] + 1], 1).reshape(-1)
+
+    def segments(self, found: Found) -> np.ndarray | None:
+        """The segment of each token's first character, uint8 [N], if segments are wanted."""
+        if found.segments is None:
+            return None
+        return found.segments.take(self.first_char, mode="clip")
 
 
 def _token_text(text: str, runs: list[Run], encoding: Any) -> list[str]:

@@ -9,6 +9,7 @@ from rsr_ray.encode.calls import find_calls
 from rsr_ray.encode.found import Assembly, Found, Span
 from rsr_ray.encode.marks import make_marks
 from rsr_ray.encode.rendering import render
+from rsr_ray.encode.segments import CALLS
 from rsr_ray.errors import BadRow
 
 
@@ -128,6 +129,6 @@ def _with_answers(
                 between = ""
                 call = call.lstrip()
             assembly.add(between)
-            assembly.say(call, i)
+            assembly.say(call, i, CALLS)
             at = stop
     return assembly.found()

@@ -1,14 +1,14 @@
 """Sums over tokens and over trajectories. The scorer emits sums; ratios are taken at the end."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsr_ray.metrics import HARDEST, IMPROBABLE, LEAST_SURPRISAL
+from rsr_ray.metrics import FIRST_TOKENS, HARDEST, HIGH_ENTROPY, IMPROBABLE, LEAST_SURPRISAL
 
 FIXED_POINT_BITS = 32  # resolution 2.3e-10
-TurnSums = dict[str, float]  # `turn`, and the sums over its tokens by name
+PartSums = dict[str, Any]  # `turn` or `segment`, and the sums over its tokens by name
 
 
 class Tokens(NamedTuple):
@@ -81,20 +81,64 @@ def metric_sums_by_row(tokens: Tokens, lengths: np.ndarray, r_max: int) -> dict[
     probability = np.exp(-surprisal)
     sums["brier_sum"] = add(1 - 2 * probability + tokens.square)
     sums["n_improbable"] = add((probability < IMPROBABLE).astype(np.int64))
+    sums["high_entropy_sum"] = _high_entropy_sums(tokens.entropy.astype(np.float64), lengths)
     return sums
+
+
+def _high_entropy_sums(entropy: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Over each row's ceil(HIGH_ENTROPY x length) highest entropies, float64 [R]."""
+    share, whole = HIGH_ENTROPY
+    sums = np.empty(len(lengths))
+    for n, row in enumerate(np.split(entropy, np.cumsum(lengths)[:-1])):
+        least = len(row) - -(-len(row) * share // whole)
+        sums[n] = np.sort(np.partition(row, least)[least:]).sum()
+    return sums
+
+
+def sum_within_sentences(
+    tokens: Tokens, lengths: np.ndarray, sentences: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Count and surprisals of each row's tokens without the first FIRST_TOKENS of each sentence.
+
+    Rows as in `sum_by_row`; `sentences` int [K] says how many tokens each sentence has, those of
+    all rows one after the other.
+    """
+    place = np.arange(sentences.sum()) - np.repeat(np.cumsum(sentences) - sentences, sentences)
+    within = place >= FIRST_TOKENS
+    add = _adder(lengths)
+    return {
+        "n_within_sentences": add(within.astype(np.int64)),
+        "surprisal_within_sentences_sum": add(
+            np.where(within, tokens.surprisal.astype(np.float64), 0.0)
+        ),
+    }
 
 
 def sum_by_turn(
     tokens: Tokens, turns: np.ndarray, lengths: np.ndarray, r_max: int
-) -> list[TurnSums]:
+) -> list[PartSums]:
     """The sums of each of a row's turns, int [U], in order; `lengths` int64 [U] says how many of
     its tokens each has.
     """
-    sums = {name: values.tolist() for name, values in sum_by_row(tokens, lengths, r_max).items()}
-    return [
-        {"turn": int(turn)} | {name: values[n] for name, values in sums.items()}
-        for n, turn in enumerate(turns)
-    ]
+    return _labelled("turn", turns.tolist(), sum_by_row(tokens, lengths, r_max))
+
+
+def sum_by_segment(
+    tokens: Tokens, segments: np.ndarray, names: Sequence[str], r_max: int
+) -> list[PartSums]:
+    """The sums of each segment that a row has, in the order of `names`; `segments` int [N] has
+    the place among them of each token's.
+    """
+    together = np.argsort(segments, kind="stable")
+    which, lengths = np.unique(segments, return_counts=True)
+    sums = sum_by_row(Tokens(*(values[together] for values in tokens)), lengths, r_max)
+    return _labelled("segment", [names[n] for n in which], sums)
+
+
+def _labelled(label: str, values: Sequence[Any], sums: dict[str, np.ndarray]) -> list[PartSums]:
+    """Sums of parts as a struct each, with what the part is."""
+    columns = {label: values} | {name: column.tolist() for name, column in sums.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def turn_lengths(spans: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,8 @@ class RowScores:
         at = at[is_new]
         new[at] = True
         self.known[at] = True
-        terms = self.metric.terms({name: found[name].to_numpy() for name in of_metric})
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row without such tokens
+            terms = self.metric.terms({name: found[name].to_numpy() for name in of_metric})
         self.x[at], self.y[at] = terms
         if not self.keep_degenerate:
             judged = {name: as_numbers(found[name]) for name in JUDGED_BY}

@@ -16,9 +16,9 @@ from rsr_ray.encode.how import How
 from rsr_ray.files.objects import InputObject
 from rsr_ray.run.resources import AUTO_DTYPES, BATCH_TOKENS
 from rsr_ray.run.score import Scorer, Wanted
-from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.student.facts import StudentFacts, inspect_student
 from rsr_ray.student.model import Student
+from rsr_ray.unit_rows import ENCODED_ROWS
 
 HERE = "conversations"  # where the rows come from, in the column `source`
 

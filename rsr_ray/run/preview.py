@@ -124,10 +124,10 @@ class Preview:
     def within_limit(self, found: Found) -> list[tuple[int, int]]:
         """The spans of what is scored; of a row that is cut to the length limit those that fit."""
         encoded = tokenize(found, self.tokenizer, self.how)
-        text, spans, _ = found
+        spans = found.spans
         if not encoded.truncated:
             return spans
-        encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        encoding = self.tokenizer.backend_tokenizer.encode(found.text, add_special_tokens=False)
         end = encoding.offsets[len(encoded.input_ids) - 1][1]
         return [(start, min(stop, end)) for start, stop in spans if start < end]
 

@@ -27,7 +27,13 @@ from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import n_rows
 
 CARRIED = [*OF_ROW, *GUARD_COLUMNS, "truncated"]
-KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
+KEPT = (  # what token scores do not tell
+    "n_prompt_tokens",
+    "n_steps",
+    "step_surprisal_sum",
+    "n_within_sentences",
+    "surprisal_within_sentences_sum",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +158,18 @@ def largest_difference(scores: pa.Table, again: pa.Table) -> tuple[float, str]:
 
 
 def scores_of_tokens(scores: pa.Table, tokens: pa.Table, r_max: int, fingerprint: str) -> pa.Table:
-    """SCORES rows of a unit with all that follows from its TOKENS computed from them."""
+    """SCORES rows of a unit with all that follows from its TOKENS computed from them.
+
+    These do not say which segment a token is in: under another r_max segments have no sums.
+    """
     rows = (
         scores.to_batches()[0] if scores.num_rows else pa.RecordBatch.from_pylist([], scores.schema)
     )
     at = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
-    sums = _sums_of_tokens(at, rows.take(pa.array(at)), tokens, r_max)
+    scored = rows.take(pa.array(at))
+    sums = _sums_of_tokens(at, scored, tokens, r_max)
+    if pc.all(pc.equal(scored["fingerprint"], fingerprint)).as_py():
+        sums.parts["segments"] = scored["segments"].to_pylist()
     again = score_table(rows.select(CARRIED), sums, Rejects.of(rows), fingerprint)
     return pa.Table.from_batches([again])
 
@@ -181,4 +193,4 @@ def _sums_of_tokens(
     for row, said in zip(whole.split(lengths), scores["turns"].to_pylist(), strict=True):
         n_tokens = np.array([turn["n_tokens"] for turn in said])
         turns.append(sum_by_turn(row, np.array([t["turn"] for t in said]), n_tokens, r_max))
-    return RowSums(at, sums, turns)
+    return RowSums(at, sums, {"turns": turns})

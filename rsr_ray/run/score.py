@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from rsr_ray.encode.segments import segment_names
 from rsr_ray.engine.scoring import Work
 from rsr_ray.engine.steps import score_steps
-from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn, turn_lengths
+from rsr_ray.engine.sums import (
+    PartSums,
+    Tokens,
+    metric_sums_by_row,
+    sum_by_segment,
+    sum_by_turn,
+    sum_within_sentences,
+    turn_lengths,
+)
 from rsr_ray.engine.windows import score_windows
 from rsr_ray.run.counts import Counters, WrittenUnit
 from rsr_ray.run.score_table import Rejects, RowSums, score_table, token_table
@@ -34,6 +43,7 @@ class Wanted:
     r_max: int
     window: int | None = None  # rows with more tokens go through the student in windows of so many
     per_turn: bool = False
+    segments: tuple[str, ...] | None = None  # their names, if their sums are wanted
     # of local naturalness: steps before a step, or their share; None: it is not wanted
     step_window: float | None = None
     token_scores: bool = False
@@ -41,10 +51,12 @@ class Wanted:
     @classmethod
     def of(cls, config: "ScoreConfig", max_length: int) -> "Wanted":
         """What the settings of a run say."""
+        named = config.named_segments
         return cls(
             r_max=config.r_max,
             window=max_length if config.over_length == "window" else None,
             per_turn=config.per_turn,
+            segments=None if named is None else tuple(segment_names(named)),
             step_window=config.step_window if config.local else None,
             token_scores=config.token_scores,
         )
@@ -180,16 +192,12 @@ class Scorer:
         if not tokens:
             return RowSums(at, {})
         lengths = np.array([len(row.rank) for row in tokens])
-        sums = metric_sums_by_row(Tokens.join(tokens), lengths, wanted.r_max)
+        whole = Tokens.join(tokens)
+        sums = metric_sums_by_row(whole, lengths, wanted.r_max)
         spans = _arrays(rows["spans"])
         sums["n_prompt_tokens"] = np.array([row[0] for row in spans], np.int64)
-        turns = None
-        if wanted.per_turn:
-            owners = _arrays(rows["span_turns"])
-            turns = [
-                sum_by_turn(row, *turn_lengths(span, owner), wanted.r_max)
-                for row, span, owner in zip(tokens, spans, owners, strict=True)
-            ]
+        sentences = rows["sentences"].flatten().to_numpy()
+        sums |= sum_within_sentences(whole, lengths, sentences)
         if wanted.step_window is not None:
             steps = _arrays(rows["steps"])
             sums["n_steps"] = np.array([len(row) // 2 for row in steps], np.int64)
@@ -197,7 +205,24 @@ class Scorer:
             sums["step_surprisal_sum"] = score_steps(
                 self.student, with_steps, self.work, wanted.step_window, wanted.window
             )
-        return RowSums(at, sums, turns)
+        return RowSums(at, sums, self._parts(rows, tokens))
+
+    def _parts(self, rows: pa.RecordBatch, tokens: list[Tokens]) -> dict[str, list[list[PartSums]]]:
+        """The sums of the rows' parts that are wanted, by column of SCORES."""
+        parts: dict[str, list[list[PartSums]]] = {}
+        r_max = self.wanted.r_max
+        if self.wanted.per_turn:
+            runs = zip(_arrays(rows["spans"]), _arrays(rows["span_turns"]), strict=True)
+            parts["turns"] = [
+                sum_by_turn(row, *turn_lengths(*of_row), r_max)
+                for row, of_row in zip(tokens, runs, strict=True)
+            ]
+        if names := self.wanted.segments:
+            parts["segments"] = [
+                sum_by_segment(row, segments, names, r_max)
+                for row, segments in zip(tokens, _arrays(rows["token_segments"]), strict=True)
+            ]
+        return parts
 
 
 def _arrays(lists: pa.ListArray) -> list[np.ndarray]:

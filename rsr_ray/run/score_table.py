@@ -1,13 +1,13 @@
 """What was computed of encoded rows -> score rows, as Arrow has them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsr_ray.engine.sums import Tokens, TurnSums
+from rsr_ray.engine.sums import PartSums, Tokens
 from rsr_ray.schema import SCORES, TOKENS
 
 # by name: numerator, denominator and sign
@@ -26,7 +26,8 @@ class RowSums:
 
     at: np.ndarray  # int [G], their places among all rows
     by_name: dict[str, np.ndarray]  # of SCORES, each [G]
-    turns: list[list[TurnSums]] | None = None  # of each the sums of its turns, if wanted
+    # of each the sums of its parts, by column of SCORES: turns and segments, if wanted
+    parts: dict[str, list[list[PartSums]]] = field(default_factory=dict)
 
     @property
     def ratios(self) -> dict[str, np.ndarray]:
@@ -67,19 +68,19 @@ def score_table(
     }
     for name, values in (sums.by_name | sums.ratios).items():
         columns[name] = _spread(values, sums.at, rows.num_rows)
-    if sums.turns is not None:
-        turns: list[Any] = [None] * rows.num_rows
-        for at, of_row in zip(sums.at, sums.turns, strict=True):
-            turns[at] = of_row
-        columns["turns"] = pa.array(turns, SCORES.field("turns").type)
+    for name, of_rows in sums.parts.items():
+        parts: list[Any] = [None] * rows.num_rows
+        for at, of_row in zip(sums.at, of_rows, strict=True):
+            parts[at] = of_row
+        columns[name] = pa.array(parts, SCORES.field(name).type)
     is_scored = pa.array([reason is None for reason in rejects.reasons])
     columns["truncated"] = pc.if_else(is_scored, rows["truncated"], None)
     columns["reject_reason"] = pa.array(rejects.reasons, pa.string())
     columns["reject_detail"] = pa.array(rejects.details, pa.string())
     columns["fingerprint"] = pa.repeat(fingerprint, rows.num_rows)
-    for field in SCORES:
-        if field.name not in columns:
-            columns[field.name] = pa.nulls(rows.num_rows, field.type)
+    for column in SCORES:
+        if column.name not in columns:
+            columns[column.name] = pa.nulls(rows.num_rows, column.type)
     return pa.RecordBatch.from_arrays([columns[name] for name in SCORES.names], schema=SCORES)
 
 

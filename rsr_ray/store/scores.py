@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -146,15 +147,16 @@ class Scores:
     def read_unit(self, fingerprint: str, name: str, columns: list[str] | None = None) -> pa.Table:
         """Columns, or all, of the SCORES rows of a unit.
 
-        What an earlier version did not write and can be done without is null. Raises StoreError
-        where the file is not what was written, UserError where an earlier version did not write a
-        column.
+        A column `segment/name` has a sum of one segment. What an earlier version did not write and
+        can be done without is null. Raises StoreError where the file is not what was written,
+        UserError where an earlier version did not write a column.
         """
-        rows = self._open(
-            self._unit_place("scores", fingerprint, name), columns, SCORES
-        ).table.replace_schema_metadata()
         wanted = SCORES.names if columns is None else columns
-        for missing in [column for column in wanted if column not in rows.column_names]:
+        stored = list(dict.fromkeys("segments" if "/" in name else name for name in wanted))
+        rows = self._open(
+            self._unit_place("scores", fingerprint, name), stored, SCORES
+        ).table.replace_schema_metadata()
+        for missing in [column for column in stored if column not in rows.column_names]:
             if missing not in SINCE_VERSION_3:
                 raise UserError(
                     f"store {self.uri}: its scores have no column {missing}, because an earlier "
@@ -164,6 +166,8 @@ class Scores:
                 SCORES.field(missing).remove_metadata(),
                 pa.nulls(rows.num_rows, SCORES.field(missing).type),
             )
+        for nested in (column for column in wanted if "/" in column):
+            rows = rows.append_column(nested, _of_segment(rows["segments"], *nested.split("/")))
         return rows.select(wanted)
 
     def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, int]:
@@ -300,6 +304,17 @@ class Scores:
                     names["name"].to_pylist(),
                 )
             )
+
+
+def _of_segment(segments: pa.ChunkedArray, segment: str, name: str) -> pa.Array:
+    """A sum of one segment of each row: 0 without such tokens, null where none were kept."""
+    rows = segments.combine_chunks()
+    parts = rows.flatten()
+    is_it = pc.equal(pc.struct_field(parts, "segment"), segment)
+    values = pc.filter(pc.struct_field(parts, name), is_it).to_numpy()
+    sums = np.zeros(len(rows), values.dtype)
+    sums[pc.filter(pc.list_parent_indices(rows), is_it).to_numpy()] = values
+    return pa.array(sums, mask=rows.is_null().to_numpy(zero_copy_only=False))
 
 
 def _rejects_of(scores: pa.Table) -> dict[str, Reject]:

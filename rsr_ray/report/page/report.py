@@ -225,6 +225,7 @@ def _with_ranking(
     scored = load_scored(store, [metric, RSR], stratum=settings.by_stratum)
     if settings.teachers:
         scored = scored.only(settings.teachers)
+    scored = scored.valued(metric)
     if ranking is None:
         ranking = rank_teachers(scored, metric, confidence=settings.confidence, seed=settings.seed)
     values = metric.values(scored.columns, scored.prompt)

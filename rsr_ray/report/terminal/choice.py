@@ -78,9 +78,11 @@ def _means_table(manifest: "Manifest") -> Table:
     for name in ("better", *sets):
         table.add_column(name, justify="right", no_wrap=True)
     for name in manifest.means["chosen"]:
-        means = [f"{manifest.means[some][name]:,.4g}" for some in sets]
-        style = "bold" if name == manifest.by.name else ""
-        table.add_row(name, REGISTRY[name].better, *means, style=style)
+        values = [manifest.means[some].get(name) for some in sets]
+        means = ["-" if value is None else f"{value:,.4g}" for value in values]
+        is_by = name == manifest.by.name
+        better = manifest.by.better if is_by else REGISTRY[name].better
+        table.add_row(name, better, *means, style="bold" if is_by else "")
     return table
 
 
