@@ -23,7 +23,6 @@ PAPER = "arXiv 2601.14249"
 HARDEST = {"top30": (3, 10), "top20": (2, 10)}
 HIGH_ENTROPY = (1, 200)  # the share, as a fraction, of the tokens that HES adds up
 FIRST_TOKENS = 2  # of each sentence, which ASLEC-DROP leaves out
-SEGMENT_SUMS = frozenset({"n_tokens", "rank_sum", "surprisal_sum", "entropy_sum"})
 IMPROBABLE = 0.01  # probability under which Reverse Speculative Decoding refuses a teacher's token
 LEAST_SURPRISAL = 2.0**-24  # nats: float32 cannot tell a probability closer to 1 from 1
 
@@ -52,11 +51,8 @@ class Metric:
         """The metric of a segment, of columns `segment/column`. Raises UserError if it has none."""
         if segment is None:
             return self
-        if not {*self.columns} <= SEGMENT_SUMS:
-            known = [m.name for m in REGISTRY.values() if {*m.columns} <= SEGMENT_SUMS]
-            raise UserError(
-                f"--segment {segment}: --by {self.name} has none; {', '.join(known)} do"
-            )
+        if not self.has_segments:
+            raise UserError(f"--segment {segment}: --by {self.name} cannot be had on a segment")
         return replace(
             self,
             name=f"{self.name} on {segment}",
@@ -65,6 +61,12 @@ class Metric:
             n_tokens=f"{segment}/n_tokens",
             segment=segment,
         )
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether a segment has its columns: not what is taken over steps, or other answers."""
+        of_steps = any("step" in name or "sentence" in name for name in self.columns)
+        return not (of_steps or self.within_prompt)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -305,7 +307,7 @@ REGISTRY: dict[str, Metric] = {
         Metric(
             name="aslec_drop",
             formula="mean -l without the first two tokens of each sentence",
-            unit="nats a token",
+            unit="nats per token",
             source="arXiv 2604.06834",
             better="higher",
             numerator="surprisal_within_sentences_sum",

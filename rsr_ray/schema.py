@@ -90,17 +90,61 @@ def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": meaning})
 
 
-PART_SUMS = [  # of a turn or a segment
-    _column("n_tokens", pa.int64(), "as for the whole trajectory, here and below"),
-    _column("rank_sum", pa.int64(), ""),
-    _column("surprisal_sum", pa.float64(), ""),
-    _column("entropy_sum", pa.float64(), ""),
+# What is added up over the scored tokens of a trajectory, or of a segment of it.
+SUMS = [
+    _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
+    _column(
+        "rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"
+    ),
+    _column(
+        "surprisal_sum", pa.float64(), "nats; sum over scored tokens of -ln p(token | context)"
+    ),
+    _column(
+        "entropy_sum",
+        pa.float64(),
+        "nats; sum over scored tokens of the entropy of the student's distribution",
+    ),
+    *(
+        _column(f"rank_sum_{clip}", pa.int64(), f"sum over scored tokens of min(rank, {clip})")
+        for clip in (50, 200, 500)
+    ),
+    _column("rank_sum_unclipped", pa.int64(), "sum over scored tokens of their ranks"),
+    _column(
+        "token_ratio_sum",
+        pa.float64(),
+        "ranks per nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal "
+        "at least 2**-24",
+    ),
+    _column(
+        "n_top30", pa.int64(), "the 30% of scored tokens with the highest surprisal, rounded up"
+    ),
+    _column(
+        "token_ratio_top30_sum",
+        pa.float64(),
+        "ranks per nat; token_ratio_sum over those tokens",
+    ),
+    _column(
+        "n_top20", pa.int64(), "the 20% of scored tokens with the highest surprisal, rounded up"
+    ),
+    _column("surprisal_top20_sum", pa.float64(), "nats; surprisal_sum over those tokens"),
+    _column(
+        "brier_sum",
+        pa.float64(),
+        "sum over scored tokens of 1 - 2 p(token) + sum of the squared probabilities of the "
+        "vocabulary",
+    ),
+    _column("n_improbable", pa.int64(), "scored tokens with a probability under 0.01"),
+    _column(
+        "high_entropy_sum",
+        pa.float64(),
+        "nats; entropy_sum over the 0.5% of scored tokens with the highest entropy, rounded up",
+    ),
 ]
-TURN_SUMS = pa.struct([_column("turn", pa.int64(), "0-based turn of the conversation"), *PART_SUMS])
+TURN_SUMS = pa.struct([_column("turn", pa.int64(), "0-based turn of the conversation"), *SUMS[:4]])
 SEGMENT_SUMS = pa.struct(
     [
         _column("segment", pa.string(), "reasoning, answer, tool_calls, or a name that was given"),
-        *PART_SUMS,
+        *SUMS,
     ]
 )
 SCORES = pa.schema(
@@ -144,53 +188,7 @@ SCORES = pa.schema(
             "--stratum",
         ),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
-        _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
-        _column(
-            "rank_sum", pa.int64(), "sum over scored tokens of min(rank, r_max); ranks are 1-based"
-        ),
-        _column(
-            "surprisal_sum", pa.float64(), "nats; sum over scored tokens of -ln p(token | context)"
-        ),
-        _column(
-            "entropy_sum",
-            pa.float64(),
-            "nats; sum over scored tokens of the entropy of the student's distribution",
-        ),
-        *(
-            _column(f"rank_sum_{clip}", pa.int64(), f"sum over scored tokens of min(rank, {clip})")
-            for clip in (50, 200, 500)
-        ),
-        _column("rank_sum_unclipped", pa.int64(), "sum over scored tokens of their ranks"),
-        _column(
-            "token_ratio_sum",
-            pa.float64(),
-            "ranks per nat; sum over scored tokens of min(rank, r_max) / surprisal, surprisal "
-            "at least 2**-24",
-        ),
-        _column(
-            "n_top30", pa.int64(), "the 30% of scored tokens with the highest surprisal, rounded up"
-        ),
-        _column(
-            "token_ratio_top30_sum",
-            pa.float64(),
-            "ranks per nat; token_ratio_sum over those tokens",
-        ),
-        _column(
-            "n_top20", pa.int64(), "the 20% of scored tokens with the highest surprisal, rounded up"
-        ),
-        _column("surprisal_top20_sum", pa.float64(), "nats; surprisal_sum over those tokens"),
-        _column(
-            "brier_sum",
-            pa.float64(),
-            "sum over scored tokens of 1 - 2 p(token) + sum of the squared probabilities of the "
-            "vocabulary",
-        ),
-        _column("n_improbable", pa.int64(), "scored tokens with a probability under 0.01"),
-        _column(
-            "high_entropy_sum",
-            pa.float64(),
-            "nats; entropy_sum over the 0.5% of scored tokens with the highest entropy, rounded up",
-        ),
+        *SUMS,
         _column(
             "n_within_sentences",
             pa.int64(),

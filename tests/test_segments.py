@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import rsr_ray
 from rsr_ray.choose.candidates import Candidates
+from rsr_ray.choose.manifest import make_manifest
 from rsr_ray.choose.prompts import choose_prompts
 from rsr_ray.choose.summary import Summary
 from rsr_ray.cli import main
@@ -26,7 +27,7 @@ from rsr_ray.encode.encode import encode
 from rsr_ray.encode.how import How
 from rsr_ray.encode.locate import find
 from rsr_ray.encode.segments import PARTS, segment_names
-from rsr_ray.engine.sums import Tokens, metric_sums_by_row
+from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_segment
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import put
 from rsr_ray.metrics import REGISTRY, find_metric
@@ -39,14 +40,18 @@ from rsr_ray.unit_rows import ENCODED_ROWS
 
 from .browser.stores import FINGERPRINT, write_store
 from .conftest import DEMO_STUDENT, SHARED, needs_shared
-from .test_encode import AGENT, CHATML, TOOLS
+from .test_encode import AGENT, CHATML, TEMPLATES, TOOLS, TWO_ANSWERS, real
 from .test_rank import FOUR, rows_of, scored_of
 
 Q = {"role": "user", "content": "What is 2+2?"}
 SINCE_VERSION_4 = (
     *("segments", "high_entropy_sum", "n_within_sentences", "surprisal_within_sentences_sum"),
 )
-SUMS = ("n_tokens", "rank_sum", "surprisal_sum", "entropy_sum")
+EXACT = (
+    *("n_tokens", "rank_sum", "rank_sum_50", "rank_sum_200", "rank_sum_500"),
+    *("rank_sum_unclipped", "n_improbable"),
+)
+CLOSE = ("surprisal_sum", "entropy_sum", "token_ratio_sum", "brier_sum")
 
 
 def says(content: str, **more) -> dict:
@@ -184,12 +189,75 @@ def scored():
     ).to_pylist()
 
 
+def check_adds_up(parts: list[dict], row: dict) -> None:
+    """That sums of segments add up to those of the row."""
+    for name in EXACT:
+        assert sum(part[name] for part in parts) == row[name], name
+    for name in CLOSE:
+        assert sum(part[name] for part in parts) == pytest.approx(row[name], rel=1e-9), name
+
+
+@st.composite
+def tokens_in_segments(draw):
+    """Tokens of some rows, their lengths, and the segment that each token is in."""
+    lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=5))
+    n = sum(lengths)
+    segments = draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tokens = Tokens(
+        rank=np.exp(rng.uniform(0, 12, n)).astype(np.int64),
+        surprisal=rng.exponential(2, n).astype("f4"),
+        entropy=rng.exponential(1, n).astype("f4"),
+        square=rng.random(n).astype("f4"),
+    )
+    return tokens, np.array(lengths), np.array(segments, np.uint8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tokens_in_segments())
+def test_segments_of_random_tokens(made):
+    """They add up to the row, and each is what its tokens alone would give, bit for bit."""
+    tokens, lengths, segments = made
+    names = ["a", "b", "c", "d"]
+    rows = metric_sums_by_row(tokens, lengths, 100)
+    found = sum_by_segment(tokens, lengths, segments, names, 100)
+    of_rows = np.split(segments, np.cumsum(lengths)[:-1])
+    for n, (parts, own) in enumerate(zip(found, of_rows, strict=True)):
+        assert [part["segment"] for part in parts] == [names[s] for s in np.unique(own)]
+        check_adds_up(parts, {name: values[n].item() for name, values in rows.items()})
+        for part in parts:
+            mine = own == names.index(part["segment"])
+            some = Tokens(*(values[mine] for values in tokens.split(lengths)[n]))
+            alone = metric_sums_by_row(some, np.array([mine.sum()]), 100)
+            assert {"segment": part["segment"]} | {k: v.item() for k, v in alone.items()} == part
+
+
+@needs_shared
+def test_segments_under_real_templates(templated, student):
+    """Of every template that renders a conversation: reasoning, answers and calls are the row."""
+    rows, seen = [], set()
+    for name, turns in itertools.product(TEMPLATES, (AGENT, TWO_ANSWERS, *CONVERSATIONS[:2])):
+        tools = TOOLS if turns is AGENT else None
+        how = How(max_length=9_999, segments=(("number", r"\d+"),))
+        try:
+            made = encode(turns, real(templated, name), how, tools)
+        except BadRow:
+            continue
+        seen.add(name)
+        rows.append(dict.fromkeys(f.name for f in ENCODED_ROWS) | made._asdict())
+    assert len(seen) > len(TEMPLATES) * 0.8
+    assert all(len(row["token_segments"]) == sum(row["sentences"]) for row in rows)
+    wanted = Wanted(r_max=100, segments=("number", *PARTS))
+    table = pa.RecordBatch.from_pylist(rows, pa.schema(list(ENCODED_ROWS)))
+    scores = Scorer(student, wanted, 4096, "f").score(table)[0].to_pylist()
+    for row in scores:
+        check_adds_up(row["segments"], row)
+    assert {part["segment"] for row in scores for part in row["segments"]} == {"number", *PARTS}
+
+
 def test_segments_add_up_to_the_row(scored):
     for row in scored:
-        for name in SUMS:
-            total = sum(part[name] for part in row["segments"])
-            exact = isinstance(row[name], int)
-            assert total == (row[name] if exact else pytest.approx(row[name], rel=1e-9)), name
+        check_adds_up(row["segments"], row)
     assert [part["segment"] for part in scored[0]["segments"]] == ["number", "reasoning", "answer"]
     assert [part["segment"] for part in scored[-1]["segments"]] == ["number"]
 
@@ -298,8 +366,8 @@ def test_rescoring_keeps_segments_only_under_the_same_r_max(tokenizer, student):
 def store_of(folder, *, segments: bool = True, later: bool = True) -> Store:
     """A store of two teachers: A has the lower rsr, B the lower rsr in its answers.
 
-    A's first trajectory has no reasoning, and no token within a sentence; without `later` it is of
-    an earlier version, too.
+    A's first trajectory has no reasoning, and no token within a sentence. Without `later` the
+    scores are of an earlier version.
     """
     rows, parts = [], {}
     for (t, teacher), p in itertools.product(enumerate("AB"), range(8)):
@@ -309,7 +377,7 @@ def store_of(folder, *, segments: bool = True, later: bool = True) -> Store:
         n, rank = (sum(column) for column in zip(*of_row.values(), strict=True))
         row = {"trajectory_id": f"{teacher}{p}", "prompt_id": f"p{p}", "teacher": teacher}
         row |= {"n_tokens": n, "rank_sum": rank, "surprisal_sum": 2.0 * n, "entropy_sum": 1.0 * n}
-        if later or not first:
+        if later:
             row |= {"high_entropy_sum": 5.0 + t}
             row |= {"n_within_sentences": 0 if first else 4}
             row |= {"surprisal_within_sentences_sum": 0.0 if first else 9.0 - t}
@@ -368,10 +436,15 @@ def test_teachers_on_a_segment(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("made", "options", "says"),
     [
-        ({"segments": False}, ("--segment", "answer"), "have segments; score with --segments"),
+        (
+            {"segments": False},
+            ("--segment", "answer"),
+            "score them with --segments, or",
+        ),
         ({}, ("--segment", "code"), "no trajectory has a value; segments are reasoning, answer"),
-        ({}, ("--segment", "answer", "--by", "hes"), "--by hes has none; rsr, rsr_mean"),
-        ({"later": False}, ("--by", "hes"), "an earlier version; score into a new store"),
+        ({}, ("--segment", "answer", "--by", "aslec_drop"), "--by aslec_drop cannot be had on a"),
+        ({}, ("--segment", "a/b"), "no trajectory has a value; segments are"),
+        ({"later": False}, ("--by", "hes"), "have high_entropy_sum, n_tokens; score them again"),
     ],
 )
 def test_what_a_store_does_not_have_is_refused_in_one_line(tmp_path, capsys, made, options, says):
@@ -391,7 +464,7 @@ def test_a_trajectory_without_a_value_is_left_out_and_counted(tmp_path, capsys):
     assert "1 trajectories have no aslec_drop and are left out" in found["notes"]
 
 
-def chosen(store: Store, **settings) -> dict[str, str]:
+def choice(store: Store, **settings) -> tuple[dict[str, str], Summary, ChooseConfig]:
     config = ChooseConfig(store=store.uri, student="m", out="o", **settings)
     names = sorted(store.units()[FINGERPRINT])
     found = Candidates(config, store, FINGERPRINT, names)
@@ -399,7 +472,11 @@ def chosen(store: Store, **settings) -> dict[str, str]:
     out = choose_prompts(rows, config).to_pylist()
     summary = Summary.added([out[-1]["summary"]])
     assert summary.sets["chosen"].metrics[config.criterion].n == len(out) - 1
-    return {row["prompt_id"]: row["teacher"] for row in out[:-1]}
+    return {row["prompt_id"]: row["teacher"] for row in out[:-1]}, summary, config
+
+
+def chosen(store: Store, **settings) -> dict[str, str]:
+    return choice(store, **settings)[0]
 
 
 def test_choose_on_a_segment(tmp_path, monkeypatch):
@@ -411,10 +488,22 @@ def test_choose_on_a_segment(tmp_path, monkeypatch):
     assert chosen(store, segment="reasoning") == of_a
     with pytest.raises(UserError, match="--by random has no segments"):
         chosen(store, segment="answer", by="random")
-    with pytest.raises(UserError, match="score with --segments, into a new store"):
-        chosen(store_of(tmp_path / "bare", segments=False), segment="answer")
-    with pytest.raises(UserError, match="hes: not all rows .* score into a new store"):
-        chosen(store_of(tmp_path / "old", later=False), by="hes")
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "says"),
+    [
+        ({"segments": False}, {"segment": "answer"}, "rsr on answer: score with --segments, or"),
+        ({}, {"segment": "code"}, "rsr on code: score with --segments, or --segment NAME=REGEX"),
+        ({"later": False}, {"by": "hes"}, "no candidate has a value for hes: score again"),
+    ],
+)
+def test_a_choice_by_what_a_store_does_not_have(tmp_path, monkeypatch, made, settings, says):
+    monkeypatch.setattr("rsr_ray.choose.candidates.version_of", lambda *_: "a" * 12)
+    _, summary, config = choice(store_of(tmp_path, **made), **settings)
+    assert summary.dropped == {"no_value": 16}
+    with pytest.raises(UserError, match=says):
+        make_manifest(config, FINGERPRINT, summary, [])
 
 
 def test_a_metric_on_a_segment_is_the_metric_of_its_sums():
@@ -442,5 +531,5 @@ def test_rows_of_earlier_runs_read_as_null(tmp_path):
     loaded = rsr_ray.load_scored(store)
     assert rsr_ray.rank_teachers(loaded, REGISTRY["rsr"]).teachers[0].teacher == "A"
     for metric in (REGISTRY["hes"], REGISTRY["aslec_drop"]):
-        with pytest.raises(UserError, match="earlier version; score into a new store"):
+        with pytest.raises(UserError, match="score them again"):
             rsr_ray.rank_teachers(loaded, metric)

@@ -43,7 +43,9 @@ CHOSEN = pa.schema(
 def candidates_of(metric: Metric | None) -> pa.Schema:
     """CANDIDATES, with the columns of a metric of a segment."""
     more = metric.columns if metric and metric.segment else ()
-    fields = [SCORES.field(name.split("/")[1]).remove_metadata().with_name(name) for name in more]
+    fields = [
+        SCORES.field(name.rpartition("/")[2]).remove_metadata().with_name(name) for name in more
+    ]
     return pa.schema([*CANDIDATES, *fields])
 
 

@@ -124,15 +124,22 @@ def sum_by_turn(
 
 
 def sum_by_segment(
-    tokens: Tokens, segments: np.ndarray, names: Sequence[str], r_max: int
-) -> list[PartSums]:
-    """The sums of each segment that a row has, in the order of `names`; `segments` int [N] has
-    the place among them of each token's.
+    tokens: Tokens, lengths: np.ndarray, segments: np.ndarray, names: Sequence[str], r_max: int
+) -> list[list[PartSums]]:
+    """`metric_sums_by_row` of each segment that a row has, in the order of `names`, row by row.
+
+    `segments` int [N] has the place among `names` of the segment that each token is in.
     """
-    together = np.argsort(segments, kind="stable")
-    which, lengths = np.unique(segments, return_counts=True)
-    sums = sum_by_row(Tokens(*(values[together] for values in tokens)), lengths, r_max)
-    return _labelled("segment", [names[n] for n in which], sums)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    part = rows * len(names) + segments
+    together = np.argsort(part, kind="stable")
+    parts, sizes = np.unique(part, return_counts=True)
+    sums = metric_sums_by_row(Tokens(*(values[together] for values in tokens)), sizes, r_max)
+    found: list[list[PartSums]] = [[] for _ in lengths]
+    labelled = _labelled("segment", [names[n] for n in parts % len(names)], sums)
+    for row, one in zip((parts // len(names)).tolist(), labelled, strict=True):
+        found[row].append(one)
+    return found
 
 
 def _labelled(label: str, values: Sequence[Any], sums: dict[str, np.ndarray]) -> list[PartSums]:

@@ -218,10 +218,9 @@ class Scorer:
                 for row, of_row in zip(tokens, runs, strict=True)
             ]
         if names := self.wanted.segments:
-            parts["segments"] = [
-                sum_by_segment(row, segments, names, r_max)
-                for row, segments in zip(tokens, _arrays(rows["token_segments"]), strict=True)
-            ]
+            lengths = np.array([len(row.rank) for row in tokens])
+            segments = rows["token_segments"].flatten().to_numpy()
+            parts["segments"] = sum_by_segment(Tokens.join(tokens), lengths, segments, names, r_max)
         return parts
 
 

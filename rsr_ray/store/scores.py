@@ -167,7 +167,7 @@ class Scores:
                 pa.nulls(rows.num_rows, SCORES.field(missing).type),
             )
         for nested in (column for column in wanted if "/" in column):
-            rows = rows.append_column(nested, _of_segment(rows["segments"], *nested.split("/")))
+            rows = rows.append_column(nested, _of_segment(rows["segments"], *nested.rsplit("/", 1)))
         return rows.select(wanted)
 
     def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, int]:
