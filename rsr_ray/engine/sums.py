@@ -8,7 +8,7 @@ import numpy as np
 from rsr_ray.metrics import FIRST_TOKENS, HARDEST, HIGH_ENTROPY, IMPROBABLE, LEAST_SURPRISAL
 
 FIXED_POINT_BITS = 32  # resolution 2.3e-10
-PartSums = dict[str, Any]  # `turn` or `segment`, and the sums over its tokens by name
+PartSums = dict[str, float | str]  # `turn` or `segment`, and the sums over its tokens by name
 
 
 class Tokens(NamedTuple):
