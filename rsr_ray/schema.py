@@ -75,6 +75,12 @@ DROPPED: dict[str, str] = {
     "not_verified": "The corpus says that the answer is not correct (--verified).",
     "no_verdict": "The corpus does not say whether the answer is correct (--verified).",
     "no_value": "It has no value for the metric.",
+    "eval_exact": "Its prompt is in --eval-set.",
+    "eval_normalized": (
+        "Its prompt is in --eval-set but for letter case, punctuation and white space."
+    ),
+    "eval_near": "Its prompt is nearly one of --eval-set (--eval-overlap).",
+    "trainer_length": "An answer to its prompt is cut at --trainer-length (arms).",
     "missing": "Its shard is missing, or was replaced since it was scored (--skip-missing).",
 }
 

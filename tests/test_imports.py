@@ -64,6 +64,7 @@ FLOORS = [
     "decide",
     "run",
     "race choose",
+    "arms",
     "report",
     "nightly bench demo",
     "cli",

@@ -21,7 +21,7 @@ from rsr_ray.choose.files import clear, refuse_foreign, write_files
 from rsr_ray.choose.manifest import Manifest, make_manifest
 from rsr_ray.choose.prompts import choose_prompts
 from rsr_ray.choose.summary import Summary
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import ChooseConfig, PoolConfig
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import put
 from rsr_ray.run.display import at_stage
@@ -96,7 +96,7 @@ def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
 
 
 def notes(
-    config: ChooseConfig, store: Store, fingerprint: str, names: list[str], *, said_complete: int
+    config: PoolConfig, store: Store, fingerprint: str, names: list[str], *, said_complete: int
 ) -> list[str]:
     """What the store lacks, and whether local naturalness says another thing than the global one.
 
@@ -118,19 +118,24 @@ def notes(
     return said + naturalness_notes({name: rows[name].to_numpy() for name in columns})
 
 
+def read_candidates(find: Candidates, names: list[str]) -> "ray.data.Dataset":
+    """The lazy dataset of the CANDIDATES rows of these units."""
+    import ray.data
+
+    objects = _batches(names, 1 if find.reads_corpus else READ_UNITS)
+    return ray.data.from_arrow(list(objects)).map_batches(
+        find.read, batch_size=None, batch_format="pyarrow"
+    )
+
+
 def _choose_rows(
     config: ChooseConfig, store: Store, fingerprint: str, names: list[str]
 ) -> tuple["ray.data.Dataset", Summary]:
     """The chosen rows as a dataset of CHOSEN in Ray's object store, and the partitions' summary."""
-    import ray.data
-
     one_partition = config.max_share is not None  # a cap is on the shares of all rows
     partitions = 1 if one_partition else int(np.clip(n_rows(names) // PARTITION_ROWS, 2, 200))
-    find = Candidates(config, store, fingerprint, names)
-    objects = _batches(names, 1 if find.reads_corpus else READ_UNITS)
     chosen = (
-        ray.data.from_arrow(list(objects))
-        .map_batches(find.read, batch_size=None, batch_format="pyarrow")
+        read_candidates(Candidates(config, store, fingerprint, names), names)
         .repartition(partitions, keys=["prompt_id"])
         .map_batches(choose_prompts, batch_size=None, batch_format="pyarrow", fn_args=(config,))
         .materialize()

@@ -1,4 +1,5 @@
-"""The commands that answer from a store: teachers, compare, choose, report, correlate.
+"""The commands that answer from a store: teachers, compare, choose, arms, report,
+correlate.
 
 What a command needs is imported when it runs, because --help may not wait for it.
 """
@@ -8,6 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
+from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import safe
 
@@ -102,6 +104,19 @@ def choose(config: ChooseConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_choice(manifest, console())
+    return 0
+
+
+def arms(config: ArmsConfig, as_json: bool) -> int:
+    from rsr_ray.arms.arms import make_arms
+    from rsr_ray.report.terminal.arms import print_arms
+    from rsr_ray.report.terminal.console import console
+
+    manifest = make_arms(config)
+    if as_json:
+        print(json.dumps(manifest.to_json()))
+    else:
+        print_arms(manifest, console())
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rsr_ray.cli import answers, runs, upkeep
 from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
+from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.config.demo import BenchConfig, DemoConfig, MetricsConfig
 from rsr_ray.config.nightly import NightlyConfig
@@ -17,7 +18,7 @@ from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig
 PURPOSES = {
     "look first": ("preview", "doctor"),
     "run": ("score", "race", "nightly"),
-    "decide": ("teachers", "compare", "choose", "report"),
+    "decide": ("teachers", "compare", "choose", "arms", "report"),
     "check the method": ("correlate", "metrics", "rescore", "bench"),
     "fix": ("rejects", "check"),
     "try": ("demo",),
@@ -108,6 +109,12 @@ COMMANDS = {
             help="write the best trajectories per prompt as training data",
             config=ChooseConfig,
             run=answers.choose,
+        ),
+        Command(
+            name="arms",
+            help="write several training sets to compare: exact quotas, the same tokens in each",
+            config=ArmsConfig,
+            run=answers.arms,
         ),
         Command(
             name="preview",

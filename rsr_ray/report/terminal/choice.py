@@ -26,7 +26,7 @@ def print_choice(manifest: "Manifest", out: Console) -> None:
     seed = manifest.config.seed
     random = f"random: the same number per prompt, sampled at random (seed {seed})"
     out.print(Text(random, style="dim"))
-    _print_left_out(manifest, out)
+    print_left_out(manifest.rows, manifest.candidates, manifest.dropped, out)
     print_notes(manifest.notes, out)
     _print_prompts(manifest, out)
     _print_files(manifest, out)
@@ -69,14 +69,13 @@ def _means_table(manifest: "Manifest") -> Table:
     return table
 
 
-def _print_left_out(manifest: "Manifest", out: Console) -> None:
+def print_left_out(rows: int, candidates: int, dropped: dict[str, int], out: Console) -> None:
     """Of the scored rows, how many are no candidates, and why."""
     equation = (
-        f"{manifest.rows:,} scored rows = {manifest.candidates:,} candidates + "
-        f"{sum(manifest.dropped.values()):,} left out"
+        f"{rows:,} scored rows = {candidates:,} candidates + {sum(dropped.values()):,} left out"
     )
     out.print(Text(equation))
-    for why, n in manifest.dropped.items():
+    for why, n in dropped.items():
         out.print(Text(f"  {n:,} {why}: {_why_dropped(why)}"))
 
 
