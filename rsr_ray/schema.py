@@ -76,11 +76,9 @@ DROPPED: dict[str, str] = {
     "no_verdict": "The corpus does not say whether the answer is correct (--verified).",
     "no_value": "It has no value for the metric.",
     "eval_exact": "Its prompt is in --eval-set.",
-    "eval_normalized": (
-        "Its prompt is in --eval-set but for letter case, punctuation and white space."
-    ),
-    "eval_near": "Its prompt is nearly one of --eval-set (--eval-overlap).",
-    "trainer_length": "An answer to its prompt is cut at --trainer-length (arms).",
+    "eval_normalized": ("Its prompt is in --eval-set, ignoring case, punctuation and whitespace."),
+    "eval_near": "Its prompt is close to one in --eval-set (--eval-overlap).",
+    "trainer_length": "An answer to its prompt is longer than --trainer-length (arms).",
     "missing": "Its shard is missing, or was replaced since it was scored (--skip-missing).",
 }
 

@@ -154,7 +154,7 @@ def test_places_are_those_of_a_slow_definition():
         assert got == pytest.approx(expected)
 
 
-# --- against enumeration---------------------------------------------------------------------------
+# --- against enumeration --------------------------------------------------------------------------
 
 
 def small_pool(rng: np.random.Generator, n: int, n_arms: int) -> Pool:
@@ -302,7 +302,7 @@ def test_what_arms_have_in_common_is_counted():
     assert pair.prompts == len(prompts[0] & prompts[1])
 
 
-# --- what cannot be--------------------------------------------------------------------------------
+# --- what cannot be -------------------------------------------------------------------------------
 
 
 def refused(ranked: RankedCandidates, asked: ArmsConfig) -> str:
@@ -313,7 +313,7 @@ def refused(ranked: RankedCandidates, asked: ArmsConfig) -> str:
 
 def taken_up(said: str, asked: dict) -> dict:
     """The settings with the first way out that a message names."""
-    option, values = re.search(r"What would do: --([a-z-]+) ([^,]*?)(?=, or |$)", said).groups()
+    option, values = re.search(r"To fix it, pass --([a-z-]+) ([^,]*?)(?=, or |$)", said).groups()
     words = values.split()
     new = dict(asked)
     name = option.replace("-", "_")
@@ -353,10 +353,10 @@ def test_arms_that_cannot_be_are_refused_with_a_way_out_that_works(prompts, aske
     asked = {"tolerance": 0.05} | asked
     said = refused(ranked, config(**asked))
     assert says in said
-    assert "What would do: " in said
-    if "leave out" in said:
+    assert "To fix it, " in said
+    if "leave matched-low" in said:
         new = asked | {"arms": ("low", "high")}
-        assert "or --per-teacher 1" in said
+        assert "or pass --per-teacher 1" in said
     else:
         new = taken_up(said, asked)
         assert new != asked
@@ -385,19 +385,19 @@ def test_a_teacher_that_has_nothing_is_named():
     ("changes", "says"),
     [
         ({"arms": ("low", "hgih")}, "--arms hgih: did you mean high?"),
-        ({"arms": ("low", "matched-high")}, "has the lengths of high; name that too"),
-        ({"arms": ("low",)}, "name at least two"),
-        ({"arms": ("low", "low")}, "each once"),
-        ({"quotas": ("t0",)}, "give TEACHER=N"),
-        ({"quotas": ("t0=0",)}, "give TEACHER=N"),
-        ({"quotas": ("t0=1", "t0=2")}, "names a teacher twice"),
-        ({"quotas": ("t0=1",), "teachers": ("t1",)}, "--teachers leaves it out"),
-        ({"per_teacher": None}, "give --per-teacher N, or --quotas"),
+        ({"arms": ("low", "matched-high")}, "copies the lengths of high; add high"),
+        ({"arms": ("low",)}, "--arms low: name at least two different arms"),
+        ({"arms": ("low", "low")}, "name at least two different arms"),
+        ({"quotas": ("t0",)}, "use TEACHER=N"),
+        ({"quotas": ("t0=0",)}, "use TEACHER=N"),
+        ({"quotas": ("t0=1", "t0=2")}, "a teacher appears twice"),
+        ({"quotas": ("t0=1",), "teachers": ("t1",)}, "not in --teachers"),
+        ({"per_teacher": None}, "pass --per-teacher N or --quotas"),
         ({"match": ("token",)}, "--match token: choose tokens, flops, prompts or none"),
-        ({"match": ("none", "tokens")}, "--match none: stands alone"),
-        ({"match": ("prompts",), "tokens": 5}, "goes with --match tokens"),
-        ({"match": ("prompts",), "disjoint": "prompts"}, "asks for the same prompts"),
-        ({"tolerance": 0.0}, "must be a share"),
+        ({"match": ("none", "tokens")}, "--match none cannot be combined"),
+        ({"match": ("prompts",), "tokens": 5}, "--tokens requires --match tokens"),
+        ({"match": ("prompts",), "disjoint": "prompts"}, "contradicts --match prompts"),
+        ({"tolerance": 0.0}, "must be between 0 and 1"),
         ({"by": "rsr_"}, "no such metric"),
         ({"by": "random"}, "no such metric"),
     ],

@@ -103,8 +103,8 @@ def make_arms(config: ArmsConfig) -> ArmsManifest:
                 raise
     clear(config)
     raise RunError(
-        f"after {ROUNDS} rounds there are still rows that the trainer cuts at "
-        f"{config.trainer_length:,} tokens: --max-tokens leaves long ones out from the start"
+        f"after {ROUNDS} rounds some rows are still longer than --trainer-length "
+        f"{config.trainer_length:,}: leave out long rows from the start with --max-tokens"
     )
 
 
@@ -164,7 +164,7 @@ def _nothing(rows: pa.Table, config: ArmsConfig) -> str:
     if counts.get("no_value"):
         return f"no candidate has a value of {config.by}: score with --metrics {config.by}"
     why = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
-    return f"of {rows.num_rows:,} scored rows none is left: {why or 'the store has no rows'}"
+    return f"none of {rows.num_rows:,} scored rows is a candidate: {why or 'the store has no rows'}"
 
 
 def _dropped(rows: pa.Table) -> dict[str, int]:

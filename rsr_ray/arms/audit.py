@@ -9,6 +9,7 @@ assistant as were scored. End markers, which most trainers train on as well, are
 import dataclasses
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from rsr_ray.config.score import ScoreConfig
 from rsr_ray.config.settings import MOST
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.encode.encode import encode_row
 from rsr_ray.encode.how import How
 from rsr_ray.encode.rendering import render
@@ -27,7 +29,6 @@ from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject
 from rsr_ray.run.display import at_stage
 from rsr_ray.store.store import Store
-from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.tokenizer import load_tokenizer
 
 EXAMPLES = 5
@@ -35,11 +36,21 @@ AUDITED = pa.schema(
     [
         ("trajectory_id", pa.string()),
         ("prompt_id", pa.string()),
-        ("length", pa.int64()),  # of the whole rendering; null if it could not be rendered
-        ("differs", pa.string()),  # why; null if the tokens are those that were scored
+        ("length", pa.int64()),
+        ("differs", pa.string()),
     ]
 )
 READING = Reading(teacher="any")
+
+
+@dataclass(frozen=True)
+class AuditedRow:
+    """What a trainer would make of a written row."""
+
+    trajectory_id: str
+    prompt_id: str
+    length: int | None  # tokens of the whole rendering; None if it cannot be rendered
+    differs: str | None  # why its tokens are not those that were scored; None if they are
 
 
 def audit_arms(
@@ -67,23 +78,24 @@ def audit_arms(
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
         rows = pa.concat_tables(found).sort_by("trajectory_id").to_pylist()
-    return summarize(rows, config.trainer_length)
+    return summarize([AuditedRow(**row) for row in rows], config.trainer_length)
 
 
-def summarize(rows: list[dict[str, Any]], trainer_length: int | None) -> tuple[Audit, list[str]]:
-    """Of AUDITED rows."""
+def summarize(rows: list[AuditedRow], trainer_length: int | None) -> tuple[Audit, list[str]]:
+    """The audit of these rows, and the prompts of those longer than `trainer_length`."""
     limit = MOST if trainer_length is None else trainer_length
-    differ = [row for row in rows if row["differs"]]
-    cut = [row for row in rows if (row["length"] or 0) > limit]
+    reasons = Counter(row.differs for row in rows if row.differs)
+    examples = [f"{row.trajectory_id}: {row.differs}" for row in rows if row.differs]
+    cut = [row for row in rows if (row.length or 0) > limit]
     audit = Audit(
         rows=len(rows),
-        same=len(rows) - len(differ),
-        differ=dict(Counter(row["differs"] for row in differ).most_common()),
-        examples=[f"{row['trajectory_id']}: {row['differs']}" for row in differ[:EXAMPLES]],
+        same=len(rows) - len(examples),
+        differ=dict(reasons.most_common()),
+        examples=examples[:EXAMPLES],
         cut=len(cut),
-        longest=max((row["length"] or 0 for row in rows), default=0),
+        longest=max((row.length or 0 for row in rows), default=0),
     )
-    return audit, sorted({row["prompt_id"] for row in cut})
+    return audit, sorted({row.prompt_id for row in cut})
 
 
 def scored_by(store: Store, fingerprint: str) -> tuple[str, How]:
@@ -91,8 +103,8 @@ def scored_by(store: Store, fingerprint: str) -> tuple[str, How]:
     run = store.find_run(fingerprint)
     if run is None:
         raise UserError(
-            f"store {store.uri}: no record of a run says which tokenizer scored it: leave out "
-            "--audit and --trainer-length, and leave long rows out with --max-tokens"
+            f"store {store.uri}: no record of a run says which tokenizer scored it, so --audit and "
+            "--trainer-length cannot be used; leave out long rows with --max-tokens"
         )
     names = {field.name for field in dataclasses.fields(ScoreConfig)}
     settings = {name: value for name, value in run.config.items() if name in names}
@@ -106,31 +118,31 @@ def audit_files(files: pa.Table, source: str, how: How, endpoint: str | None) ->
     """Ray Data UDF over URIs of written files: AUDITED rows."""
     tokenizer = load_tokenizer(source, how.chat_template, how.proof)
     rows = [
-        audit_row(row, tokenizer, how)
+        dataclasses.asdict(audit_row(row, tokenizer, how))
         for uri in files["uri"].to_pylist()
         for row in read_file(uri, endpoint)
     ]
     return pa.Table.from_pylist(rows, AUDITED)
 
 
-def audit_row(row: dict[str, Any], tokenizer: Any, how: How) -> dict[str, Any]:
-    """An AUDITED row of a written one."""
-    facts = row["rsr_ray"]
-    names = {"trajectory_id": facts["trajectory_id"], "prompt_id": facts["prompt_id"]}
+def audit_row(row: Row, tokenizer: Any, how: How) -> AuditedRow:
+    """The audit of a written row."""
     try:
         ids = trainer_ids(row, tokenizer)
+        length, differs = len(ids), _differs(row, ids, tokenizer, how)
     except BadRow as e:
-        return names | {"length": None, "differs": f"the template refuses it: {e.detail[:100]}"}
-    return names | {"length": len(ids), "differs": _differs(row, ids, tokenizer, how)}
+        length, differs = None, f"the template cannot render it: {e.detail[:100]}"
+    facts = row["rsr_ray"]
+    return AuditedRow(facts["trajectory_id"], facts["prompt_id"], length, differs)
 
 
-def trainer_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:
+def trainer_ids(row: Row, tokenizer: Any) -> list[int]:
     """The tokens of a row as a trainer has them. Raises BadRow."""
     text = render(row["messages"], tokenizer, row.get("tools") or None)
     return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _differs(row: dict[str, Any], ids: list[int], tokenizer: Any, how: How) -> str | None:
+def _differs(row: Row, ids: list[int], tokenizer: Any, how: How) -> str | None:
     """Why a trainer would train on other tokens than were scored; None if it would not."""
     source = InputObject(uri="written", version="", size=0)
     read = canonical({"messages": row["messages"], "tools": row.get("tools")}, source, 0, READING)
@@ -142,5 +154,5 @@ def _differs(row: dict[str, Any], ids: list[int], tokenizer: Any, how: How) -> s
     if n != row["rsr_ray"]["n_tokens"]:
         return f"{'more' if n > row['rsr_ray']['n_tokens'] else 'fewer'} tokens than were scored"
     if ids[: len(scored["input_ids"])] != scored["input_ids"].tolist():
-        return "other tokens: the rendering is not that of scoring"
+        return "different tokens: it is rendered differently than when it was scored"
     return None

@@ -20,13 +20,13 @@ FORMULA = (
 def training_flops(store: Store, fingerprint: str, tokens: np.ndarray) -> np.ndarray:
     """FLOPs of one pass over rows of so many tokens, float64 [N]; the formula is FORMULA.
 
-    Raises UserError where the student's files are not at hand.
+    Raises UserError if the student's files are missing.
     """
     run = store.find_run(fingerprint)
     if run is None:
         raise UserError(
-            f"store {store.uri}: no record of a run says which student scored it, and so how large "
-            "it is: leave flops out of --match"
+            f"store {store.uri}: no record of a run says which student scored it, so its size is "
+            "unknown; remove flops from --match"
         )
     source = run.student.source
     try:
@@ -34,8 +34,8 @@ def training_flops(store: Store, fingerprint: str, tokens: np.ndarray) -> np.nda
         parameters = n_parameters(source)
     except OSError as e:
         raise UserError(
-            f"student {source}: its files are not here, and its size is not known: put them back, "
-            "or leave flops out of --match"
+            f"student {source}: its files are missing, so its size is unknown; restore them, or "
+            "remove flops from --match"
         ) from e
     config = config.get("text_config", config)
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]

@@ -26,7 +26,7 @@ def too_few(pool: Pool, request: Request, config: ArmsConfig) -> str:
     if config.disjoint != "none":
         overlapping = dataclasses.replace(wanted, disjoint="none")
         if fits(request.pool.take(usable(request.pool, overlapping)), overlapping):
-            ways.append("--disjoint none")
+            ways.append("pass --disjoint none")
     return f"{_shortage(pool, request, config)}. {_would_do(ways)}"
 
 
@@ -62,7 +62,7 @@ def why_not(pool: Pool, request: Request, config: ArmsConfig, *, is_proof: bool)
         plain = dataclasses.replace(wanted, copies=())
         if solve_block(pool, plain).chosen is not None:
             names = [config.arms[control] for control, _ in wanted.copies]
-            ways = [f"leave out {' and '.join(names)}"]
+            ways = [f"leave {' and '.join(names)} out of --arms"]
             ways += _quotas_that(_solvable(pool, wanted), request, config)
             return (
                 f"{there}: too few trajectories of the same lengths are left for "
@@ -90,7 +90,7 @@ def _not_so_alike(pool: Pool, closest: np.ndarray, request: Request, config: Arm
         tokens = math.floor(least[at] * (2 + tolerance) / 2)
         what += f", at {least[at]:,.0f} to {most[at]:,.0f} tokens, not {config.tokens:,}"
         options.insert(0, f"--tokens {tokens}")
-    return f"{what}. {_would_do([' '.join(options)])}"
+    return f"{what}. {_would_do([f'pass {' '.join(options)}'] if options else [])}"
 
 
 def _rules(config: ArmsConfig) -> str:
@@ -133,9 +133,9 @@ def _quotas_that(
     if not some.any():
         return []
     if config.per_teacher is not None:
-        return [f"--per-teacher {some.max()}"]
+        return [f"pass --per-teacher {some.max()}"]
     pairs = zip(request.teachers, some.tolist(), strict=True)
-    return ["--quotas " + " ".join(f"{name}={n}" for name, n in pairs if n)]
+    return ["pass --quotas " + " ".join(f"{name}={n}" for name, n in pairs if n)]
 
 
 def _scaled(quotas: np.ndarray, share: float, config: ArmsConfig) -> np.ndarray:
@@ -146,7 +146,6 @@ def _scaled(quotas: np.ndarray, share: float, config: ArmsConfig) -> np.ndarray:
 
 
 def _would_do(ways: list[str]) -> str:
-    ways = [way for way in ways if way]
     if not ways:
-        return "Ask for fewer arms, or give more trajectories"
-    return f"What would do: {', or '.join(ways)}"
+        return "Ask for fewer arms, or score more trajectories"
+    return f"To fix it, {', or '.join(ways)}"

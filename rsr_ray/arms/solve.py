@@ -20,8 +20,8 @@ def solve_request(request: Request, config: ArmsConfig) -> np.ndarray:
     n = int(wanted.quotas.sum())
     if wanted.same_prompts and n % config.k:
         raise UserError(
-            f"--k {config.k} with --match prompts: each prompt has {config.k} trajectories in an "
-            f"arm, and the quotas add up to {n:,}: make them a multiple"
+            f"--k {config.k} with --match prompts: the quotas must add up to a multiple of "
+            f"{config.k}, not {n:,}"
         )
     if not fits(pool, wanted):
         raise UserError(too_few(pool, request, config))

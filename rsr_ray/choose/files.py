@@ -28,6 +28,7 @@ from rsr_ray.choose.columns import ADDED, WRITTEN, common_schema
 from rsr_ray.choose.whole_rows import whole_rows
 from rsr_ray.config.arms import ARMS
 from rsr_ray.config.choose import PoolConfig
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.files.objects import InputObject, delete, get, list_files, put
 
@@ -99,7 +100,7 @@ def write_files(
 
 
 def settle_files(
-    written: list[dict[str, Any]], n_chosen: int, config: PoolConfig
+    written: list[Row], n_chosen: int, config: PoolConfig
 ) -> tuple[list[WrittenFile], dict[str, str]]:
     """WRITTEN rows of all files of `config.out`, as files of the same columns, and these."""
     files = {file["name"]: file for file in written}
@@ -128,7 +129,7 @@ def _check_keep(there: set[str], config: PoolConfig) -> None:
         )
 
 
-def _rewritten(names: list[str], schema: pa.Schema, config: PoolConfig) -> list[dict[str, Any]]:
+def _rewritten(names: list[str], schema: pa.Schema, config: PoolConfig) -> list[Row]:
     """The files written again with the schema: WRITTEN rows."""
     import ray.data
 
@@ -180,7 +181,7 @@ def _schema(serialized: bytes) -> pa.Schema:
     return pa.ipc.read_schema(pa.BufferReader(serialized))
 
 
-def read_file(uri: str, endpoint: str | None) -> list[dict[str, Any]]:
+def read_file(uri: str, endpoint: str | None) -> list[Row]:
     """The rows of a file that was written."""
     data = get(uri, endpoint)
     if uri.endswith(".parquet"):
@@ -198,7 +199,7 @@ def _json_lines(table: pa.Table) -> bytes:
     return "".join(f"{_json(row)}\n" for row in table.to_pylist()).encode()
 
 
-def _json(row: dict[str, Any]) -> str:
+def _json(row: Row) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:

@@ -20,7 +20,7 @@ import numpy as np
 
 from rsr_ray.corpus.identity import name_of
 from rsr_ray.corpus.pairs import QUESTIONS
-from rsr_ray.corpus.row_faults import Unreadable
+from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_rows
 from rsr_ray.corpus.shapes import shape_of, value_at
 from rsr_ray.corpus.shards import list_corpus
@@ -120,7 +120,7 @@ def read_eval_set(
     return EvalSet(prompts, least_overlap)
 
 
-def _asked(row: dict[str, Any], column: str | None) -> str | None:
+def _asked(row: Row, column: str | None) -> str | None:
     """The prompt of a row of an evaluation set."""
     if column is not None:
         return _text(value_at(row, column))

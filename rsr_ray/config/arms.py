@@ -17,44 +17,48 @@ MATCHES = ("tokens", "flops", "prompts")
 class ArmsConfig(PoolConfig):
     """What `rsr-ray arms` does."""
 
-    by: str = option("metric that low, middle and high go by (rsr-ray metrics lists them)", "rsr")
-    k: int = option("most trajectories of a prompt in an arm", 1)
+    by: str = option("metric that defines low, middle and high (rsr-ray metrics lists them)", "rsr")
+    k: int = option("maximum trajectories per prompt in an arm", 1)
     arms: tuple[str, ...] = option(
-        f"the arms to train on: {', '.join(ARMS)}; matched-ARM is random with the lengths of ARM",
+        f"arms to write: {', '.join(ARMS)}; matched-ARM is random with the lengths of ARM",
         ("low", "high", "random"),
         metavar="ARM",
     )
-    per_teacher: int | None = option("trajectories of every teacher in every arm", None)
+    per_teacher: int | None = option("trajectories per teacher in each arm", None)
     quotas: tuple[str, ...] = option(
-        "trajectories of each named teacher in every arm; no other teacher is taken",
+        "trajectories of each named teacher in each arm; other teachers are left out",
         (),
         metavar="TEACHER=N",
     )
     match: tuple[str, ...] = option(
-        "what all arms have the same of, within --tolerance: target tokens, training FLOPs; and "
-        "prompts, exactly; or none",
+        "what all arms match in: target tokens or training FLOPs within --tolerance, prompts "
+        "exactly; or none",
         ("tokens",),
         metavar="{tokens,flops,prompts,none}",
     )
     tokens: int | None = option(
-        "target tokens of every arm; default: as many as a random draw has on average", None
+        "target tokens of each arm; default: the average of a random draw", None
     )
-    tolerance: float = option("how far the largest arm may be above the smallest, as a share", 1e-3)
+    tolerance: float = option(
+        "largest relative difference between the largest and the smallest arm", 1e-3
+    )
     disjoint: str = option(
-        "what no two arms have in common: trajectories, prompts (and so trajectories), or none: "
-        "they may overlap",
+        "what no two arms may share: trajectories, prompts (and thus trajectories), or none (arms "
+        "may overlap)",
         "trajectories",
         choices=("trajectories", "prompts", "none"),
     )
     trainer_length: int | None = option(
-        "tokens at which the trainer cuts a row: prompts with a longer row are left out", None
+        "tokens at which the trainer cuts a row; prompts with a longer row are left out", None
     )
     audit: bool = option(
-        "encode what was written as a trainer does, and compare its tokens with those scored; "
+        "encode the written files as a trainer does and compare the tokens with the scored ones; "
         "needs the student's tokenizer",
         False,
     )
-    seed: int = option("random seed of the random arms, and of the prompts that are tried", 0)
+    seed: int = option(
+        "random seed for the random arms and the order in which prompts are tried", 0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,15 +70,14 @@ class ArmsConfig(PoolConfig):
             if name not in (*MATCHES, "none"):
                 raise UserError(f"--match {name}: choose {', '.join(MATCHES)} or none")
         if "none" in self.match and len(self.match) > 1:
-            raise UserError("--match none: stands alone")
+            raise UserError("--match none cannot be combined with other values")
         if self.tokens is not None and "tokens" not in self.match:
-            raise UserError("--tokens: goes with --match tokens")
+            raise UserError("--tokens requires --match tokens")
         if self.disjoint == "prompts" and "prompts" in self.match:
-            raise UserError("--disjoint prompts: --match prompts asks for the same prompts")
+            raise UserError("--disjoint prompts contradicts --match prompts: pass only one of them")
         if not 0 < self.tolerance < 1:
             raise UserError(
-                f"--tolerance {self.tolerance:g}: must be a share, above 0 and under 1 "
-                "(0.001 for 0.1%)"
+                f"--tolerance {self.tolerance:g}: must be between 0 and 1 (for 0.1%, use 0.001)"
             )
         check_least(self, 1, "tokens", "trainer_length")
 
@@ -85,23 +88,26 @@ class ArmsConfig(PoolConfig):
                 meant = did_you_mean(name, ARMS) or f"choose {', '.join(ARMS)}"
                 raise UserError(f"--arms {name}: {meant}")
             if name in COPIES and COPIES[name] not in self.arms:
-                raise UserError(f"--arms {name}: has the lengths of {COPIES[name]}; name that too")
+                arm = COPIES[name]
+                raise UserError(f"--arms {name} copies the lengths of {arm}; add {arm}")
         if len(self.arms) < 2 or len({*self.arms}) < len(self.arms):
-            raise UserError(f"--arms {' '.join(self.arms)}: name at least two, each once")
+            raise UserError(f"--arms {' '.join(self.arms)}: name at least two different arms")
 
     def _check_quotas(self) -> None:
         """Raise UserError unless it is said how many rows there are of each teacher."""
         if (self.per_teacher is None) == (not self.quotas):
-            raise UserError("give --per-teacher N, or --quotas TEACHER=N ...: rows in every arm")
+            raise UserError(
+                "pass --per-teacher N or --quotas TEACHER=N ... (trajectories in each arm), not both"
+            )
         check_least(self, 1, "per_teacher")
         for pair in self.quotas:
             teacher, _, n = pair.rpartition("=")
             if not teacher or not n.isdecimal() or not int(n):
-                raise UserError(f"--quotas {pair}: give TEACHER=N, a whole number from 1")
+                raise UserError(f"--quotas {pair}: use TEACHER=N with N at least 1")
         if len(self.quota) < len(self.quotas):
-            raise UserError("--quotas: names a teacher twice")
+            raise UserError("--quotas: a teacher appears twice; remove one")
         if missing := sorted({*self.quota} - {*self.teachers}) if self.teachers else []:
-            raise UserError(f"--quotas {missing[0]}: --teachers leaves it out")
+            raise UserError(f"--quotas {missing[0]}: not in --teachers; add it there")
 
     @property
     def quota(self) -> dict[str, int]:

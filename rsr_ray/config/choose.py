@@ -53,8 +53,8 @@ class PoolConfig:
         metavar="COLUMN",
     )
     eval_set: str | None = option(
-        "evaluation set (JSON Lines, JSON or Parquet): prompts that are in it, or nearly, are left "
-        "out",
+        "evaluation set (JSON Lines, JSON or Parquet); prompts that are in it, or close to one in "
+        "it, are left out",
         None,
         metavar="FILE",
     )
@@ -63,7 +63,7 @@ class PoolConfig:
         None,
     )
     eval_overlap: float = option(
-        "share of 5-grams in common from which two prompts are nearly the same", 0.5
+        "share of 5-grams in common from which a prompt is close to another", 0.5
     )
     seed: int = option(
         "random seed for --by random and for the random choice that each choice is compared with",

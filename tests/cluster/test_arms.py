@@ -154,10 +154,10 @@ def test_the_audit_finds_what_a_trainer_would_not_see_as_scored(demo_store, tmp_
     (fingerprint,) = store.units()
     source, how = scored_by(store, fingerprint)
     tokenizer = load_tokenizer(source)
-    assert audit_row(row, tokenizer, how)["differs"] is None
+    assert audit_row(row, tokenizer, how).differs is None
 
     def differs(**changes):
-        return audit_row({**row, **changes}, tokenizer, how)["differs"]
+        return audit_row({**row, **changes}, tokenizer, how).differs
 
     longer = [
         *row["messages"][:-1],
@@ -197,7 +197,7 @@ def test_the_command_prints_the_arms_side_by_side(demo_store, tmp_path, capsys):
                  "and no trajectory."):  # fmt: skip
         assert text in said
     assert main(["arms", *options, "--overwrite", "--per-teacher", "25"]) == 2
-    assert "What would do: --per-teacher 10" in capsys.readouterr().err
+    assert "To fix it, pass --per-teacher 10" in capsys.readouterr().err
 
 
 def test_a_choice_leaves_out_an_evaluation_set_as_well(demo_store, tmp_path, capsys):

@@ -92,18 +92,12 @@ def _teachers_table(manifest: "ArmsManifest") -> Table:
 def _in_common(manifest: "ArmsManifest") -> str:
     """What arms share, in a sentence."""
     trajectories = max(pair.trajectories for pair in manifest.common)
+    shared = f"up to {trajectories:,} trajectories" if trajectories else "no trajectory"
     if "prompts" in manifest.config.match:
-        prompts = "All arms have the same prompts"
-    else:
-        most = max(pair.prompts for pair in manifest.common)
-        prompts = (
-            f"Two arms have at most {counted(most, 'prompt')} in common"
-            if most
-            else ("No two arms have a prompt in common")
-        )
-    if not trajectories:
-        return f"{prompts}, and no trajectory."
-    return f"{prompts}, and two have up to {trajectories:,} trajectories in common."
+        return f"All arms have the same prompts; any two share {shared}."
+    prompts = max(pair.prompts for pair in manifest.common)
+    also = f"up to {counted(prompts, 'prompt')}" if prompts else "no prompt"
+    return f"Any two arms share {also} and {shared}."
 
 
 def _print_audit(audit: "Audit", trainer_length: int | None, out: Console) -> None:
