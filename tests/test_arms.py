@@ -392,7 +392,7 @@ def test_a_teacher_that_has_nothing_is_named():
         ({"quotas": ("t0=0",)}, "use TEACHER=N"),
         ({"quotas": ("t0=1", "t0=2")}, "a teacher appears twice"),
         ({"quotas": ("t0=1",), "teachers": ("t1",)}, "not in --teachers"),
-        ({"per_teacher": None}, "pass --per-teacher N or --quotas"),
+        ({"per_teacher": None}, "pass either --per-teacher N or --quotas"),
         ({"match": ("token",)}, "--match token: choose tokens, flops, prompts or none"),
         ({"match": ("none", "tokens")}, "--match none cannot be combined"),
         ({"match": ("prompts",), "tokens": 5}, "--tokens requires --match tokens"),

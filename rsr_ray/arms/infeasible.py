@@ -90,7 +90,7 @@ def _not_so_alike(pool: Pool, closest: np.ndarray, request: Request, config: Arm
         tokens = math.floor(least[at] * (2 + tolerance) / 2)
         what += f", at {least[at]:,.0f} to {most[at]:,.0f} tokens, not {config.tokens:,}"
         options.insert(0, f"--tokens {tokens}")
-    return f"{what}. {_would_do([f'pass {' '.join(options)}'] if options else [])}"
+    return f"{what}. {_would_do([' '.join(['pass', *options])] if options else [])}"
 
 
 def _rules(config: ArmsConfig) -> str:

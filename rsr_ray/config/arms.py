@@ -97,7 +97,7 @@ class ArmsConfig(PoolConfig):
         """Raise UserError unless it is said how many rows there are of each teacher."""
         if (self.per_teacher is None) == (not self.quotas):
             raise UserError(
-                "pass --per-teacher N or --quotas TEACHER=N ... (trajectories in each arm), not both"
+                "pass either --per-teacher N or --quotas TEACHER=N ...: trajectories in each arm"
             )
         check_least(self, 1, "per_teacher")
         for pair in self.quotas:
