@@ -333,14 +333,22 @@ def taken_up(said: str, asked: dict) -> dict:
         (
             20,
             {"per_teacher": 8},
-            "too few prompts: 24 trajectories in each of 3 arms, at most 1 of a prompt",
+            "too few prompts: 24 trajectories in each of 3 arms, at most 1 per prompt",
         ),
         (20, {"quotas": ("t0=3", "t1=9")}, "too few trajectories of teacher t1: 9 in each of 3"),
         (20, {"per_teacher": 7, "match": ("prompts",)}, "the same prompts in all arms"),
         (20, {"per_teacher": 3, "disjoint": "prompts"}, "no prompt in two arms"),
-        (20, {"per_teacher": 3, "tokens": 10}, "not 10"),
-        (20, {"per_teacher": 3, "tokens": 10**6}, "not 1,000,000"),
-        (5, {"per_teacher": 1, "tolerance": 1e-6}, "tokens are nearest to each other differ by"),
+        (20, {"per_teacher": 3, "tokens": 10}, "none whose tokens are within 5% of 10; an arm"),
+        (
+            20,
+            {"per_teacher": 3, "tokens": 10**6},
+            "none whose tokens are within 5% of 1,000,000; an arm",
+        ),
+        (
+            5,
+            {"per_teacher": 1, "tolerance": 1e-6},
+            "none whose tokens are within 0.0001% of each other",
+        ),
         (
             11,
             {"per_teacher": 3, "arms": ("low", "matched-low"), "match": ("none",)},

@@ -39,10 +39,11 @@ from rsr_ray.choose.ranked import RankedCandidates
 from rsr_ray.choose.rule import evaluate
 from rsr_ray.choose.summary import SetSums
 from rsr_ray.config.arms import ArmsConfig
-from rsr_ray.errors import RunError, UserError
+from rsr_ray.errors import RunError, UserError, did_you_mean
 from rsr_ray.files.objects import put
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.run.display import at_stage
+from rsr_ray.schema import DROPPED
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import n_rows
 
@@ -123,9 +124,17 @@ def _read(scores: Scores, config: ArmsConfig) -> pa.Table:
         is_candidate = pc.is_null(rows["dropped"])
         cut = pc.unique(rows.filter(pc.and_(long, is_candidate))["prompt_id"])
         rows = _without_prompts(rows, cut.to_pylist())
+    _check_teachers(config, rows["teacher"].unique().to_pylist())
     values = evaluate(rows, config)
     candidate = pc.is_null(rows["dropped"]).to_numpy(zero_copy_only=False)
     return drop(rows, candidate & ~np.isfinite(values), "no_value")
+
+
+def _check_teachers(config: ArmsConfig, there: list[str]) -> None:
+    """Raise UserError for a quota of a teacher that has no scores."""
+    for name in sorted({*config.quota} - {*there}):
+        known = did_you_mean(name, there) or f"there: {', '.join(sorted(there))}"
+        raise UserError(f"--quotas {name}: the store has no such teacher; {known}")
 
 
 def _length(rows: pa.Table) -> pa.ChunkedArray:
@@ -163,7 +172,10 @@ def _nothing(rows: pa.Table, config: ArmsConfig) -> str:
     counts = _dropped(rows)
     if counts.get("no_value"):
         return f"no candidate has a value of {config.by}: score with --metrics {config.by}"
-    why = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+    why = "; ".join(
+        f"{n:,} {reason}" + (f" ({DROPPED[reason].rstrip('.')})" if reason in DROPPED else "")
+        for reason, n in counts.items()
+    )
     return f"none of {rows.num_rows:,} scored rows is a candidate: {why or 'the store has no rows'}"
 
 

@@ -8,7 +8,7 @@ cost is the choice between them: an arm has the lowest rows of each block, not o
 
 A large block is solved one arm after the other, each from the rows that are left, and an arm looks
 first at some of the best rows of each teacher and length. Where that finds nothing, the block is
-tried with all rows and all arms at once, and the pool in half as many blocks, at last in one.
+tried with all arms at once, and the pool in half as many blocks, at last in one.
 """
 
 import dataclasses
@@ -21,16 +21,19 @@ from rsr_ray.arms.problem import Pool, Solution, Wanted, ranks_of, solve
 
 TOGETHER = 1_500  # columns of a program of all arms: more are solved one arm after the other
 COLUMNS = 9_000  # of the programs of a block, which take a second or two
-MOST_COLUMNS = 200_000  # of one that is tried at all
+MOST_COLUMNS = 50_000  # of one that is tried at all
 LEAST_QUOTA = 10  # rows of the most wanted teacher in a block: fewer would hardly be the lowest
 
 
-def solve_in_blocks(pool: Pool, wanted: Wanted) -> Solution:
-    """Arms within the windows of `wanted`, in as many blocks as the pool's size asks for."""
+def solve_in_blocks(pool: Pool, wanted: Wanted, *, thorough: bool = True) -> Solution:
+    """Arms within the windows of `wanted`, in as many blocks as the pool's size asks for.
+
+    If not `thorough`, only the rows that are likely to be taken are tried, in these blocks.
+    """
     n_blocks = blocks_of(pool, wanted)
     while True:
-        solution = _in_blocks(pool, wanted, n_blocks)
-        if solution.chosen is not None or n_blocks == 1:
+        solution = _in_blocks(pool, wanted, n_blocks, thorough)
+        if solution.chosen is not None or n_blocks == 1 or not thorough:
             return solution
         n_blocks //= 2
 
@@ -46,9 +49,9 @@ def blocks_of(pool: Pool, wanted: Wanted) -> int:
     return max(1, min(-(-columns // COLUMNS), of_quotas))
 
 
-def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int) -> Solution:
+def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int, thorough: bool) -> Solution:
     if n_blocks == 1:
-        return solve_block(pool, wanted)
+        return solve_block(pool, wanted, thorough=thorough)
     chosen = np.zeros(pool.costs.shape, bool)
     left = wanted.quotas.copy()
     for rows, still in _dealt(pool, n_blocks):
@@ -59,7 +62,8 @@ def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int) -> Solution:
             continue
         done = 1 - natural(pool, left) / natural(pool, wanted.quotas)  # [M]
         part = pool.take(rows)
-        found = solve_block(part, _of_block(wanted, quotas, done, pool.measures @ chosen.T))
+        window = _of_block(wanted, quotas, done, pool.measures @ chosen.T)
+        found = solve_block(part, window, thorough=thorough)
         if found.chosen is None:
             return Solution(None, False)
         chosen[:, rows] = found.chosen
@@ -98,17 +102,20 @@ def _of_block(wanted: Wanted, quotas: np.ndarray, done: np.ndarray, used: np.nda
     return dataclasses.replace(wanted, quotas=quotas, low=middle - width, high=middle + width)
 
 
-def solve_block(pool: Pool, wanted: Wanted) -> Solution:
+def solve_block(pool: Pool, wanted: Wanted, *, thorough: bool = True) -> Solution:
     """The arms of a block: if it is large one after the other, else, or if that fails, at once."""
     if pool.costs.size > TOGETHER and not wanted.same_prompts and wanted.tolerance is None:
-        chosen = _in_turn(pool, wanted)
-        if chosen is not None:
-            return Solution(chosen, False)
-    return _one_program(pool, wanted)
+        found = _in_turn(pool, wanted, thorough)
+        if found.chosen is not None or found.is_proof:
+            return found
+    return _one_program(pool, wanted, thorough)
 
 
-def _in_turn(pool: Pool, wanted: Wanted) -> np.ndarray | None:
-    """Each arm of the rows that the arms before it left, matched ones last; bool [A, N]."""
+def _in_turn(pool: Pool, wanted: Wanted, thorough: bool) -> Solution:
+    """Each arm of the rows that the arms before it left, matched ones last.
+
+    If the first arm cannot be had even of all rows, that is a proof.
+    """
     chosen = np.zeros(pool.costs.shape, bool)
     control_of = dict(wanted.copies)
     cell = pool.teacher * (int(pool.length_bin.max()) + 1) + pool.length_bin
@@ -121,11 +128,11 @@ def _in_turn(pool: Pool, wanted: Wanted) -> np.ndarray | None:
             quotas = np.bincount(cell[chosen[control_of[arm]]], minlength=int(cell.max()) + 1)
             own = dataclasses.replace(own, teacher=cell[free])
             alone = dataclasses.replace(alone, quotas=quotas)
-        found = _one_program(own, alone)
+        found = _one_program(own, alone, thorough)
         if found.chosen is None:
-            return None
+            return Solution(None, found.is_proof and not chosen.any())
         chosen[arm, free] = found.chosen[0]
-    return chosen
+    return Solution(chosen, False)
 
 
 def _is_free(pool: Pool, wanted: Wanted, chosen: np.ndarray) -> np.ndarray:
@@ -138,14 +145,14 @@ def _is_free(pool: Pool, wanted: Wanted, chosen: np.ndarray) -> np.ndarray:
     return np.logical_not(taken)
 
 
-def _one_program(pool: Pool, wanted: Wanted) -> Solution:
-    """One program: of the rows that are likely to be taken, else of all."""
+def _one_program(pool: Pool, wanted: Wanted, thorough: bool) -> Solution:
+    """One program: of the rows that are likely to be taken; if that fails, of all."""
     allowed = _likely(pool, wanted)
     if not allowed.all():
         found = solve(pool, wanted, allowed)
         if found.chosen is not None:
             return Solution(found.chosen, False)
-        if allowed.size > MOST_COLUMNS:
+        if allowed.size > MOST_COLUMNS or not thorough:
             return Solution(None, False)
     return solve(pool, wanted)
 

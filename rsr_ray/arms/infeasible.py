@@ -5,18 +5,19 @@ may follow on these.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import numpy as np
 
-from rsr_ray.arms.blocks import solve_block
+from rsr_ray.arms.blocks import natural, solve_block
 from rsr_ray.arms.flow import demand, fits, served, usable
 from rsr_ray.arms.pool import Request
-from rsr_ray.arms.problem import Pool, Wanted, without_measures
+from rsr_ray.arms.problem import Pool, Wanted
 from rsr_ray.config.arms import ArmsConfig
 
 HALVINGS = 7  # of the range in which the largest quotas are looked for
+TOKEN_HALVINGS = 4  # of that in which the nearest number of tokens is looked for
+TOLERANCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def too_few(pool: Pool, request: Request, config: ArmsConfig) -> str:
@@ -36,69 +37,103 @@ def _shortage(pool: Pool, request: Request, config: ArmsConfig) -> str:
     prompts, each = len(np.unique(pool.prompt)), int(wanted.quotas.sum())
     in_all = each * (n_arms if config.disjoint == "prompts" else 1)
     if in_all > wanted.k * prompts:
-        of = "have enough trajectories for that" if wanted.same_prompts else "can be chosen"
+        of = "have enough trajectories for that" if wanted.same_prompts else "can be used"
         return (
             f"too few prompts: {each:,} trajectories in each of {n_arms} arms, {_rules(config)}, "
-            f"and {prompts:,} prompts {of}"
+            f"but only {prompts:,} prompts {of}"
         )
     need, have = demand(pool, wanted), served(pool, wanted)
     short = int(np.argmax(need - have))
     rows = int((request.pool.teacher == short).sum())
     return (
         f"too few trajectories of teacher {request.teachers[short]}: {wanted.quotas[short]:,} in "
-        f"each of {n_arms} arms, {_rules(config)}; of its {rows:,} that can be chosen "
-        f"{have[short]:,} can be had beside the other teachers, and {need[short]:,} are needed"
+        f"each of {n_arms} arms, {_rules(config)}, are {need[short]:,}; it has {rows:,}, of which "
+        f"{have[short]:,} can be used together with those of the other teachers"
     )
 
 
-def why_not(pool: Pool, request: Request, config: ArmsConfig, *, is_proof: bool) -> str:
-    """Of quotas that can be met, but not with all that is asked beside them."""
-    wanted = without_measures(request.wanted)
+def why_not(
+    request: Request, config: ArmsConfig, can: Callable[[ArmsConfig], bool], *, is_proof: bool
+) -> str:
+    """Of quotas that can be met, but not with all that is asked beside them.
+
+    `can` says whether arms are found with other settings.
+    """
+    pool, wanted = request.pool, request.wanted
     there = "there are no such arms" if is_proof else "no such arms were found"
-    closest = solve_block(pool, wanted).chosen
-    if closest is not None and request.measures:
-        return f"{there}: {_not_so_alike(pool, closest, request, config)}"
+    if request.measures and solve_block(pool, wanted).chosen is not None:
+        return f"{there}: {_not_so_alike(request, config, can)}"
+    ways = _quotas_that(_solvable(pool, wanted), request, config)
     if wanted.copies:
         plain = dataclasses.replace(wanted, copies=())
         if solve_block(pool, plain).chosen is not None:
-            names = [config.arms[control] for control, _ in wanted.copies]
-            ways = [f"leave {' and '.join(names)} out of --arms"]
-            ways += _quotas_that(_solvable(pool, wanted), request, config)
+            names = " and ".join(config.arms[control] for control, _ in wanted.copies)
+            ways = [f"leave {names} out of --arms", *ways]
             return (
-                f"{there}: too few trajectories of the same lengths are left for "
-                f"{' and '.join(names)}. {_would_do(ways)}"
+                f"{there}: too few trajectories of the same lengths are left for {names}. "
+                f"{_would_do(ways)}"
             )
-    ways = _quotas_that(_solvable(pool, wanted), request, config)
     return f"{there}: the quotas cannot be met with {_rules(config)}. {_would_do(ways)}"
 
 
-def _not_so_alike(pool: Pool, closest: np.ndarray, request: Request, config: ArmsConfig) -> str:
-    """What the arms nearest to each other have, and the options that take them."""
-    sums = pool.measures @ closest.T  # [M, A]
-    least, most = sums.min(1), sums.max(1)
-    spread = float((most / least - 1).max())
-    options = []
-    tolerance = config.tolerance
-    if spread > tolerance:
-        digit = 10.0 ** (math.floor(math.log10(spread)) - 1)
-        tolerance = math.ceil(spread / digit) * digit
-        options.append(f"--tolerance {tolerance:.2g}")
+def _not_so_alike(request: Request, config: ArmsConfig, can: Callable[[ArmsConfig], bool]) -> str:
+    """Of arms that cannot have the same of each measure, at least not as much as asked for."""
+    ways = []
     names = " and ".join(request.measures)
-    what = f"the arms whose {names} are nearest to each other differ by {spread:.2%}"
+    what = f"none whose {names} are within {config.tolerance * 100:g}%"
     if config.tokens is not None:
-        at = request.measures.index("tokens")
-        tokens = math.floor(least[at] * (2 + tolerance) / 2)
-        what += f", at {least[at]:,.0f} to {most[at]:,.0f} tokens, not {config.tokens:,}"
-        options.insert(0, f"--tokens {tokens}")
-    return f"{what}. {_would_do([' '.join(['pass', *options])] if options else [])}"
+        least, usual, most = _range_of(request)
+        what += (
+            f" of {config.tokens:,}; an arm can have {least:,} to {most:,}, and has "
+            f"{usual:,} if drawn at random"
+        )
+        near = min(max(config.tokens, least), most)
+        if (tokens := _nearest(near, usual, config, can)) is not None:
+            ways.append(f"pass --tokens {tokens}")
+    else:
+        what += " of each other"
+    wider = (tolerance for tolerance in TOLERANCES if tolerance > config.tolerance)
+    if not ways:
+        for tolerance in wider:
+            if can(dataclasses.replace(config, tolerance=tolerance)):
+                ways.append(f"pass --tolerance {tolerance:g}")
+                break
+    return f"{what}. {_would_do(ways)}"
+
+
+def _range_of(request: Request) -> tuple[int, int, int]:
+    """The fewest tokens of an arm with these quotas, the mean of random ones, and the most."""
+    pool, quotas = request.pool, request.wanted.quotas
+    tokens = pool.measures[request.measures.index("tokens")]
+    of_teachers = [np.sort(tokens[pool.teacher == t]) for t in range(len(quotas))]
+    least = sum(some[:n].sum() for some, n in zip(of_teachers, quotas, strict=True))
+    most = sum(some[len(some) - n :].sum() for some, n in zip(of_teachers, quotas, strict=True))
+    (usual,) = natural(dataclasses.replace(pool, measures=tokens[None]), quotas)
+    return int(least), round(usual), int(most)
+
+
+def _nearest(
+    tokens: int, usual: int, config: ArmsConfig, can: Callable[[ArmsConfig], bool]
+) -> int | None:
+    """The number of tokens nearest to `tokens` that was found to do, on the way to `usual`."""
+    near, far = tokens, usual
+    if not can(dataclasses.replace(config, tokens=far)):
+        return None
+    for _ in range(TOKEN_HALVINGS):
+        middle = (near + far) // 2
+        if can(dataclasses.replace(config, tokens=middle)):
+            far = middle
+        else:
+            near = middle
+    return far
 
 
 def _rules(config: ArmsConfig) -> str:
     """What limits how often a row and a prompt are taken, in words."""
     alike = (
-        f"{config.k} trajectories of each prompt, the same prompts in all arms"
+        f"exactly {config.k} per prompt, the same prompts in all arms"
         if "prompts" in config.match
-        else f"at most {config.k} of a prompt in an arm"
+        else f"at most {config.k} per prompt"
     )
     apart = {
         "trajectories": ", no trajectory in two arms",
@@ -109,7 +144,9 @@ def _rules(config: ArmsConfig) -> str:
 
 
 def _solvable(pool: Pool, wanted: Wanted) -> Callable[[np.ndarray], bool]:
-    return lambda quotas: solve_block(pool, _with(wanted, quotas)).chosen is not None
+    return lambda quotas: (
+        solve_block(pool, _with(wanted, quotas), thorough=False).chosen is not None
+    )
 
 
 def _with(wanted: Wanted, quotas: np.ndarray) -> Wanted:

@@ -10,7 +10,6 @@ A binary x for each arm and row; A arms, N rows, T teachers, P prompts, M measur
     lengths     as many rows of a teacher and length bin as in another arm      for a matched arm
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +59,7 @@ class Wanted:
     # of each measure the least and most that an arm may have, float64 [M, A] each; None: any
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    # how far the largest arm may be above the smallest, where no window is given; None: as
-    # little as can be, in place of the least cost
+    # how far the largest arm may be above the smallest, where no window is given; None: any
     tolerance: float | None = None
 
 
@@ -137,13 +135,10 @@ def solve(
     _add_prompts(program, pool, wanted, arm, row)
     _add_disjoint(program, wanted, arm, row)
     _add_lengths(program, pool, wanted, arm, row)
-    edges = _add_measures(program, pool, wanted, arm, row)
+    n_continuous = _add_measures(program, pool, wanted, arm, row)
     costs = np.zeros(program.n_columns)
-    if wanted.tolerance is None and edges.size:
-        costs[edges[0]], costs[edges[1]] = -1, 1
-    else:
-        costs[: len(arm)] = pool.costs[arm, row]
-    x, is_proof = program.solve(costs, edges.size, gap)
+    costs[: len(arm)] = pool.costs[arm, row]
+    x, is_proof = program.solve(costs, n_continuous, gap)
     if x is None:
         return Solution(None, is_proof)
     chosen = np.zeros(pool.costs.shape, bool)
@@ -211,30 +206,26 @@ def _add_lengths(
 
 def _add_measures(
     program: Program, pool: Pool, wanted: Wanted, arm: np.ndarray, row: np.ndarray
-) -> np.ndarray:
-    """Windows of each measure; else columns for the least and most of any arm, int64 [2, M]."""
-    n_arms, n_measures = len(pool.costs), len(pool.measures)
-    x = np.arange(len(arm))
-    if not n_measures:
-        return np.zeros((2, 0), int)
-    scale = pool.measures.mean(1)
-    weights = [pool.measures[m, row] / scale[m] for m in range(n_measures)]
-    if wanted.low is not None and wanted.high is not None:
-        for m in range(n_measures):
-            low, high = wanted.low[m] / scale[m], wanted.high[m] / scale[m]
-            program.add([(arm, x, weights[m])], low, high, n_arms)
-        return np.zeros((2, 0), int)
-    edges = program.new_columns(2 * n_measures).reshape(2, n_measures)
+) -> int:
+    """Windows of each measure, or columns for the least and most of any arm: how many of these."""
+    n_arms, x = len(pool.costs), np.arange(len(arm))
     every = np.arange(n_arms)
-    for m in range(n_measures):
-        least, most = (np.full(n_arms, edge) for edge in edges[:, m])
-        program.add([(arm, x, weights[m]), (every, least, -1)], 0, np.inf, n_arms)
-        program.add([(arm, x, weights[m]), (every, most, -1)], -np.inf, 0, n_arms)
-    if wanted.tolerance is not None:
-        one = np.arange(n_measures)
-        factor = -(1 + wanted.tolerance)
-        program.add([(one, edges[1], 1), (one, edges[0], factor)], -np.inf, 0, n_measures)
-    return edges
+    columns = 0
+    for m, measure in enumerate(pool.measures):
+        scale = measure.mean()
+        weights = measure[row] / scale
+        if wanted.low is not None and wanted.high is not None:
+            low, high = wanted.low[m] / scale, wanted.high[m] / scale
+            program.add([(arm, x, weights)], low, high, n_arms)
+        elif wanted.tolerance is not None:
+            edges = program.new_columns(2)
+            least, most = (np.full(n_arms, edge) for edge in edges)
+            program.add([(arm, x, weights), (every, least, -1)], 0, np.inf, n_arms)
+            program.add([(arm, x, weights), (every, most, -1)], -np.inf, 0, n_arms)
+            factors = np.array([-1 - wanted.tolerance, 1])
+            program.add([(np.zeros(2, int), edges, factors)], -np.inf, 0, 1)
+            columns += len(edges)
+    return columns
 
 
 def ranks_of(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -244,7 +235,3 @@ def ranks_of(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(group), np.int64)
     ranks[by_cost] = np.arange(len(group)) - first
     return ranks
-
-
-def without_measures(wanted: Wanted) -> Wanted:
-    return dataclasses.replace(wanted, low=None, high=None, tolerance=None)

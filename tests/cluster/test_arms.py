@@ -198,6 +198,11 @@ def test_the_command_prints_the_arms_side_by_side(demo_store, tmp_path, capsys):
         assert text in said
     assert main(["arms", *options, "--overwrite", "--per-teacher", "25"]) == 2
     assert "To fix it, pass --per-teacher 10" in capsys.readouterr().err
+    options = [name for name in options if name not in ("--per-teacher", "5")]
+    assert main(["arms", *options, "--overwrite", "--quotas", "terse-7=5"]) == 2
+    assert "--quotas terse-7: the store has no such teacher; did you mean terse-7b?" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_choice_leaves_out_an_evaluation_set_as_well(demo_store, tmp_path, capsys):

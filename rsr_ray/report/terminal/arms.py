@@ -22,8 +22,8 @@ def print_arms(manifest: "ArmsManifest", out: Console) -> None:
     out.print(_teachers_table(manifest))
     of = "prompt" if "prompts" in manifest.config.match else "teacher"
     place = (
-        f"place: mean place by {manifest.by.name}, 0 the lowest of its {of} and 1 the highest; "
-        "in brackets that of as many rows without any other condition"
+        f"place: mean place by {manifest.by.name}: 0 is the lowest of its {of}, 1 the highest; "
+        "in parentheses: if only the quotas had to hold"
     )
     out.print(Text(place, style="dim"), soft_wrap=True)
     out.print(Text(_in_common(manifest)), soft_wrap=True)
