@@ -24,6 +24,7 @@ _HOME = {
     "Store": "store.store",
     "load_scored": "decide.scored",
     "rank_teachers": "decide.ranking",
+    "rank_strata": "decide.strata_ranking",
     "choose_trajectories": "choose.choose",
     "make_arms": "arms.arms",
     "write_report": "report.page.write",

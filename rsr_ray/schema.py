@@ -24,6 +24,7 @@ REJECT_REASONS: dict[str, str] = {
     "identity": (
         "An id, teacher or sample has a type that cannot name anything, or is not valid UTF-8."
     ),
+    "stratum": "A column of --stratum has a list, a mapping, or a value that cannot be a name.",
     "unknown_role": "A turn has a role other than system, user, assistant or tool.",
     "unread_content": (
         "The row may have assistant text that would not be read: a key that nothing reads, or "
@@ -130,6 +131,12 @@ SCORES = pa.schema(
             pa.bool_(),
             "whether the corpus marks the answer as complete; null if it does not say",
         ),
+        _column(
+            "strata",
+            pa.map_(pa.string(), pa.string()),
+            "the row's value in each column of --stratum, null where it has none; null without "
+            "--stratum",
+        ),
         _column("n_prompt_tokens", pa.int64(), "tokens before the first scored one"),
         _column("n_tokens", pa.int64(), "scored tokens: the text of all assistant turns"),
         _column(
@@ -215,7 +222,7 @@ SCORES = pa.schema(
 )
 
 # What scores of earlier versions lack, and can be read without.
-SINCE_VERSION_3 = frozenset({"content", "complete"})
+SINCE_VERSION_3 = frozenset({"content", "complete", "strata"})
 
 # Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a
 # scored token.
@@ -301,7 +308,8 @@ TEACHERS = pa.schema(
 
 # What is known of a row before it is encoded.
 OF_ROW = (
-    "trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content", "complete"
+    "trajectory_id", "prompt_id", "teacher", "sample", "source", "source_row", "content",
+    "complete", "strata",
 )  # fmt: skip
 
 # Between the stages one Ray Data row is one work unit, its trajectories a list column: so a block,

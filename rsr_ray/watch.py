@@ -26,7 +26,8 @@ def attempt() -> int:
     n = worker.core_worker.get_current_task_attempt_number()  # has no public name in Ray 2.60
     if n >= ATTEMPTS:
         raise RunError(
-            f"the process of a task died {n} times in a row (out of memory? See Ray's logs)"
+            f"the process of a task died {n} times in a row, probably for want of memory (Ray's "
+            "logs say why); lower --unit-rows or --replicas and rerun"
         )
     return n
 

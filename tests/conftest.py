@@ -1,9 +1,14 @@
 import os
+import re
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+# Hundreds of processes import the package and its tests: only the first of them compiles each file.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.pop("COLUMNS", None)  # tables are as wide as they are by default, whoever runs the tests
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -50,10 +55,24 @@ needs_shared = pytest.mark.skipif(
 )
 
 
+FOLDERS = ("browser", "cluster")  # whose tests have the folder's name as their mark
+
+
+def pytest_ignore_collect(collection_path, config) -> bool | None:
+    """Files of which -m wants no test are not imported."""
+    wanted = config.option.markexpr
+    if re.fullmatch(r"not \w+( and not \w+)*", wanted):
+        left_out = re.findall(r"not (\w+)", wanted)
+        return (collection_path.name in FOLDERS and collection_path.name in left_out) or None
+    is_own = collection_path.parent == Path(__file__).parent and collection_path.suffix == ".py"
+    return (is_own and {*wanted.split(" or ")} <= {*FOLDERS}) or None
+
+
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Tests without Ray and servers share out the processors; those with them take all of them."""
-    alone = "not cluster" not in config.option.markexpr or config.option.capture == "no"
-    return 0 if alone else os.cpu_count() or 1
+    """A test process for each processor; two at most where each may start a Ray and servers."""
+    if config.option.capture == "no":
+        return 0
+    return min(os.cpu_count() or 1, 64 if "not cluster" in config.option.markexpr else 2)
 
 
 def pytest_collection_modifyitems(config, items):

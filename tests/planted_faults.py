@@ -215,14 +215,8 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/store/scores.py",
-        (
-            "for reason, rejects in of_unit.items():\n                    "
-            "found.setdefault(reason, rejects | "
-        ),
-        (
-            "for reason, rejects in list(of_unit.items())[:0]:\n                    "
-            "found.setdefault(reason, rejects | "
-        ),
+        "for reason, reject in of_unit.items():",
+        "for reason, reject in list(of_unit.items())[:0]:",
         "browser/test_page.py::test_rejects_are_the_rows_of_the_store_whatever_its_runs_say",
     ),
     Fault(
@@ -369,6 +363,36 @@ UNIT = (
         "before[b, a], before[a, b] = ~is_open",
         "before[a, b], before[b, a] = ~is_open",
         "test_inference.py::test_bounds_on_places_are_those_of_the_steps_of_their_definition",
+    ),
+    Fault(
+        "rsr_ray/decide/stratified.py",
+        "resamples(n, seed * (len(parts) + 1) + nth)",
+        "resamples(n, seed)",
+        "test_strata.py::test_strata_of_one_size_are_drawn_apart",
+    ),
+    Fault(
+        "rsr_ray/decide/stratified.py",
+        "np.minimum(found.low, centre - reach)",
+        "found.low",
+        "test_strata.py::test_an_interval_over_strata_reaches_as_far_as_welchs",
+    ),
+    Fault(
+        "rsr_ray/decide/strata.py",
+        "return [weights[name] / total for name in names]",
+        "return [1 / len(names) for name in names]",
+        "test_strata.py::test_weights_decide_what_is_first_over_all",
+    ),
+    Fault(
+        "rsr_ray/decide/overall.py",
+        "if several := n_in_several(strata):",
+        "if several := 0 * n_in_several(strata):",
+        "test_strata.py::test_nothing_is_said_of_certainty_where_nothing_is_known",
+    ),
+    Fault(
+        "rsr_ray/corpus/rows.py",
+        "only |= columns_of(reading.strata, ())",
+        "only |= columns_of((), ())",
+        "test_strata.py::test_values_of_columns_and_paths_are_kept_as_text",
     ),
     Fault(
         "rsr_ray/store/seal.py",

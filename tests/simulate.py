@@ -6,7 +6,7 @@ Prompts are log-normal, with the spreads and correlations measured on real corpo
 variation .47 of mean ranks and .21 of mean surprisals, correlation .93 of the two and .63 of two
 teachers; "wide" has twice the spreads. Teachers' true values are spread normally about a common
 one; a standard error (SE) is that of one teacher's value. All tables take about a quarter of an
-hour on one core: ranks intervals more compare.
+hour on one core: ranks intervals more compare strata.
 """
 
 import argparse
@@ -16,13 +16,17 @@ from dataclasses import dataclass, fields
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 
 from rsr_ray.decide.bases import Basis
 from rsr_ray.decide.inference import chances, influence, interval, more_prompts, place_bounds
 from rsr_ray.decide.measured import Measured, measure_by_errors, measure_on_prompts
 from rsr_ray.decide.moved import find_moves
+from rsr_ray.decide.orders import Orders
 from rsr_ray.decide.ranking import own_intervals
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.strata import Stratum
+from rsr_ray.decide.stratified import Stratified
 from rsr_ray.metrics import RSR
 
 SPREADS = {"measured": (0.47, 0.21), "wide": (0.94, 0.42)}
@@ -32,14 +36,17 @@ CLAIM, SURE = 0.95, 0.99
 
 
 def prompts_of(
-    rng: np.random.Generator, shape: tuple[int, ...], spread: str
+    rng: np.random.Generator, shape: tuple[int, ...], spread: str, *, even: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean ranks and mean surprisals of the answers of teachers to prompts, [..., P, T], each of
-    mean 1.
+    mean 1; `even`: normal with the same spreads, so without a long tail.
     """
     shared, own = rng.standard_normal((2, *shape[:-1], 1)), rng.standard_normal((2, *shape))
     rank, other = math.sqrt(OF_TEACHERS) * shared + math.sqrt(1 - OF_TEACHERS) * own
     surprisal = OF_TERMS * rank + math.sqrt(1 - OF_TERMS**2) * other
+    if even:
+        x, y = (1 + cv * n for cv, n in zip(SPREADS[spread], (rank, surprisal), strict=True))
+        return x, y
     sigmas = (math.sqrt(math.log1p(cv**2)) for cv in SPREADS[spread])
     x, y = (
         np.exp(sigma * normal - sigma**2 / 2)
@@ -297,11 +304,118 @@ def compare(fast: bool) -> Iterator[str]:
                 )
 
 
+# --- strata ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class StrataCounts:
+    """Of reports on strata: how many, and in how many of them what."""
+
+    reports: int = 0
+    values: int = 0
+    below: int = 0  # true values over all strata that lie below their interval
+    above: int = 0
+    wrong_places: int = 0  # some true place over all strata is not among the bounds
+    wrong_changes: int = 0  # some pair changes order "by more than noise" that does not
+
+    def add(self, other: "StrataCounts") -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+def weights_of(n_strata: int, first: float) -> np.ndarray:
+    """Weights of strata that add up to 1, of which the first has `first`; 0: all the same."""
+    if not first:
+        return np.full(n_strata, 1 / n_strata)
+    return np.array([first, *[(1 - first) / (n_strata - 1)] * (n_strata - 1)])
+
+
+def count_strata(
+    n_strata: int,
+    n: int,
+    spread: str,
+    first: float,
+    repetitions: int,
+    n_teachers: int = 6,
+    *,
+    even: bool = False,
+) -> StrataCounts:
+    """Reports on strata of n prompts each, whose levels and teachers differ.
+
+    Over all strata teachers are one SE apart. For changes of order, they are far apart in the first
+    stratum and alike in all others: none of the pairs changes order.
+    """
+    rng, counts = np.random.default_rng([n_strata, n, len(spread)]), StrataCounts()
+    weights = weights_of(n_strata, first)
+    for _ in range(repetitions):
+        x, y = prompts_of(rng, (n_strata, n, n_teachers), spread, even=even)
+        level = rng.lognormal(0, 0.3, (n_strata, 1))
+        apart = error_of_one_prompt(spread) / math.sqrt(n)
+        truth = level * np.exp(apart * rng.standard_normal((n_strata, n_teachers)))
+        found = Stratified.of(_strata(x, y, truth), weights.tolist())
+        value, interval = weights @ truth, found.interval(0.95, 0)
+        places = found.places(0.95, 0)
+        rank = value.argsort().argsort() + 1
+        alike = np.ones((n_strata, n_teachers))
+        alike[0] = np.exp(20 * apart * np.arange(n_teachers))
+        changes = _orders(_strata(x, y, alike)).changes()
+        counts.add(
+            StrataCounts(
+                reports=1,
+                values=n_teachers,
+                below=int((interval.low > value).sum()),
+                above=int((interval.high < value).sum()),
+                wrong_places=bool((places.first > rank).any() or (places.last < rank).any()),
+                wrong_changes=any(change.more_than_noise for change in changes),
+            )
+        )
+    return counts
+
+
+def _strata(x: np.ndarray, y: np.ndarray, truth: np.ndarray) -> list[Matrices]:
+    """Of terms [S, P, T] whose true ratios are `truth` [S, T]."""
+    return [
+        Matrices(a * values, b, np.ones_like(a)) for a, b, values in zip(x, y, truth, strict=True)
+    ]
+
+
+def _orders(strata: list[Matrices]) -> Orders:
+    """What is said of the orders of the same teachers in these strata."""
+    none, n_teachers = np.zeros(0, int), strata[0].x.shape[1]
+    names = [f"t{t}" for t in range(n_teachers)]
+    scored = Scored(names, pa.array([], pa.string()), none, none, {}, pa.table({}))
+    of_names = [
+        Stratum(f"s{s}", 1 / len(strata), scored, one, True) for s, one in enumerate(strata)
+    ]
+    return Orders.of(of_names, RSR, 0.95, 0)
+
+
+def strata(fast: bool) -> Iterator[str]:
+    """Values and places over all strata, and changes of order between them."""
+    yield (
+        f"{'prompts':>9} {'strata':>6} {'of n':>5} {'weights':>8} | {'true value below':>16} "
+        f"{'above':>6} {'all places held':>15} {'false changes':>13}"
+    )
+    for name, spread in (*((name, name) for name in SPREADS), ("even", "measured")):
+        for n_strata in (5, 30):
+            for n in (5, 12):
+                for first in (0.0, 0.8):
+                    repetitions = 20 if fast else 100 if n_strata > 5 else 400
+                    c = count_strata(n_strata, n, spread, first, repetitions, even=name == "even")
+                    false = c.wrong_changes / c.reports
+                    yield (
+                        f"{name:>9} {n_strata:6} {n:5} {'.8, rest' if first else 'equal':>8} | "
+                        f"{c.below / c.values:16.1%} {c.above / c.values:6.1%} "
+                        f"{1 - c.wrong_places / c.reports:15.1%} {false:13.1%}"
+                    )
+
+
 TABLES: dict[str, Callable[[bool], Iterator[str]]] = {
     "ranks": ranks,
     "intervals": intervals,
     "more": more,
     "compare": compare,
+    "strata": strata,
 }
 
 

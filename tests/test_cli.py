@@ -15,7 +15,7 @@ import rsr_ray
 from rsr_ray import cli
 from rsr_ray.cli import main
 from rsr_ray.cli.commands import COMMANDS, PURPOSES
-from rsr_ray.cli.parser import GROUPS
+from rsr_ray.cli.options import GROUPS
 from rsr_ray.config.demo import MetricsConfig
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.options import called
@@ -79,8 +79,8 @@ def test_every_setting_of_every_command_is_a_yaml_key_as_well(monkeypatch, tmp_p
         if field.name in needed
     }
     ran = []
-    run = dataclasses.replace(command, run=lambda config, _: ran.append(config) or 0)
-    monkeypatch.setitem(COMMANDS, command.name, run)
+    run = f"rsr_ray.cli.{command.home}.{command.name}"
+    monkeypatch.setattr(run, lambda config, _: ran.append(config) or 0)
     options = [
         text
         for field in command.settings
@@ -175,9 +175,8 @@ def test_a_key_may_be_spelt_like_its_option_but_not_twice(tmp_path, capsys):
 
 def test_a_student_is_called_by_its_name_folder_or_hub_id(monkeypatch):
     ran = []
-    teachers = COMMANDS["teachers"]
-    run = dataclasses.replace(teachers, run=lambda config, _: ran.append(config.student) or 0)
-    monkeypatch.setitem(COMMANDS, "teachers", run)
+    run = "rsr_ray.cli.answers.teachers"
+    monkeypatch.setattr(run, lambda config, _: ran.append(config.student) or 0)
     for student in (
         "Qwen3-8B",
         "Qwen3-8B@main",
@@ -211,8 +210,9 @@ def test_bash_completes_commands_options_and_choices(capsys, typed, completed):
 
 
 STUCK = """
-import dataclasses, sys, threading, time
+import sys, threading, time
 from rsr_ray import cli
+from rsr_ray.cli import upkeep
 from rsr_ray.errors import Terminated
 from rsr_ray.store.lease import Lease
 
@@ -227,8 +227,7 @@ def stuck(config, as_json):
         lock.acquire()
 
 cli.LAST_SECONDS = 0.2
-metrics = cli.parser.COMMANDS["metrics"]
-cli.parser.COMMANDS["metrics"] = dataclasses.replace(metrics, run=stuck)
+upkeep.metrics = stuck
 cli.run(["metrics"])
 """
 

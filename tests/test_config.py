@@ -43,6 +43,7 @@ OPTIONS = {
     "max_rejects",
     "over_length",
     "per_turn",
+    "stratum",
     "metrics",
     "steps",
     "step_window",

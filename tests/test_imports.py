@@ -11,7 +11,7 @@ from .conftest import REPOSITORY
 HEAVY = {"torch", "transformers", "ray", "pyarrow"}
 ALLOWED = {
     "rsr_ray": set(),
-    "rsr_ray.cli": {"pyarrow"},
+    "rsr_ray.cli": set(),
     "rsr_ray.engine.lm_head": set(),
     "rsr_ray.engine.lm_head_reference": set(),
     "rsr_ray.engine.scoring": set(),

@@ -33,7 +33,7 @@ def peak_of_tensors(work: Callable[[], object]) -> int:
     return int(np.cumsum([e.nbytes() for e in events]).max())
 
 
-@pytest.mark.parametrize("length", [MOST * 3 // 16, pytest.param(MOST, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("length", [MOST * 9 // 64, pytest.param(MOST, marks=pytest.mark.slow)])
 def test_a_long_row_on_a_cpu(tmp_path, length):
     """Its memory is a fixed sum and what grows with the length alone, not with its square or
     with length times vocabulary.
@@ -55,7 +55,7 @@ def test_a_long_row_on_a_cpu(tmp_path, length):
             score_rows(student, [row], [np.array([length // 3, length])], Work(4096), 100)
         )
     )
-    # 8,600 bytes a position at 24,576; 15,400 with feed-forward layers in one piece
+    # 8,600 to 10,300 bytes a position; 15,400 with feed-forward layers in one piece
     assert peak < 12_000 * length
 
     # The full logits, through the model's own forward, a piece of the sequence at a time.

@@ -338,7 +338,7 @@ def test_what_is_said_of_local_naturalness():
     got = naturalness(scored)
     assert not got.teachers
     assert "over 39 trajectories" in got.notes[0]
-    assert got.notes[1].startswith("1 trajectories have no local naturalness")
+    assert got.notes[1].startswith("no local naturalness for 1 of the trajectories")
 
 
 def test_rows_of_a_store_count_once_and_rejects_do_not(tmp_path):

@@ -1,11 +1,12 @@
-"""Files and functions of a size that can be read at a sitting, and signatures that say what is
-handed on.
+"""Files and functions of a size that can be read at a sitting, signatures that say what is handed
+on, and planted faults that fit the code.
 """
 
 import ast
 from collections.abc import Iterator
 
 from .conftest import REPOSITORY
+from .planted_faults import FAULTS
 
 LINES = 350  # of a file
 FUNCTION_LINES = 40
@@ -61,3 +62,10 @@ def test_files_and_functions_are_short():
             if isinstance(node, ast.FunctionDef):
                 name = f"{path.relative_to(REPOSITORY / 'rsr_ray')} {node.name}"
                 assert node.end_lineno - node.lineno < FUNCTION_LINES or name in LONGER, name
+
+
+def test_every_planted_fault_has_its_place_and_its_test():
+    for fault in FAULTS:
+        assert (REPOSITORY / fault.file).read_text().count(fault.old) == 1, fault
+        file, _, test = fault.test.partition("::")
+        assert f"def {test.partition('[')[0]}(" in (REPOSITORY / "tests" / file).read_text(), fault

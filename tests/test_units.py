@@ -190,7 +190,7 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
 
     command = ["check", "--store", store.uri]
     assert main(command) == 0
-    assert "3 files of store" in capsys.readouterr().out
+    assert "Read 3 files of " in capsys.readouterr().out
     unit, stray = (
         Path(store.unit_uri("f", name(0, 4))),
         Path(store.scores_uri) / "f" / "copy.parquet",

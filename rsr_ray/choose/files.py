@@ -106,7 +106,10 @@ def settle_files(
     files = {file["name"]: file for file in written}
     n_written = sum(file["rows"] for file in files.values())
     if n_written != n_chosen:
-        raise RunError(f"only {n_written:,} of {n_chosen:,} chosen rows were written")
+        raise RunError(
+            f"--out {config.out}: only {n_written:,} of {n_chosen:,} chosen rows were written; did "
+            "shards change meanwhile? Rerun the same command"
+        )
     _check_keep({column for file in files.values() for column in file["columns"]}, config)
     schemas = {file["schema"] for file in files.values()}
     schema = common_schema([_schema(serialized) for serialized in sorted(schemas)])

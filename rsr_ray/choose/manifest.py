@@ -225,7 +225,7 @@ def _check(config: ChooseConfig, found: Summary) -> None:
     if found.rows != found.n_candidates + n_dropped:
         raise RunError(
             f"rows are missing or counted twice: {found.rows:,} = {found.n_candidates:,} "
-            f"candidates + {n_dropped:,} dropped does not hold"
+            f"candidates + {n_dropped:,} dropped does not hold; rerun the same command"
         )
 
 

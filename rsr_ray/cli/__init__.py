@@ -12,24 +12,22 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-import pyarrow as pa
-
 from rsr_ray.cli.commands import Command
 from rsr_ray.cli.parser import parse
-from rsr_ray.config.load import load_config, load_nightly
-from rsr_ray.config.nightly import NightlyConfig
-from rsr_ray.config.options import called
-from rsr_ray.config.settings import check_text, kinds_of, settled
 from rsr_ray.credentials import scrub
 from rsr_ray.errors import RunError, Terminated, UserError, safe
 
-LAST_SECONDS = 6.0  # to leave in an orderly way, once told to end
+LAST_SECONDS = 5.0  # to leave in an orderly way, once told to end
 RELEASE_SECONDS = 3.0  # for a store to take note that leases are let go
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what a command line says; returns the exit code."""
     command, args = parse(argv)
+    import pyarrow as pa
+
+    # Arrow's handlers may turn a SIGTERM that comes while it reads into a SIGINT.
+    pa.enable_signal_handlers(False)
     try:
         return command.run(_config(command, args), getattr(args, "json", False))
     except (UserError, RunError, OSError) as e:
@@ -46,8 +44,6 @@ def run(argv: list[str] | None = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is in a shell's background
             signal.signal(number, _end)
-    # Arrow's handlers may turn a SIGTERM that comes while it reads into a SIGINT.
-    pa.enable_signal_handlers(False)
     code = main(argv)
     _reader_left()
     with contextlib.suppress(OSError):
@@ -59,6 +55,11 @@ def run(argv: list[str] | None = None) -> NoReturn:
 
 def _config(command: Command, args: argparse.Namespace) -> Any:
     """The settings that a command line and the file that --config names give."""
+    from rsr_ray.config.load import load_config, load_nightly
+    from rsr_ray.config.nightly import NightlyConfig
+    from rsr_ray.config.options import called
+    from rsr_ray.config.settings import check_text, kinds_of, settled
+
     kinds = kinds_of(command.config)
     given = {
         field.name: settled(called(field), field.name, getattr(args, field.name), kinds[field.name])

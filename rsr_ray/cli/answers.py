@@ -8,7 +8,13 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
+from rsr_ray.config.answers import (
+    CompareConfig,
+    CorrelateConfig,
+    ReportConfig,
+    TeachersConfig,
+    weights_of,
+)
 from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.errors import safe
@@ -16,6 +22,7 @@ from rsr_ray.errors import safe
 if TYPE_CHECKING:
     from rsr_ray.decide.outcome import Outcome
     from rsr_ray.decide.scored import Scored
+    from rsr_ray.decide.strata_ranking import StrataRanking
     from rsr_ray.metrics import Metric
     from rsr_ray.store.store import Store
 
@@ -29,27 +36,30 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.naturalness import print_naturalness
     from rsr_ray.report.terminal.outcome import print_outcome
     from rsr_ray.report.terminal.ranking import print_ranking
+    from rsr_ray.report.terminal.strata import print_strata
     from rsr_ray.store.store import Store
 
     metric = find_metric(config.by)
     store = Store(config.store, config.student, config.s3_endpoint)
     table = store.read_teacher_rows()
-    scored = load_scored(store, [metric])
+    scored = load_scored(store, [metric], stratum=config.by_stratum)
     if config.teachers:
         scored = scored.only(config.teachers)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
     by_verdict = _outcome(store, scored, metric, config) if config.verified else None
+    strata = _strata(scored, metric, config) if config.by_stratum else None
     if as_json:
         answer = {"student": config.student, **ranking.to_json()}
-        if beside:
-            answer["naturalness"] = beside.to_json()
-        if by_verdict:
-            answer["outcome"] = by_verdict.to_json()
+        parts = {"naturalness": beside, "outcome": by_verdict, "strata": strata}
+        answer |= {name: part.to_json() for name, part in parts.items() if part}
         print(json.dumps({**answer, "table": [row.to_json() for row in table]}))
         return 0
-    print_ranking(ranking, table, config.student, console())
-    if beside:
+    if strata:
+        print_strata(strata, config.student, console())
+    else:
+        print_ranking(ranking, table, config.student, console())
+    if beside and not strata:
         # the ranking's own notes hold them
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
     if by_verdict:
@@ -70,6 +80,19 @@ def _outcome(
         metric,
         column,
         read_verdicts(store, scored, column),
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+
+
+def _strata(scored: "Scored", metric: "Metric", config: TeachersConfig) -> "StrataRanking":
+    from rsr_ray.decide.strata_ranking import rank_strata
+
+    return rank_strata(
+        scored,
+        metric,
+        str(config.by_stratum),
+        weights=weights_of(config),
         confidence=config.confidence,
         seed=config.seed,
     )
@@ -132,6 +155,8 @@ def report(config: ReportConfig, as_json: bool) -> int:
         seed=config.seed,
         teachers=config.teachers,
         tokens_from=config.tokens_from,
+        by_stratum=config.by_stratum,
+        stratum_weights=weights_of(config),
     )
     for student in report.students:
         print(safe(f"{student.student}: {student.answer}"))

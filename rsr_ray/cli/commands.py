@@ -1,19 +1,13 @@
-"""The commands: what each is for, the settings it takes, the function that does it."""
+"""The commands: what each is for, the settings it takes, the function that does it.
+
+A command's modules are imported when it is used: `rsr-ray --help` may not wait for them.
+"""
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
-
-from rsr_ray.cli import answers, runs, upkeep
-from rsr_ray.config.answers import CompareConfig, CorrelateConfig, ReportConfig, TeachersConfig
-from rsr_ray.config.arms import ArmsConfig
-from rsr_ray.config.choose import ChooseConfig
-from rsr_ray.config.demo import BenchConfig, DemoConfig, MetricsConfig
-from rsr_ray.config.nightly import NightlyConfig
-from rsr_ray.config.race import RaceConfig
-from rsr_ray.config.score import PreviewConfig, ScoreConfig
-from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig
 
 PURPOSES = {
     "look first": ("preview", "doctor"),
@@ -31,12 +25,23 @@ class Command:
 
     name: str
     help: str
-    config: type
-    run: Callable[[Any, bool], int]  # of the config and --json: the exit code
+    home: str  # the module of rsr_ray.cli with its function, which has its name
+    takes: str  # its config, as "module:Class" of rsr_ray.config
     json: str = "print JSON"  # what --json does; empty where there is none
     only: tuple[str, ...] = ()  # settings that are options as well; none: all
     needs_config: bool = False
     config_help: str = "YAML file with these options; the command line takes precedence"
+
+    @property
+    def config(self) -> type:
+        config: type = resolve_name(f"rsr_ray.config.{self.takes}")
+        return config
+
+    @property
+    def run(self) -> Callable[[Any, bool], int]:
+        """Takes the config and whether to print JSON; returns the exit code."""
+        run: Callable[[Any, bool], int] = resolve_name(f"rsr_ray.cli.{self.home}:{self.name}")
+        return run
 
     @property
     def settings(self) -> list[dataclasses.Field[Any]]:
@@ -51,8 +56,8 @@ COMMANDS = {
         Command(
             name="score",
             help="score a corpus under a student and rank its teachers",
-            config=ScoreConfig,
-            run=runs.score,
+            home="runs",
+            takes="score:ScoreConfig",
         ),
         Command(
             name="nightly",
@@ -60,8 +65,8 @@ COMMANDS = {
                 "score new trajectories for several students and report what changed since the "
                 "previous night"
             ),
-            config=NightlyConfig,
-            run=runs.nightly,
+            home="runs",
+            takes="nightly:NightlyConfig",
             json="print the night's record as JSON",
             only=("night", "wait"),
             needs_config=True,
@@ -73,8 +78,8 @@ COMMANDS = {
         Command(
             name="teachers",
             help="rank the teachers of a store and show how certain the ranking is",
-            config=TeachersConfig,
-            run=answers.teachers,
+            home="answers",
+            takes="answers:TeachersConfig",
         ),
         Command(
             name="compare",
@@ -82,89 +87,89 @@ COMMANDS = {
                 "compare two stores, students or nights and test whether the differences are more "
                 "than noise"
             ),
-            config=CompareConfig,
-            run=answers.compare,
+            home="answers",
+            takes="answers:CompareConfig",
         ),
         Command(
             name="report",
             help="write the ranking and its evidence as a page, CSV, JSON and Markdown",
-            config=ReportConfig,
-            run=answers.report,
+            home="answers",
+            takes="answers:ReportConfig",
             json="",
         ),
         Command(
             name="correlate",
             help="correlate each metric with the student's accuracy after fine-tuning",
-            config=CorrelateConfig,
-            run=answers.correlate,
+            home="answers",
+            takes="answers:CorrelateConfig",
         ),
         Command(
             name="race",
             help="find the best teacher without scoring everything",
-            config=RaceConfig,
-            run=runs.race,
+            home="runs",
+            takes="race:RaceConfig",
         ),
         Command(
             name="choose",
             help="write the best trajectories per prompt as training data",
-            config=ChooseConfig,
-            run=answers.choose,
+            home="answers",
+            takes="choose:ChooseConfig",
         ),
         Command(
             name="arms",
             help="write several training sets to compare: exact quotas, the same tokens in each",
-            config=ArmsConfig,
-            run=answers.arms,
+            home="answers",
+            takes="arms:ArmsConfig",
         ),
         Command(
             name="preview",
             help="show how rows are read and which text is scored, without Ray or weights",
-            config=PreviewConfig,
-            run=runs.preview,
+            home="runs",
+            takes="score:PreviewConfig",
         ),
         Command(
             name="doctor",
             help="check student, data, store and cluster before a run and estimate its cost",
-            config=ScoreConfig,
-            run=runs.doctor,
+            home="runs",
+            takes="score:ScoreConfig",
         ),
         Command(
             name="rejects",
             help="list rejected rows, or have the next run retry them",
-            config=RejectsConfig,
-            run=upkeep.rejects,
+            home="upkeep",
+            takes="upkeep:RejectsConfig",
             json="print one JSON object per row",
         ),
         Command(
             name="check",
             help="verify every file of a store",
-            config=CheckConfig,
-            run=upkeep.check,
+            home="upkeep",
+            takes="upkeep:CheckConfig",
         ),
         Command(
             name="metrics",
             help="list the metrics with their formulas, directions and sources",
-            config=MetricsConfig,
-            run=upkeep.metrics,
+            home="upkeep",
+            takes="demo:MetricsConfig",
         ),
         Command(
             name="rescore",
             help="recompute the metrics from stored token scores, without the student",
-            config=RescoreConfig,
-            run=upkeep.rescore,
+            home="upkeep",
+            takes="upkeep:RescoreConfig",
         ),
         Command(
             name="demo",
             help="run the whole pipeline on generated data, on this machine",
-            config=DemoConfig,
-            run=runs.demo,
+            home="runs",
+            takes="demo:DemoConfig",
             json="",
         ),
         Command(
             name="bench",
             help="benchmark the engine against a naive implementation",
-            config=BenchConfig,
-            run=runs.bench,
+            home="runs",
+            takes="demo:BenchConfig",
         ),
     )
 }

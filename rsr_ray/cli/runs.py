@@ -145,7 +145,8 @@ def _check_rejects(config: RaceConfig, answer: "RaceAnswer") -> None:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in answer.rejected.items())
     raise RunError(
         f"{answer.n_rejected:,} of {answer.n_rows:,} rows in the race were rejected, more than "
-        f"--max-rejects {config.max_rejects:g} allows: {reasons}"
+        f"--max-rejects {config.max_rejects:g} allows: {reasons}; list them with rsr-ray rejects "
+        f"--store {config.store}/races/{answer.race_id} --student {answer.student}"
     )
 
 

@@ -75,17 +75,18 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
     elif out and result.teachers is not None:
         print_teachers(result.teachers, config.student, console())
         print(
-            f"Rescored {result.n_rows:,} rows from their token scores with r_max "
+            f"Rescored {counted(result.n_rows, 'row')} from their token scores with r_max "
             f"{result.r_max} into {out.uri}"
         )
     else:
         print(
-            f"Rescored {result.n_rows:,} rows from their token scores; largest relative "
+            f"Rescored {counted(result.n_rows, 'row')} from their token scores; largest relative "
             f"difference from the stored scores: {result.difference:.3g} {result.column}"
         )
     if not out and result.difference > 1e-12:
         raise RunError(
             f"store {store.uri}: unit {result.unit} does not match its token scores: "
-            f"{result.column} differs by {result.difference:.3g}"
+            f"{result.column} differs by {result.difference:.3g}; rescore with --out FOLDER, or "
+            "score again with --new-generation"
         )
     return 0

@@ -1,5 +1,7 @@
 """The settings of the commands that answer from a store: teachers, compare, report, correlate."""
 
+import math
+import re
 from dataclasses import dataclass
 
 from rsr_ray.config.options import S3_ENDPOINT, check_least, option, settle, short_name
@@ -10,6 +12,13 @@ BY = "metric to {} by (rsr-ray metrics lists them)"
 CONFIDENCE = "confidence level"
 SEED = "random seed of the bootstrap"
 ONLY = "rank only these teachers, on the prompts that they share"
+BY_STRATUM = (
+    "rank within each value of this column, which `score --stratum COLUMN` kept, and over all of "
+    "them"
+)
+WEIGHTS = "weights of the strata in the overall ranking; default: equal"
+# A name may have commas and = of its own.
+WEIGHT = re.compile(r"(?P<name>.+?)=(?P<weight>[^=,]+)(?:,|$)")
 
 
 def check_certainty(config: "TeachersConfig | CompareConfig | ReportConfig") -> None:
@@ -19,6 +28,25 @@ def check_certainty(config: "TeachersConfig | CompareConfig | ReportConfig") -> 
             f"--confidence {config.confidence:g}: must be between 0 and 1 (0.95 for 95%)"
         )
     check_least(config, 0, "seed")
+
+
+def weights_of(config: "TeachersConfig | ReportConfig") -> dict[str, float] | None:
+    """--stratum-weights by stratum; None where none are given. Raises UserError."""
+    if config.stratum_weights and not config.by_stratum:
+        raise UserError("--stratum-weights requires --by-stratum")
+    weights: dict[str, float] = {}
+    for text in config.stratum_weights:
+        found = list(WEIGHT.finditer(text))
+        if "".join(match[0] for match in found) != text:
+            raise UserError(f"--stratum-weights {text}: give NAME=WEIGHT, such as math=2,code=1")
+        for match in found:
+            try:
+                weights[match["name"]] = float(match["weight"])
+            except ValueError:
+                weights[match["name"]] = math.nan
+            if not 0 <= weights[match["name"]] < math.inf:
+                raise UserError(f"--stratum-weights {match[0]}: give a number, 0 or more")
+    return weights or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +66,8 @@ class TeachersConfig:
         None,
         metavar="COLUMN",
     )
+    by_stratum: str | None = option(BY_STRATUM, None, metavar="COLUMN")
+    stratum_weights: tuple[str, ...] = option(WEIGHTS, (), metavar="NAME=WEIGHT")
     confidence: float = option(CONFIDENCE, 0.95, metavar="P")
     seed: int = option(SEED, 0)
 
@@ -46,6 +76,7 @@ class TeachersConfig:
         object.__setattr__(self, "student", short_name(self.student))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         check_certainty(self)
+        weights_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +116,8 @@ class ReportConfig:
     confidence: float = option(CONFIDENCE, 0.95, metavar="P")
     seed: int = option(SEED, 0)
     teachers: tuple[str, ...] = option(ONLY, ())
+    by_stratum: str | None = option(BY_STRATUM, None, metavar="COLUMN")
+    stratum_weights: tuple[str, ...] = option(WEIGHTS, (), metavar="NAME=WEIGHT")
     tokens_from: str | None = option(
         "folder or hub id of the student, to score the tokens of the shown trajectories if the "
         "store has no token scores",
@@ -99,6 +132,7 @@ class ReportConfig:
         object.__setattr__(self, "out", absolute(self.out))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         check_certainty(self)
+        weights_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,12 @@ class ScoreConfig:
     per_turn: bool = option(
         "also store the sums of each assistant turn, in the column turns", False
     )
+    stratum: tuple[str, ...] = option(
+        "also store the values of these columns or paths, e.g. source or meta.domain; "
+        "`teachers --by-stratum COLUMN` ranks by it",
+        (),
+        metavar="COLUMN",
+    )
     max_rejects: float = option(
         "exit with code 1 if more than this share of rows is rejected; the run still completes",
         0.05,
@@ -169,6 +175,7 @@ class ScoreConfig:
             "student_name",
             self.student_name or short_name(self.student),
         )
+        object.__setattr__(self, "stratum", tuple(sorted({*self.stratum})))
         check_column_pairs(self.columns)
         check_role_pairs(self.roles)
         self._check_teacher()
@@ -224,7 +231,11 @@ class ScoreConfig:
     def reading(self) -> Reading:
         """How these settings say that rows are read."""
         return Reading(
-            self.teacher, self.teacher_from, as_mapping(self.columns), as_mapping(self.roles)
+            self.teacher,
+            self.teacher_from,
+            as_mapping(self.columns),
+            as_mapping(self.roles),
+            self.stratum,
         )
 
     def length_limit(self, student: StudentFacts) -> int:
@@ -261,12 +272,15 @@ class ScoreConfig:
             facts["system_role"] = self.system_role
         # What changes no score, but what is kept beside it.
         facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
+        if self.stratum:
+            facts["stratum"] = self.stratum
         if self.local:
             facts |= {"steps": self.steps, "step_window": self.step_window}
             if self.over_length == "window":  # earlier versions cut the front off, the prompt too
                 facts["step_context"] = "with prompt"
-        # What is kept of a row.
-        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]
+        # What is kept of a row. `strata` is null without --stratum, and told by it.
+        kept = [field for field in SCORES if field.name != "strata"]
+        facts["columns"] = [f"{field.name} {field.type}" for field in kept]
         settings = {
             "version": SCORES_VERSION,
             "r_max": self.r_max,

@@ -9,6 +9,7 @@ from rsr_ray.corpus.identity import name_of, sample_of
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, check_json, check_size, row_boundary
 from rsr_ray.corpus.shapes import ID_COLUMNS, conversation
+from rsr_ray.corpus.strata import strata_of
 from rsr_ray.corpus.turns import is_scored, without_nulls
 from rsr_ray.errors import BadRow
 from rsr_ray.files.objects import InputObject
@@ -51,6 +52,7 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject) -> None:
     messages, tools = conversation(row), _tools(row.get("tools"))
     _check_calls(messages)
     out["content"], out["complete"] = _digest([messages, tools])[:16], is_complete(row)
+    out["strata"] = strata_of(row, reading.strata)
     if not name:
         raise BadRow(
             "no_teacher",

@@ -20,10 +20,16 @@ SAMPLED_SHARDS, SAMPLED_ROWS = 16, 256  # in which a mapped column is looked for
 
 
 def check_mapped(
-    objects: list[InputObject], endpoint: str | None, columns: Mapping[str, str]
+    objects: list[InputObject],
+    endpoint: str | None,
+    columns: Mapping[str, str],
+    strata: tuple[str, ...],
 ) -> None:
-    """Raise UserError for a mapped column that is in no first row of shards all over the corpus."""
-    missing = dict(columns)
+    """Raise UserError for a mapped column, or one of --stratum, that is in no first row of shards
+    all over the corpus.
+    """
+    missing = {f"--columns {name}={path}": path for name, path in columns.items()}
+    missing |= {f"--stratum {path}": path for path in strata}
     there: set[Any] = set()
     for obj in objects[:: max(1, len(objects) // SAMPLED_SHARDS)]:
         if not missing:
@@ -32,16 +38,16 @@ def check_mapped(
             if isinstance(row, Unreadable):
                 continue
             there |= row.keys()
-            missing = {name: path for name, path in missing.items() if not _is_there(row, path)}
+            missing = {said: path for said, path in missing.items() if not _is_there(row, path)}
             if not missing:
                 return
     if missing and there:
-        name, path = next(iter(missing.items()))
+        said, path = next(iter(missing.items()))
         known = sorted(map(str, there))
         near = difflib.get_close_matches(path, known, 3, 0.5)
         near_names = f"did you mean {' or '.join(near)}?"
         hint = near_names if near else f"columns: {', '.join(known)[:300]}"
-        raise UserError(f"--columns {name}={path}: none of the first rows has this column; {hint}")
+        raise UserError(f"{said}: none of the first rows has this column; {hint}")
 
 
 def _is_there(row: Row, path: str) -> bool:
@@ -51,13 +57,16 @@ def _is_there(row: Row, path: str) -> bool:
 
 
 def check_readable(
-    objects: list[InputObject], endpoint: str | None, columns: Mapping[str, str]
+    objects: list[InputObject],
+    endpoint: str | None,
+    columns: Mapping[str, str],
+    strata: tuple[str, ...] = (),
 ) -> str:
     """The shape of the first row of the first shard that begins with a conversation.
 
-    Raises UserError if none does, or where a mapped column is not there.
+    Raises UserError if none does, or where a mapped column, or one of --stratum, is not there.
     """
-    check_mapped(objects, endpoint, columns)
+    check_mapped(objects, endpoint, columns, strata)
     problem = ""
     for obj in objects:
         first = next(iter_rows(obj, endpoint, columns), Unreadable("the shard has no rows"))

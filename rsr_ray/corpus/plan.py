@@ -50,10 +50,10 @@ def make_plan(
 ) -> Plan:
     """The plan of a corpus. Raises UserError where no shard of it can be read as asked for."""
     columns = reading.columns
-    shape = check_readable(objects, endpoint, columns)
+    shape = check_readable(objects, endpoint, columns, reading.strata)
     seen = Seen.of(objects, endpoint, reading)
     there = seen.columns
-    read = {*COLUMNS} | columns_of(columns.values(), there)
+    read = {*COLUMNS} | columns_of([*columns.values(), *reading.strata], there)
     from_path = Counter(reading.teacher_of(obj.uri) or "none" for obj in objects)
 
     def source(name: str, otherwise: str) -> str:

@@ -6,13 +6,14 @@
 --columns response={teacher}_attempt   answers that lie side by side: a teacher a column
 --columns response=solution_{sample}   ... or a sample a column
 --roles critic=assistant               what a turn's role is
+--stratum metadata.domain              what is kept beside the scores
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -38,14 +39,15 @@ class Reading:
     teacher_from: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)  # name -> column, or path into one
     roles: Mapping[str, str] = field(default_factory=dict)  # as a turn has it -> one of the four
+    strata: tuple[str, ...] = ()  # columns, or paths into one, whose values are kept
 
     @property
     def label(self) -> str:
         """How the names of units have it: -, six digits of the teacher and six of all else.
 
-        "" where nothing is said.
+        "" where nothing is said. The strata are the fingerprint's to tell apart.
         """
-        if self == Reading():
+        if replace(self, strata=()) == Reading():
             return ""
         teacher = self.teacher or (f"from {self.teacher_from}" if self.teacher_from else "")
         columns = [f"{name}={column}" for name, column in sorted(self.columns.items())]

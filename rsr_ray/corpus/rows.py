@@ -213,6 +213,8 @@ def iter_trajectories(
     place: Place | None = None,
 ) -> Iterator[ReadRow]:
     """The rows of an object under their mapped names; one of several answers is several rows."""
+    if only is not None:
+        only |= columns_of(reading.strata, ())
     for row in iter_rows(obj, endpoint, reading.columns, only, place):
         yield from [row] if isinstance(row, Unreadable) else _trajectories(row, reading)
 

@@ -89,7 +89,13 @@ def interval(
     unknown = np.full(len(values), math.nan)
     if len(each) < FEWEST:
         return Interval(unknown, unknown, error)
-    drawn = _studentised(_grouped(each, seed), seed)
+    return interval_of(values, error, _studentised(_grouped(each, seed), seed), confidence)
+
+
+def interval_of(
+    values: np.ndarray, error: np.ndarray, drawn: np.ndarray, confidence: float
+) -> Interval:
+    """Intervals of values [T] with a standard error, from draws of Student's t [B, T]."""
     tails = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     vary = error > NOTHING * np.abs(values)
     low, high = (np.where(vary, values - t * error, math.nan) for t in tails[::-1])
@@ -105,12 +111,22 @@ def place_bounds(
     yet is resampled, and those beyond its quantile are rejected, until none is (M. Mogstad,
     J. Romano, A. Shaikh, D. Wilhelm, Inference for Ranks, Review of Economic Studies 91, 2024).
     """
+    a, b = np.triu_indices(len(values), 1)
+    error = standard_error(each[:, a] - each[:, b])
+    return places_of(values, error, _of_pairs(_grouped(each, seed), a, b, seed), confidence)
+
+
+def places_of(
+    values: np.ndarray, error: np.ndarray, drawn: np.ndarray, confidence: float
+) -> Places:
+    """The bounds of `place_bounds`, from the standard errors [K] of the differences of all pairs
+    of teachers and draws of their Student's t [B, K], in the order of `np.triu_indices`.
+    """
     n_teachers = len(values)
     a, b = np.triu_indices(n_teachers, 1)
-    seen = _t(values[a] - values[b], standard_error(each[:, a] - each[:, b]), values)
+    seen = t_of(values[a] - values[b], error, values)
     # Of each pair: whether that a is worse, and that b is, has not been shown yet.
     is_open = np.ones((2, len(a)), bool)
-    drawn = _of_pairs(_grouped(each, seed), a, b, seed)
     while True:
         worse, better = (drawn[:, left] for left in is_open)
         largest = np.maximum(worse.max(1, initial=-np.inf), -better.min(1, initial=np.inf))
@@ -134,13 +150,28 @@ def chances(values: np.ndarray, each: np.ndarray, seed: int = 0, n_draws: int = 
     """
     n, n_teachers = each.shape
     rng = np.random.default_rng([seed, n, n_teachers])
-    apart = values - values.mean()
-    apart[np.abs(apart) <= NOTHING * np.abs(values).max()] = 0.0
     each = each - each.mean(1, keepdims=True)  # what all teachers share moves no difference
     noise = (each**2).sum() / (n - 1) / n / (n_teachers - 1)
-    scale = (n - 1) / rng.chisquare(n - 1, n_draws)
+    return chances_of(values, noise, each.T @ each / (n * (n - 1)), n - 1, rng, n_draws)
+
+
+def chances_of(
+    values: np.ndarray,
+    noise: float,
+    covariance: np.ndarray,
+    freedom: float,
+    rng: np.random.Generator,
+    n_draws: int = DRAWS,
+) -> Chances:
+    """The chances of `chances`, from the variance of the noise of a value and its covariance
+    [T, T], both without what all teachers share, and from the degrees of freedom they have.
+    """
+    n_teachers = len(values)
+    apart = values - values.mean()
+    apart[np.abs(apart) <= NOTHING * np.abs(values).max()] = 0.0
+    scale = freedom / rng.chisquare(freedom, n_draws)
     keep = 1 - _share_of_noise((apart**2).sum(), noise * scale, n_teachers, rng)
-    error = _normal(each.T @ each / (n * (n - 1)), n_draws, rng)
+    error = _normal(covariance, n_draws, rng)
     drawn = keep[:, None] * apart + np.sqrt(keep * scale)[:, None] * error
     before = np.full((n_teachers, n_teachers), 0.5)
     for t in range(n_teachers - 1):
@@ -158,9 +189,8 @@ def more_prompts(
     two teachers alone. None where it would take TOO_MANY times the prompts.
     """
     n, (a, b) = len(each), pair
-    t = abs(
-        float(_t(values[[a]] - values[[b]], standard_error(each[:, [a]] - each[:, [b]]), values)[0])
-    )
+    error = standard_error(each[:, [a]] - each[:, [b]])
+    t = abs(float(t_of(values[[a]] - values[[b]], error, values)[0]))
     kept = 1 - _mean_share_of_noise(t)
     z = float(special.ndtri(PLANNED))
 
@@ -235,7 +265,7 @@ def _normal(covariance: np.ndarray, n_draws: int, rng: np.random.Generator) -> n
     return drawn
 
 
-def _t(difference: np.ndarray, error: np.ndarray, values: np.ndarray) -> np.ndarray:
+def t_of(difference: np.ndarray, error: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Differences over their standard errors; of one without error, 0 or infinite."""
     least = NOTHING * float(np.abs(values).max(initial=0.0))
     difference = np.where(np.abs(difference) <= least, 0.0, difference)
@@ -272,10 +302,16 @@ def _studentised(each: np.ndarray, seed: int) -> np.ndarray:
     unit = (each / np.where(size > 0, size, 1.0)).astype(np.float32)
     shares = resamples(n, seed)
     mean = shares @ unit
-    spread = shares @ unit**2 - mean**2
+    return t_of_draws(mean, shares @ unit**2 - mean**2, math.sqrt(n - 1))
+
+
+def t_of_draws(mean: np.ndarray, spread: np.ndarray, root: float = 1.0) -> np.ndarray:
+    """Student's t of draws, float32 [B, K], from their means and spreads, which are about 1 in the
+    whole sample; `root` is that of the degrees of freedom that the spread does not have in it.
+    """
     sure = np.copysign(np.float32(np.inf), mean)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = mean * np.float32(math.sqrt(n - 1)) / np.sqrt(spread)
+        t = mean * np.float32(root) / np.sqrt(spread)
     return np.where(np.abs(mean) < 1e-6, 0.0, np.where(spread < 1e-6, sure, t))
 
 

@@ -58,8 +58,8 @@ def naturalness(scored: Scored) -> Naturalness:
     if not scored.has(LOCAL):
         n_lacking = int(np.isnan(LOCAL.values(scored.columns)).sum())
         notes.append(
-            f"{n_lacking:,} trajectories have no local naturalness: the prompt and a step did "
-            f"not fit into memory or the window"
+            f"no local naturalness for {n_lacking:,} of the trajectories: the prompt and a step "
+            "did not fit into memory or the window"
         )
         return Naturalness(matched=False, n_prompts=0, teachers=[], notes=notes)
     compared, is_matched = scored.matrices(LOCAL).compared()

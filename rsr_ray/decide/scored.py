@@ -34,6 +34,7 @@ class Scored:
     columns: dict[str, np.ndarray]  # each [N]; NaN where the store has null
     rows: pa.Table  # [N]: trajectory_id, sample, source, source_row, and the unit that holds it
     notes: tuple[str, ...] = ()  # what the store lacks of what was scored, a sentence each
+    stratum: pa.Array | None = None  # string [N] if asked for; null where a row has no value
 
     def has(self, metric: Metric) -> bool:
         """Whether all rows have what the metric is made of."""
@@ -80,6 +81,7 @@ class Scored:
             {name: values[keep] for name, values in self.columns.items()},
             self.rows.filter(pa.array(keep)),
             self.notes,
+            None if self.stratum is None else self.stratum.filter(pa.array(keep)),
         )
 
 
@@ -128,17 +130,21 @@ def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def load_scored(
-    store: Store, metrics: Iterable[Metric] = REGISTRY.values(), more: Iterable[str] = ()
+    store: Store,
+    metrics: Iterable[Metric] = REGISTRY.values(),
+    more: Iterable[str] = (),
+    stratum: str | None = None,
 ) -> Scored:
     """The score rows that the store's teachers table was made of.
 
-    `more` names further number columns of SCORES. A trajectory_id and content that a teacher
-    has twice count once, the first by source and row. If the store's rows are no longer those of
-    the table, `notes` say so. Raises UserError if there are none, and StoreError for a broken file.
+    `more` names further number columns of SCORES, `stratum` a column that --stratum kept. A
+    trajectory_id and content that a teacher has twice count once, the first by source and row. If
+    the store's rows are no longer those of the table, `notes` say so. Raises UserError if there are
+    none, or --stratum did not keep `stratum`, and StoreError for a broken file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
-    scored = load_units(store, fingerprint, units, [*metrics, RSR], more)
+    scored = load_units(store, fingerprint, units, [*metrics, RSR], more, stratum)
     said = store.notes(fingerprint)
     if store.made_of().units and not gives(scored, store.read_teacher_rows()):
         said.append(
@@ -166,10 +172,11 @@ def load_units(
     names: list[str],
     metrics: Iterable[Metric],
     more: Iterable[str] = (),
+    stratum: str | None = None,
 ) -> Scored:
     """The score rows of these units, as `load_scored` has them.
 
-    Raises UserError where there are none.
+    Raises UserError where there are none, or they were scored without --stratum `stratum`.
     """
     if not names:
         raise UserError(
@@ -180,7 +187,7 @@ def load_units(
     numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
 
     def read(name: str) -> pa.Table:
-        return _read_unit(store, fingerprint, name, numbers)
+        return _read_unit(store, fingerprint, name, numbers, stratum)
 
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(read, sorted(set(names) - set(repeated))))
@@ -192,15 +199,34 @@ def load_units(
     return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
 
 
-def _read_unit(store: Store, fingerprint: str, name: str, numbers: list[str]) -> pa.Table:
+def _read_unit(
+    store: Store, fingerprint: str, name: str, numbers: list[str], stratum: str | None
+) -> pa.Table:
     """The scored rows of a unit, without its rejects; names are dictionary-encoded."""
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, *numbers]
+    columns += ["strata"] if stratum else []
     table = store.read_unit(fingerprint, name, columns)
     table = table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
-    for column in ("teacher", "source"):
+    if stratum:
+        strata = _values_of(table["strata"], stratum)
+        table = table.drop_columns(["strata"]).append_column("stratum", strata)
+    for column in ("teacher", "source", *(["stratum"] if stratum else [])):
         place = table.schema.get_field_index(column)
         table = table.set_column(place, column, table[column].dictionary_encode())
     return table.append_column("unit", pa.repeat(name, table.num_rows).dictionary_encode())
+
+
+def _values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+    """What rows say in a column of --stratum. Raises UserError where they were scored without."""
+    kept = pc.map_lookup(strata, pa.scalar(column), "all")
+    if len(kept) and kept.null_count == len(kept):
+        others = sorted({name for row in strata.to_pylist() for name, _ in row or ()})
+        there = f"without it, and with {', '.join(others)}" if others else "without --stratum"
+        raise UserError(
+            f"--by-stratum {column}: the store was scored {there}: score again with --stratum "
+            f"{' '.join([column, *others])} --new-generation"
+        )
+    return pc.map_lookup(strata, pa.scalar(column), "first")
 
 
 def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
@@ -225,7 +251,15 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
         prompt,
         {name: rows[name].to_numpy()[order] for name in numbers},
         rows.select([*ROW, "unit"]).take(pa.array(order)),
+        stratum=_text(rows["stratum"].take(pa.array(order)))
+        if "stratum" in rows.column_names
+        else None,
     )
+
+
+def _text(column: pa.ChunkedArray) -> pa.Array:
+    whole = pc.cast(column, pa.string()).combine_chunks()
+    return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

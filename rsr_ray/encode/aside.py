@@ -112,7 +112,7 @@ class Aside:
 
 def answer(file: int) -> None:
     """Answer, in a process aside, what is asked over a connection; `file` is its descriptor."""
-    with contextlib.suppress(EOFError, ConnectionResetError):  # nobody asks any more
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody asks any more
         connection = Connection(file)
         prepare, args = connection.recv()
         raised, found = _attempt(prepare, *args)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.config.race import RaceConfig
-from rsr_ray.errors import RunError, UserError
+from rsr_ray.errors import RunError, UserError, counted
 from rsr_ray.files.objects import InputObject, list_files
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.race.answer import (
@@ -167,8 +167,8 @@ class Course:
             run_id = self._score_shards(folder, rows)
         if lost := int((rows & ~self.scores.known).sum()):
             raise RunError(
-                f"{lost:,} rows of {folder} were scored but are missing from "
-                f"{self.store.scores_uri}"
+                f"{counted(lost, 'row')} of {folder} scored but missing from "
+                f"{self.store.scores_uri}; rerun the same command"
             )
         return run_id
 

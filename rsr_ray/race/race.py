@@ -52,7 +52,7 @@ def race(config: RaceConfig, say: Callable[[Round], None]) -> RaceAnswer:
     Raises UserError and RunError as score_corpus does.
     """
     objects = list_corpus(config.corpus, config.s3_endpoint, config.store)
-    check_readable(objects, config.s3_endpoint, config.reading.columns)
+    check_readable(objects, config.s3_endpoint, config.reading.columns, config.stratum)
     student = inspect_student(config.student, config.trust_remote_code, config.template_text)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     with Cluster(config.ray_address, config.log, verbose=config.verbose) as cluster:

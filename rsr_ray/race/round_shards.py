@@ -96,7 +96,8 @@ def read_rows(objects: pa.Table, endpoint: str | None, reading: Reading) -> Iter
 
 def _shard_row(found: Row, trajectory_id: str) -> Row:
     """A canonical row as a shard of a round has it."""
-    row = {name: found[name] for name in ("prompt_id", "teacher", "sample", "complete")}
+    row = dict(found["strata"] or {})  # under their paths, which a column comes before
+    row |= {name: found[name] for name in ("prompt_id", "teacher", "sample", "complete")}
     row["trajectory_id"] = trajectory_id
     for name in ("messages", "tools"):
         if found[name]:

@@ -62,12 +62,12 @@ class Encoder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._aside is not None and self._aside.exception() is None:
-            self._aside.result().close()
-        self._pool.shutdown()
+        if self._aside is not None:
+            self._aside.add_done_callback(_close)  # who ends while it starts does not wait for it
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def start(self, student: str) -> None:
-        """Start the process, in the background."""
+        """Start the process, in the background, unless it was started."""
         if self._aside is None:
             self._aside = self._pool.submit(Aside, _ready_to_encode, student)
 
@@ -90,6 +90,11 @@ class Encoder:
         except Ended:  # over one of the rows: `encode_aside` finds out which
             encoded = Encode(source, how).encode_aside(rows)
         return with_rows(unit, encoded)
+
+
+def _close(started: Future[Aside]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        started.result().close()
 
 
 def _ready_to_encode(student: str) -> Callable[[tuple[list[Row], str, How]], list[Row]]:

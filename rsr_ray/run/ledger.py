@@ -114,7 +114,7 @@ class Run:
             shards_to_do=len(todo),
             rows_already_scored=self.n_already,
         )
-        return pa.Table.from_pylist(todo, schema=TODO)
+        return pa.Table.from_pylist(todo, schema=TODO) if todo else TODO.empty_table()
 
     def _say_plan(self, files: list[InputObject], n_left: int) -> None:
         said = (
@@ -186,8 +186,8 @@ class Run:
         open_ended = sum(not state.whole for state in self.objects.values())
         if open_ended or self.n_read != self.n_counted:
             raise RunError(
-                f"rows are missing or counted twice: {self.equation}; {open_ended} shards are "
-                "incomplete. Rerun the same command."
+                f"rows are missing or counted twice: {self.equation}; "
+                f"{counted(open_ended, 'shard')} incomplete. Rerun the same command."
             )
 
     @property
@@ -199,13 +199,14 @@ class Run:
             return "nothing was scored: every row was rejected"
         if n := self.rejected["unreadable_shard"]:
             return (
-                f"{n} shard(s) could not be read to the end, {examples['unreadable_shard']}; "
-                "their readable rows are scored. Fix or remove them."
+                f"{counted(n, 'shard')} could not be read to the end, "
+                f"{examples['unreadable_shard']}; the rows before that are scored. Fix or remove "
+                "what is broken."
             )
         if replaced := self.units.replaced:
             return (
-                f"{len(replaced)} shard(s) were replaced while they were read, e.g. "
-                f"{replaced[0]}; they do not count yet: rerun the same command."
+                f"{counted(len(replaced), 'shard')} replaced while being read, e.g. "
+                f"{replaced[0]}; rerun the same command to count the new rows."
             )
         n_new = self.n_scored + self.rejected.total()
         if self.rejected.total() > self.config.max_rejects * n_new:

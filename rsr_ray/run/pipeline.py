@@ -57,9 +57,7 @@ def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str
     cluster = cluster or Cluster(config.ray_address, config.log, verbose=config.verbose)
     with cluster, Encoder() as encoder:
         is_here = fits_here(config, cluster, [f.uri for f in files], sum(f.size for f in files))
-        if is_here:
-            encoder.start(config.student)
-        student, dtype = find_student(run, store, None if is_here else cluster)
+        student, dtype = find_student(run, store, encoder if is_here else cluster)
         run.settle(student, dtype)
         with at_work(store, run.fingerprint):
             objects = run.units.find(store, run.fingerprint, files)
@@ -90,39 +88,41 @@ def read_plan(run: Run) -> list[InputObject]:
     return files
 
 
-def find_student(run: Run, store: Store, cluster: Cluster | None) -> tuple[StudentFacts, str]:
-    """The facts of the student, and the dtype it is scored in; `cluster` is None where the run
-    fits here.
+def find_student(run: Run, store: Store, place: Cluster | Encoder) -> tuple[StudentFacts, str]:
+    """The facts of the student, and the dtype it is scored in; `place` is where: a cluster, or
+    this process and its encoder.
     """
     config = run.config
     last = store.last_run()
     if last is not None and last.identity == run.identity:
         student = last.student
     else:
-        student = meet_student(config, cluster)
-    return student, find_dtype(config, student, last, cluster)
+        student = meet_student(config, place)
+    return student, find_dtype(config, student, last, place)
 
 
-def meet_student(config: ScoreConfig, cluster: Cluster | None) -> StudentFacts:
+def meet_student(config: ScoreConfig, place: Cluster | Encoder) -> StudentFacts:
     """Inspect a student that the store does not know.
 
-    It has something to score: `cluster` connects meanwhile.
+    It has something to score: meanwhile the cluster connects, or the encoder starts.
     """
     pool = ThreadPoolExecutor(1)
     inspected = pool.submit(
         inspect_student, config.student, config.trust_remote_code, config.template_text
     )
     pool.shutdown(wait=False)  # a command that is told to end does not wait for it
-    if cluster is not None:
-        cluster.connect()
+    if isinstance(place, Cluster):
+        place.connect()
+    else:
+        place.start(config.student)
     return inspected.result()
 
 
 def find_dtype(
-    config: ScoreConfig, student: StudentFacts, last: RunRecord | None, cluster: Cluster | None
+    config: ScoreConfig, student: StudentFacts, last: RunRecord | None, place: Cluster | Encoder
 ) -> str:
     """What --dtype says; for auto that of the last run, if it was of these settings, else what
-    suits `cluster`, or this machine's CPUs where that is None.
+    suits the cluster, or this machine's CPUs.
     """
     if config.dtype != "auto":
         return config.dtype
@@ -133,9 +133,9 @@ def find_dtype(
         and config.fingerprint(student, was, config.length_limit(student)) == last.fingerprint
     ):
         return was
-    if cluster is None:
+    if isinstance(place, Encoder):
         return AUTO_DTYPES["cpu"]
-    cluster.connect()
+    place.connect()
     return suited_dtype(config)
 
 
@@ -218,6 +218,7 @@ def score_here(
     """
     config, how = run.config, How.of(run.config, student)
     try:
+        encoder.start(student.source)
         score = Score(replica(run, student, store))
         units = read_units(todo, config.s3_endpoint, config.unit_rows, config.reading)
         for unit in encoder.encoded(units, student.source, how):

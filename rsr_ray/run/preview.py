@@ -37,6 +37,7 @@ class PreviewRow:
     sample: int | None
     content: str | None = None
     complete: bool | None = None
+    strata: dict[str, str | None] | None = None
     text: str | None = None  # rendered
     spans: tuple[tuple[int, int], ...] = ()  # [start, stop) in characters of what is scored
     reject_reason: str | None = None
@@ -51,6 +52,7 @@ class PreviewRow:
             **{name: getattr(self, name) for name in ("source", "source_row", "trajectory_id")},
             **{name: getattr(self, name) for name in ("prompt_id", "teacher", "sample", "text")},
             "scored": self.scored,
+            **({"strata": self.strata} if self.strata else {}),
             "reject_reason": self.reject_reason,
             "reject_detail": self.reject_detail,
         }

@@ -63,8 +63,8 @@ def rescore(
         _, was = store.read_tokens(fingerprint, names[0])
     except FileNotFoundError as e:
         raise UserError(
-            f"store {store.uri}: no token scores of student {store.student_name}; score "
-            f"with --token-scores"
+            f"store {store.uri}: no token scores of student {store.student_name}; run rsr-ray "
+            "score with --token-scores --new-generation"
         ) from e
     new = fingerprint if r_max in (None, was) else derived_fingerprint(fingerprint, r_max)
     for note in store.notes(fingerprint):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rsr_ray.config.score import ScoreConfig
+from rsr_ray.errors import counted
 from rsr_ray.files.objects import InputObject
 from rsr_ray.store.packs import Pack, drop_packs, files_of, pack_up
 from rsr_ray.store.records import warn_once
@@ -116,13 +117,13 @@ class RunUnits:
         said = []
         if self.broken:
             said.append(
-                f"{len(self.broken):,} units of the store were broken and were scored again: "
+                f"Scored {counted(len(self.broken), 'broken unit')} of the store again: "
                 f"{named(self.broken)}"
             )
         if self.read_apart:
             said.append(
-                f"{self.read_apart:,} rows of these shards were scored earlier with another "
-                "--teacher and other --columns, and also count"
+                f"Also counting {counted(self.read_apart, 'row')} of these shards, scored earlier "
+                "with another --teacher and other --columns"
             )
         if self.n_files_gone:
             said.append(

@@ -9,7 +9,7 @@
     runs/<run_id>.json               settings, versions, the row equation, tokens, seconds
     nightly/<night>.json             what changed in a night
     nightly/lease/                   who is at work on the store
-    report/                          the page, and the same as CSV, JSON and Markdown
+    report/                          the page, the same as CSV, JSON and Markdown, and its charts
     races/<race id>/                 a store of its own: what a race had scored, its shards, answer
     claims/student=<name>/           who is at work on a student (lease.py)
 

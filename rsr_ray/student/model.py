@@ -194,7 +194,8 @@ class Student:
         self.backbone = self.model.base_model
         if self.backbone is self.model:
             raise UserError(
-                f"student {source}: {type(self.model).__name__} has no separate backbone and head"
+                f"student {source}: {type(self.model).__name__} has no separate backbone and head, "
+                "which scoring needs; use a checkpoint of a causal language model"
             )
         # Where the ids go, and where hidden states and targets meet.
         self.device = self.model.get_input_embeddings().weight.device

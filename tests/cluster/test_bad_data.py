@@ -237,7 +237,7 @@ def test_broken_files_are_named_and_the_others_scored(here, tmp_path):
     assert broken == dict.fromkeys(names, "unreadable_shard")
     assert {row["teacher"] for row in rows if row["trajectory_id"].startswith("binary")} == {"QwQ"}
     assert "Traceback" not in done.stderr
-    assert "6 shard(s) could not be read to the end" in done.stderr.splitlines()[-1]
+    assert "6 shards could not be read to the end" in done.stderr.splitlines()[-1]
 
 
 def test_what_of_a_corpus_cannot_be_read_is_one_line_before_anything_starts(tmp_path):

@@ -118,9 +118,7 @@ def test_an_unreadable_shard_beside_good_ones_is_named_and_the_rest_scored(corpu
     )
     assert done.returncode == 1
     assert "read 5 = scored 4 + rejected 1" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith(
-        "rsr-ray: 1 shard(s) could not be read to the end"
-    )
+    assert done.stderr.splitlines()[-1].startswith("rsr-ray: 1 shard could not be read to the end")
     assert "teacher=B/a.parquet" in done.stderr.splitlines()[-1]
 
 

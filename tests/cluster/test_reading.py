@@ -51,7 +51,7 @@ def test_two_teachers_of_one_shard_in_two_runs_and_a_mapping_put_right(tmp_path)
         "d": 2,
     }
     assert any(
-        "2 rows of these shards were scored earlier with another --teacher" in note
+        "2 rows of these shards, scored earlier with another --teacher" in note
         for note in both.units.notes
     )
     again = score(corpus, store, teacher="d", columns=columns("d", "d_thought"))

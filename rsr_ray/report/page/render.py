@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import rsr_ray
 from rsr_ray.decide.ranking import TeacherPlace
+from rsr_ray.decide.strata_in_words import in_words
 from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
+from rsr_ray.report.page.charts.strata import usual_difference
 from rsr_ray.report.page.report import Report, StudentReport
-from rsr_ray.report.terminal.formats import number, percent
+from rsr_ray.report.terminal.formats import coefficient, number, percent
 from rsr_ray.report.terminal.ranking import about_places, place_range
 
 if TYPE_CHECKING:
@@ -94,6 +96,9 @@ def _environment() -> "Environment":
         "percent": percent,
         "place_range": place_range,
         "about_places": about_places,
+        "coefficient": coefficient,
+        "in_words": in_words,
+        "usual_difference": usual_difference,
     }
     return environment
 
@@ -188,6 +193,9 @@ def _markdown_answer(student: StudentReport, value: str) -> list[str]:
         *([student.unscored] if student.unscored else []),
         *student.changes,
     ]
+    if strata := student.strata:
+        overall = [strata.overall.sentence] if strata.overall else []
+        said += [strata.sentence, *overall, *strata.notes]
     return [*lines, "", *(f"- {_md(line)}" for line in said), ""]
 
 

@@ -1,19 +1,22 @@
 """report: a store -> everything that the report says of its students."""
 
 import datetime
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
-from rsr_ray.decide.scored import load_scored
+from rsr_ray.decide.scored import Scored, load_scored
+from rsr_ray.decide.strata_ranking import StrataRanking, rank_strata
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
 from rsr_ray.report.page.charts.boxes import draw_boxes
+from rsr_ray.report.page.charts.drawn import Charts
 from rsr_ray.report.page.charts.lengths import draw_lengths
 from rsr_ray.report.page.charts.places import draw_places
 from rsr_ray.report.page.charts.plane import draw_plane
+from rsr_ray.report.page.charts.strata import draw_strata
 from rsr_ray.report.page.charts.whiskers import draw_whiskers
 from rsr_ray.report.page.nights import ShownLastNight, ShownNight, comparable, nights_of
 from rsr_ray.report.page.summaries import Point, RankedScores, points_of, sample_of, spreads_of
@@ -63,6 +66,7 @@ class StudentReport:
     tokens: dict[int, ShownTokens] = field(default_factory=dict)  # of trajectories[i], by i
     charts: dict[str, str] = field(default_factory=dict)  # name -> SVG
     empty: str | None = None  # why there is no ranking
+    strata: StrataRanking | None = None  # if a column was asked for
 
     @property
     def answer(self) -> str:
@@ -82,6 +86,7 @@ class StudentReport:
             "ranking": self.ranking and self._ranking_to_json(self.ranking),
             "trajectories": [vars(row) for row in self.trajectories],
         }
+        said |= {"strata": self.strata.to_json()} if self.strata else {}
         return said | {"empty": self.empty} if self.empty else said
 
     def _ranking_to_json(self, ranking: Ranking) -> dict[str, Any]:
@@ -123,6 +128,9 @@ class Settings:
     teachers: Collection[str]  # the only ones it ranks, if any are given
     tokens_from: str | None
     tokens_shown: int  # of one student, over all its trajectories
+    charts: Charts
+    by_stratum: str | None = None
+    stratum_weights: Mapping[str, float] | None = None
 
 
 def make_report(
@@ -134,17 +142,25 @@ def make_report(
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
     rankings: dict[str, Ranking] | None = None,
+    by_stratum: str | None = None,
+    stratum_weights: Mapping[str, float] | None = None,
+    charts: Charts | None = None,
 ) -> Report:
     """Everything the report says of each student.
 
     `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
-    `rank_teachers` has ranked already, in just this way. If the store has no token scores, those of
-    the shown trajectories come from the student `tokens_from`, if it is given. Raises UserError.
+    `rank_teachers` has ranked already, in just this way; `charts` has those drawn before. If the
+    store has no token scores, those of the shown trajectories come from the student `tokens_from`,
+    if it is given. `by_stratum` is a column that --stratum kept, `stratum_weights` as `rank_strata`
+    has them. Raises UserError.
     """
     history = History(stores[0].uri, stores[0].endpoint)
     night = ShownLastNight.of(history)
     share = TOKENS_SHOWN // len(stores)
-    settings = Settings(metric, confidence, seed, teachers, tokens_from, share)
+    charts = charts or Charts()
+    settings = Settings(
+        metric, confidence, seed, teachers, tokens_from, share, charts, by_stratum, stratum_weights
+    )
     ranked = rankings or {}
     students = [
         _report_student(store, history, ranked.get(store.student_name), settings)
@@ -206,7 +222,7 @@ def _with_ranking(
 ) -> StudentReport:
     """The report with the ranking, the trajectories, their tokens, and the charts."""
     metric = settings.metric
-    scored = load_scored(store, [metric, RSR])
+    scored = load_scored(store, [metric, RSR], stratum=settings.by_stratum)
     if settings.teachers:
         scored = scored.only(settings.teachers)
     if ranking is None:
@@ -217,6 +233,7 @@ def _with_ranking(
     shown = shown_trajectories(ranked, metric)
     tokens = _find_tokens(store, shown, said.run, settings)
     points = points_of(ranked)
+    said = replace(said, strata=_rank_strata(scored, settings))
     return replace(
         said,
         ranking=ranking,
@@ -224,6 +241,19 @@ def _with_ranking(
         trajectories=shown,
         tokens=tokens,
         charts=_draw_charts(said, ranking, ranked, points, settings),
+    )
+
+
+def _rank_strata(scored: Scored, settings: Settings) -> StrataRanking | None:
+    if not settings.by_stratum:
+        return None
+    return rank_strata(
+        scored,
+        settings.metric,
+        settings.by_stratum,
+        weights=settings.stratum_weights,
+        confidence=settings.confidence,
+        seed=settings.seed,
     )
 
 
@@ -256,13 +286,16 @@ def _draw_charts(
     axis = f"{settings.metric.name} ({settings.metric.better} is better)"
     teachers = [t.teacher for t in ranking.teachers]
     sample = sample_of(ranked, settings.seed)
+    draw = settings.charts.draw
     drawn = {
-        "whiskers": draw_whiskers(ranking, f"{name}:whiskers", axis),
-        "plane": draw_plane(points, f"{name}:plane", settings.confidence),
-        "boxes": draw_boxes(spreads_of(ranked), f"{name}:boxes", axis),
-        "lengths": draw_lengths(teachers, sample, f"{name}:lengths", axis),
+        "whiskers": draw(draw_whiskers, ranking, f"{name}:whiskers", axis),
+        "plane": draw(draw_plane, points, f"{name}:plane", settings.confidence),
+        "boxes": draw(draw_boxes, spreads_of(ranked), f"{name}:boxes", axis),
+        "lengths": draw(draw_lengths, teachers, sample, f"{name}:lengths", axis),
     }
+    if said.strata:
+        drawn["strata"] = draw(draw_strata, said.strata, f"{name}:strata")
     alike = comparable(said.nights)
     if len(alike) > 1:
-        drawn["places"] = draw_places(alike, f"{name}:places")
+        drawn["places"] = draw(draw_places, alike, f"{name}:places")
     return drawn

@@ -1,11 +1,12 @@
 """write: a report -> its files in a folder or bucket."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from rsr_ray.decide.ranking import Ranking
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, put
 from rsr_ray.metrics import RSR, Metric
+from rsr_ray.report.page.charts.drawn import Charts
 from rsr_ray.report.page.render import as_csv, as_html, as_json, as_markdown
 from rsr_ray.report.page.report import Report, make_report
 from rsr_ray.store.store import Store
@@ -20,6 +21,8 @@ def write_report(
     seed: int = 0,
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
+    by_stratum: str | None = None,
+    stratum_weights: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Write the report of one or more students of a store, as `rsr-ray report` does.
 
@@ -27,16 +30,14 @@ def write_report(
     store's endpoint. `confidence` is that of the intervals, `seed` that of the random draws. With
     `teachers`, only these are ranked, on the prompts they share. `tokens_from` is the folder or hub
     id of the student: it scores the tokens of the shown trajectories if the store has no token
-    scores.
+    scores. `by_stratum`, a column that the scores keep, and `stratum_weights` as for `rank_strata`.
 
-    Writes index.html (the page; it needs no other file and no network), teachers.csv (a row per
-    student and teacher), teachers.json (all numbers) and summary.md, over those of an earlier
-    report. Returns their URIs, in this order.
+    Writes index.html (the page, which needs no other file), teachers.csv (a row per student and
+    teacher), teachers.json (all numbers) and summary.md, over an earlier report's. Returns URIs.
 
-    Raises UserError if no student is given, a student has no scores, the metric has no direction or
-    needs columns that the store lacks, a teacher is not in the store, `tokens_from` is not the
-    student that gave the scores, or `out` cannot be written; StoreError if a file of the store is
-    not what was written there.
+    Raises UserError if no student is given, a student has no scores, the metric has no direction,
+    the store lacks columns or a teacher, `tokens_from` is not the student that gave the scores, or
+    `out` cannot be written; StoreError if a file of the store is not what was written there.
     """
     if not stores:
         raise UserError("write_report: no student to report on; give at least one Store")
@@ -47,6 +48,8 @@ def write_report(
         seed=seed,
         teachers=teachers,
         tokens_from=tokens_from,
+        by_stratum=by_stratum,
+        stratum_weights=stratum_weights,
     )
     return write_files(report, absolute(out), stores[0].endpoint)
 
@@ -55,8 +58,12 @@ def store_report(
     stores: list[Store], metric: Metric, rankings: dict[str, Ranking] | None = None
 ) -> str:
     """Make and write the report of a store into its own folder `report`; returns the page's URI."""
-    report = make_report(stores, metric, rankings=rankings)
-    return write_files(report, f"{stores[0].uri}/report", stores[0].endpoint)[0]
+    uri, endpoint = stores[0].uri, stores[0].endpoint
+    charts = Charts(uri, endpoint)
+    report = make_report(stores, metric, rankings=rankings, charts=charts)
+    (page, *_) = write_files(report, f"{uri}/report", endpoint)
+    charts.keep()
+    return page
 
 
 def write_files(report: Report, out: str, endpoint: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from rsr_ray.errors import safe
+from rsr_ray.errors import counted, safe
 
 if TYPE_CHECKING:
     from rsr_ray.run.check import Checked
@@ -15,7 +15,7 @@ def print_check(checked: "Checked", out: Console) -> None:
     """What was read of a store, each finding, and what to do."""
     read = ", ".join(f"{n:,} {what}" for what, n in sorted(checked.files.items()))
     out.print(
-        Text(f"Read {sum(checked.files.values()):,} files of store {checked.store}: {read}"),
+        Text(f"Read {counted(sum(checked.files.values()), 'file')} of {checked.store}: {read}"),
         soft_wrap=True,
     )
     if checked.n_unsealed:
@@ -36,7 +36,7 @@ def print_check(checked: "Checked", out: Console) -> None:
             "the next run of rsr-ray score recreates units and tables; records of runs and "
             "nights are lost"
         )
-        out.print(Text(f"Removed {len(checked.removed):,} files: {what}"))
+        out.print(Text(f"Removed {counted(len(checked.removed), 'file')}: {what}"))
     elif not checked.is_well:
         out.print(
             Text(

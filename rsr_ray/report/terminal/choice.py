@@ -34,8 +34,9 @@ def print_choice(manifest: "Manifest", out: Console) -> None:
 
 def _title(manifest: "Manifest") -> str:
     by = manifest.by
+    chosen = "1 trajectory" if manifest.chosen == 1 else f"{manifest.chosen:,} trajectories"
     title = (
-        f"{manifest.chosen:,} trajectories for student {manifest.student}, up to "
+        f"{chosen} for student {manifest.student}, up to "
         f"{manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
     )
     if n := manifest.dropped.get("incomplete", 0):
@@ -93,7 +94,7 @@ def _print_prompts(manifest: "Manifest", out: Console) -> None:
     k = manifest.config.k
     none = prompts.without_candidates
     line = (
-        f"{prompts.all:,} prompts, {none:,} without a candidate"
+        f"{counted(prompts.all, 'prompt')}, {none:,} without a candidate"
         if none
         else f"All {prompts.all:,} prompts have a candidate"
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from rsr_ray.errors import safe
+from rsr_ray.errors import counted, safe
 from rsr_ray.report.terminal.console import print_notes
 from rsr_ray.run.display import duration
 from rsr_ray.schema import REJECT_REASONS
@@ -41,7 +41,7 @@ def _print_speed(run: "Run", out: Console) -> None:
         out.print(Text(f"{took}: {speed}, padding {run.record.padding_share:.0%}"))
     if counts.splits:
         what = "batches were split and made smaller; --batch-tokens sets their size"
-        out.print(Text(f"  out of memory {counts.splits:,} times: {what}"))
+        out.print(Text(f"  out of memory {counted(counts.splits, 'time')}: {what}"))
 
 
 def _print_rejects(run: "Run", out: Console) -> None:

@@ -81,7 +81,8 @@ def check_engine(
         f"surprisals by {off.surprisal:.0e}; a batch differs by {off.batch:.0e} from single rows"
     )
     if off.exceeds(resources.dtype):
-        raise RunError(f"{said}: more than rounding explains ({rounding(resources.dtype):g})")
+        way_out = "try --dtype float32, or another version of torch or transformers"
+        raise RunError(f"{said}: too far apart for {resources.dtype}; {way_out}")
     findings.ok("engine", said)
     if not sample.ids:
         return None

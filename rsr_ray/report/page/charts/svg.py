@@ -73,13 +73,15 @@ def draw(height: float, plot: Callable[["Axes", Size], None], name: str, alt: st
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # the browser has fonts of its own
         warnings.filterwarnings("ignore", "Glyph .* missing from")
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
         for size in SIZES:
             figure = Figure(figsize=(size.width, height), layout="constrained")
             plot(figure.subplots(), size)
             sink = io.StringIO()
-            figure.savefig(sink, format="svg", metadata={"Date": None})
+            # `savefig` would draw a figure of this layout twice
+            FigureCanvasSVG(figure).print_svg(sink, metadata={"Date": None})
             drawn.append(_inline(sink.getvalue(), size.name, f"{name}:{size.name}", alt))
     return "".join(drawn)
 
