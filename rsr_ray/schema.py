@@ -5,9 +5,11 @@ A score that could not be computed is null and has a reject_reason; it is never 
 
 import pyarrow as pa
 
+from rsr_ray.guard import GUARD, GUARD_COLUMNS
+
 # Raised whenever the same settings would give another score than before; such changes stand under
 # SCORES: in CHANGELOG.md.
-SCORES_VERSION = 3
+SCORES_VERSION = 4
 
 REJECT_REASONS: dict[str, str] = {
     "unreadable_shard": (
@@ -71,6 +73,10 @@ DROPPED: dict[str, str] = {
     "exclude_teachers": "Its teacher is among --exclude-teachers.",
     "truncated": "It was truncated to the length limit before it was scored (--complete-only).",
     "incomplete": "The corpus says that the answer is not complete (--keep-incomplete keeps it).",
+    "degenerate": (
+        "It loops, repeats its tool calls, changes its script, or its text breaks off "
+        "(--keep-degenerate keeps it)."
+    ),
     "min_tokens": "It has fewer scored tokens than --min-tokens.",
     "max_tokens": "It has more scored tokens than --max-tokens.",
     "not_verified": "The corpus says that the answer is not correct (--verified).",
@@ -205,6 +211,7 @@ SCORES = pa.schema(
             pa.list_(TURN_SUMS),
             "the sums of each assistant turn, in order, if --per-turn asked for them",
         ),
+        *GUARD,
         _column(
             "truncated",
             pa.bool_(),
@@ -221,8 +228,9 @@ SCORES = pa.schema(
     ]
 )
 
-# What scores of earlier versions lack, and can be read without.
-SINCE_VERSION_3 = frozenset({"content", "complete", "strata"})
+# What scores of earlier versions lack, and can be read without; the guard's and strata since
+# version 4.
+SINCE_VERSION_3 = frozenset({"content", "complete", "strata", *GUARD_COLUMNS})
 
 # Beside the scores where --token-scores asked for it: a row a scored trajectory, a list element a
 # scored token.
@@ -327,6 +335,7 @@ ENCODED_ROWS = pa.struct(
     [
         *[f for f in READ_ROWS if f.name not in ("messages", "tools")],
         pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
+        *GUARD,
         SCORES.field("truncated"),
         pa.field("span_turns", pa.list_(pa.int32())),  # the turn that each of the spans belongs to
         # start, stop ... of the steps in input_ids, where they are asked for

@@ -2,6 +2,7 @@
 controls.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsr_ray.choose.candidates import Candidates
+from rsr_ray.choose.candidates import Candidates, drop_by_scores
 from rsr_ray.choose.card import CARD_BEGINS, card
 from rsr_ray.choose.choose import find_units, notes
 from rsr_ray.choose.columns import CANDIDATES
@@ -28,6 +29,7 @@ from rsr_ray.corpus.pairs import PAIRS
 from rsr_ray.corpus.verdicts import says
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
+from rsr_ray.guard import UNCHECKED
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.schema import DROPPED, SCORES
 from rsr_ray.store.store import Store
@@ -337,6 +339,9 @@ def test_means_of_a_set_are_those_of_a_teacher():
     json.dumps(manifest.to_json())
 
 
+KNOWN = Summary(said_complete=1, guarded=1)  # of these rows everything is known
+
+
 def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(tmp_path):
     store = Store(str(tmp_path), "m", None)
     row = {"teacher": "T", "source": "s", "fingerprint": "f", "n_tokens": 10}
@@ -363,14 +368,53 @@ def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(
             pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f"
         )
     names = store.units()["f"]
-    said, collapsed = notes(config(by="local_naturalness"), store, "f", names, said_complete=1)
+    said, collapsed = notes(config(by="local_naturalness"), store, "f", names, found=KNOWN)
     assert said == (
         "local naturalness: rank correlation with global naturalness over 4 trajectories "
         "1.000; median number of steps 3.5"
     )
     assert collapsed.startswith("local naturalness has collapsed")
-    assert notes(config(by="local_naturalness"), store, "f", [names[1]], said_complete=1) == []
-    assert notes(config(by="rsr"), store, "f", names, said_complete=1) == []
+    assert notes(config(by="local_naturalness"), store, "f", [names[1]], found=KNOWN) == []
+    assert notes(config(by="rsr"), store, "f", names, found=KNOWN) == []
+
+
+def test_a_store_without_the_guards_columns_is_noted(tmp_path):
+    (said,) = notes(
+        config(), Store(str(tmp_path), "s"), "f", [], found=dataclasses.replace(KNOWN, guarded=0)
+    )
+    assert said == UNCHECKED
+
+
+GUARDED = {"longest_repeat": 3, "compression_ratio": 2.0, "cut_off": False, "n_tokens": 9}
+JUDGED = {
+    "good": GUARDED,
+    "loop": GUARDED | {"repeated_ngrams": 0.99, "complete": True},
+    "loop, cut off": GUARDED | {"repeated_ngrams": 0.99, "complete": False, "cut_off": True},
+    "cut off": GUARDED | {"complete": False, "cut_off": True},
+    "breaks off": GUARDED | {"cut_off": True},
+    "old": {"n_tokens": 9},
+    "old, cut off": {"n_tokens": 9, "complete": False},
+    "rejected": {"reject_reason": "not_text"},
+}
+CUT = {"loop, cut off": "incomplete", "cut off": "incomplete", "old, cut off": "incomplete"}
+BAD = {"rejected": "rejected/not_text"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ({}, CUT | {"loop": "degenerate", "breaks off": "degenerate"}),
+        ({"keep_degenerate": True}, CUT),
+        ({"keep_incomplete": True}, {"loop": "degenerate", "loop, cut off": "degenerate"}),
+        ({"keep_incomplete": True, "keep_degenerate": True}, {}),
+        ({"complete_column": "done"}, {"loop": "degenerate", "loop, cut off": "degenerate"}),
+    ],
+)
+def test_degenerate_rows_are_left_out_unless_they_are_to_be_kept(kept, why):
+    rows = pa.Table.from_pylist([{"teacher": "t"} | row for row in JUDGED.values()], SCORES)
+    dropped = drop_by_scores(rows, config(**kept)).to_pylist()
+    assert {name: d for name, d in zip(JUDGED, dropped, strict=True) if d} == why | BAD
+    assert {*why.values()} <= {*DROPPED}
 
 
 # --- caps------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rsr_ray.decide.sides import open_side
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.report.terminal.comparison import print_comparison
-from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray.schema import SCORES, SCORES_VERSION, TEACHERS
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import teacher_rows
@@ -57,7 +57,7 @@ RUN = {
         "tokenizer_hash": "k",
         "config_hash": "c",
     },
-    "scores_version": 3,
+    "scores_version": SCORES_VERSION,
     "max_length": 4096,
     "versions": {"torch": "2.13.0"},
 }
@@ -439,7 +439,7 @@ def test_two_students_are_compared_by_order(tmp_path):
             "over_length reject / window",
         ),
         ({"max_length": 99}, "rsr", None),
-        ({"scores_version": 1}, "rsr", "scores_version 3 / 1"),
+        ({"scores_version": 1}, "rsr", f"scores_version {SCORES_VERSION} / 1"),
         ({"config": RUN["config"] | {"step_window": 2.0}}, "rsr", None),
     ],
 )

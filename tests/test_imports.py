@@ -54,6 +54,7 @@ def test_every_module_is_imported_for_what_it_may_bring():
 
 FLOORS = [
     "errors",
+    "guard",
     "credentials metrics schema",
     "watch files",
     "student engine",

@@ -34,7 +34,9 @@ from rsr_ray.store.units import unit_name
 from .test_report import HOSTILE
 
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
-OPTIONS = {"teachers", "by", "confidence", "margin", "budget", "first_round", "seed"}
+OPTIONS = {"teachers", "by", "confidence", "margin", "budget", "first_round", "seed"} | {
+    "keep_degenerate"
+}
 
 
 def index(*rows: tuple) -> pa.Table:
@@ -171,14 +173,14 @@ def score_rows(rows: pa.Table, **changes) -> list[dict]:
     ]
 
 
-def begun(tmp_path, given: pa.Table) -> tuple[Course, Store]:
+def begun(tmp_path, given: pa.Table, **changes) -> tuple[Course, Store]:
     """A race by these INDEX rows, and the store it is a race of, which holds the scores that the
     test put there before.
     """
     store = Store(str(tmp_path), "m", None)
     own = Store(f"{tmp_path}/races/0", "m", None)
     course = Course(
-        RaceConfig(**(GIVEN | {"store": str(tmp_path), "first_round": 20})),
+        RaceConfig(**(GIVEN | {"store": str(tmp_path), "first_round": 20} | changes)),
         [SHARD],
         Matched.of(given, (), 0),
         own,
@@ -188,6 +190,30 @@ def begun(tmp_path, given: pa.Table) -> tuple[Course, Store]:
     )
     course.take_from(store, store.units().get("f", []))
     return course, store
+
+
+def test_degenerate_answers_are_left_out_and_counted_unless_they_are_to_be_kept(tmp_path):
+    """B is better with its loops, which are half of its answers, and worse without them."""
+    given = index(*((teacher, f"p{n}", f"{teacher}{n}") for n in range(60) for teacher in "AB"))
+    loop = {"repeated_ngrams": 0.9, "longest_repeat": 90, "rank_sum": 20}
+    worse = {"rank_sum": 350}
+    clean = {"repeated_ngrams": 0.0, "longest_repeat": 3, "cut_off": False}
+    rows = [
+        row | ({} if row["teacher"] == "A" else loop if row["prompt_id"] < "p30" else worse)
+        for row in score_rows(given, **clean)
+    ]
+    n_loops = sum(row["longest_repeat"] == 90 for row in rows)
+    put_scores(Store(str(tmp_path), "m", None), rows)
+    without, whole = ("A", n_loops, 60 - n_loops), ("B", 0, 60)
+    for kept, (winner, left_out, compared) in ((False, without), (True, whole)):
+        course, _ = begun(tmp_path, given, keep_degenerate=kept, first_round=60)
+        while not course.state.finished:
+            course.run_round()
+        answer = course.answer("0")
+        assert (answer.winner, answer.degenerate) == (winner, left_out)
+        assert answer.rounds[-1].prompts_compared == compared
+        first_line = f"(lower is better); {left_out} degenerate left out (--keep-degenerate keeps"
+        assert (first_line in said(answer).splitlines()[0]) is (not kept)
 
 
 def test_what_the_store_has_scored_costs_nothing(tmp_path):
@@ -357,6 +383,7 @@ ANSWER = RaceAnswer(
     ),
     taken_from_store=Taken(cost_share=0.0, trajectories=0),
     rejected={},
+    degenerate=0,
     config=RaceConfig(**GIVEN),
     fingerprint="f",
 )
@@ -377,7 +404,7 @@ def test_the_answer_as_json_has_what_earlier_versions_had():
     assert " ".join(given) == (
         "race_id student by better decided winner reason next_cost_share alive confidence margin "
         "budget teachers rounds matched_prompts unreadable_rows full spent taken_from_store "
-        "rejected config fingerprint"
+        "rejected degenerate config fingerprint"
     )
     measured = {"value": 2.5, "low": 2.4, "high": 2.6, "exact": False, "n_prompts": 20, "round": 1}
     assert given["teachers"][1] == {

@@ -204,7 +204,10 @@ def _manifest(
     measures: dict[str, list[float]] = {"tokens": [arm.tokens for arm in arms]}
     if "flops" in config.match:
         measures["flops"] = [arm.flops for arm in arms if arm.flops is not None]
-    said_complete = rows.num_rows - rows["complete"].null_count
+    known = {
+        "said_complete": rows.num_rows - rows["complete"].null_count,
+        "guarded": pc.sum(rows["is_guarded"]).as_py() or 0,
+    }
     return ArmsManifest(
         student=config.student,
         fingerprint=scores.fingerprint,
@@ -220,7 +223,5 @@ def _manifest(
         flops_formula=formula(config),
         audit=audit,
         versions=versions(),
-        notes=notes(
-            config, scores.store, scores.fingerprint, scores.names, said_complete=said_complete
-        ),
+        notes=notes(config, scores.store, scores.fingerprint, scores.names, **known),
     )

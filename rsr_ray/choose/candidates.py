@@ -18,11 +18,13 @@ from rsr_ray.corpus.turns import Turn
 from rsr_ray.corpus.verdicts import columns_read, says, scored_rows
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject, version_of
+from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, as_numbers, degenerate
 from rsr_ray.store.packs import stored_packs
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import reading_of
 
-FILTERED = ("truncated", "complete", "reject_reason")  # read for the filters only
+# read for the filters only
+FILTERED = ("truncated", "complete", "reject_reason", *GUARD_COLUMNS)
 
 
 class Candidates:
@@ -107,14 +109,15 @@ class Candidates:
             self._check_missing(source, now)
             dropped = pc.fill_null(dropped, "missing")
         read = self._read_columns(InputObject(uri=source, version=version, size=0), rows, dropped)
-        rows = rows.drop_columns([*FILTERED])
+        is_guarded = pc.is_valid(rows["longest_repeat"])
+        rows = rows.drop_columns([*FILTERED]).append_column("is_guarded", is_guarded)
         rows = rows.append_column("version", pa.repeat(version, rows.num_rows).cast(pa.string()))
         for name, column in read.items():
             rows = rows.append_column(name, column)
         # A row that names no prompt was rejected; hash partitions want a value.
         prompt_id = pc.fill_null(rows["prompt_id"], "")
         at = rows.schema.get_field_index("prompt_id")
-        return rows.set_column(at, "prompt_id", prompt_id).cast(CANDIDATES)
+        return rows.set_column(at, "prompt_id", prompt_id).select(CANDIDATES.names).cast(CANDIDATES)
 
     def _check_missing(self, source: str, now: str | None) -> None:
         """Raise UserError for a file that is not as it was scored, unless it may be left out."""
@@ -204,6 +207,10 @@ def drop_by_scores(rows: pa.Table, config: PoolConfig) -> pa.Array:
     filters["exclude_teachers"] = _is_one_of(teacher, config.exclude_teachers)
     if not config.keep_incomplete and not config.complete_column:
         filters["incomplete"] = pc.invert(rows["complete"])
+    if not config.keep_degenerate:
+        columns = {name: as_numbers(rows[name]) for name in JUDGED_BY}
+        by_end = not config.keep_incomplete and not config.complete_column
+        filters["degenerate"] = pa.array(degenerate(columns, cut_offs=by_end) == 1)
     if config.complete_only:
         filters["truncated"] = rows["truncated"]
     if config.min_tokens is not None:

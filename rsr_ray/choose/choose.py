@@ -24,6 +24,7 @@ from rsr_ray.choose.summary import Summary
 from rsr_ray.config.choose import ChooseConfig, PoolConfig
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import put
+from rsr_ray.guard import UNCHECKED
 from rsr_ray.run.display import at_stage
 from rsr_ray.store.scores import READ_UNITS
 from rsr_ray.store.store import Store
@@ -54,7 +55,8 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
         cluster.connect()
         with at_stage(f"choosing from {n_rows(names):,} rows", share=lambda: share_done("read")):
             chosen, found = _choose_rows(config, store, fingerprint, names)
-        said = notes(config, store, fingerprint, names, said_complete=found.said_complete)
+        known = {"said_complete": found.said_complete, "guarded": found.guarded}
+        said = notes(config, store, fingerprint, names, **known)
         manifest = make_manifest(config, fingerprint, found, said)
         clear(config)
         try:
@@ -96,15 +98,24 @@ def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
 
 
 def notes(
-    config: PoolConfig, store: Store, fingerprint: str, names: list[str], *, said_complete: int
+    config: PoolConfig,
+    store: Store,
+    fingerprint: str,
+    names: list[str],
+    *,
+    said_complete: int,
+    guarded: int,
 ) -> list[str]:
     """What the store lacks, and whether local naturalness says another thing than the global one.
 
-    The latter from some of the units, spread over all.
+    The latter from some of the units, spread over all. `said_complete` and `guarded` count the rows
+    of which it is known whether they are complete, and whether they are degenerate.
     """
     from rsr_ray.decide.naturalness import naturalness_notes
 
     said = store.notes(fingerprint)
+    if not guarded and not config.keep_degenerate:
+        said.append(UNCHECKED)
     if not said_complete:
         said.append(
             "the corpus does not say which answers are complete, so no cut-off answers were "

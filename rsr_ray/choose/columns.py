@@ -25,6 +25,7 @@ CANDIDATES = pa.schema(
         *[pa.field(name, pa.float64()) for name in KEYWORDS],
         # what --complete-column says of the row; null if it was not asked, or says nothing
         pa.field("complete", pa.bool_()),
+        pa.field("is_guarded", pa.bool_()),  # whether the guard's columns of it are known
         pa.field("dropped", pa.string()),  # why the row is no candidate; null for one
     ]
 )

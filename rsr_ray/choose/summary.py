@@ -102,6 +102,7 @@ class Summary:
     rows: int = 0
     seen: dict[str, int] = field(default_factory=dict)  # teacher -> rows
     said_complete: int = 0  # rows that say whether they are complete
+    guarded: int = 0  # rows of which it is known whether they are degenerate
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
     prompts: int = 0
     prompts_without: int = 0  # prompts that have no candidate
@@ -133,6 +134,7 @@ class Summary:
             rows=rows.num_rows,
             seen=_count(rows["teacher"]),
             said_complete=rows.num_rows - rows["complete"].null_count,
+            guarded=pc.sum(rows["is_guarded"]).as_py() or 0,
             dropped=_count(rows["dropped"]),
             prompts=len(pc.unique(named["prompt_id"])),
             prompts_without=len(pc.unique(lost["prompt_id"])),

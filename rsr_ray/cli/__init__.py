@@ -19,6 +19,7 @@ from rsr_ray.errors import RunError, Terminated, UserError, safe
 
 LAST_SECONDS = 5.0  # to leave in an orderly way, once told to end
 RELEASE_SECONDS = 3.0  # for a store to take note that leases are let go
+_told: list[int] = []  # the signals that came
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,12 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command.run(_config(command, args), getattr(args, "json", False))
     except (UserError, RunError, OSError) as e:
+        if _told:  # it is how a library says that it was interrupted
+            return _told_to_end()
         if isinstance(e, BrokenPipeError) and _reader_left():
             return 0
         print(f"rsr-ray: {safe(scrub(str(e)))}", file=sys.stderr)
         return 2 if isinstance(e, UserError) else 1
-    except KeyboardInterrupt as e:
-        return _told_to_end(isinstance(e, Terminated))
+    except KeyboardInterrupt:
+        return _told_to_end()
 
 
 def run(argv: list[str] | None = None) -> NoReturn:
@@ -91,13 +94,14 @@ def _end(number: int, _: object) -> NoReturn:
     That may take too long: code that was interrupted while it held a lock leaves others waiting
     for it for ever, as the import of a module does.
     """
-    signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
-    is_terminated = number == signal.SIGTERM
-    last = threading.Timer(LAST_SECONDS, lambda: os._exit(_told_to_end(is_terminated)))
+    # Ctrl-C a second time ends it at once; a second SIGTERM may be the first, sent on by a library.
+    signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
+    _told.append(number)
+    last = threading.Timer(LAST_SECONDS, lambda: os._exit(_told_to_end()))
     last.daemon = True
     last.start()
     sys.unraisablehook = _tell_unraisable
-    raise Terminated if is_terminated else KeyboardInterrupt
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _tell_unraisable(what: "sys.UnraisableHookArgs") -> None:
@@ -108,8 +112,10 @@ def _tell_unraisable(what: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(what)
 
 
-def _told_to_end(is_terminated: bool) -> int:
+def _told_to_end() -> int:
     """Let go what is held, say so, and return the exit code."""
+    # Ray raises an exception of its own where it was waiting: what came is not in its class.
+    is_terminated = signal.SIGTERM in _told
     if "rsr_ray.store.lease" in sys.modules:
         releasing = threading.Thread(target=sys.modules["rsr_ray.store.lease"].release_held)
         releasing.daemon = True

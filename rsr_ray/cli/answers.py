@@ -8,6 +8,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
+from rsr_ray.cli.next_step import command_line, print_next
 from rsr_ray.config.answers import (
     CompareConfig,
     CorrelateConfig,
@@ -16,7 +17,7 @@ from rsr_ray.config.answers import (
     weights_of,
 )
 from rsr_ray.config.arms import ArmsConfig
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import ChooseConfig, PoolConfig
 from rsr_ray.errors import safe
 
 if TYPE_CHECKING:
@@ -64,7 +65,27 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
         print_naturalness(dataclasses.replace(beside, notes=[]), console())
     if by_verdict:
         print_outcome(by_verdict, ranking, console())
+    print_next(_choose_line(config, config.student, config.verified))
     return 0
+
+
+def _choose_line(
+    config: TeachersConfig | ReportConfig,
+    student: str,
+    verified: str | None = None,
+    out: str = "sft",
+) -> str:
+    """The choice of training data from what was ranked."""
+    return command_line(
+        "choose",
+        store=config.store,
+        student=student,
+        by=None if config.by == ChooseConfig.by else config.by,
+        teachers=config.teachers,
+        verified=verified,
+        out=out,
+        s3_endpoint=config.s3_endpoint,
+    )
 
 
 def _outcome(
@@ -127,6 +148,7 @@ def choose(config: ChooseConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_choice(manifest, console())
+        print_next(_load_line(config, config.out))
     return 0
 
 
@@ -140,7 +162,17 @@ def arms(config: ArmsConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_arms(manifest, console())
+        print_next(_load_line(config, manifest.arms[0].folder))
     return 0
+
+
+def _load_line(config: PoolConfig, folder: str) -> str:
+    """How Python loads what was written to a folder: a local one with the types of its card."""
+    what = json.dumps(folder)
+    if "://" in folder:
+        kind = "json" if config.format == "jsonl" else config.format
+        what = f"{json.dumps(kind)}, data_files={json.dumps(f'{folder}/train-*')}"
+    return f"load_dataset({what})  # in Python, from datasets"
 
 
 def report(config: ReportConfig, as_json: bool) -> int:
@@ -162,6 +194,9 @@ def report(config: ReportConfig, as_json: bool) -> int:
         print(safe(f"{student.student}: {student.answer}"))
     for uri in write_files(report, config.out, config.s3_endpoint):
         print(uri)
+    names = [student.student for student in report.students]
+    for name in names:
+        print_next(_choose_line(config, name, out="sft" if len(names) == 1 else f"sft-{name}"))
     return 0
 
 

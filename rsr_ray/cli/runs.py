@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from rsr_ray.cli.next_step import command_line, print_next, score_line
 from rsr_ray.config.demo import BenchConfig, DemoConfig
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.race import RaceConfig
@@ -37,6 +38,8 @@ def preview(config: PreviewConfig, as_json: bool) -> int:
     print_plan(preview, out)
     for row in preview.rows():
         print_preview_row(row, out)
+    out.print()
+    print_next(score_line(config))
     return 0
 
 
@@ -51,6 +54,8 @@ def doctor(config: ScoreConfig, as_json: bool) -> int:
         print(json.dumps(doctor.to_json()))
     else:
         print_doctor(doctor, console())
+        if not doctor.failed:
+            print_next(score_line(config))
     return int(doctor.failed)
 
 
@@ -68,6 +73,10 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
         _print_scores(config, run, table)
     if run.problem:
         raise RunError(run.problem)
+    if not as_json:
+        student = config.student_name
+        where = {"store": config.store, "student": student, "s3_endpoint": config.s3_endpoint}
+        print_next(command_line("teachers", **where))
     return 0
 
 

@@ -40,6 +40,10 @@ class PoolConfig:
         "truncated)",
         False,
     )
+    keep_degenerate: bool = option(
+        "keep trajectories that loop, repeat their tool calls, change their script or break off",
+        False,
+    )
     complete_only: bool = option(
         "also leave out trajectories that were truncated to the length limit", False
     )

@@ -33,6 +33,10 @@ class RaceConfig(ScoreConfig):
         "in 4% of a teacher's answers",
         None,
     )
+    keep_degenerate: bool = option(
+        "keep trajectories that loop, repeat their tool calls, change their script or break off",
+        False,
+    )
     seed: int = option("random seed for the order of prompts", 0)
 
     def __post_init__(self) -> None:

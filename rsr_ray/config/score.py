@@ -278,9 +278,8 @@ class ScoreConfig:
             facts |= {"steps": self.steps, "step_window": self.step_window}
             if self.over_length == "window":  # earlier versions cut the front off, the prompt too
                 facts["step_context"] = "with prompt"
-        # What is kept of a row. `strata` is null without --stratum, and told by it.
-        kept = [field for field in SCORES if field.name != "strata"]
-        facts["columns"] = [f"{field.name} {field.type}" for field in kept]
+        # What is kept of a row.
+        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]
         settings = {
             "version": SCORES_VERSION,
             "r_max": self.r_max,

@@ -5,6 +5,7 @@ inference.py says. Legend: N trajectories, P prompts, T teachers.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rsr_ray.decide.degeneration import Degeneration, Flags, guarded
 from rsr_ray.decide.inference import (
     DRAWS,
     FEWEST,
@@ -72,6 +74,9 @@ class TeacherPlace:
     std: float | None  # None for one trajectory
     q25: float | None
     q75: float | None
+    # Of those of which it is known:
+    degenerate: float | None = None  # the share that is (rsr_ray.guard)
+    cut_off: float | None = None
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "TeacherPlace":
@@ -119,6 +124,7 @@ class Ranking:
     length: LengthControl
     notes: list[str]  # what a reader has to know, a sentence each
     sentence: str  # the answer in words
+    degeneration: Degeneration | None = None  # None where the guard's columns are not known
 
     def to_json(self) -> dict[str, Any]:
         """As `teachers --json` prints it and as the record of a night has it."""
@@ -129,7 +135,13 @@ class Ranking:
         """A ranking of `to_json`, of this version or an earlier one."""
         teachers = [TeacherPlace.from_json(t) for t in found["teachers"]]
         length = read_as(LengthControl, found.get("length") or {})
-        return read_as(cls, found | {"teachers": teachers, "length": length})
+        guard = found.get("degeneration")
+        kept = {
+            "teachers": teachers,
+            "length": length,
+            "degeneration": Degeneration.from_json(guard, cls) if guard else None,
+        }
+        return read_as(cls, found | kept)
 
 
 @dataclass(frozen=True)
@@ -207,11 +219,18 @@ def rank_teachers(
     scored: Scored, metric: Metric, *, confidence: float = 0.95, seed: int = 0
 ) -> Ranking:
     """Rank teachers by a metric on the prompts that all of them answered, or on all prompts if
-    there are none, and state how certain the ranking is.
+    there are none, and state how certain the ranking is; next to it the ranking without degenerate
+    trajectories.
 
     Raises UserError for a metric without a direction.
     """
     metric.check_direction()
+    rank = functools.partial(_rank, metric=metric, confidence=confidence, seed=seed)
+    return guarded(scored, metric, rank)
+
+
+def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranking:
+    """The ranking of these trajectories alone."""
     every = scored.matrices(metric)
     measured = Measured.of(every, metric, confidence, seed)
     of_trajectories = metric.values(scored.columns, scored.prompt)
@@ -254,6 +273,7 @@ def _teacher_places(
     """Best first; `of_trajectories` are values [N]."""
     found = measured.certainty
     won = measured.won
+    flags = Flags.of(scored)
     for place, t in enumerate(measured.order.tolist()):
         mine = scored.teacher == t
         own = of_trajectories[mine]
@@ -276,6 +296,7 @@ def _teacher_places(
             std=known(own.std(ddof=1)) if len(own) > 1 else None,
             q25=known(q25),
             q75=known(q75),
+            **flags.shares(mine),
         )
 
 

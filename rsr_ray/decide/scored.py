@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.errors import UserError
+from rsr_ray.guard import JUDGED_BY, UNCHECKED, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
@@ -137,15 +138,19 @@ def load_scored(
 ) -> Scored:
     """The score rows that the store's teachers table was made of.
 
-    `more` names further number columns of SCORES, `stratum` a column that --stratum kept. A
-    trajectory_id and content that a teacher has twice count once, the first by source and row. If
-    the store's rows are no longer those of the table, `notes` say so. Raises UserError if there are
-    none, or --stratum did not keep `stratum`, and StoreError for a broken file.
+    They have the guard's columns; `more` names further number columns of SCORES, `stratum` a column
+    that --stratum kept. A trajectory_id and content that a teacher has twice count once, the first
+    by source and row. If the store's rows are no longer those of the table, `notes` say so. Raises
+    UserError if there are none, or --stratum did not keep `stratum`, and StoreError for a broken
+    file.
     """
     fingerprint = store.generation()
     units = store.units().get(fingerprint, [])
+    more = [*more, *JUDGED_BY]
     scored = load_units(store, fingerprint, units, [*metrics, RSR], more, stratum)
     said = store.notes(fingerprint)
+    if np.isnan(scored.columns["longest_repeat"]).all():
+        said.append(UNCHECKED)
     if store.made_of().units and not gives(scored, store.read_teacher_rows()):
         said.append(
             f"{store.teachers_uri} does not match the scores in the store: the next run of "
@@ -249,7 +254,7 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
         prompts,
         teacher[order],
         prompt,
-        {name: rows[name].to_numpy()[order] for name in numbers},
+        {name: as_numbers(rows[name])[order] for name in numbers},
         rows.select([*ROW, "unit"]).take(pa.array(order)),
         stratum=_text(rows["stratum"].take(pa.array(order)))
         if "stratum" in rows.column_names

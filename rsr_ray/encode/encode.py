@@ -14,15 +14,18 @@ import pyarrow as pa
 from rsr_ray.corpus.row_faults import Row, row_boundary
 from rsr_ray.corpus.turns import Turn
 from rsr_ray.encode.aside import SECONDS, Aside, Ended, time_limit
+from rsr_ray.encode.degenerate import measure
 from rsr_ray.encode.found import Found
 from rsr_ray.encode.how import How
 from rsr_ray.encode.locate import find
 from rsr_ray.encode.tokens import Encoded, tokenize
 from rsr_ray.errors import BadRow, RunError
+from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.schema import ENCODED_ROWS
 from rsr_ray.student.tokenizer import load_tokenizer
 from rsr_ray.watch import attempt, in_task
 
+ADDED = (*Encoded._fields, *GUARD_COLUMNS)  # what an ENCODED_ROWS value has more
 Limit = Callable[[], AbstractContextManager[None]]  # of the time that a row's rendering may take
 
 
@@ -102,7 +105,7 @@ def encode_row(row: Row, tokenizer: Any, how: How, limit: Limit = nullcontext) -
     """A READ_ROWS value as an ENCODED_ROWS value; rejected rows pass through."""
     messages = row.pop("messages")
     tools = row.pop("tools")
-    row |= dict.fromkeys(Encoded._fields)
+    row |= dict.fromkeys(ADDED)
     if row["reject_reason"] is not None:
         return row
     try:
@@ -111,7 +114,9 @@ def encode_row(row: Row, tokenizer: Any, how: How, limit: Limit = nullcontext) -
             functions = json.loads(tools) if tools else None
             with limit():
                 found = find(turns, tokenizer, how, functions)
-            row |= tokenize(found, tokenizer, how)._asdict()
+            encoded = tokenize(found, tokenizer, how)
+            guard = measure(turns, found, encoded, row.get("complete"))
+            row |= encoded._asdict() | guard._asdict()
     except BadRow as e:
         row["reject_reason"] = e.reason
         row["reject_detail"] = e.detail
@@ -127,7 +132,7 @@ def _rejected(row: Row, reject: BadRow) -> Row:
     """A READ_ROWS value as an ENCODED_ROWS value that is rejected."""
     row = {name: value for name, value in row.items() if name not in ("messages", "tools")}
     why = {"reject_reason": reject.reason, "reject_detail": reject.detail}
-    return row | why | dict.fromkeys(Encoded._fields)
+    return row | why | dict.fromkeys(ADDED)
 
 
 def reject_of(ended: Ended) -> BadRow:

@@ -118,6 +118,7 @@ class RaceAnswer:
     spent: Spent
     taken_from_store: Taken
     rejected: dict[str, int]  # reason -> rows that the race looked at, the most frequent first
+    degenerate: int  # scored rows that the race looked at and left out
     config: RaceConfig
     fingerprint: str
 

@@ -66,7 +66,9 @@ class Course:
             margin=config.margin,
             first_round=config.first_round,
         )
-        self.scores = RowScores(matched, objects, self.metric)
+        self.scores = RowScores(
+            matched, objects, self.metric, keep_degenerate=config.keep_degenerate
+        )
         self.chars = matched.rows["n_chars"].to_numpy()  # int64 [N]
         self.raced = np.zeros(len(self.chars), bool)
         self.taken = np.zeros(len(self.chars), bool)  # known from the store it is a race of
@@ -233,6 +235,7 @@ class Course:
             spent=self._spent(),
             taken_from_store=Taken(self.share(raced_and_taken), int(raced_and_taken.sum())),
             rejected=dict(reasons.most_common()),
+            degenerate=int(self.scores.degenerate[self.raced].sum()),
             config=self.config,
             fingerprint=self.fingerprint,
         )

@@ -29,7 +29,7 @@ from rsr_ray.store.store import Store
 from rsr_ray.student.facts import inspect_student
 
 # Raised whenever the same settings would give another course of a race than before.
-RACE_VERSION = 3
+RACE_VERSION = 4
 # The settings that a race is known by.
 DECISIVE = (
     "teacher",
@@ -41,6 +41,7 @@ DECISIVE = (
     "confidence",
     "margin",
     "first_round",
+    "keep_degenerate",
     "seed",
     "student_name",
 )

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.files.objects import InputObject
+from rsr_ray.guard import JUDGED_BY, as_numbers, degenerate
 from rsr_ray.metrics import Metric
 from rsr_ray.race.matched import Matched
 from rsr_ray.store.store import Store
@@ -14,16 +15,25 @@ from rsr_ray.store.units import settle_units
 class RowScores:
     """The scores and rejects of matched rows. Arrays are [N], over the rows of `matched`."""
 
-    def __init__(self, matched: Matched, objects: list[InputObject], metric: Metric):
+    def __init__(
+        self,
+        matched: Matched,
+        objects: list[InputObject],
+        metric: Metric,
+        *,
+        keep_degenerate: bool = False,
+    ):
         self.metric = metric
+        self.keep_degenerate = keep_degenerate
         uris = pa.array([obj.uri for obj in objects])
         self.rows = matched.rows.append_column("source", uris.take(matched.rows["object"]))
         self.shape = (len(matched.prompts), len(matched.teachers))
         n = self.rows.num_rows
         self.known = np.zeros(n, bool)  # scored or rejected
-        self.x = np.full(n, np.nan)  # the metric's terms; NaN if not known, or rejected
+        self.x = np.full(n, np.nan)  # the metric's terms; NaN if not known, or left out
         self.y = np.full(n, np.nan)
         self.rejected = np.full(n, None, object)  # reasons
+        self.degenerate = np.zeros(n, bool)  # left out, as if they had no score
         self.n_tokens = np.zeros(n, np.int64)
         self.n_prompt_tokens = np.zeros(n, np.int64)
 
@@ -39,7 +49,8 @@ class RowScores:
         if not names:
             return new
         of_metric = self.metric.columns
-        wanted = dict.fromkeys([*key, "reject_reason", "n_tokens", "n_prompt_tokens", *of_metric])
+        counted = ("reject_reason", "n_tokens", "n_prompt_tokens")
+        wanted = dict.fromkeys([*key, *counted, *of_metric, *JUDGED_BY])
         found = store.read_units(pa.table({"name": names}), fingerprint, list(wanted))
         at = pc.index_in(_joined(found, key), _joined(self.rows, key))
         at = pc.fill_null(at, -1).to_numpy()  # of each row found: index into the matched rows
@@ -50,6 +61,10 @@ class RowScores:
         self.known[at] = True
         terms = self.metric.terms({name: found[name].to_numpy() for name in of_metric})
         self.x[at], self.y[at] = terms
+        if not self.keep_degenerate:
+            judged = {name: as_numbers(found[name]) for name in JUDGED_BY}
+            self.degenerate[at] = degenerate(judged) == 1
+            self.x[self.degenerate] = np.nan
         self.rejected[at] = found["reject_reason"].to_pylist()
         self.n_tokens[at] = pc.fill_null(found["n_tokens"], 0).to_numpy()
         self.n_prompt_tokens[at] = pc.fill_null(found["n_prompt_tokens"], 0).to_numpy()

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn
 from rsr_ray.errors import UserError
+from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
@@ -25,7 +26,7 @@ from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import n_rows
 
-CARRIED = [*OF_ROW, "truncated"]
+CARRIED = [*OF_ROW, *GUARD_COLUMNS, "truncated"]
 KEPT = ("n_prompt_tokens", "n_steps", "step_surprisal_sum")  # what token scores do not tell
 
 

@@ -69,7 +69,7 @@ class Store(Scores):
         units = self.listing().units
         others = [other for other in units if other != fingerprint]
         if others and not new_generation:
-            if all(self._is_earlier(other) for other in others):
+            if all(self._version(other) < SCORES_VERSION for other in others):
                 line = (
                     f"store {self.uri} has scores of student {self.student_name} that an earlier "
                     "version of rsr_ray wrote"
@@ -87,10 +87,10 @@ class Store(Scores):
             )
         return units.get(fingerprint, {})
 
-    def _is_earlier(self, fingerprint: str) -> bool:
-        """Whether the record of the last run says that it was one of an earlier version."""
+    def _version(self, fingerprint: str) -> int:
+        """SCORES_VERSION of the last run, by its record; this version's where none says it."""
         run = self.find_run(fingerprint)
-        return run is not None and (run.scores_version or SCORES_VERSION) < SCORES_VERSION
+        return (run and run.scores_version) or SCORES_VERSION
 
     def generation(self) -> str:
         """The fingerprint of the scores behind the teachers table. Raises UserError without any."""
@@ -200,7 +200,7 @@ class Store(Scores):
         names = list(listing.units.get(fingerprint, {}))
         _, repeated = settle_units(names)
         said = self.made_of().differences({*names} - {*repeated})
-        if self._is_earlier(fingerprint):
+        if self._version(fingerprint) < 3:
             what = (
                 "it is not known which answers the corpus marks as cut off, and rows with the "
                 "same id count once"

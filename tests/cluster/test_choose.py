@@ -67,7 +67,15 @@ def test_a_choice_is_the_brute_force_one_and_its_rows_are_the_corpus_own(
         "rsr": scores.rsr,
         "mean_rank_unclipped": scores.rank_sum_unclipped / scores.n_tokens,
     }[by]
-    best = scores.assign(value=values)[scores.reject_reason.isna()].sort_values(
+    loops = (
+        (scores.repeated_ngrams >= 0.5)
+        | (scores.compression_ratio >= 8)
+        | (
+            scores.cut_off == True  # noqa: E712  # null for rejects
+        )
+    )
+    may_be_chosen = scores.reject_reason.isna() & ~loops
+    best = scores.assign(value=values)[may_be_chosen].sort_values(
         ["prompt_id", "value", "teacher", "sample", "trajectory_id"]
     )
     best = best.groupby("prompt_id").head(k)
@@ -86,15 +94,20 @@ def test_a_choice_is_the_brute_force_one_and_its_rows_are_the_corpus_own(
             assert facts[name] == at[name], name
         assert facts["by"] == by
     assert manifest == json.loads((tmp_path / "out/manifest.json").read_text())
-    assert (manifest["rows"], manifest["candidates"], manifest["chosen"]) == (360, 358, len(best))
-    assert manifest["dropped"] == {"rejected/empty_response": 1, "rejected/unreadable_row": 1}
+    counts = (360, 358 - loops.sum(), len(best))
+    assert (manifest["rows"], manifest["candidates"], manifest["chosen"]) == counts
+    dropped = {"rejected/empty_response": 1, "rejected/unreadable_row": 1}
+    assert loops.sum() > 0
+    assert manifest["dropped"] == dropped | {"degenerate": loops.sum()}
     assert {
         t["teacher"]: t["chosen"] for t in manifest["teachers"] if t["chosen"]
     } == best.teacher.value_counts().to_dict()
     assert manifest["means"]["chosen"]["rsr"] == pytest.approx(
         best.mean_rank.mean() / best.mean_surprisal.mean(), rel=1e-8
     )
-    assert manifest["means"]["candidates"]["rsr_mean"] == pytest.approx(scores.rsr.mean(), rel=1e-8)
+    assert manifest["means"]["candidates"]["rsr_mean"] == pytest.approx(
+        scores.rsr[may_be_chosen].mean(), rel=1e-8
+    )
     assert manifest["means"]["chosen"]["rsr"] < min(
         manifest["means"]["candidates"]["rsr"], manifest["means"]["random"]["rsr"]
     )

@@ -15,7 +15,7 @@ from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.strata import usual_difference
 from rsr_ray.report.page.report import Report, StudentReport
 from rsr_ray.report.terminal.formats import coefficient, number, percent
-from rsr_ray.report.terminal.ranking import about_places, place_range
+from rsr_ray.report.terminal.ranking import about_places, place_range, share_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,6 +46,8 @@ CSV_COLUMNS = (
     "n_rejected",
     "mean_rank",
     "mean_surprisal",
+    "degenerate",
+    "cut_off",
 )
 FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
 
@@ -99,6 +101,7 @@ def _environment() -> "Environment":
         "coefficient": coefficient,
         "in_words": in_words,
         "usual_difference": usual_difference,
+        "share": share_of,
     }
     return environment
 

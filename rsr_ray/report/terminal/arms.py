@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import counted, safe
-from rsr_ray.report.terminal.choice import print_left_out
+from rsr_ray.report.terminal.choice import left_out_by_default, print_left_out
 from rsr_ray.report.terminal.console import print_notes
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def _title(manifest: "ArmsManifest") -> str:
         f"{len(manifest.arms)} arms of {manifest.arms[0].rows:,} trajectories for student "
         f"{manifest.student}, by {manifest.by.name}; {', '.join(spreads)}"
     )
-    if n := manifest.dropped.get("incomplete", 0):
-        title += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
-    return title
+    return title + left_out_by_default(manifest.dropped)
 
 
 def _arms_table(manifest: "ArmsManifest") -> Table:

@@ -15,6 +15,8 @@ from rsr_ray.schema import DROPPED, REJECT_REASONS
 if TYPE_CHECKING:
     from rsr_ray.choose.manifest import Manifest
 
+NAMED = 5  # teachers in the first line
+
 
 def print_choice(manifest: "Manifest", out: Console) -> None:
     """What was chosen: from which teachers, beside all candidates and a random choice, and what
@@ -35,13 +37,31 @@ def print_choice(manifest: "Manifest", out: Console) -> None:
 def _title(manifest: "Manifest") -> str:
     by = manifest.by
     chosen = "1 trajectory" if manifest.chosen == 1 else f"{manifest.chosen:,} trajectories"
-    title = (
-        f"{chosen} for student {manifest.student}, up to "
-        f"{manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
-    )
-    if n := manifest.dropped.get("incomplete", 0):
-        title += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
-    return title
+    what = f"{chosen} {_whose(manifest)} for student {manifest.student}"
+    title = f"{what}, up to {manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
+    return title + left_out_by_default(manifest.dropped)
+
+
+def left_out_by_default(dropped: dict[str, int]) -> str:
+    """How many rows no filter that was asked for left out, to end a title."""
+    said = ""
+    if n := dropped.get("incomplete", 0):
+        said += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
+    if n := dropped.get("degenerate", 0):
+        said += f"; {n:,} degenerate left out (--keep-degenerate keeps them)"
+    return said
+
+
+def _whose(manifest: "Manifest") -> str:
+    """Which teachers the trajectories are of, those with the most of them first."""
+    some = [t for t in manifest.teachers if t.chosen]
+    if len(some) == 1:
+        return f"of {some[0].teacher}"
+    named = [f"{t.teacher} {t.share:.0%}" for t in some[:NAMED]]
+    if len(some) > NAMED:
+        others = sum(t.share for t in some[NAMED:])
+        named.append(f"{len(some) - NAMED:,} more {others:.0%}")
+    return f"of {len(some):,} teachers ({', '.join(named)})"
 
 
 def _teachers_table(manifest: "Manifest") -> Table:

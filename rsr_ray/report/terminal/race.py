@@ -3,12 +3,12 @@
 import math
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rsr_ray.errors import counted, safe
-from rsr_ray.report.terminal.console import titled_table
 from rsr_ray.report.terminal.formats import percent
 from rsr_ray.schema import REJECT_REASONS
 
@@ -46,6 +46,7 @@ def _ends(measured: "Measured") -> str:
 
 def print_race(answer: "RaceAnswer", store_uri: str, out: Console) -> None:
     """The teachers of a race, best first; the winner, how sure that is, and what it cost."""
+    out.print(Text(safe(_title(answer)), style="bold"), soft_wrap=True)
     out.print(_standings_table(answer))
     out.print(Text(safe(race_answer(answer)), style="bold"), soft_wrap=True)
     _print_cost(answer, out)
@@ -62,13 +63,20 @@ def print_race(answer: "RaceAnswer", store_uri: str, out: Console) -> None:
     )
 
 
+def _title(answer: "RaceAnswer") -> str:
+    title = (
+        f"Race of teachers for student {answer.student}, by {answer.by} ({answer.better} is better)"
+    )
+    if answer.degenerate:
+        title += f"; {answer.degenerate:,} degenerate left out (--keep-degenerate keeps them)"
+    return title
+
+
 def _standings_table(answer: "RaceAnswer") -> Table:
     by = answer.by
     better = answer.better
     share = percent(answer.confidence)
-    table = titled_table(
-        f"Race of teachers for student {answer.student}, by {by} ({better} is better)"
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("teacher", overflow="fold", min_width=12)
     for name in (f"{by}\n{better}=better", f"{share}\ninterval", "prompts", "out after\nround"):
         table.add_column(name, justify="right", no_wrap=True)

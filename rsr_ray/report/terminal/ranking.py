@@ -43,6 +43,7 @@ def print_ranking(
     print_notes(ranking.notes, out)
     _print_pairwise(ranking, out)
     _print_length(ranking.metric, ranking.length, out)
+    _print_degeneration(ranking, out)
 
 
 def _places_table(ranking: Ranking, *, is_wide: bool) -> Table:
@@ -98,15 +99,17 @@ def _ranked_table(*numbers: str) -> Table:
 
 def _spreads_table(ranking: Ranking, table: list[TeacherRow], *, is_wide: bool) -> Table:
     """Of each teacher its value on all its prompts, and how its trajectories lie."""
+    has_std = is_wide or not ranking.degeneration
     shown = _ranked_table(
         "all its\nprompts",
         *(["interval", "mean"] if is_wide else []),
         "median",
         "IQR",
-        "std",
+        *(["std"] if has_std else []),
         "tokens\neach",
         "scored",
         "rejec-\nted",
+        *(["degen-\nerate", "cut\noff"] if ranking.degeneration else []),
     )
     rejected = {row.teacher: row.n_rejected for row in table}
     for t in ranking.teachers:
@@ -118,12 +121,18 @@ def _spreads_table(ranking: Ranking, table: list[TeacherRow], *, is_wide: bool) 
             *([_between(t.all), number(t.mean)] if is_wide else []),
             number(t.median),
             number(quartiles_apart),
-            number(t.std),
+            *([number(t.std)] if has_std else []),
             f"{t.mean_tokens:,.0f}",
             f"{t.n_trajectories:,}",
             f"{rejected.get(t.teacher, 0):,}",
+            *([share_of(t.degenerate), share_of(t.cut_off)] if ranking.degeneration else []),
         )
     return shown
+
+
+def share_of(share: float | None) -> str:
+    """Of a teacher's trajectories."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _print_counts(table: list[TeacherRow], out: Console) -> None:
@@ -197,6 +206,21 @@ def _print_length(metric: str, length: LengthControl, out: Console) -> None:
     )
     overall = f"Spearman of {metric} and n_tokens {length.spearman:+.2f} overall"
     out.print(Text(f"Length bias: {overall}{within}"))
+
+
+def _print_degeneration(ranking: Ranking, out: Console) -> None:
+    """The guard's correlation with the metric, and the ranking without degenerate trajectories."""
+    found = ranking.degeneration
+    if found is None:
+        return
+    told = [f"{name} {r:+.2f}" for name, r in found.within_teachers.items() if r is not None]
+    if told:
+        what = f"Degeneration: Spearman within teachers of {ranking.metric} and {', '.join(told)}"
+        out.print(Text(what), soft_wrap=True)
+    if found.without:
+        shared = prompts(found.without.n_prompts, found.without.matched)
+        out.print(Text(f"Without degenerate trajectories, on {shared}:"))
+        out.print(_places_table(found.without, is_wide=out.width >= NARROW))
 
 
 def _between(t: TeacherPlace | OnAllPrompts) -> str:

@@ -1,0 +1,184 @@
+"""degeneration: what degenerate trajectories do to a ranking: who has them, and who leads without.
+
+RSR rewards a loop, so a teacher can be first because of what nobody would train on. What is
+degenerate, rsr_ray/guard.py says. Legend: N trajectories, T teachers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsr_ray.decide.json_values import known
+from rsr_ray.decide.scored import Scored
+from rsr_ray.decide.spearman import spearman
+from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, cut_off, degenerate
+from rsr_ray.metrics import Metric
+
+if TYPE_CHECKING:
+    from rsr_ray.decide.ranking import Ranking
+
+# Of the test behind a warning. It looks at the first teacher, which is first for what the test
+# looks at as well, so warnings without reason may be more frequent: README.md has how frequent.
+SURE = 0.01
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Which trajectories are cut off, and which are degenerate: 1, 0, or NaN if not known, [N]."""
+
+    cut_off: np.ndarray
+    degenerate: np.ndarray
+
+    @classmethod
+    def of(cls, scored: Scored) -> "Flags":
+        """Nothing is known where the guard's columns were not read."""
+        if not all(name in scored.columns for name in JUDGED_BY):
+            unknown = np.full(len(scored.teacher), math.nan)
+            return cls(unknown, unknown)
+        # Of rows without the guard's columns only those that are cut off would be told.
+        is_guarded = ~np.isnan(scored.columns["longest_repeat"])
+        flags = np.where(is_guarded, degenerate(scored.columns), math.nan)
+        return cls(cut_off(scored.columns), flags)
+
+    def shares(self, mine: np.ndarray) -> dict[str, float | None]:
+        """Of some trajectories, bool [N], whose flags are known, the share that has each."""
+        return {name: _share(flags[mine]) for name, flags in vars(self).items()}
+
+
+def _share(flags: np.ndarray) -> float | None:
+    told = flags[~np.isnan(flags)]
+    return float(told.mean()) if len(told) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degeneration:
+    """Degenerate trajectories in a ranking."""
+
+    n_degenerate: int
+    n_cut_off: int  # of these
+    n_unknown: int  # stored before there was a guard
+    # Of the metric and each column of the guard, and whether a trajectory is degenerate: Spearman's
+    # correlation, the mean over teachers; None where none has both and neither varies.
+    within_teachers: dict[str, float | None]
+    without: "Ranking | None"  # of all other trajectories; None where none is degenerate, or all
+    warning: str | None  # the first teacher is first only because of them
+
+    @classmethod
+    def of(
+        cls, scored: Scored, metric: Metric, first: str, rank: Callable[[Scored], "Ranking"]
+    ) -> "Degeneration | None":
+        """Of trajectories that `rank` puts this teacher first of; None where nothing is known."""
+        flags = Flags.of(scored)
+        is_told = ~np.isnan(flags.degenerate)
+        if not is_told.any():
+            return None
+        flagged = flags.degenerate == 1
+        values = metric.order(metric.values(scored.columns, scored.prompt))
+        without = rank(scored.where(~flagged)) if flagged.any() and not flagged.all() else None
+        return cls(
+            n_degenerate=int(flagged.sum()),
+            n_cut_off=int((flagged & (flags.cut_off == 1)).sum()),
+            n_unknown=int((~is_told).sum()),
+            within_teachers=_within_teachers(scored, flags, metric),
+            without=without,
+            warning=warning(scored, values, flagged, first, without.teachers[0].teacher)
+            if without
+            else None,
+        )
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any], ranking: type["Ranking"]) -> "Degeneration":
+        """One of `dataclasses.asdict`."""
+        without = found["without"]
+        return cls(**found | {"without": ranking.from_json(without) if without else None})
+
+    @property
+    def note(self) -> str | None:
+        """What a reader has to know of it, in a sentence, where there is anything."""
+        if not self.n_degenerate:
+            return None
+        noun = "trajectory" if self.n_degenerate == 1 else "trajectories"
+        what = f"{self.n_degenerate:,} degenerate {noun}"
+        cut = f", {self.n_cut_off:,} of them cut off" if self.n_cut_off else ""
+        if self.without is None:
+            return f"all trajectories are degenerate{cut}"
+        return f"{what}{cut}; without them: {self.without.sentence}"
+
+
+def guarded(scored: Scored, metric: Metric, rank: Callable[[Scored], "Ranking"]) -> "Ranking":
+    """The ranking that `rank` makes of trajectories, and what degenerate ones do to it."""
+    ranking = rank(scored)
+    found = Degeneration.of(scored, metric, ranking.teachers[0].teacher, rank)
+    if found is None:
+        return ranking
+    return dataclasses.replace(
+        ranking,
+        sentence=" ".join(filter(None, [ranking.sentence, found.warning])),
+        notes=[*ranking.notes, *filter(None, [found.note])],
+        degeneration=found,
+    )
+
+
+def _within_teachers(scored: Scored, flags: Flags, metric: Metric) -> dict[str, float | None]:
+    values = metric.values(scored.columns, scored.prompt)
+    numbers = {name: scored.columns[name] for name in GUARD_COLUMNS}
+    numbers |= {"cut_off": flags.cut_off, "degenerate": flags.degenerate}
+    found: dict[str, float | None] = {}
+    for name, column in numbers.items():
+        there = ~np.isnan(column)
+        of_teachers = [
+            spearman(values[mine], column[mine])
+            for t in range(len(scored.teachers))
+            if (mine := there & (scored.teacher == t)).any()
+        ]
+        defined = [r for r in of_teachers if not math.isnan(r)]
+        found[name] = known(float(np.mean(defined))) if defined else None
+    return found
+
+
+def warning(
+    scored: Scored, values: np.ndarray, flagged: np.ndarray, first: str, now: str
+) -> str | None:
+    """That the first teacher is first only because of its degenerate trajectories: `now` is first
+    without them, and they score better than its others, by a one-sided Mann-Whitney test.
+
+    `values` [N]: lower is better. What is tested is how far they are from those of the other
+    teachers on the same prompt, if these have any: loops may be more frequent on some prompts.
+    """
+    if now == first:
+        return None
+    mine = scored.teacher == scored.teachers.index(first)
+    n_bad, n_good = int((mine & flagged).sum()), int((mine & ~flagged).sum())
+    if not n_good:
+        return f"Warning: every trajectory of {first} is degenerate; without them {now} is first."
+    beside = values - _mean_of_prompts(values, scored.prompt, ~mine & ~flagged)
+    some = values if np.isnan(beside[mine & flagged]).all() else beside
+    if _chance_of_better(some[mine & flagged], some[mine & ~flagged]) > SURE:
+        return None
+    return (
+        f"Warning: {first} is first only because its degenerate trajectories ({n_bad:,} of "
+        f"{n_bad + n_good:,}) score better than its others; without them {now} is first."
+    )
+
+
+def _mean_of_prompts(values: np.ndarray, prompt: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Of each trajectory the mean value of `some`, bool [N], of its prompt, [N]; NaN for none."""
+    n = np.bincount(prompt[some], minlength=prompt.max() + 1)
+    total = np.bincount(prompt[some], values[some], minlength=len(n))
+    mean: np.ndarray = np.divide(total, n, out=np.full(len(n), math.nan), where=n > 0)
+    of_rows: np.ndarray = mean[prompt]
+    return of_rows
+
+
+def _chance_of_better(some: np.ndarray, others: np.ndarray) -> float:
+    """That chance alone puts `some` as far below `others` as they are; 1 for none."""
+    from scipy import stats
+
+    some, others = (values[~np.isnan(values)] for values in (some, others))
+    if not len(some) or not len(others):
+        return 1.0
+    return float(stats.mannwhitneyu(some, others, alternative="less").pvalue)
