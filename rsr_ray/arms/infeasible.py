@@ -24,11 +24,22 @@ def too_few(pool: Pool, request: Request, config: ArmsConfig) -> str:
     """Of quotas that a flow cannot meet."""
     wanted = request.wanted
     ways = _quotas_that(lambda quotas: fits(pool, _with(wanted, quotas)), request, config)
+    short = int(np.argmax(demand(pool, wanted) - served(pool, wanted)))
+    others = _with(wanted, np.where(np.arange(len(wanted.quotas)) == short, 0, wanted.quotas))
+    may_leave_out = config.per_teacher is not None and not config.teachers
+    if may_leave_out and others.quotas.any() and _fits(request, others):
+        names = [*config.exclude_teachers, request.teachers[short]]
+        ways.append(f"pass --exclude-teachers {' '.join(names)}")
     if config.disjoint != "none":
         overlapping = dataclasses.replace(wanted, disjoint="none")
-        if fits(request.pool.take(usable(request.pool, overlapping)), overlapping):
+        if _fits(request, overlapping):
             ways.append("pass --disjoint none")
     return f"{_shortage(pool, request, config)}. {_would_do(ways)}"
+
+
+def _fits(request: Request, wanted: Wanted) -> bool:
+    """Whether a flow meets other wishes."""
+    return fits(request.pool.take(usable(request.pool, wanted)), wanted)
 
 
 def _shortage(pool: Pool, request: Request, config: ArmsConfig) -> str:

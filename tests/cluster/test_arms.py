@@ -27,7 +27,8 @@ def arms(store, out, **changes) -> dict:
     given = {"store": str(store), "student": "student", "out": str(out), "quotas": QUOTAS}
     if "per_teacher" in changes:
         del given["quotas"]
-    return make_arms(ArmsConfig(**(given | {"tolerance": 0.01} | changes))).to_json()
+    given |= {"tolerance": 0.01, "keep_degenerate": True}  # nearly all of looping-3b is
+    return make_arms(ArmsConfig(**(given | changes))).to_json()
 
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
@@ -190,16 +191,25 @@ def test_an_earlier_set_of_arms_is_replaced_only_if_asked(demo_store, tmp_path):
 def test_the_command_prints_the_arms_side_by_side(demo_store, tmp_path, capsys):
     options = ["--store", str(demo_store), "--student", "student", "--out", str(tmp_path / "out")]
     options += ["--per-teacher", "5", "--tolerance", "0.01", "--audit"]
+    assert main(["arms", *options]) == 2
+    said = capsys.readouterr().err
+    assert "too few trajectories of teacher looping-3b: 5 in each of 3 arms" in said
+    assert "pass --exclude-teachers looping-3b" in said
+    assert main(["arms", *options, "--exclude-teachers", "looping-3b"]) == 0
+    said = capsys.readouterr().out
+    assert "3 arms of 25 trajectories" in said
+    assert "degenerate left out (--keep-degenerate keeps them)" in said
+    options += ["--keep-degenerate", "--overwrite"]
     assert main(["arms", *options]) == 0
     said = capsys.readouterr().out
     for text in ("3 arms of 30 trajectories for student student, by rsr; tokens within 0.", "low ",
                  "rows in every arm", "90 of 90 written rows have the tokens that were scored",
                  "and no trajectory."):  # fmt: skip
         assert text in said
-    assert main(["arms", *options, "--overwrite", "--per-teacher", "25"]) == 2
+    assert main(["arms", *options, "--per-teacher", "25"]) == 2
     assert "To fix it, pass --per-teacher 10" in capsys.readouterr().err
     options = [name for name in options if name not in ("--per-teacher", "5")]
-    assert main(["arms", *options, "--overwrite", "--quotas", "terse-7=5"]) == 2
+    assert main(["arms", *options, "--quotas", "terse-7=5"]) == 2
     assert "--quotas terse-7: the store has no such teacher; did you mean terse-7b?" in (
         capsys.readouterr().err
     )
@@ -212,7 +222,8 @@ def test_a_choice_leaves_out_an_evaluation_set_as_well(demo_store, tmp_path, cap
     text = raw(row["source"])[row["source_row"]]["messages"][0]["content"]
     pq.write_table(pa.table({"question": [text]}), path)
     options = ["--store", str(demo_store), "--student", "student", "--out", str(tmp_path / "out")]
-    assert main(["choose", *options, "--eval-set", str(path), "--eval-overlap", "1"]) == 0
+    held_out = ["--eval-set", str(path), "--eval-overlap", "1"]
+    assert main(["choose", *options, "--keep-degenerate", *held_out]) == 0
     assert f"{n} eval_exact: Its prompt is in --eval-set." in capsys.readouterr().out
     assert row["prompt_id"] not in {r["rsr_ray"]["prompt_id"] for r in written(tmp_path / "out")}
 
