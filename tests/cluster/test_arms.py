@@ -172,6 +172,15 @@ def test_the_audit_finds_what_a_trainer_would_not_see_as_scored(demo_store, tmp_
     assert "rejected as no_assistant_turn" in differs(messages=context)
 
 
+def test_degenerate_trajectories_are_in_no_arm(demo_store, tmp_path):
+    quotas = ("terse-7b=5", "looping-3b=1")
+    options = {"arms": ("low", "high"), "tolerance": 0.05, "keep_degenerate": False}
+    manifest = arms(demo_store, tmp_path / "out", quotas=quotas, **options)
+    kept = arms(demo_store, tmp_path / "kept", quotas=quotas, **options | {"keep_degenerate": True})
+    assert manifest["dropped"]["degenerate"] > 50
+    assert "degenerate" not in kept["dropped"]
+
+
 def test_an_earlier_set_of_arms_is_replaced_only_if_asked(demo_store, tmp_path):
     arms(demo_store, tmp_path / "out", arms=("low", "random"), format="jsonl")
     with pytest.raises(UserError, match="contains an earlier choice"):
@@ -198,7 +207,6 @@ def test_the_command_prints_the_arms_side_by_side(demo_store, tmp_path, capsys):
     assert main(["arms", *options, "--exclude-teachers", "looping-3b"]) == 0
     said = capsys.readouterr().out
     assert "3 arms of 25 trajectories" in said
-    assert "degenerate left out (--keep-degenerate keeps them)" in said
     options += ["--keep-degenerate", "--overwrite"]
     assert main(["arms", *options]) == 0
     said = capsys.readouterr().out
