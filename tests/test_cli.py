@@ -252,6 +252,38 @@ def test_a_command_that_cannot_leave_ends_all_the_same_and_lets_its_lease_go(
     assert Lease(str(tmp_path / "lease"), 300, None).take() is None
 
 
+WAITING = """
+import signal, sys, time
+from rsr_ray import cli
+from rsr_ray.cli import upkeep
+from rsr_ray.errors import RunError
+
+def waiting(config, as_json):
+    print("waiting", flush=True)
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        signal.raise_signal(int(sys.argv[1]))  # sent on
+        raise eval(sys.argv[2])("of its own")
+
+upkeep.metrics = waiting
+cli.run(["metrics"])
+"""
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RunError", "OSError"])
+def test_a_library_that_hands_on_another_error_changes_no_exit_code(error):
+    command = [sys.executable, "-c", WAITING, str(int(signal.SIGTERM)), error]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout.readline() == "waiting\n"
+        waiting.terminate()
+        _, said = waiting.communicate(timeout=100)
+    assert waiting.returncode == 143
+    assert said.startswith("rsr-ray: terminated; finished units are kept")
+
+
 @pytest.mark.parametrize("error", [Terminated(), KeyboardInterrupt(), ValueError("a mistake")])
 def test_an_end_that_comes_where_python_can_raise_nothing_leaves_no_traceback(
     monkeypatch, capsys, error

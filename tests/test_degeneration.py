@@ -10,7 +10,7 @@ import pytest
 from rsr_ray.decide.degeneration import warning
 from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored
-from rsr_ray.guard import JUDGED_BY
+from rsr_ray.guard import JUDGED_BY, UNCHECKED
 from rsr_ray.metrics import REGISTRY
 
 from .conftest import few
@@ -109,14 +109,15 @@ def test_trajectories_that_all_loop_have_no_ranking_without():
     assert found.note == "all trajectories are degenerate"
 
 
-def test_where_nothing_is_known_nothing_is_said():
+def test_where_nothing_is_known_a_note_says_so_or_nothing_was_asked():
     scored = planted(4, 20, [6.0, 5.5], np.zeros((20, 2), bool))
     columns = scored.columns | dict.fromkeys(set(JUDGED_BY) - {"n_tokens"}, np.full(40, np.nan))
-    for some in (columns, {name: columns[name] for name in RSR.columns}):
+    not_read = {name: columns[name] for name in RSR.columns}
+    for some, notes in ((columns, [UNCHECKED]), (not_read, [])):
         ranking = rank_teachers(dataclasses.replace(scored, columns=some), RSR)
         assert ranking.degeneration is None
         assert ranking.teachers[0].degenerate is None
-        assert ranking.notes == []
+        assert ranking.notes == notes
 
 
 def test_rows_stored_without_the_columns_are_not_called_degenerate():
