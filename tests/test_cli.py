@@ -87,8 +87,8 @@ def test_every_setting_of_every_command_is_a_yaml_key_as_well(monkeypatch, tmp_p
         if field.name in needed
         for text in ([] if field.metadata["positional"] else [called(field)]) + ["b"]
     ]
-    seed = {"max-tokens": 7} if command.name == "choose" else {}
-    options += ["--max-tokens", "7"] if seed else []
+    seed = {"choose": {"max-tokens": 7}, "arms": {"per-teacher": 7}}.get(command.name, {})
+    options += [text for name in seed for text in (f"--{name}", "7")]
     file = tmp_path / "settings.yaml"
     file.write_text(json.dumps(values | seed))
     assert main([command.name, "--config", str(file)]) == 0
