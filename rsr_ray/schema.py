@@ -82,6 +82,10 @@ DROPPED: dict[str, str] = {
     "not_verified": "The corpus says that the answer is not correct (--verified).",
     "no_verdict": "The corpus does not say whether the answer is correct (--verified).",
     "no_value": "It has no value for the metric.",
+    "eval_exact": "Its prompt is in --eval-set.",
+    "eval_normalized": ("Its prompt is in --eval-set, ignoring case, punctuation and whitespace."),
+    "eval_near": "Its prompt is close to one in --eval-set (--eval-overlap).",
+    "trainer_length": "An answer to its prompt is longer than --trainer-length (arms).",
     "missing": "Its shard is missing, or was replaced since it was scored (--skip-missing).",
 }
 

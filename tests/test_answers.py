@@ -21,8 +21,8 @@ from rsr_ray.report.terminal.ranking import print_ranking
 
 from .test_rank import FOUR, rows_of, scored_of, with_steps
 
-RANKING = """metric better confidence draws seed matched n_prompts n_prompts_all n_trajectories
-    teachers best more_prompts pairwise length notes sentence degeneration"""
+RANKING = """metric segment better confidence draws seed matched n_prompts n_prompts_all
+    n_trajectories teachers best more_prompts pairwise length notes sentence degeneration"""
 TEACHER = """teacher place value low high first_place last_place p_best won all n_trajectories
     mean_tokens mean median std q25 q75 degenerate cut_off"""
 

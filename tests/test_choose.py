@@ -2,7 +2,6 @@
 controls.
 """
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -339,7 +338,7 @@ def test_means_of_a_set_are_those_of_a_teacher():
     json.dumps(manifest.to_json())
 
 
-KNOWN = Summary(said_complete=1, guarded=1)  # of these rows everything is known
+KNOWN = {"said_complete": 1, "guarded": 1}  # of these rows everything is known
 
 
 def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(tmp_path):
@@ -368,20 +367,18 @@ def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(
             pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f"
         )
     names = store.units()["f"]
-    said, collapsed = notes(config(by="local_naturalness"), store, "f", names, found=KNOWN)
+    said, collapsed = notes(config(by="local_naturalness"), store, "f", names, **KNOWN)
     assert said == (
         "local naturalness: rank correlation with global naturalness over 4 trajectories "
         "1.000; median number of steps 3.5"
     )
     assert collapsed.startswith("local naturalness has collapsed")
-    assert notes(config(by="local_naturalness"), store, "f", [names[1]], found=KNOWN) == []
-    assert notes(config(by="rsr"), store, "f", names, found=KNOWN) == []
+    assert notes(config(by="local_naturalness"), store, "f", [names[1]], **KNOWN) == []
+    assert notes(config(by="rsr"), store, "f", names, **KNOWN) == []
 
 
 def test_a_store_without_the_guards_columns_is_noted(tmp_path):
-    (said,) = notes(
-        config(), Store(str(tmp_path), "s"), "f", [], found=dataclasses.replace(KNOWN, guarded=0)
-    )
+    (said,) = notes(config(), Store(str(tmp_path), "s"), "f", [], **KNOWN | {"guarded": 0})
     assert said == UNCHECKED
 
 

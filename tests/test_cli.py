@@ -87,8 +87,8 @@ def test_every_setting_of_every_command_is_a_yaml_key_as_well(monkeypatch, tmp_p
         if field.name in needed
         for text in ([] if field.metadata["positional"] else [called(field)]) + ["b"]
     ]
-    seed = {"max-tokens": 7} if command.name == "choose" else {}
-    options += ["--max-tokens", "7"] if seed else []
+    seed = {"choose": {"max-tokens": 7}, "arms": {"per-teacher": 7}}.get(command.name, {})
+    options += [text for name in seed for text in (f"--{name}", "7")]
     file = tmp_path / "settings.yaml"
     file.write_text(json.dumps(values | seed))
     assert main([command.name, "--config", str(file)]) == 0
@@ -250,6 +250,38 @@ def test_a_command_that_cannot_leave_ends_all_the_same_and_lets_its_lease_go(
     assert stuck.returncode == code
     assert said.startswith(f"rsr-ray: {word}; finished units are kept")
     assert Lease(str(tmp_path / "lease"), 300, None).take() is None
+
+
+WAITING = """
+import signal, sys, time
+from rsr_ray import cli
+from rsr_ray.cli import upkeep
+from rsr_ray.errors import RunError
+
+def waiting(config, as_json):
+    print("waiting", flush=True)
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        signal.raise_signal(int(sys.argv[1]))  # sent on
+        raise eval(sys.argv[2])("of its own")
+
+upkeep.metrics = waiting
+cli.run(["metrics"])
+"""
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RunError", "OSError"])
+def test_a_library_that_hands_on_another_error_changes_no_exit_code(error):
+    command = [sys.executable, "-c", WAITING, str(int(signal.SIGTERM)), error]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout.readline() == "waiting\n"
+        waiting.terminate()
+        _, said = waiting.communicate(timeout=100)
+    assert waiting.returncode == 143
+    assert said.startswith("rsr-ray: terminated; finished units are kept")
 
 
 @pytest.mark.parametrize("error", [Terminated(), KeyboardInterrupt(), ValueError("a mistake")])

@@ -26,6 +26,7 @@ from rsr_ray.encode.degenerate import (
 from rsr_ray.encode.encode import encode_row
 from rsr_ray.encode.found import Found
 from rsr_ray.encode.how import How
+from rsr_ray.encode.segments import ANSWER
 from rsr_ray.encode.tokens import Encoded
 from rsr_ray.files.objects import InputObject
 from rsr_ray.guard import GUARD, GUARD_COLUMNS, JUDGED_BY, NGRAM, cut_off, degenerate
@@ -316,8 +317,14 @@ def test_a_row_of_131072_tokens_costs_little(kind):
         "one token": np.zeros(n, np.int64),
     }[kind].astype(np.int32)
     prompt = "What is it? "
-    found = Found(prompt + text, [(len(prompt), len(prompt) + len(text))], [1])
-    encoded = Encoded(tokens, np.array([0, len(tokens)], np.int32), False, np.array([1], np.int32))
+    found = Found(prompt + text, [(len(prompt), len(prompt) + len(text))], [1], [ANSWER])
+    encoded = Encoded(
+        input_ids=tokens,
+        spans=np.array([0, len(tokens)], np.int32),
+        truncated=False,
+        span_turns=np.array([1], np.int32),
+        sentences=np.array([len(tokens)], np.int32),
+    )
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
     took = []
     for _ in range(5):

@@ -10,7 +10,7 @@ import pytest
 from rsr_ray.decide.degeneration import warning
 from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored
-from rsr_ray.guard import JUDGED_BY
+from rsr_ray.guard import JUDGED_BY, UNCHECKED
 from rsr_ray.metrics import REGISTRY
 
 from .conftest import few
@@ -98,25 +98,41 @@ def test_a_teacher_all_of_whose_trajectories_loop_has_no_place_without():
     flagged[:, 0] = True
     ranking = rank_teachers(planted(3, 40, [6.0, 5.5, 7.0], flagged, gain=0.4), RSR)
     assert ranking.sentence.endswith(
-        "Warning: every trajectory of t0 is degenerate; without them t1 is first."
+        "Warning: 40 of 40 trajectories of t0 are degenerate; without it t1 is first."
     )
     assert [t.teacher for t in ranking.degeneration.without.teachers] == ["t1", "t2"]
+
+
+def test_a_teacher_most_of_whose_trajectories_loop_takes_no_prompts_from_the_others():
+    flagged = np.zeros((40, 3), bool)
+    flagged[3:, 2] = True
+    scored = planted(3, 40, [6.0, 5.5, 7.0], flagged, gain=0.9)
+    ranking = rank_teachers(scored, RSR)
+    found = ranking.degeneration
+    assert found.left_out == ["t2"]
+    assert found.without.n_prompts == 40
+    assert [t.teacher for t in found.without.teachers] == ["t1", "t0"]
+    alone = rank_teachers(scored.only(["t0", "t1"]), RSR).teachers
+    assert [(t.value, t.low) for t in found.without.teachers] == [(t.value, t.low) for t in alone]
+    assert "; without them and t2, mostly degenerate: t1 is best" in found.note
 
 
 def test_trajectories_that_all_loop_have_no_ranking_without():
     found = rank_teachers(planted(3, 9, [6.0, 5.5], np.ones((9, 2), bool)), RSR).degeneration
     assert found.without is None
-    assert found.note == "all trajectories are degenerate"
+    assert found.left_out == ["t0", "t1"]
+    assert found.note == "18 degenerate trajectories: most trajectories of every teacher"
 
 
-def test_where_nothing_is_known_nothing_is_said():
+def test_where_nothing_is_known_a_note_says_so_or_nothing_was_asked():
     scored = planted(4, 20, [6.0, 5.5], np.zeros((20, 2), bool))
     columns = scored.columns | dict.fromkeys(set(JUDGED_BY) - {"n_tokens"}, np.full(40, np.nan))
-    for some in (columns, {name: columns[name] for name in RSR.columns}):
+    not_read = {name: columns[name] for name in RSR.columns}
+    for some, notes in ((columns, [UNCHECKED]), (not_read, [])):
         ranking = rank_teachers(dataclasses.replace(scored, columns=some), RSR)
         assert ranking.degeneration is None
         assert ranking.teachers[0].degenerate is None
-        assert ranking.notes == []
+        assert ranking.notes == notes
 
 
 def test_rows_stored_without_the_columns_are_not_called_degenerate():

@@ -65,6 +65,7 @@ FLOORS = [
     "decide",
     "run",
     "race choose",
+    "arms",
     "report",
     "nightly bench demo",
     "cli",

@@ -20,7 +20,6 @@ from rich.console import Console
 from scipy import stats
 
 from rsr_ray.cli import main
-from rsr_ray.config import score as score_settings
 from rsr_ray.config.answers import TeachersConfig, weights_of
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.first_rows import check_readable
@@ -133,7 +132,7 @@ def test_a_column_that_is_nowhere_is_refused_before_anything_is_scored(tmp_path)
         check_readable(objects, None, {}, ("source", "sorce"))
 
 
-def test_the_setting_is_in_the_fingerprint_and_changes_none_without_it(monkeypatch):
+def test_the_setting_is_in_the_fingerprint():
     student = inspect_student(str(DEMO_STUDENT), False)
     config = ScoreConfig(corpus=("c",), student="s", store="st")
 
@@ -145,9 +144,6 @@ def test_the_setting_is_in_the_fingerprint_and_changes_none_without_it(monkeypat
     assert len({plain, one, both}) == 3
     assert both == fingerprint(stratum=("meta.domain", "source", "source"))
     assert Reading(strata=("source",)).label == Reading().label == ""
-    earlier = pa.schema([f for f in score_settings.SCORES if f.name != "strata"])
-    monkeypatch.setattr(score_settings, "SCORES", earlier)
-    assert fingerprint() == plain
 
 
 def test_scores_rescored_and_raced_keep_them():

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.choose.columns import READ, candidates_of
+from rsr_ray.choose.overlap import prompt_text, read_eval_set
 from rsr_ray.choose.rule import KEYWORDS, keyword_shares
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import PoolConfig
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.shapes import conversation
+from rsr_ray.corpus.turns import Turn
 from rsr_ray.corpus.verdicts import columns_read, says, scored_rows
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject, version_of
@@ -29,12 +31,19 @@ class Candidates:
     """Input objects -> CANDIDATES rows. Small and picklable: it travels to the tasks."""
 
     def __init__(
-        self, config: ChooseConfig, store: Store, fingerprint: str, names: Iterable[str] = ()
+        self, config: PoolConfig, store: Store, fingerprint: str, names: Iterable[str] = ()
     ):
         self.config = config
         self.store = store
         self.fingerprint = fingerprint
         self.schema = candidates_of(config.metric)
+        self.eval_set = (
+            read_eval_set(
+                config.eval_set, config.eval_column, config.eval_overlap, config.s3_endpoint
+            )
+            if config.eval_set
+            else None
+        )
         self.packs = {pack.key: pack for pack in stored_packs(store, {name[:16] for name in names})}
 
     @property
@@ -46,6 +55,7 @@ class Candidates:
             or config.complete_only
             or config.complete_column is not None
             or config.by == "rule_quality"
+            or config.eval_set is not None
         )
 
     def read(self, objects: pa.Table) -> pa.Table:
@@ -167,8 +177,9 @@ class Candidates:
     def _rows(self, obj: InputObject, wanted: Collection[int]) -> Iterator[tuple[int, Row]]:
         """Trajectories of the shard, read no further than the columns that the settings need."""
         config = self.config
+        whole = config.by == "rule_quality" or self.eval_set is not None
         asked = [config.complete_column or "complete", *filter(None, [config.verified])]
-        only = None if config.by == "rule_quality" else columns_read(*asked)
+        only = None if whole else columns_read(*asked)
         return scored_rows(obj, config.s3_endpoint, config.reading, only, wanted)
 
     def _says_complete(self, row: Row, where: str) -> bool | None:
@@ -180,15 +191,16 @@ class Candidates:
     def _why_dropped(self, row: Row, where: str, complete: bool | None) -> str | None:
         if complete is False:
             return "incomplete"
-        if not self.config.verified:
-            return None
-        verdict = says(row, self.config.verified, where)
-        if verdict is None:
-            return "no_verdict"
-        return None if verdict else "not_verified"
+        if self.config.verified:
+            verdict = says(row, self.config.verified, where)
+            if verdict is None:
+                return "no_verdict"
+            if not verdict:
+                return "not_verified"
+        return self.eval_set.why_dropped(_asked(row, where)) if self.eval_set else None
 
 
-def drop_by_scores(rows: pa.Table, config: ChooseConfig) -> pa.Array:
+def drop_by_scores(rows: pa.Table, config: PoolConfig) -> pa.Array:
     """Why each row of scores is no candidate, string [N]: the first reason; null if it is one."""
     teacher = rows["teacher"]
     n_tokens = rows["n_tokens"]
@@ -220,11 +232,20 @@ def _is_one_of(column: pa.ChunkedArray, names: tuple[str, ...]) -> pa.ChunkedArr
 
 def said_by_assistant(row: Row, where: str) -> str:
     """All that the assistant says in a row's conversation. Raises UserError if it has none."""
+    turns = _turns(row, where)
+    return " ".join(turn["content"] for turn in turns if turn["role"] == "assistant")
+
+
+def _asked(row: Row, where: str) -> str:
+    """What a row's prompt says. Raises UserError if it has no conversation."""
+    return prompt_text(_turns(row, where))
+
+
+def _turns(row: Row, where: str) -> list[Turn]:
     try:
-        turns = conversation(row)
+        return conversation(row)
     except BadRow as e:
         raise UserError(
             f"{where} was scored but now has no readable conversation ({e.detail}): pass the "
             "--columns it was scored with"
         ) from e
-    return " ".join(turn["content"] for turn in turns if turn["role"] == "assistant")

@@ -21,7 +21,7 @@ from rsr_ray.choose.files import clear, refuse_foreign, write_files
 from rsr_ray.choose.manifest import Manifest, make_manifest
 from rsr_ray.choose.prompts import choose_prompts
 from rsr_ray.choose.summary import Summary
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import ChooseConfig, PoolConfig
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import put
 from rsr_ray.guard import UNCHECKED
@@ -55,7 +55,8 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
         cluster.connect()
         with at_stage(f"choosing from {n_rows(names):,} rows", share=lambda: share_done("read")):
             chosen, found = _choose_rows(config, store, fingerprint, names)
-        said = notes(config, store, fingerprint, names, found=found)
+        known = {"said_complete": found.said_complete, "guarded": found.guarded}
+        said = notes(config, store, fingerprint, names, **known)
         manifest = make_manifest(config, fingerprint, found, said)
         clear(config)
         try:
@@ -97,18 +98,25 @@ def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
 
 
 def notes(
-    config: ChooseConfig, store: Store, fingerprint: str, names: list[str], *, found: Summary
+    config: PoolConfig,
+    store: Store,
+    fingerprint: str,
+    names: list[str],
+    *,
+    said_complete: int,
+    guarded: int,
 ) -> list[str]:
     """What the store lacks, and whether local naturalness says another thing than the global one.
 
-    The latter from some of the units, spread over all.
+    The latter from some of the units, spread over all. `said_complete` and `guarded` count the rows
+    of which it is known whether they are complete, and whether they are degenerate.
     """
     from rsr_ray.decide.naturalness import naturalness_notes
 
     said = store.notes(fingerprint)
-    if not found.guarded and not config.keep_degenerate:
+    if not guarded and not config.keep_degenerate:
         said.append(UNCHECKED)
-    if not found.said_complete:
+    if not said_complete:
         said.append(
             "the corpus does not say which answers are complete, so no cut-off answers were "
             "left out; if a column says so, name it with --complete-column"
@@ -121,19 +129,24 @@ def notes(
     return said + naturalness_notes({name: rows[name].to_numpy() for name in columns})
 
 
+def read_candidates(find: Candidates, names: list[str]) -> "ray.data.Dataset":
+    """The lazy dataset of the CANDIDATES rows of these units."""
+    import ray.data
+
+    objects = _batches(names, 1 if find.reads_corpus else READ_UNITS)
+    return ray.data.from_arrow(list(objects)).map_batches(
+        find.read, batch_size=None, batch_format="pyarrow"
+    )
+
+
 def _choose_rows(
     config: ChooseConfig, store: Store, fingerprint: str, names: list[str]
 ) -> tuple["ray.data.Dataset", Summary]:
     """The chosen rows as a dataset of CHOSEN in Ray's object store, and the partitions' summary."""
-    import ray.data
-
     one_partition = config.max_share is not None  # a cap is on the shares of all rows
     partitions = 1 if one_partition else int(np.clip(n_rows(names) // PARTITION_ROWS, 2, 200))
-    find = Candidates(config, store, fingerprint, names)
-    objects = _batches(names, 1 if find.reads_corpus else READ_UNITS)
     chosen = (
-        ray.data.from_arrow(list(objects))
-        .map_batches(find.read, batch_size=None, batch_format="pyarrow")
+        read_candidates(Candidates(config, store, fingerprint, names), names)
         .repartition(partitions, keys=["prompt_id"])
         .map_batches(choose_prompts, batch_size=None, batch_format="pyarrow", fn_args=(config,))
         .materialize()

@@ -14,7 +14,9 @@ def _scores(*names: str) -> list[pa.Field]:
 
 IDENTITY = ("trajectory_id", "content", "prompt_id", "teacher", "sample", "source", "source_row")
 SUMMED = tuple(dict.fromkeys(name for metric in REGISTRY.values() for name in metric.columns))
-READ = tuple(dict.fromkeys((*IDENTITY, *SUMMED, "mean_rank", "mean_surprisal", "rsr")))
+READ = tuple(
+    dict.fromkeys((*IDENTITY, *SUMMED, "n_prompt_tokens", "mean_rank", "mean_surprisal", "rsr"))
+)
 CANDIDATES = pa.schema(
     [
         *_scores(*READ),

@@ -26,7 +26,9 @@ import pyarrow.parquet as pq
 from rsr_ray.choose.card import CARD, CARD_BEGINS, card
 from rsr_ray.choose.columns import ADDED, WRITTEN, common_schema
 from rsr_ray.choose.whole_rows import whole_rows
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.arms import ARMS
+from rsr_ray.config.choose import PoolConfig
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.files.objects import InputObject, delete, get, list_files, put
 
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     import ray.data
 
 MANIFEST = "manifest.json"
-OURS = re.compile(r"manifest\.json|train-[0-9a-f]{16}\.(parquet|jsonl)")
+# of a choice, or of arms in folders of their own
+OURS = re.compile(rf"manifest\.json|(({'|'.join(ARMS)})/)?train-[0-9a-f]{{16}}\.(parquet|jsonl)")
+CARDS = (CARD, *(f"{arm}/{CARD}" for arm in ARMS))
 WHOLE: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # blocks, as Arrow tables
 
 
@@ -47,7 +51,7 @@ class WrittenFile:
     sha256: str
 
 
-def refuse_foreign(config: ChooseConfig) -> None:
+def refuse_foreign(config: PoolConfig) -> None:
     """Raise UserError for an --out that holds anything.
 
     An earlier choice and nothing else is fine with --overwrite.
@@ -66,21 +70,21 @@ def refuse_foreign(config: ChooseConfig) -> None:
         )
 
 
-def clear(config: ChooseConfig) -> None:
+def clear(config: PoolConfig) -> None:
     """Delete an earlier choice, its manifest first."""
     names = [name for name in list_files(config.out, config.s3_endpoint) if _is_ours(name, config)]
     for name in sorted(names, key=lambda name: name != MANIFEST):
         delete(f"{config.out}/{name}", config.s3_endpoint)
 
 
-def _is_ours(name: str, config: ChooseConfig) -> bool:
-    if name == CARD:  # somebody else may well have written one
+def _is_ours(name: str, config: PoolConfig) -> bool:
+    if name in CARDS:  # somebody else may well have written one
         return get(f"{config.out}/{name}", config.s3_endpoint).startswith(CARD_BEGINS.encode())
     return OURS.fullmatch(name) is not None
 
 
 def write_files(
-    chosen: "ray.data.Dataset", n_chosen: int, n_objects: int, config: ChooseConfig
+    chosen: "ray.data.Dataset", n_chosen: int, n_objects: int, config: PoolConfig
 ) -> tuple[list[WrittenFile], dict[str, str]]:
     """Write the files of CHOSEN rows, of at most n_objects sources; returns them and their columns.
 
@@ -92,6 +96,13 @@ def write_files(
     partitions = int(np.clip(n_chosen // 64, 1, min(n_objects, 200)))
     rows = chosen.map_batches(_without_summary, **WHOLE).repartition(partitions, keys=["source"])
     written = rows.map_batches(write_chosen, fn_args=(config,), **WHOLE).take_all()
+    return settle_files(written, n_chosen, config)
+
+
+def settle_files(
+    written: list[Row], n_chosen: int, config: PoolConfig
+) -> tuple[list[WrittenFile], dict[str, str]]:
+    """WRITTEN rows of all files of `config.out`, as files of the same columns, and these."""
     files = {file["name"]: file for file in written}
     n_written = sum(file["rows"] for file in files.values())
     if n_written != n_chosen:
@@ -112,7 +123,7 @@ def write_files(
     return listed, {field.name: str(field.type) for field in schema}
 
 
-def _check_keep(there: set[str], config: ChooseConfig) -> None:
+def _check_keep(there: set[str], config: PoolConfig) -> None:
     """Raise UserError for a --keep that is none of the shards' columns."""
     if unknown := sorted({*config.keep} - there - {*ADDED, "none"}):
         raise UserError(
@@ -121,7 +132,7 @@ def _check_keep(there: set[str], config: ChooseConfig) -> None:
         )
 
 
-def _rewritten(names: list[str], schema: pa.Schema, config: ChooseConfig) -> list[dict[str, Any]]:
+def _rewritten(names: list[str], schema: pa.Schema, config: PoolConfig) -> list[Row]:
     """The files written again with the schema: WRITTEN rows."""
     import ray.data
 
@@ -136,7 +147,7 @@ def _without_summary(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.is_null(rows["summary"]))
 
 
-def write_chosen(rows: pa.Table, config: ChooseConfig) -> Iterator[pa.Table]:
+def write_chosen(rows: pa.Table, config: PoolConfig) -> Iterator[pa.Table]:
     """Ray Data UDF over CHOSEN rows, all of a source in one batch.
 
     Writes a file per source, and gives a WRITTEN row for each.
@@ -144,19 +155,19 @@ def write_chosen(rows: pa.Table, config: ChooseConfig) -> Iterator[pa.Table]:
     for source in sorted(set(rows["source"].to_pylist())):
         some = rows.filter(pc.equal(rows["source"], source))
         obj = InputObject(uri=source, version=some["version"][0].as_py(), size=0)
-        yield _write(f"train-{obj.key}.{config.format}", *whole_rows(obj, some, config), config)
+        yield write_file(f"train-{obj.key}.{config.format}", *whole_rows(obj, some, config), config)
 
 
-def rewrite(names: pa.Table, config: ChooseConfig, serialized: bytes) -> Iterator[pa.Table]:
+def rewrite(names: pa.Table, config: PoolConfig, serialized: bytes) -> Iterator[pa.Table]:
     """Ray Data UDF over names of files, which are written again with the given schema."""
     schema = _schema(serialized)
     for name in names["name"].to_pylist():
-        data = get(f"{config.out}/{name}", config.s3_endpoint)
-        rows = _rows_of_parquet(data) if config.format == "parquet" else _rows_of_lines(data)
-        yield _write(name, pa.Table.from_pylist(rows, schema), [], config)
+        rows = read_file(f"{config.out}/{name}", config.s3_endpoint)
+        yield write_file(name, pa.Table.from_pylist(rows, schema), [], config)
 
 
-def _write(name: str, table: pa.Table, columns: list[str], config: ChooseConfig) -> pa.Table:
+def write_file(name: str, table: pa.Table, columns: list[str], config: PoolConfig) -> pa.Table:
+    """Write a file below `config.out`; its WRITTEN row. `columns` are those of its shard."""
     data = _parquet(table) if config.format == "parquet" else _json_lines(table)
     put(f"{config.out}/{name}", data, config.s3_endpoint)
     facts = {
@@ -173,11 +184,11 @@ def _schema(serialized: bytes) -> pa.Schema:
     return pa.ipc.read_schema(pa.BufferReader(serialized))
 
 
-def _rows_of_parquet(data: bytes) -> list[dict[str, Any]]:
-    return pq.read_table(pa.BufferReader(data)).to_pylist()
-
-
-def _rows_of_lines(data: bytes) -> list[dict[str, Any]]:
+def read_file(uri: str, endpoint: str | None) -> list[Row]:
+    """The rows of a file that was written."""
+    data = get(uri, endpoint)
+    if uri.endswith(".parquet"):
+        return pq.read_table(pa.BufferReader(data)).to_pylist()
     return [json.loads(line) for line in data.splitlines()]
 
 
@@ -191,7 +202,7 @@ def _json_lines(table: pa.Table) -> bytes:
     return "".join(f"{_json(row)}\n" for row in table.to_pylist()).encode()
 
 
-def _json(row: dict[str, Any]) -> str:
+def _json(row: Row) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:

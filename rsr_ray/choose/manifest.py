@@ -13,7 +13,7 @@ from rsr_ray.choose.cap import CAP_RULE
 from rsr_ray.choose.files import WrittenFile
 from rsr_ray.choose.ranked import TIE_RULE
 from rsr_ray.choose.summary import Moves, Summary
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import ChooseConfig, PoolConfig
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import CONTROLS
 
@@ -27,7 +27,7 @@ class Criterion:
     better: str  # lower or higher
 
     @classmethod
-    def of(cls, config: ChooseConfig) -> "Criterion":
+    def of(cls, config: PoolConfig) -> "Criterion":
         if config.metric:
             return cls(config.metric.name, config.metric.formula, config.metric.better)
         return cls(config.by, *CONTROLS[config.by])

@@ -21,7 +21,7 @@ def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
     rows = mark_copies(rows)
     values = evaluate(rows, config)
     candidate = pc.is_null(rows["dropped"]).to_numpy(zero_copy_only=False)
-    rows = _drop(rows, candidate & ~np.isfinite(values), "no_value")
+    rows = drop(rows, candidate & ~np.isfinite(values), "no_value")
     ranked = RankedCandidates.of(rows, values, config.better)
     chosen = ranked.place <= config.k
     capped: dict[str, Moves] = {}
@@ -43,9 +43,10 @@ def mark_copies(rows: pa.Table) -> pa.Table:
     rows = rows.sort_by([(name, "ascending") for name in (*key, "out", "source", "source_row")])
     is_copy = np.zeros(rows.num_rows, bool)
     is_copy[1:] = np.logical_and.reduce([np.diff(codes(rows[name])) == 0 for name in key])
-    return _drop(rows.drop_columns(["out"]), is_copy, "duplicate")
+    return drop(rows.drop_columns(["out"]), is_copy, "duplicate")
 
 
-def _drop(rows: pa.Table, which: np.ndarray, why: str) -> pa.Table:
+def drop(rows: pa.Table, which: np.ndarray, why: str) -> pa.Table:
+    """The rows, those of `which`, bool [N], dropped for that reason."""
     dropped = pc.if_else(pa.array(which), why, rows["dropped"])
     return rows.set_column(rows.schema.get_field_index("dropped"), "dropped", dropped)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import PoolConfig
 
 # rule_quality, after LIMO (arXiv 2502.03387): weight and words of each kind.
 KEYWORDS = {
@@ -20,7 +20,7 @@ LENGTH_WEIGHT = 0.30
 WORD = re.compile(r"\w+")
 
 
-def evaluate(rows: pa.Table, config: ChooseConfig) -> np.ndarray:
+def evaluate(rows: pa.Table, config: PoolConfig) -> np.ndarray:
     """`config.by` of each row of CANDIDATES, float64 [N]; NaN for rows that are dropped."""
     values = np.full(rows.num_rows, np.nan)
     candidate = pc.is_null(rows["dropped"]).to_numpy(zero_copy_only=False)
@@ -28,7 +28,7 @@ def evaluate(rows: pa.Table, config: ChooseConfig) -> np.ndarray:
     return values
 
 
-def _values(rows: pa.Table, config: ChooseConfig) -> np.ndarray:
+def _values(rows: pa.Table, config: PoolConfig) -> np.ndarray:
     if config.by == "random":
         return random_draw(rows, config.seed)
     if config.by in ("longest", "shortest"):
@@ -43,7 +43,7 @@ def _values(rows: pa.Table, config: ChooseConfig) -> np.ndarray:
         return metric.values(columns, prompts)
 
 
-def random_draw(rows: pa.Table, seed: int) -> np.ndarray:
+def random_draw(rows: pa.Table, seed: int | str) -> np.ndarray:
     """A number in [0, 1) for each row, float64 [N]; it follows from the seed and the row's ids."""
     columns = [rows[name].to_pylist() for name in ("prompt_id", "teacher", "trajectory_id")]
     digests = [

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from rsr_ray.choose.columns import ADDED, RSR_RAY, SCORE_COLUMNS, way_out
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.choose import PoolConfig
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import trajectories
 from rsr_ray.corpus.row_faults import Row, Unreadable
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
 
 
 def whole_rows(
-    obj: InputObject, chosen: pa.Table, config: ChooseConfig
+    obj: InputObject, chosen: pa.Table, config: PoolConfig
 ) -> tuple[pa.Table, list[str]]:
     """The shard's rows that CHOSEN rows name, in its order, and the names of all its columns.
 
@@ -75,7 +75,7 @@ def whole_rows(
     return pa.table(columns), sorted(there)
 
 
-def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[Sample]:
+def _samples(obj: InputObject, config: PoolConfig) -> Iterator[Sample]:
     index = 0
     for row in iter_rows(obj, config.s3_endpoint, config.reading.columns, only=None):
         if isinstance(row, Unreadable):
@@ -86,7 +86,7 @@ def _samples(obj: InputObject, config: ChooseConfig) -> Iterator[Sample]:
             index += 1
 
 
-def _check_identity(sample: Sample, facts: Row, obj: InputObject, config: ChooseConfig) -> None:
+def _check_identity(sample: Sample, facts: Row, obj: InputObject, config: PoolConfig) -> None:
     """Raise UserError if the trajectory is not the one that was scored."""
     reading = dataclasses.replace(config.reading, teacher=facts["teacher"])
     now = canonical(sample.one, obj, sample.source_row, reading)["trajectory_id"]
@@ -98,7 +98,7 @@ def _check_identity(sample: Sample, facts: Row, obj: InputObject, config: Choose
         )
 
 
-def _whole_row(sample: Sample, config: ChooseConfig) -> tuple[Row, set[str]]:
+def _whole_row(sample: Sample, config: PoolConfig) -> tuple[Row, set[str]]:
     """The columns to keep, with `messages`, and which of them do not hold the row's own value."""
     out = {
         name: value
@@ -112,7 +112,7 @@ def _whole_row(sample: Sample, config: ChooseConfig) -> tuple[Row, set[str]]:
     return out, changed
 
 
-def _kept(name: str, config: ChooseConfig) -> bool:
+def _kept(name: str, config: PoolConfig) -> bool:
     return name == "messages" or (name != "rsr_ray" and (not config.keep or name in config.keep))
 
 
@@ -148,7 +148,7 @@ def _plain(row: Row) -> list[Row]:
 
 
 def _column(
-    values: list[Any], kind: pa.DataType | None, name: str, obj: InputObject, config: ChooseConfig
+    values: list[Any], kind: pa.DataType | None, name: str, obj: InputObject, config: PoolConfig
 ) -> pa.Array:
     """The column, of the type given if any. Raises UserError for values that fit no column."""
     if kind is not None and pa.types.is_dictionary(kind):

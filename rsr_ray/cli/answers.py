@@ -1,4 +1,5 @@
-"""The commands that answer from a store: teachers, compare, choose, report, correlate.
+"""The commands that answer from a store: teachers, compare, choose, arms, report,
+correlate.
 
 What a command needs is imported when it runs, because --help may not wait for it.
 """
@@ -15,7 +16,8 @@ from rsr_ray.config.answers import (
     TeachersConfig,
     weights_of,
 )
-from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.arms import ArmsConfig
+from rsr_ray.config.choose import ChooseConfig, PoolConfig
 from rsr_ray.errors import safe
 
 if TYPE_CHECKING:
@@ -149,16 +151,30 @@ def choose(config: ChooseConfig, as_json: bool) -> int:
         print(json.dumps(manifest.to_json()))
     else:
         print_choice(manifest, console())
-        print_next(_load_line(config))
+        print_next(_load_line(config, config.out))
     return 0
 
 
-def _load_line(config: ChooseConfig) -> str:
-    """How Python loads a choice: of a local folder with the column types of its card."""
-    what = json.dumps(config.out)
-    if "://" in config.out:
+def arms(config: ArmsConfig, as_json: bool) -> int:
+    from rsr_ray.arms.arms import make_arms
+    from rsr_ray.report.terminal.arms import print_arms
+    from rsr_ray.report.terminal.console import console
+
+    manifest = make_arms(config)
+    if as_json:
+        print(json.dumps(manifest.to_json()))
+    else:
+        print_arms(manifest, console())
+        print_next(_load_line(config, manifest.arms[0].folder))
+    return 0
+
+
+def _load_line(config: PoolConfig, folder: str) -> str:
+    """How Python loads what was written to a folder: a local one with the types of its card."""
+    what = json.dumps(folder)
+    if "://" in folder:
         kind = "json" if config.format == "jsonl" else config.format
-        what = f"{json.dumps(kind)}, data_files={json.dumps(f'{config.out}/train-*')}"
+        what = f"{json.dumps(kind)}, data_files={json.dumps(f'{folder}/train-*')}"
     return f"load_dataset({what})  # in Python, from datasets"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 PURPOSES = {
     "look first": ("preview", "doctor"),
     "run": ("score", "race", "nightly"),
-    "decide": ("teachers", "compare", "choose", "report"),
+    "decide": ("teachers", "compare", "choose", "arms", "report"),
     "check the method": ("correlate", "metrics", "rescore", "bench"),
     "fix": ("rejects", "check"),
     "try": ("demo",),
@@ -114,6 +114,12 @@ COMMANDS = {
             help="write the best trajectories per prompt as training data",
             home="answers",
             takes="choose:ChooseConfig",
+        ),
+        Command(
+            name="arms",
+            help="write several training sets to compare: exact quotas, the same tokens in each",
+            home="answers",
+            takes="arms:ArmsConfig",
         ),
         Command(
             name="preview",

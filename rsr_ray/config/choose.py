@@ -1,4 +1,4 @@
-"""The settings of `rsr-ray choose`."""
+"""The settings of `rsr-ray choose`, and of all that chooses among scored trajectories."""
 
 import functools
 import math
@@ -22,8 +22,8 @@ from rsr_ray.metrics import CONTROLS, REGISTRY, Metric, find_metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChooseConfig:
-    """What `rsr-ray choose` does."""
+class PoolConfig:
+    """Which scored trajectories may be chosen, and how their rows are read and written."""
 
     store: str = option("folder or URI of the scores")
     student: str = option("name of the student in the store, or its folder or hub id")
@@ -34,9 +34,6 @@ class ChooseConfig:
     )
     segment: str | None = option(SEGMENT, None)
     k: int = option("trajectories to keep per prompt, over all teachers and samples", 1)
-    max_share: float | None = option(
-        "largest share of the chosen set that one teacher may have", None
-    )
     teachers: tuple[str, ...] = option("choose only from these teachers", ())
     exclude_teachers: tuple[str, ...] = option("exclude these teachers", ())
     min_tokens: int | None = option("leave out trajectories with fewer scored tokens", None)
@@ -61,6 +58,19 @@ class ChooseConfig:
         "column that says whether an answer is correct; only correct ones are chosen",
         None,
         metavar="COLUMN",
+    )
+    eval_set: str | None = option(
+        "evaluation set (JSON Lines, JSON or Parquet); prompts that are in it, or close to one in "
+        "it, are left out",
+        None,
+        metavar="FILE",
+    )
+    eval_column: str | None = option(
+        "column of --eval-set with the prompt; default: messages, prompt, question, problem, ...",
+        None,
+    )
+    eval_overlap: float = option(
+        "share of 5-grams in common from which a prompt is close to another", 0.5
     )
     seed: int = option(
         "random seed for --by random and for the random choice that each choice is compared with",
@@ -93,26 +103,17 @@ class ChooseConfig:
 
     def __post_init__(self) -> None:
         settle(self)
-        for name in ("store", "out"):
-            object.__setattr__(self, name, absolute(getattr(self, name)))
+        for name in ("store", "out", "eval_set"):
+            if uri := getattr(self, name):
+                object.__setattr__(self, name, absolute(uri))
         object.__setattr__(self, "student", short_name(self.student))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         check_column_pairs(self.columns)
         check_role_pairs(self.roles)
-        if self.by not in CONTROLS and self.by not in REGISTRY:
-            raise UserError(
-                f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}"
-            )
-        if self.segment and self.by in CONTROLS:
-            raise UserError(f"--segment {self.segment}: --by {self.by} has no segments")
-        if self.better == "-":
-            raise UserError(
-                f"--by {self.by}: this metric has no direction; use longest or shortest"
-            )
         check_least(self, 1, "k", "max_tokens")
         check_least(self, 0, "min_tokens", "seed")
-        if self.max_share is not None and not 0 < self.max_share <= 1:
-            raise UserError(f"--max-share {self.max_share:g}: must be above 0 and at most 1")
+        if not 0 < self.eval_overlap <= 1:
+            raise UserError(f"--eval-overlap {self.eval_overlap:g}: must be above 0 and at most 1")
         if both := sorted({*self.teachers} & {*self.exclude_teachers}):
             raise UserError(
                 f"--exclude-teachers {both[0]}: also listed in --teachers; remove it from one of "
@@ -131,11 +132,6 @@ class ChooseConfig:
             )
 
     @property
-    def better(self) -> str:
-        """Which values of `by` are better: lower, or higher."""
-        return self.metric.better if self.metric else CONTROLS[self.by][1]
-
-    @property
     def criterion(self) -> str:
         """What the choice goes by, in words: "rsr on reasoning"."""
         return self.metric.name if self.metric else self.by
@@ -149,3 +145,32 @@ class ChooseConfig:
     def reading(self) -> Reading:
         """How these settings say that rows are read."""
         return Reading(columns=as_mapping(self.columns), roles=as_mapping(self.roles))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseConfig(PoolConfig):
+    """What `rsr-ray choose` does."""
+
+    max_share: float | None = option(
+        "largest share of the chosen set that one teacher may have", None
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by not in CONTROLS and self.by not in REGISTRY:
+            raise UserError(
+                f"--by {self.by}: no such metric; choose {', '.join((*REGISTRY, *CONTROLS))}"
+            )
+        if self.segment and self.by in CONTROLS:
+            raise UserError(f"--segment {self.segment}: --by {self.by} has no segments")
+        if self.better == "-":
+            raise UserError(
+                f"--by {self.by}: this metric has no direction; use longest or shortest"
+            )
+        if self.max_share is not None and not 0 < self.max_share <= 1:
+            raise UserError(f"--max-share {self.max_share:g}: must be above 0 and at most 1")
+
+    @property
+    def better(self) -> str:
+        """Which values of `by` are better: lower, or higher."""
+        return self.metric.better if self.metric else CONTROLS[self.by][1]

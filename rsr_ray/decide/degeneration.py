@@ -64,7 +64,10 @@ class Degeneration:
     # Of the metric and each column of the guard, and whether a trajectory is degenerate: Spearman's
     # correlation, the mean over teachers; None where none has both and neither varies.
     within_teachers: dict[str, float | None]
-    without: "Ranking | None"  # of all other trajectories; None where none is degenerate, or all
+    left_out: list[str]  # teachers most of whose trajectories are degenerate
+    # Of the other trajectories of the other teachers; None where none is degenerate, or no teacher
+    # is left.
+    without: "Ranking | None"
     warning: str | None  # the first teacher is first only because of them
 
     @classmethod
@@ -78,12 +81,17 @@ class Degeneration:
             return None
         flagged = flags.degenerate == 1
         values = metric.order(metric.values(scored.columns, scored.prompt))
-        without = rank(scored.where(~flagged)) if flagged.any() and not flagged.all() else None
+        left_out = _mostly(scored, flagged)
+        kept = [name for name in scored.teachers if name not in left_out]
+        # One that has few left would take from all the prompts that they share.
+        others = scored.where(~flagged).only(kept) if kept and flagged.any() else None
+        without = rank(others) if others is not None else None
         return cls(
             n_degenerate=int(flagged.sum()),
             n_cut_off=int((flagged & (flags.cut_off == 1)).sum()),
             n_unknown=int((~is_told).sum()),
             within_teachers=_within_teachers(scored, flags, metric),
+            left_out=left_out,
             without=without,
             warning=warning(scored, values, flagged, first, without.teachers[0].teacher)
             if without
@@ -105,8 +113,11 @@ class Degeneration:
         what = f"{self.n_degenerate:,} degenerate {noun}"
         cut = f", {self.n_cut_off:,} of them cut off" if self.n_cut_off else ""
         if self.without is None:
-            return f"all trajectories are degenerate{cut}"
-        return f"{what}{cut}; without them: {self.without.sentence}"
+            return f"{what}{cut}: most trajectories of every teacher"
+        rest = "without them"
+        if self.left_out:
+            rest += f" and {', '.join(self.left_out)}, mostly degenerate"
+        return f"{what}{cut}; {rest}: {self.without.sentence}"
 
 
 def guarded(scored: Scored, metric: Metric, rank: Callable[[Scored], "Ranking"]) -> "Ranking":
@@ -121,6 +132,13 @@ def guarded(scored: Scored, metric: Metric, rank: Callable[[Scored], "Ranking"])
         notes=[*ranking.notes, *filter(None, [found.note])],
         degeneration=found,
     )
+
+
+def _mostly(scored: Scored, flagged: np.ndarray) -> list[str]:
+    """Teachers most of whose trajectories are flagged, bool [N]."""
+    n_T = np.bincount(scored.teacher, minlength=len(scored.teachers))
+    flagged_T = np.bincount(scored.teacher[flagged], minlength=len(scored.teachers))
+    return [scored.teachers[t] for t in np.flatnonzero(2 * flagged_T > n_T)]
 
 
 def _within_teachers(scored: Scored, flags: Flags, metric: Metric) -> dict[str, float | None]:
@@ -144,7 +162,8 @@ def warning(
     scored: Scored, values: np.ndarray, flagged: np.ndarray, first: str, now: str
 ) -> str | None:
     """That the first teacher is first only because of its degenerate trajectories: `now` is first
-    without them, and they score better than its others, by a one-sided Mann-Whitney test.
+    without them, and they are most of its own, or score better than its others, by a one-sided
+    Mann-Whitney test.
 
     `values` [N]: lower is better. What is tested is how far they are from those of the other
     teachers on the same prompt, if these have any: loops may be more frequent on some prompts.
@@ -153,8 +172,9 @@ def warning(
         return None
     mine = scored.teacher == scored.teachers.index(first)
     n_bad, n_good = int((mine & flagged).sum()), int((mine & ~flagged).sum())
-    if not n_good:
-        return f"Warning: every trajectory of {first} is degenerate; without them {now} is first."
+    if n_bad > n_good:
+        most = f"{n_bad:,} of {n_bad + n_good:,} trajectories of {first} are degenerate"
+        return f"Warning: {most}; without it {now} is first."
     beside = values - _mean_of_prompts(values, scored.prompt, ~mine & ~flagged)
     some = values if np.isnan(beside[mine & flagged]).all() else beside
     if _chance_of_better(some[mine & flagged], some[mine & ~flagged]) > SURE:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.errors import UserError
-from rsr_ray.guard import JUDGED_BY, UNCHECKED, as_numbers
+from rsr_ray.guard import JUDGED_BY, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
@@ -180,8 +180,6 @@ def load_scored(
     more = [*more, *JUDGED_BY]
     scored = load_units(store, fingerprint, units, [*metrics, RSR], more, stratum)
     said = store.notes(fingerprint)
-    if np.isnan(scored.columns["longest_repeat"]).all():
-        said.append(UNCHECKED)
     if store.made_of().units and not gives(scored, store.read_teacher_rows()):
         said.append(
             f"{store.teachers_uri} does not match the scores in the store: the next run of "

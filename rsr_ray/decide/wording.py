@@ -5,6 +5,7 @@ import numpy as np
 from rsr_ray.decide.inference import FEWEST
 from rsr_ray.decide.naturalness import LOCAL, naturalness_notes
 from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.guard import UNCHECKED
 from rsr_ray.metrics import Metric
 
 NAMED = 5  # teachers that the answer names before it only counts
@@ -78,6 +79,8 @@ def probability(p: float | None) -> str:
 def notes(scored: Scored, metric: Metric, every: Matrices, is_matched: bool) -> list[str]:
     """What a reader of the ranking has to know; `every` has the teachers in Scored's order."""
     said = [*scored.notes]
+    if np.isnan(scored.columns.get("longest_repeat", 0)).all():
+        said.append(UNCHECKED)
     answered_PT = every.n > 0
     share = answered_PT.all(1).mean()
     if not is_matched:

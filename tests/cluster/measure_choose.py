@@ -31,8 +31,11 @@ from .conftest import descendants
 TEACHERS, SHARDS, UNIT_ROWS = 10, 10, 256
 
 
-def write(folder: Path, n_prompts: int, n_teachers: int = TEACHERS) -> None:
-    """A corpus and the store with its scores, under `folder`."""
+def write(folder: Path, n_prompts: int, n_teachers: int = TEACHERS, by_length: float = 0.0) -> None:
+    """A corpus and the store with its scores, under `folder`.
+
+    Ranks fall with the length of a row to the power of `by_length`.
+    """
     rng = np.random.default_rng(0)
     store = Store(str(folder / "store"), "s", None)
     for teacher in range(n_teachers):
@@ -66,9 +69,13 @@ def write(folder: Path, n_prompts: int, n_teachers: int = TEACHERS) -> None:
             "teacher": pa.repeat(obj.uri.split("teacher=")[1].split("/")[0], n),
             "source": pa.repeat(obj.uri, n), "source_row": np.arange(n),
             "truncated": pa.repeat(False, n), "n_tokens": tokens,
+            "n_prompt_tokens": np.full(n, 20),
         }  # fmt: skip
         whole = [name for name in SCORES.names if name.startswith("rank_sum")]
-        columns |= {name: (tokens * rng.uniform(1, 9, n)).astype(np.int64) for name in whole}
+        ranks = (tokens / 100) ** -by_length
+        columns |= {
+            name: (tokens * rng.uniform(1, 9, n) * ranks).astype(np.int64) for name in whole
+        }
         parts = (
             "surprisal_sum",
             "entropy_sum",

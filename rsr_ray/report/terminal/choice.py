@@ -28,7 +28,7 @@ def print_choice(manifest: "Manifest", out: Console) -> None:
     seed = manifest.config.seed
     random = f"random: the same number per prompt, sampled at random (seed {seed})"
     out.print(Text(random, style="dim"))
-    _print_left_out(manifest, out)
+    print_left_out(manifest.rows, manifest.candidates, manifest.dropped, out)
     print_notes(manifest.notes, out)
     _print_prompts(manifest, out)
     _print_files(manifest, out)
@@ -39,11 +39,17 @@ def _title(manifest: "Manifest") -> str:
     chosen = "1 trajectory" if manifest.chosen == 1 else f"{manifest.chosen:,} trajectories"
     what = f"{chosen} {_whose(manifest)} for student {manifest.student}"
     title = f"{what}, up to {manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
-    if n := manifest.dropped.get("incomplete", 0):
-        title += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
-    if n := manifest.dropped.get("degenerate", 0):
-        title += f"; {n:,} degenerate left out (--keep-degenerate keeps them)"
-    return title
+    return title + left_out_by_default(manifest.dropped)
+
+
+def left_out_by_default(dropped: dict[str, int]) -> str:
+    """How many rows no filter that was asked for left out, to end a title."""
+    said = ""
+    if n := dropped.get("incomplete", 0):
+        said += f"; {counted(n, 'cut-off answer')} left out (--keep-incomplete keeps them)"
+    if n := dropped.get("degenerate", 0):
+        said += f"; {n:,} degenerate left out (--keep-degenerate keeps them)"
+    return said
 
 
 def _whose(manifest: "Manifest") -> str:
@@ -86,14 +92,13 @@ def _means_table(manifest: "Manifest") -> Table:
     return table
 
 
-def _print_left_out(manifest: "Manifest", out: Console) -> None:
+def print_left_out(rows: int, candidates: int, dropped: dict[str, int], out: Console) -> None:
     """Of the scored rows, how many are no candidates, and why."""
     equation = (
-        f"{manifest.rows:,} scored rows = {manifest.candidates:,} candidates + "
-        f"{sum(manifest.dropped.values()):,} left out"
+        f"{rows:,} scored rows = {candidates:,} candidates + {sum(dropped.values()):,} left out"
     )
     out.print(Text(equation))
-    for why, n in manifest.dropped.items():
+    for why, n in dropped.items():
         out.print(Text(f"  {n:,} {why}: {_why_dropped(why)}"))
 
 

@@ -219,7 +219,8 @@ def _print_degeneration(ranking: Ranking, out: Console) -> None:
         out.print(Text(what), soft_wrap=True)
     if found.without:
         shared = prompts(found.without.n_prompts, found.without.matched)
-        out.print(Text(f"Without degenerate trajectories, on {shared}:"))
+        left_out = f" and without {', '.join(found.left_out)}" if found.left_out else ""
+        out.print(Text(safe(f"Without degenerate trajectories{left_out}, on {shared}:")))
         out.print(_places_table(found.without, is_wide=out.width >= NARROW))
 
 

@@ -1,0 +1,1 @@
+"""Several training sets to compare, alike in all but what they are chosen by."""

@@ -1,0 +1,101 @@
+"""pool: candidates of a choice as the numbers that arms are solved from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from rsr_ray.arms.problem import Pool, Wanted
+from rsr_ray.choose.ranked import RankedCandidates
+from rsr_ray.choose.rule import random_draw
+from rsr_ray.config.arms import COPIES, ArmsConfig
+from rsr_ray.errors import UserError
+
+LENGTH_BINS = 10  # of each teacher, of as many rows each
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arms that are asked for, of candidates."""
+
+    ranked: RankedCandidates
+    teachers: list[str]  # by their number in the pool
+    measures: tuple[str, ...]  # tokens, flops: those that the arms have the same of
+    place: np.ndarray  # float64 [N]: 0 the lowest of its teacher (or prompt), 1 the highest
+    pool: Pool
+    wanted: Wanted
+
+    @classmethod
+    def of(
+        cls, ranked: RankedCandidates, measures: dict[str, np.ndarray], config: ArmsConfig
+    ) -> "Request":
+        """`measures` are float64 [N] of the candidates. Raises UserError for an unknown teacher."""
+        names = ranked.rows["teacher"].to_pylist()
+        teachers = sorted(set(names))
+        quota = config.quota or dict.fromkeys(teachers, config.per_teacher)
+        if unknown := sorted({*quota} - {*teachers}):
+            raise UserError(
+                f"--quotas {unknown[0]}: no trajectory of this teacher can be chosen; "
+                f"there: {', '.join(teachers) or 'none'}"
+            )
+        teacher = np.searchsorted(teachers, names)
+        same_prompts = "prompts" in config.match
+        group = ranked.prompt if same_prompts else teacher
+        place = places(ranked.value, group)
+        rng = np.random.default_rng(config.seed)
+        pool = Pool(
+            teacher=teacher,
+            prompt=ranked.prompt,
+            length_bin=_length_bins(ranked.rows["n_tokens"].to_numpy(), teacher),
+            costs=np.array([cost(arm, place, ranked.rows, config.seed) for arm in config.arms]),
+            measures=np.array([*measures.values()]).reshape(len(measures), len(place)),
+            order=rng.permutation(int(ranked.prompt.max()) + 1)[ranked.prompt].astype(float),
+        )
+        wanted = Wanted(
+            quotas=np.array([quota.get(name, 0) for name in teachers]),
+            k=config.k,
+            disjoint=config.disjoint,
+            same_prompts=same_prompts,
+            copies=tuple(
+                (config.arms.index(arm), config.arms.index(COPIES[arm]))
+                for arm in config.arms
+                if arm in COPIES
+            ),
+        )
+        return cls(ranked, teachers, tuple(measures), place, pool, wanted)
+
+
+def cost(arm: str, place: np.ndarray, rows: pa.Table, seed: int) -> np.ndarray:
+    """What makes each row unfit for an arm, float64 [N], from 0 to 1."""
+    if arm == "low":
+        return place
+    if arm == "high":
+        return 1 - place
+    if arm == "middle":
+        return 2 * np.abs(place - 0.5)
+    return random_draw(rows, f"{seed} {arm}")
+
+
+def places(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """0 for the lowest value of its group to 1 for the highest, float64 [N]; 0.5 for an only one.
+
+    Equal values have equal places: the mean of those that they hold.
+    """
+    by_value = np.lexsort((values, group))
+    of, value = group[by_value], values[by_value]
+    starts = np.searchsorted(of, of)
+    count = np.searchsorted(of, of, side="right") - starts
+    begins = np.ones(len(of), bool)
+    begins[1:] = (of[1:] != of[:-1]) | (value[1:] != value[:-1])
+    run = np.cumsum(begins) - 1
+    at = np.arange(len(of)) - starts
+    mean = (np.bincount(run, at) / np.bincount(run))[run] if len(of) else at.astype(float)
+    out = np.empty(len(of))
+    out[by_value] = np.where(count > 1, mean / np.maximum(count - 1, 1), 0.5)
+    return out
+
+
+def _length_bins(tokens: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """int64 [N]: 0 for the shortest tenth of its teacher's rows, to 9."""
+    bins = places(tokens, teacher) * LENGTH_BINS
+    return np.minimum(bins, LENGTH_BINS - 1).astype(np.int64)
