@@ -19,7 +19,7 @@ from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
 from rsr_ray.run.resources import TASK_CPUS
 from rsr_ray.run.score_table import Rejects, RowSums, score_table
-from rsr_ray.schema import OF_ROW, SCORES
+from rsr_ray.schema import OF_ROW, SCORES, SINCE_VERSION_3
 from rsr_ray.store.lease import at_work
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
@@ -145,6 +145,8 @@ def largest_difference(scores: pa.Table, again: pa.Table) -> tuple[float, str]:
     for field in SCORES:
         if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
             continue
+        if field.name in SINCE_VERSION_3 and scores[field.name].null_count == scores.num_rows:
+            continue  # an earlier version wrote the scores
         was, now = (
             pc.cast(table[field.name], pa.float64()).to_numpy() for table in (scores, again)
         )
