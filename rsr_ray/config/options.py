@@ -17,8 +17,8 @@ from rsr_ray.errors import UserError, did_you_mean
 MANY = 6  # choices, of which a message names the nearest only
 S3_ENDPOINT = "URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL"
 SEGMENT = (
-    "take the metric on this segment of each trajectory: reasoning, answer, tool_calls or a name "
-    "that score --segment gave"
+    "segment of each trajectory on which to take the metric: reasoning, answer, tool_calls or a "
+    "name given to score --segment"
 )
 
 

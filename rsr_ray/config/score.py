@@ -143,12 +143,12 @@ class ScoreConfig:
         metavar="COLUMN",
     )
     segments: bool = option(
-        "keep the sums of reasoning, answer text and tool calls too, in the column segments",
+        "also store the sums of reasoning, answer text and tool calls, in the column segments",
         False,
     )
     segment: tuple[str, ...] = option(
-        "keep the sums of what a regular expression (or its groups) matches in the assistant's "
-        "text too, as a segment of this name; the first expression that matches wins",
+        "also store the sums of what a regular expression (or its groups) matches in the "
+        "assistant's text, as a segment of this name; the first expression that matches wins",
         (),
         metavar="NAME=REGEX",
     )
