@@ -89,7 +89,7 @@ def test_the_choice_after_a_ranking_is_of_what_was_ranked(of):
 )
 def test_how_a_choice_is_loaded(out, form, what):
     config = ChooseConfig(store="/s", student="s", out=out, format=form)
-    assert _load_line(config) == f"load_dataset({what})  # in Python, from datasets"
+    assert _load_line(config, config.out) == f"load_dataset({what})  # in Python, from datasets"
 
 
 def test_what_is_not_given_is_left_out():
