@@ -69,10 +69,9 @@ def pytest_ignore_collect(collection_path, config) -> bool | None:
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """A test process for each processor; two at most where each may start a Ray and servers."""
-    if config.option.capture == "no":
-        return 0
-    return min(os.cpu_count() or 1, 64 if "not cluster" in config.option.markexpr else 2)
+    """Tests without Ray and servers share out the processors; those with them take all of them."""
+    alone = "not cluster" not in config.option.markexpr or config.option.capture == "no"
+    return 0 if alone else os.cpu_count() or 1
 
 
 def pytest_collection_modifyitems(config, items):

@@ -3,7 +3,7 @@
 import shlex
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsr_ray.cli import _config
@@ -13,6 +13,8 @@ from rsr_ray.cli.parser import parse
 from rsr_ray.config.answers import ReportConfig, TeachersConfig
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.config.score import PreviewConfig, ScoreConfig
+
+from .conftest import few
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(
     lambda name: not name.startswith("-")
@@ -43,11 +45,12 @@ def settings_of(line: str):
     return command.name, _config(command, args)
 
 
+@settings(max_examples=few(100, 25))
 @given(SETTINGS)
-def test_the_run_after_a_look_has_its_settings(settings):
-    config = ScoreConfig(student="org/s@main", store="/s t", **settings)
+def test_the_run_after_a_look_has_its_settings(given_settings):
+    config = ScoreConfig(student="org/s@main", store="/s t", **given_settings)
     assert settings_of(score_line(config)) == ("score", config)
-    looked = PreviewConfig(student="org/s@main", store="/s t", rows=3, **settings)
+    looked = PreviewConfig(student="org/s@main", store="/s t", rows=3, **given_settings)
     assert settings_of(score_line(looked)) == ("score", config)
 
 
@@ -86,7 +89,7 @@ def test_the_choice_after_a_ranking_is_of_what_was_ranked(of):
 )
 def test_how_a_choice_is_loaded(out, form, what):
     config = ChooseConfig(store="/s", student="s", out=out, format=form)
-    assert _load_line(config) == f"load_dataset({what})  # in Python, from datasets"
+    assert _load_line(config, config.out) == f"load_dataset({what})  # in Python, from datasets"
 
 
 def test_what_is_not_given_is_left_out():

@@ -76,7 +76,12 @@ def test_ci_does_what_the_readme_says():
     ci = (REPOSITORY / ".ci" / "run").read_text()
     assert "pip install -e '.[test]'" in command
     assert "pip install -q -e '.[test]'" in ci
-    # All of it, in two calls, of which the first shares out the processors.
-    expressions = re.findall(r'^alone pytest -m "(.+)"$', ci, re.MULTILINE)
+    # All of it, in two calls, of which the first shares out the processors, and the second has
+    # every file in one half.
+    expressions = re.findall(r'alone pytest -m "([a-z ]+)"', ci)
     assert expressions == ["not cluster and not browser", "cluster or browser"]
+    halves = " ".join(re.findall(r"^(?:first|second)=\((.+)\)$", ci, re.MULTILINE)).split()
+    found = [path for half in halves for path in sorted(REPOSITORY.glob(half))]
+    there = [REPOSITORY / "tests" / "browser", *(REPOSITORY / "tests/cluster").glob("test_*.py")]
+    assert sorted(found) == sorted(there)
     assert "rsr-ray demo" in ci

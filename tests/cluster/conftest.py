@@ -321,7 +321,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(*command, ready, seconds: float = 60, **kwargs):
+def process(*command, ready, seconds: float = 180, **kwargs):
     """A server: started, waited for until `ready()` is true, and ended by its own pid."""
     started = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kwargs
