@@ -67,7 +67,7 @@ class Encode:
                 except Ended as e:
                     if e.over_time:
                         check_template(aside)
-                    done.append(_rejected(row, reject_of(e)))
+                    done.append(_rejected(row, reject_of(e, self.how)))
         return done
 
 
@@ -135,14 +135,12 @@ def _rejected(row: Row, reject: BadRow) -> Row:
     return row | why | dict.fromkeys(ADDED)
 
 
-def reject_of(ended: Ended) -> BadRow:
+def reject_of(ended: Ended, how: How) -> BadRow:
     """Why a row over which the process aside ended cannot be scored."""
     if ended.over_time:
-        return BadRow(
-            "template_error",
-            f"the chat template took over {SECONDS:g} s of processor time for the row, or an "
-            "expression of --segment did",
-        )
+        what = "the chat template" + ", or an expression of --segment," * bool(how.segments)
+        took = f"took over {SECONDS:g} s of processor time for the row"
+        return BadRow("template_error", f"{what} {took}")
     return BadRow("tokenizer_error", "the tokenizer crashed its process on this row")
 
 

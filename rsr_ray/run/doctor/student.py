@@ -45,7 +45,7 @@ class Renderer:
             found: Found = self._aside.ask((turns, tools))
         except Ended as e:
             self.endless = e.over_time and turns == SHORT
-            raise reject_of(e) from None
+            raise reject_of(e, self.how) from None
         return found
 
     def close(self) -> None:
