@@ -119,5 +119,7 @@ def test_piped_output_keeps_to_columns(demo_store):
     command = ["teachers", "--store", demo_store, "--student", "student"]
     for columns in (80, 100):
         shown = in_a_process(*command, COLUMNS=str(columns)).stdout
-        assert max(map(len, shown.splitlines())) <= columns
+        # a command to copy is not broken
+        lines = [line for line in shown.splitlines() if not line.startswith("next ")]
+        assert max(map(len, lines)) <= columns
         assert "methodical-32b" in shown

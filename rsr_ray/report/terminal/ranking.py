@@ -216,7 +216,7 @@ def _print_degeneration(ranking: Ranking, out: Console) -> None:
     told = [f"{name} {r:+.2f}" for name, r in found.within_teachers.items() if r is not None]
     if told:
         what = f"Degeneration: Spearman within teachers of {ranking.metric} and {', '.join(told)}"
-        out.print(Text(what), soft_wrap=True)
+        out.print(Text(what))
     if found.without:
         shared = prompts(found.without.n_prompts, found.without.matched)
         left_out = f" and without {', '.join(found.left_out)}" if found.left_out else ""
