@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy import stats
 
 from rsr_ray.decide.inference import NOTHING, influence, place_bounds
 from rsr_ray.decide.json_values import known
@@ -69,6 +68,8 @@ class Orders:
         """Kendall's tau-b of the orders of the teachers that two strata share, [S, S]; None where
         they share fewer than two, or all of these tie in one.
         """
+        from scipy import stats  # takes long to import, and few rankings have strata
+
         n = len(self.strata)
         found: list[list[float | None]] = [[None] * n for _ in range(n)]
         for s, other in combinations_with_replacement(range(n), 2):

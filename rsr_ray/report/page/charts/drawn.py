@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.errors import StoreError
-from rsr_ray.store.records import get_record, put_record
+from rsr_ray.files.objects import put
+from rsr_ray.store.records import get_record
+from rsr_ray.store.seal import write_record
 
 PLACE = "report/charts.json"  # below the store
 
@@ -43,7 +45,8 @@ class Charts:
     def keep(self) -> None:
         """Write the charts for the store's next report, unless they are there. Raises OSError."""
         if self._store and self._drawn != self._before:
-            put_record(self._store, PLACE, {"drawn": self._drawn}, self._endpoint)
+            record = write_record({"drawn": self._drawn}, PLACE)
+            put(f"{self._store}/{PLACE}", record, self._endpoint)
 
 
 @functools.cache
