@@ -50,9 +50,9 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def counted(n: int, noun: str) -> str:
-    """A number of things: 1 shard, 2 shards."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A number of things: 1 shard, 2 shards; with `plural` where that is not the noun with an s."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or f'{noun}s'}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,3 +1,4 @@
+import copy
 import os
 import re
 import sys
@@ -97,3 +98,15 @@ def student():
     from rsr_ray.student.model import Student
 
     return Student(str(DEMO_STUDENT), "float32", "cpu")
+
+
+@pytest.fixture
+def templated(tokenizer):
+    """The demo student's tokenizer with another chat template."""
+
+    def with_template(template: str):
+        other = copy.deepcopy(tokenizer)
+        other.chat_template = template
+        return other
+
+    return with_template

@@ -88,18 +88,6 @@ def agents_trace(rng: random.Random, n: int) -> list[dict]:
     return [*turns, {"role": "assistant", "content": "done"}]
 
 
-@pytest.fixture
-def templated(tokenizer):
-    own = tokenizer.chat_template
-
-    def with_template(template: str):
-        tokenizer.chat_template = template
-        return tokenizer
-
-    yield with_template
-    tokenizer.chat_template = own
-
-
 def outcome(find, *args):
     try:
         return find(*args)

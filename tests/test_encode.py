@@ -50,16 +50,6 @@ TWO_ANSWERS = [
 ]
 
 
-@pytest.fixture
-def templated(tokenizer):
-    def with_template(template: str):
-        other = copy.deepcopy(tokenizer)
-        other.chat_template = template
-        return other
-
-    return with_template
-
-
 def spans_text(messages, tokenizer) -> list[str]:
     text, turns, *_ = find_turns(messages, tokenizer)
     return [text[a:b] for a, b in turns]

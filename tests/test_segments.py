@@ -1,6 +1,5 @@
 """Segments of the assistant's text, and the metrics that are taken on them and on sentences."""
 
-import copy
 import itertools
 import json
 import math
@@ -56,16 +55,6 @@ CLOSE = ("surprisal_sum", "entropy_sum", "token_ratio_sum", "brier_sum")
 
 def says(content: str, **more) -> dict:
     return {"role": "assistant", "content": content, **more}
-
-
-@pytest.fixture
-def templated(tokenizer):
-    def with_template(template: str):
-        other = copy.deepcopy(tokenizer)
-        other.chat_template = template
-        return other
-
-    return with_template
 
 
 def parts_of(turns, tokenizer, named=(), tools=None, **how) -> dict[str, str]:

@@ -22,9 +22,7 @@ from rsr_ray.arms.manifest import (
     describe_arms,
     formula,
     in_common,
-    means_of,
     spread_of,
-    versions,
 )
 from rsr_ray.arms.pool import Request
 from rsr_ray.arms.solve import solve_request
@@ -33,7 +31,7 @@ from rsr_ray.choose.candidates import Candidates
 from rsr_ray.choose.choose import LOST, find_units, notes, read_candidates
 from rsr_ray.choose.columns import candidates_of
 from rsr_ray.choose.files import clear, refuse_foreign
-from rsr_ray.choose.manifest import Criterion
+from rsr_ray.choose.manifest import Criterion, most_frequent_first, versions_of
 from rsr_ray.choose.prompts import drop, mark_copies
 from rsr_ray.choose.ranked import RankedCandidates
 from rsr_ray.choose.rule import evaluate
@@ -184,8 +182,7 @@ def _nothing(rows: pa.Table, config: ArmsConfig) -> str:
 def _dropped(rows: pa.Table) -> dict[str, int]:
     """Reason -> rows, the most frequent first."""
     counts = rows["dropped"].drop_null().value_counts().to_pylist()
-    pairs = [(entry["values"], entry["counts"]) for entry in counts]
-    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+    return most_frequent_first({entry["values"]: entry["counts"] for entry in counts})
 
 
 def _write(draft: Draft, scores: Scores, config: ArmsConfig) -> list[Arm]:
@@ -219,11 +216,11 @@ def _manifest(
         dropped=_dropped(rows),
         candidates=len(ranked.value),
         arms=arms,
-        candidates_means=means_of(every),
+        candidates_means=every.means,
         spread=spread_of(measures),
         common=in_common(draft.request, draft.chosen, config.arms),
         flops_formula=formula(config),
         audit=audit,
-        versions=versions(),
+        versions=versions_of("ray", "pyarrow", "numpy", "scipy"),
         notes=notes(config, scores.store, scores.fingerprint, scores.names, **known),
     )

@@ -106,9 +106,7 @@ def scored_by(store: Store, fingerprint: str) -> tuple[str, How]:
             f"store {store.uri}: no record of a run says which tokenizer scored it, so --audit and "
             "--trainer-length cannot be used; leave out long rows with --max-tokens"
         )
-    names = {field.name for field in dataclasses.fields(ScoreConfig)}
-    settings = {name: value for name, value in run.config.items() if name in names}
-    how = How.of(ScoreConfig(**settings), run.student)
+    how = How.of(ScoreConfig.from_json(run.config), run.student)
     # a row is compared whole, whatever was cut of it for scoring
     how = dataclasses.replace(how, max_length=MOST, steps=None, token_text=False)
     return run.student.source, how

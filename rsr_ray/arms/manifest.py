@@ -1,18 +1,16 @@
 """manifest: what is said of arms, next to their folders."""
 
 import dataclasses
-import importlib.metadata
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-import rsr_ray
 from rsr_ray.arms.flops import FORMULA
 from rsr_ray.arms.pool import Request
 from rsr_ray.choose.files import WrittenFile
-from rsr_ray.choose.manifest import Criterion, Lengths
+from rsr_ray.choose.manifest import Criterion, Lengths, config_to_json
 from rsr_ray.choose.summary import SetSums
 from rsr_ray.config.arms import ArmsConfig
 
@@ -81,11 +79,7 @@ class ArmsManifest:
 
     def to_json(self) -> dict[str, Any]:
         """As manifest.json has it."""
-        config = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self.config).items()
-        }
-        return dataclasses.asdict(self) | {"config": config}
+        return dataclasses.asdict(self) | {"config": config_to_json(self.config)}
 
 
 def describe_arms(
@@ -110,15 +104,10 @@ def describe_arms(
                 place=float(request.place[rows].mean()),
                 free_place=free_place(request, number, config),
                 lengths=Lengths.of(sums.lengths),
-                means=means_of(sums),
+                means=sums.means,
             )
         )
     return arms
-
-
-def means_of(sums: SetSums) -> dict[str, float]:
-    """Metric -> its mean, as of a teacher."""
-    return {metric: some.mean for metric, some in sums.metrics.items() if some.n}
 
 
 def free_place(request: Request, arm: int, config: ArmsConfig) -> float | None:
@@ -146,15 +135,6 @@ def in_common(request: Request, chosen: np.ndarray, names: tuple[str, ...]) -> l
 def spread_of(measures: dict[str, list[float]]) -> dict[str, float]:
     """By how much the largest arm is above the smallest in each measure, as a share."""
     return {name: max(of_arms) / min(of_arms) - 1 for name, of_arms in measures.items()}
-
-
-def versions() -> dict[str, str]:
-    """Of this package and those that the arms depend on."""
-    packages = ("ray", "pyarrow", "numpy", "scipy")
-    return {
-        "rsr_ray": rsr_ray.__version__,
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def formula(config: ArmsConfig) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -165,11 +166,28 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """As manifest.json has it."""
-        config = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self.config).items()
-        }
-        return dataclasses.asdict(self) | {"config": config}
+        return dataclasses.asdict(self) | {"config": config_to_json(self.config)}
+
+
+def config_to_json(config: PoolConfig) -> dict[str, Any]:
+    """Settings as a manifest has them."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def most_frequent_first(dropped: Mapping[str, int]) -> dict[str, int]:
+    """Reason -> rows, as a manifest has them."""
+    return dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0])))
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Of this package and those."""
+    return {
+        "rsr_ray": rsr_ray.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
 
 
 def make_manifest(
@@ -186,22 +204,16 @@ def make_manifest(
         by=Criterion.of(config),
         config=config,
         rows=found.rows,
-        dropped=dict(sorted(found.dropped.items(), key=lambda item: (-item[1], item[0]))),
+        dropped=most_frequent_first(found.dropped),
         candidates=found.n_candidates,
         chosen=found.n_chosen,
         prompts=PromptCounts.of(found),
         teachers=TeacherShare.all_of(found),
         lengths={name: Lengths.of(some.lengths) for name, some in found.sets.items()},
-        means={
-            name: {metric: sums.mean for metric, sums in some.metrics.items() if sums.n}
-            for name, some in found.sets.items()
-        },
+        means={name: some.means for name, some in found.sets.items()},
         ties=Ties(found.tied_prompts),
         cap=Cap.of(config.max_share, found),
-        versions={
-            "rsr_ray": rsr_ray.__version__,
-            **{name: importlib.metadata.version(name) for name in ("ray", "pyarrow", "numpy")},
-        },
+        versions=versions_of("ray", "pyarrow", "numpy"),
         notes=notes,
     )
 

@@ -88,6 +88,11 @@ class SetSums:
             },
         )
 
+    @property
+    def means(self) -> dict[str, float]:
+        """Metric -> its mean, as of a teacher."""
+        return {name: sums.mean for name, sums in self.metrics.items() if sums.n}
+
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "SetSums":
         return cls(

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from rsr_ray.config.options import (
+    KEEP_DEGENERATE,
     S3_ENDPOINT,
     SEGMENT,
     as_mapping,
@@ -43,10 +44,7 @@ class PoolConfig:
         "truncated)",
         False,
     )
-    keep_degenerate: bool = option(
-        "keep trajectories that loop, repeat their tool calls, change their script or break off",
-        False,
-    )
+    keep_degenerate: bool = option(KEEP_DEGENERATE, False)
     complete_only: bool = option(
         "also leave out trajectories that were truncated to the length limit", False
     )

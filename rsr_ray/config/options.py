@@ -16,6 +16,9 @@ from rsr_ray.errors import UserError, did_you_mean
 
 MANY = 6  # choices, of which a message names the nearest only
 S3_ENDPOINT = "URL of an S3-compatible store; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL"
+KEEP_DEGENERATE = (
+    "keep trajectories that loop, repeat their tool calls, change their script or break off"
+)
 SEGMENT = (
     "segment of each trajectory on which to take the metric: reasoning, answer, tool_calls or a "
     "name given to score --segment"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rsr_ray.config.options import check_least, option
+from rsr_ray.config.options import KEEP_DEGENERATE, check_least, option
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
@@ -33,10 +33,7 @@ class RaceConfig(ScoreConfig):
         "in 4% of a teacher's answers",
         None,
     )
-    keep_degenerate: bool = option(
-        "keep trajectories that loop, repeat their tool calls, change their script or break off",
-        False,
-    )
+    keep_degenerate: bool = option(KEEP_DEGENERATE, False)
     seed: int = option("random seed for the order of prompts", 0)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import importlib.util
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rsr_ray.config.options import (
     S3_ENDPOINT,
@@ -238,6 +240,12 @@ class ScoreConfig:
     def local(self) -> bool:
         """Whether local naturalness is asked for."""
         return "local_naturalness" in self.metrics.split(",")
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "ScoreConfig":
+        """The settings of a run, as its record has them; those of other commands are left out."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in found.items() if name in names})
 
     @functools.cached_property
     def named_segments(self) -> tuple[tuple[str, str], ...] | None:

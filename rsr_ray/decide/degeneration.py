@@ -15,6 +15,7 @@ import numpy as np
 from rsr_ray.decide.json_values import known
 from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
+from rsr_ray.errors import counted
 from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, cut_off, degenerate
 from rsr_ray.metrics import Metric
 
@@ -109,8 +110,7 @@ class Degeneration:
         """What a reader has to know of it, in a sentence, where there is anything."""
         if not self.n_degenerate:
             return None
-        noun = "trajectory" if self.n_degenerate == 1 else "trajectories"
-        what = f"{self.n_degenerate:,} degenerate {noun}"
+        what = counted(self.n_degenerate, "degenerate trajectory", "degenerate trajectories")
         cut = f", {self.n_cut_off:,} of them cut off" if self.n_cut_off else ""
         if self.without is None:
             return f"{what}{cut}: most trajectories of every teacher"

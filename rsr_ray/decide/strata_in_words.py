@@ -3,6 +3,7 @@
 from rsr_ray.decide.orders import OrderChange, Orders
 from rsr_ray.decide.strata import Stratum
 from rsr_ray.decide.wording import sentence
+from rsr_ray.errors import counted
 
 NAMED = 3  # strata or teachers that are named before they are only counted
 
@@ -32,7 +33,7 @@ def orders_in_words(
             f"The order of teachers depends on {column}: {in_words(sure[0])}, by more than noise "
             f"({100 * confidence:g}%){more}."
         )
-    pairs = "1 pair of teachers changes" if len(changes) == 1 else f"{len(changes):,} pairs change"
+    pairs = counted(len(changes), "pair of teachers changes", "pairs change")
     untested = sum(change.more_than_noise is None for change in changes)
     if untested == len(changes):
         noise = "not tested against noise"
@@ -80,14 +81,14 @@ def overall_in_words(
 def over_strata(n: int, column: str, *, equal_weights: bool) -> str:
     """The strata that a ranking is over."""
     how = "with equal weights" if equal_weights else "with the given weights"
-    return f"{n:,} {'stratum' if n == 1 else 'strata'} of {column} {how}"
+    return f"{counted(n, 'stratum', 'strata')} of {column} {how}"
 
 
 def strata_notes(strata: list[Stratum], column: str, n_without: int) -> list[str]:
     """What a reader of the strata has to know: which trajectories and teachers are not in them."""
     said = []
     if n_without:
-        what = "1 trajectory has" if n_without == 1 else f"{n_without:,} trajectories have"
+        what = counted(n_without, "trajectory has", "trajectories have")
         said.append(f"{what} no value in {column} and belong{'s' * (n_without == 1)} to no stratum")
     weighty = [stratum for stratum in strata if stratum.weight]
     in_each = set.intersection(*({*stratum.scored.teachers} for stratum in weighty))

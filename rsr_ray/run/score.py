@@ -205,10 +205,15 @@ class Scorer:
             sums["step_surprisal_sum"] = score_steps(
                 self.student, with_steps, self.work, wanted.step_window, wanted.window
             )
-        return RowSums(at, sums, self._parts(rows, tokens))
+        return RowSums(at, sums, self._parts(rows, tokens, whole, lengths))
 
-    def _parts(self, rows: pa.RecordBatch, tokens: list[Tokens]) -> dict[str, list[list[PartSums]]]:
-        """The sums of the rows' parts that are wanted, by column of SCORES."""
+    def _parts(
+        self, rows: pa.RecordBatch, tokens: list[Tokens], whole: Tokens, lengths: np.ndarray
+    ) -> dict[str, list[list[PartSums]]]:
+        """The sums of the rows' parts that are wanted, by column of SCORES.
+
+        `whole` has the tokens of all rows, `lengths` [R] how many each row has.
+        """
         parts: dict[str, list[list[PartSums]]] = {}
         r_max = self.wanted.r_max
         if self.wanted.per_turn:
@@ -218,9 +223,8 @@ class Scorer:
                 for row, of_row in zip(tokens, runs, strict=True)
             ]
         if names := self.wanted.segments:
-            lengths = np.array([len(row.rank) for row in tokens])
             segments = rows["token_segments"].flatten().to_numpy()
-            parts["segments"] = sum_by_segment(Tokens.join(tokens), lengths, segments, names, r_max)
+            parts["segments"] = sum_by_segment(whole, lengths, segments, names, r_max)
         return parts
 
 

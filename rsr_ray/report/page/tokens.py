@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def score_again(
     Runs in this process, on a GPU if there is one. A trajectory whose shard is no longer what it
     was is left out. Raises UserError if the student is another than the one that gave the scores.
     """
-    config = _config_of(run, student)
+    config = ScoreConfig.from_json(run.config | {"student": student})  # from another place
     facts = inspect_student(student, config.trust_remote_code, config.template_text)
     dtype = run.resources.dtype
     if config.fingerprint(facts, dtype, run.max_length) != run.fingerprint:
@@ -58,15 +57,6 @@ def score_again(
         if tokens is not None:
             lists = {name: np.asarray(some).tolist() for name, some in tokens._asdict().items()}
             yield i, {"text": encoded["token_text"], **lists}
-
-
-def _config_of(run: RunRecord, student: str) -> ScoreConfig:
-    """The settings of a run, with the student from another place."""
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in run.config.items()
-    }
-    return ScoreConfig(**settings | {"student": student})
 
 
 def _load(facts: StudentFacts, dtype: str, config: ScoreConfig) -> Student:

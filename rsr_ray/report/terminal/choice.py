@@ -36,7 +36,7 @@ def print_choice(manifest: "Manifest", out: Console) -> None:
 
 def _title(manifest: "Manifest") -> str:
     by = manifest.by
-    chosen = "1 trajectory" if manifest.chosen == 1 else f"{manifest.chosen:,} trajectories"
+    chosen = counted(manifest.chosen, "trajectory", "trajectories")
     what = f"{chosen} {_whose(manifest)} for student {manifest.student}"
     title = f"{what}, up to {manifest.config.k:,} per prompt, by {by.name} ({by.better} is better)"
     return title + left_out_by_default(manifest.dropped)

@@ -49,7 +49,7 @@ def print_ranking(
 def _places_table(ranking: Ranking, *, is_wide: bool) -> Table:
     """The teachers with their values, intervals and places."""
     sure = percent(ranking.confidence)
-    shown = _ranked_table(
+    shown = ranked_table(
         f"{_broken(ranking.metric)}\n{ranking.better}\n=better", f"{sure}\ninterval"
     )
     if is_wide:
@@ -87,7 +87,7 @@ def about_places(confidence: float) -> str:
     )
 
 
-def _ranked_table(*numbers: str) -> Table:
+def ranked_table(*numbers: str) -> Table:
     """A table of teachers and their places, and columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
@@ -100,7 +100,7 @@ def _ranked_table(*numbers: str) -> Table:
 def _spreads_table(ranking: Ranking, table: list[TeacherRow], *, is_wide: bool) -> Table:
     """Of each teacher its value on all its prompts, and how its trajectories lie."""
     has_std = is_wide or not ranking.degeneration
-    shown = _ranked_table(
+    shown = ranked_table(
         "all its\nprompts",
         *(["interval", "mean"] if is_wide else []),
         "median",

@@ -13,7 +13,7 @@ from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
 from rsr_ray.report.terminal.console import print_notes
 from rsr_ray.report.terminal.formats import coefficient, number, percent
-from rsr_ray.report.terminal.ranking import place_range
+from rsr_ray.report.terminal.ranking import place_range, ranked_table
 
 VALUED = 8  # strata of which values are shown; of more only places
 TOLD = 6  # changes of order, and notes of single strata, that are printed
@@ -39,7 +39,7 @@ def print_strata(found: StrataRanking, student_name: str, out: Console) -> None:
 
 def _overall_table(overall: Overall, found: StrataRanking) -> Table:
     sure = percent(found.confidence)
-    table = _table(f"{found.metric}\n{found.better}=better", f"{sure}\ninterval")
+    table = ranked_table(f"{found.metric}\n{found.better}=better", f"{sure}\ninterval")
     for name in (f"{sure}\nplaces", "P(best)"):
         table.add_column(name, justify="right", no_wrap=True)
     for t in overall.teachers:
@@ -52,15 +52,6 @@ def _overall_table(overall: Overall, found: StrataRanking) -> Table:
             place_range(t.first_place, t.last_place),
             probability(t.p_best),
         )
-    return table
-
-
-def _table(*numbers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("teacher", overflow="fold", min_width=12)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
