@@ -22,9 +22,6 @@ from rsr_ray.files.objects import InputObject
 from .test_encode import CHATML, DROPS_THINK
 from .test_forms import FIELD, NO_SYSTEM, THOUGHT
 
-__all__ = ["templated"]
-from .test_encode import templated
-
 OBJ = InputObject(uri="/corpus/teacher=T/a.jsonl", version="v", size=1)
 Q = {"role": "user", "content": "2+2?"}
 TOOL = {"role": "tool", "content": "4"}
