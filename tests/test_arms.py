@@ -173,33 +173,35 @@ def enumerate_arms(pool: Pool, wanted: Wanted, low: float, high: float) -> float
     n_arms, n = pool.costs.shape
     states = [s for s in itertools.product((0, 1), repeat=n_arms)
               if wanted.disjoint == "none" or sum(s) <= 1]  # fmt: skip
-    best = np.inf
-    for given in itertools.product(states, repeat=n):
-        x = np.array(given, bool).T
-        if allowed(x, pool, wanted, low, high):
-            best = min(best, pool.costs[x].sum())
-    return best
+    ways = np.array(list(itertools.product(states, repeat=n)), bool)
+    ways_WAN = ways.transpose(0, 2, 1)
+    right = allowed(ways_WAN, pool, wanted, low, high)
+    return (ways_WAN[right] * pool.costs).sum((1, 2)).min(initial=np.inf)
 
 
-def allowed(x: np.ndarray, pool: Pool, wanted: Wanted, low: float, high: float) -> bool:
-    prompts = [np.bincount(pool.prompt[rows], minlength=4) for rows in x]
-    for rows, count in zip(x, prompts, strict=True):
-        quotas = np.bincount(pool.teacher[rows], minlength=2)
-        if (quotas != wanted.quotas).any() or count.max() > wanted.k:
-            return False
-        if not low <= pool.measures[0, rows].sum() <= high:
-            return False
-    if wanted.disjoint == "prompts" and (np.array(prompts) > 0).sum(0).max() > 1:
-        return False
-    if wanted.same_prompts and any((count != prompts[0]).any() for count in prompts):
-        return False
-    if wanted.same_prompts and not set(prompts[0].tolist()) <= {0, wanted.k}:
-        return False
-    cells = pool.teacher * 2 + pool.length_bin
-    return all(
-        (np.bincount(cells[x[a]], minlength=4) == np.bincount(cells[x[b]], minlength=4)).all()
-        for a, b in wanted.copies
-    )
+def counts(ways_WAN: np.ndarray, label_N: np.ndarray, n_labels: int) -> np.ndarray:
+    """How many rows of each label every arm has: [ways, arms, labels]."""
+    return ways_WAN.astype(int) @ np.eye(n_labels, dtype=int)[label_N]
+
+
+def allowed(
+    ways_WAN: np.ndarray, pool: Pool, wanted: Wanted, low: float, high: float
+) -> np.ndarray:
+    """Which of the ways [ways, arms, rows] keep every promise."""
+    prompts = counts(ways_WAN, pool.prompt, 4)
+    cells = counts(ways_WAN, pool.teacher * 2 + pool.length_bin, 4)
+    sums = ways_WAN @ pool.measures[0]
+    right = (counts(ways_WAN, pool.teacher, 2) == wanted.quotas).all((1, 2))
+    right &= (prompts <= wanted.k).all((1, 2))
+    right &= ((low <= sums) & (sums <= high)).all(1)
+    if wanted.disjoint == "prompts":
+        right &= ((prompts > 0).sum(1) <= 1).all(1)
+    if wanted.same_prompts:
+        right &= (prompts == prompts[:, :1]).all((1, 2))
+        right &= ((prompts == 0) | (prompts == wanted.k)).all((1, 2))
+    for a, b in wanted.copies:
+        right &= (cells[:, a] == cells[:, b]).all(1)
+    return right
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,8 @@ def test_the_program_finds_the_least_cost_of_all_ways(rules):
         if np.isinf(best):
             assert found.chosen is None
             continue
-        assert allowed(found.chosen, pool, wanted, middle * 0.9 - 1e-6, middle * 1.1 + 1e-6)
+        one_way = found.chosen[None]
+        assert allowed(one_way, pool, wanted, middle * 0.9 - 1e-6, middle * 1.1 + 1e-6).all()
         assert pool.costs[found.chosen].sum() == pytest.approx(best)
         solved += 1
     assert solved >= 3

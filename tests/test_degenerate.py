@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.encode.degenerate import (
+    _numbered_pairs,
     breaks_off,
     compression_ratio,
     measure,
@@ -34,7 +35,7 @@ from rsr_ray.schema import SCORES
 from rsr_ray.student.tokenizer import load_tokenizer
 from rsr_ray.unit_rows import ENCODED_ROWS
 
-from .conftest import SHARED, few, needs_shared
+from .conftest import SHARED, WHOLE, few, needs_shared
 
 # --- slow definitions -----------------------------------------------------------------------------
 
@@ -104,6 +105,16 @@ def test_one_token_again_and_again(n):
     assert share == (None if n < NGRAM else 1 - 1 / (n - NGRAM + 1))
 
 
+@pytest.mark.parametrize("top", [2**21 - 1, 2**21, 2**31 - 1])
+def test_pairs_that_do_not_fit_in_one_integer_are_numbered_all_the_same(top):
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(top - 3, top + 1, (2, 200))
+    pairs = [*zip(first.tolist(), second.tolist(), strict=True)]
+    expected = [sorted({*pairs}).index(pair) for pair in pairs]
+    assert _numbered_pairs(first, second).tolist() == expected
+
+
+@pytest.mark.slow
 def test_more_tokens_than_fit_in_one_integer_are_counted_all_the_same():
     """Two numbers and a place take 63 bits up to 2**21 tokens."""
     rng = np.random.default_rng(0)
@@ -327,7 +338,7 @@ def test_a_row_of_131072_tokens_costs_little(kind):
     )
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
     took = []
-    for _ in range(5):
+    for _ in range(few(5, 1)):
         begun = time.process_time()
         measured = measure(turns, found, encoded, None)
         took.append(time.process_time() - begun)
@@ -363,7 +374,12 @@ def test_the_real_corpus(real_tokenizer, source, found_by_text, most_false):
     """Rows that the corpus calls cut off or looping, with its word for it and by their text alone,
     and flags of its other rows. The limits were chosen after looking at rows of both sources.
     """
-    rows = list(real_rows(source))
+    # every day a third of those that are neither
+    rows = [
+        row
+        for i, row in enumerate(real_rows(source))
+        if WHOLE or row["complete"] is False or i % 3 == 0
+    ]
     flags = {}
     for word in ("with its word", "by text alone"):
         hidden = {} if word == "with its word" else {"complete": None}

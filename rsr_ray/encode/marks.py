@@ -1,5 +1,6 @@
 """marks: strings that are put into a conversation and found again in its rendering."""
 
+import itertools
 import re
 
 from rsr_ray.errors import BadRow
@@ -11,7 +12,8 @@ def make_marks(n: int, text: str) -> list[str]:
     They are made of two private-use characters, which are not white space to any template, and
     their number.
     """
-    free = [chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in text][:2]
+    unused = (chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in text)
+    free = [*itertools.islice(unused, 2)]
     if len(free) < 2:
         raise BadRow("template_error", "the conversation uses every private-use character")
     return [f"{free[0]}{i}{free[1]}" for i in range(n)]
