@@ -1,4 +1,5 @@
 import copy
+import gc
 import os
 import re
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+gc.disable()  # until all is imported: see pytest_collection_finish
 # Hundreds of processes import the package and its tests: only the first of them compiles each file.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -62,7 +64,7 @@ FOLDERS = ("browser", "cluster")  # whose tests have the folder's name as their 
 def pytest_ignore_collect(collection_path, config) -> bool | None:
     """Files of which -m wants no test are not imported."""
     wanted = config.option.markexpr
-    if re.fullmatch(r"not \w+( and not \w+)*", wanted):
+    if re.fullmatch(r"not \w+( and not \w+)*( or simulation)?", wanted):
         left_out = re.findall(r"not (\w+)", wanted)
         return (collection_path.name in FOLDERS and collection_path.name in left_out) or None
     is_own = collection_path.parent == Path(__file__).parent and collection_path.suffix == ".py"
@@ -76,14 +78,23 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(config, items):
-    """What is `slow` runs where the expression of -m speaks of it, and not for any other
-    expression.
+    """What is `slow` runs where -m speaks of it or the command line names it. A `simulation` is
+    left out only where -m chooses among the others.
     """
-    if "slow" in config.option.markexpr:
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    wanted = config.option.markexpr
+    left_out = {"slow"} if not wanted else {"slow", "simulation"}
+    left_out -= set(re.findall(r"\w+", wanted))
+    if any("::" in argument for argument in config.args):
+        left_out.clear()
+    out = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
+
+
+def pytest_collection_finish(session):
+    """What importing made lives to the end: it is not looked through again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -276,6 +276,7 @@ def held(n_teachers: int, true: float, how: str, repetitions: int) -> float:
     return 1 - (c.above + c.below) / c.reports
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("n_teachers", "how"), [(3, "same"), (4, "noisy"), (8, "same")])
 def test_the_interval_covers_what_it_should(n_teachers, how):
     repetitions = few(2000, 400)
@@ -283,6 +284,7 @@ def test_the_interval_covers_what_it_should(n_teachers, how):
     assert 0.93 - 3 * error <= held(n_teachers, 2.0, how, repetitions) <= 0.97 + 3 * error
 
 
+@pytest.mark.simulation
 def test_a_simulation_finds_an_interval_of_seen_chances(monkeypatch):
     """As if what was seen had no noise of its own: it promises too much disorder."""
     monkeypatch.setattr(agreement, "SHARPENED", 1.0)

@@ -221,6 +221,7 @@ def measured(x: np.ndarray) -> Measured:
     return measure_on_prompts(a, b, np.ones(x.shape[1:], bool), 0.95, 0)
 
 
+@pytest.mark.simulation
 def test_two_sides_that_are_alike_are_told_apart_no_oftener_than_they_may():
     """1,500 teachers whose sides differ by noise alone, five to a family: one p in twenty below
     0.05, and one family in twenty.
@@ -234,6 +235,7 @@ def test_two_sides_that_are_alike_are_told_apart_no_oftener_than_they_may():
     assert families.mean() == pytest.approx(0.05, abs=0.04)
 
 
+@pytest.mark.simulation
 def test_nights_that_are_alike_are_told_apart_no_oftener_than_they_may():
     """B has A's 40 prompts and 20 more of the same kind."""
     rng = np.random.default_rng(5)

@@ -236,6 +236,7 @@ def test_a_students_own_p_is_scipys():
     assert permutation_p([Pair(x, y, np.arange(6))], 6, 10_000) == pytest.approx(test.pvalue)
 
 
+@pytest.mark.simulation
 def test_the_interval_covers_what_it_should():
     """Samples of 30 teachers from a population: of 95% intervals of a known correlation, most
     hold it.
@@ -270,6 +271,7 @@ def test_draws_that_mostly_have_no_correlation_give_no_interval():
     )
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("n_students", [12, 30])
 def test_students_that_share_no_teacher_have_an_interval_that_covers(n_students):
     """Most draws leave some of the students without two teachers: these are left out of that

@@ -511,7 +511,7 @@ QUERIES = [
 ]
 
 
-@settings(max_examples=few(300, 100), deadline=None)
+@settings(max_examples=few(300, 50), deadline=None)
 @given(st.sampled_from(LOGINS), IN_LOGIN)
 @example(LOGINS[0], "12345678/abcdefgh")
 @example(LOGINS[0], "00@0.AA?")
@@ -521,7 +521,7 @@ def test_any_password_is_gone(template, secret):
     check_refused_and_gone(shape)
 
 
-@settings(max_examples=few(300, 100), deadline=None)
+@settings(max_examples=few(300, 50), deadline=None)
 @given(st.sampled_from(QUERIES), IN_PARAMETER)
 def test_any_value_of_a_parameter_that_is_secret_is_gone(template, secret):
     check_refused_and_gone(template.replace("{}", secret))
@@ -543,7 +543,7 @@ def check_refused_and_gone(shape: str) -> None:
     check_gone(shape, scrub(f"cannot open {plain(shape)}: 403"))
 
 
-@settings(max_examples=few(300, 100), deadline=None)
+@settings(max_examples=few(300, 50), deadline=None)
 @given(st.text(st.sampled_from(":/@?&;#=%'\" \naA1.-_4025"), max_size=60) | st.text(max_size=60))
 def test_scrubbing_ends_and_a_second_time_changes_nothing(text):
     once = scrub(text)

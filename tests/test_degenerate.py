@@ -86,7 +86,7 @@ def looping(draw, values) -> list[int]:
 
 
 @given(st.data())
-@settings(max_examples=few(2000, 150))
+@settings(max_examples=few(2000, 60))
 def test_repeats_are_those_of_the_slow_definition(data):
     tokens = data.draw(st.composite(looping)(st.integers(0, data.draw(st.sampled_from([1, 2, 9])))))
     if tokens:
@@ -125,7 +125,7 @@ def test_more_tokens_than_fit_in_one_integer_are_counted_all_the_same():
 
 
 @given(st.text(ALPHABET), st.text(ALPHABET, max_size=5))
-@settings(max_examples=few(5000, 300))
+@settings(max_examples=few(5000, 100))
 def test_letters_of_other_scripts_are_those_of_the_slow_definition(text, rest):
     assert other_script(text, rest) == other_script_slowly(text, rest)
 
@@ -146,7 +146,7 @@ def test_which_letters_are_of_another_script(text, rest, share):
 
 
 @given(st.text(ALPHABET, min_size=1), st.integers(1, 400), st.integers(1, 9))
-@settings(max_examples=few(1000, 100))
+@settings(max_examples=few(1000, 40))
 def test_compression_is_of_the_bytes_however_they_are_fed(text, times, size):
     text *= times
     packer = zlib.compressobj(6)
@@ -170,7 +170,7 @@ def call_of(name, command):
 
 
 @given(st.lists(st.tuples(st.lists(CALL, max_size=3), st.lists(st.sampled_from(ANSWERS)))))
-@settings(max_examples=few(3000, 300))
+@settings(max_examples=few(3000, 80))
 def test_repeated_calls_are_those_of_the_slow_definition(steps):
     turns, told = [{"role": "user", "content": "go"}], []
     for calls, answers in steps:
@@ -366,6 +366,7 @@ def real_tokenizer():
     return load_tokenizer(str(SHARED / "students" / "tiny-qwen3"))
 
 
+@pytest.mark.simulation
 @needs_shared
 @pytest.mark.parametrize(
     ("source", "found_by_text", "most_false"), [("puzzles", 1.0, 0.02), ("math", 0.65, 0.02)]

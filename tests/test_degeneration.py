@@ -170,6 +170,7 @@ def warned(scored: Scored, flagged: np.ndarray) -> tuple[str, bool]:
     return first, bool(warning(scored, values, bad, first, first_of(scored.where(~bad))))
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("on", ["any prompt", "the difficult prompts", "the easy prompts"])
 def test_a_warning_is_rare_where_loops_score_as_their_teachers_others_do(on):
     """Equal teachers, whose flagged trajectories lie on any prompts, or on those where all teachers
@@ -196,6 +197,7 @@ def test_a_warning_is_rare_where_loops_score_as_their_teachers_others_do(on):
 LOOPS = {0.2: 6.9, 0.5: 6.3, 0.7: 6.2}
 
 
+@pytest.mark.simulation
 def test_a_winner_by_loops_is_warned_of():
     """t0 is first, and without its loops it is not. How often it is warned of then, by how well
     loops score, prompts, and the share of loops.

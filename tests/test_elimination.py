@@ -362,6 +362,7 @@ class Tally:
         assert 0.92 <= np.mean(self.held) <= 0.98
 
 
+@pytest.mark.simulation
 def test_made_up_teachers():
     tally = Tally("made up, 6 teachers 2% to 30% apart, 1,000 prompts")
     for seed in range(REPETITIONS):
@@ -372,6 +373,7 @@ def test_made_up_teachers():
     tally.check(0.6)
 
 
+@pytest.mark.simulation
 def test_near_ties_are_wrong_no_more_often_than_allowed():
     """No margin, and the runner-up so near that it leads half of the early rounds: the hardest
     case there is.
@@ -385,6 +387,7 @@ def test_near_ties_are_wrong_no_more_often_than_allowed():
     assert wrong <= 0.05 * REPETITIONS
 
 
+@pytest.mark.simulation
 def test_a_winner_of_whom_most_is_rejected_is_lost_no_more_often_than_allowed():
     """It has a score for as many prompts as decide something, and no more: the rule for who can
     be scored meets it at its edge.
@@ -439,6 +442,7 @@ def real(group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, chars
 
 
+@pytest.mark.simulation
 @needs_shared
 @pytest.mark.parametrize("group", ["math", "puzzles"])
 def test_the_real_corpus_resampled(group):
@@ -453,6 +457,7 @@ def test_the_real_corpus_resampled(group):
     assert Elimination([str(t) for t in range(x.shape[1])], len(x)).ends == [len(x)]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("kind", "spread"), [("strong", "narrow"), ("mild", "measured")])
 def test_rivals_with_junk_are_not_taken_for_better(kind, spread):
     """One cell of tests/simulate_race.py each; with a first round of 20 prompts a race is wrong
@@ -478,6 +483,7 @@ def test_rivals_with_junk_are_not_taken_for_better(kind, spread):
         assert count_wrong(MIN_PROMPTS) > 12
 
 
+@pytest.mark.simulation
 @needs_shared
 @pytest.mark.skipif(
     not TABLES.is_file(), reason="the published tables are not beside this checkout"

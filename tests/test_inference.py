@@ -206,24 +206,28 @@ def test_both_tails_of_an_interval_are_what_they_say(monkeypatch):
     assert tails(20, "measured", 2000)[1] > 0.05
 
 
+@pytest.mark.simulation
 def test_all_places_hold_together_where_teachers_are_equal(monkeypatch):
     assert count_ranks(6, 20, 0.0, "measured", 150).wrong_places <= 0.07 * 150 + 6
     monkeypatch.setattr(inference, "_studentised", normal_quantiles)
     assert count_ranks(6, 8, 0.0, "measured", 150).wrong_places > 0.1 * 150
 
 
+@pytest.mark.simulation
 def test_chances_of_equal_teachers_are_rarely_near_one(monkeypatch):
     assert count_ranks(11, 8, 0.0, "measured", 150).sure <= 0.02 * 150 + 2
     monkeypatch.setattr(inference, "_share_of_noise", lambda _, noise, *__: np.zeros(len(noise)))
     assert count_ranks(11, 8, 0.0, "measured", 150).sure > 0.3 * 150
 
 
+@pytest.mark.simulation
 def test_claims_are_right():
     found = count_ranks(6, 20, 1.0, "measured", 150)
     assert found.pairs > 200
     assert found.right_pairs > 0.92 * found.pairs
 
 
+@pytest.mark.simulation
 def test_as_many_more_prompts_as_are_named_do_tell_two_teachers_apart():
     for gap, least, most in ((1.0, 0.65, 0.87), (2.0, 0.74, 0.95)):
         untold, said, right = count_more(2, 60, gap, "measured", 120)
@@ -231,6 +235,7 @@ def test_as_many_more_prompts_as_are_named_do_tell_two_teachers_apart():
         assert least <= right / said <= most, share(right, said)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("samples", [1, 8])
 @pytest.mark.parametrize("basis", ["prompts", "aggregates"])
 def test_answers_to_one_prompt_are_no_witnesses_of_each_other(basis, samples):

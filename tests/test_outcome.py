@@ -334,6 +334,7 @@ def test_what_cannot_be_read_is_named_and_how_to_mend_it(scored_corpus, capsys):
 # --- simulation------------------------------------------------------------------------------------
 
 
+@pytest.mark.simulation
 def test_the_interval_covers_what_it_should():
     repetitions = few(2000, 400)
     error = math.sqrt(0.05 * 0.95 / repetitions)

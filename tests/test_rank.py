@@ -413,6 +413,7 @@ def coverage(x: np.ndarray, y: np.ndarray, n: int, repetitions: int, rng) -> flo
     return float(np.mean(hits))
 
 
+@pytest.mark.simulation
 @needs_shared
 @pytest.mark.parametrize(("corpus", "n"), [("math", 25), ("math", 100), ("puzzles", 25)])
 def test_intervals_hold_the_value_as_often_as_they_say(corpus, n, capsys):

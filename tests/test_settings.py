@@ -214,7 +214,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=few(500, 150), deadline=None)
+@settings(max_examples=few(500, 60), deadline=None)
 @given(st.sampled_from([case for case in CASES if case[0] is not NightlyConfig]), ANYTHING)
 def test_no_value_whatever_is_another_exception(case, value):
     config, name = case
