@@ -23,6 +23,7 @@ from rsr_ray.arms.problem import Pool, Solution, Wanted, ranks_of, solve
 TOGETHER = 1_500  # columns of a program of all arms: more are solved one arm after the other
 COLUMNS = 9_000  # of the programs of a block, which take a second or two
 MOST_COLUMNS = 50_000  # of one that is tried at all
+MOST_SHARED = 3_000  # the same, of arms that have the same prompts: minutes with more
 LEAST_QUOTA = 10  # rows of the most wanted teacher in a block: fewer would hardly be the lowest
 
 
@@ -110,7 +111,8 @@ def solve_block(pool: Pool, wanted: Wanted, *, thorough: bool = True) -> Solutio
     """The arms of a block: if it is large one after the other, else, or if that fails, at once."""
     if pool.costs.size > TOGETHER and wanted.tolerance is None:
         found = _in_turn(pool, wanted, thorough)
-        if found.chosen is not None or found.is_proof:
+        is_hopeless = wanted.same_prompts and pool.costs.size > MOST_SHARED
+        if found.chosen is not None or found.is_proof or is_hopeless:
             return found
     return _one_program(pool, wanted, thorough)
 
