@@ -19,8 +19,8 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import KEPT, Cluster
 from rsr_ray.run.counts import WrittenUnit
 from rsr_ray.run.datasets import one_block_a_row
-from rsr_ray.run.figures import note_run
 from rsr_ray.run.display import shown
+from rsr_ray.run.figures import note_run
 from rsr_ray.run.here import Encoder, fits_here, resources_here
 from rsr_ray.run.ledger import Run
 from rsr_ray.run.reduce import reduce_scores

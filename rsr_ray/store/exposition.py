@@ -113,7 +113,8 @@ def openmetrics(figures: "Figures", store: str) -> bytes:
     """The text of all series."""
     from prometheus_client.openmetrics.exposition import generate_latest
 
-    return generate_latest(_registry(figures, store))
+    text: bytes = generate_latest(_registry(figures, store))  # type: ignore[no-untyped-call]
+    return text
 
 
 def push(gateway: str, figures: "Figures", store: str) -> None:
@@ -128,5 +129,5 @@ def _registry(figures: "Figures", store: str) -> "CollectorRegistry":
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
-    registry.register(Exposed(figures, store))  # type: ignore[arg-type]
+    registry.register(Exposed(figures, store))
     return registry

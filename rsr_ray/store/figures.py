@@ -74,14 +74,16 @@ class Figures:
     def with_run(self, student: str, run: RunFigures) -> "Figures":
         """After a run of a student."""
         before = self.students.get(student)
-        success = run.ended if run.error is None else before and before.last_success
+        known = before.last_success if before else None
+        success = run.ended if run.error is None else known
         return replace(
             self, students={**self.students, student: replace(run, last_success=success)}
         )
 
     def with_night(self, night: NightFigures) -> "Figures":
         """After a night."""
-        success = night.ended if night.error is None else self.night and self.night.last_success
+        known = self.night.last_success if self.night else None
+        success = night.ended if night.error is None else known
         return replace(self, night=replace(night, last_success=success))
 
 

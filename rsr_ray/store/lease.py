@@ -47,8 +47,8 @@ class Holder:
     holder: str  # its machine and process
     id: str
     seconds: int  # for which it is heard of
-    released: bool = False
     since: str | None = None  # ISO 8601, by its machine's clock; earlier versions do not have it
+    released: bool = False
 
     def to_json(self) -> dict[str, Any]:
         wrote = asdict(self)

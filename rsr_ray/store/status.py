@@ -202,8 +202,8 @@ def _holding(
         what="run" if student else "nightly",
         student=student,
         fingerprint=claim["fingerprint"] if claim else None,
-        holder=wrote and wrote.holder,
-        since=wrote and wrote.since,
+        holder=wrote.holder if wrote else None,
+        since=wrote.since if wrote else None,
         seen=round(seen, 1),
         alive=seen < (wrote.seconds if wrote else SECONDS),
     )

@@ -55,7 +55,8 @@ def _student(student: StudentStatus) -> list[str]:
     said = [f"{last.new_trajectories:,} new trajectories", f"{last.rejected:,} rejected{share}"]
     if last.tokens_per_second is not None:
         said.append(f"{last.tokens_per_second:,.0f} tokens/s")
-    said.append(f"{last.gpu_hours:,.2f} GPU hours")
+    if last.gpu_hours:
+        said.append(f"{last.gpu_hours:,.2f} GPU hours")
     if last.place_changes is not None:
         said.append(counted(last.place_changes, "sure place change"))
     return [*lines, f"          {', '.join(said)}"]
