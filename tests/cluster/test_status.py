@@ -1,7 +1,6 @@
 """What real runs and nights leave to watch them by: in the store, on S3, and at a Pushgateway."""
 
 import json
-import re
 import shutil
 import urllib.request
 
@@ -13,7 +12,7 @@ from rsr_ray.store.status import read_status
 
 from ..conftest import DEMO_STUDENT
 from ..test_monitoring import queries, series_in
-from .conftest import free_port, in_a_process, listens, process, rsr_ray, upload
+from .conftest import free_port, in_a_process, listens, process, rsr_ray
 from .test_nights import config_file, write_shard
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -42,7 +41,7 @@ def test_two_nights_of_which_a_student_fails_in_the_second(tmp_path):
 
     write_shard(tmp_path / "corpus" / "c.jsonl", "A", range(20, 30), "terse-7b")
     with (tmp_path / "corpus" / "c.jsonl").open("a") as file:
-        file.write("not json\n" * 2)
+        file.write("not json\nnor this\n")
     students = [
         {"student": str(DEMO_STUDENT), "student_name": "one", "max_rejects": 0.5},
         {"student": str(tmp_path / "gone"), "student_name": "two"},
@@ -67,9 +66,7 @@ def test_two_nights_of_which_a_student_fails_in_the_second(tmp_path):
     assert shown.returncode == 0
     assert "night     2 failed at" in shown.stdout
     assert "1 of 2 students failed in night 2: two" in shown.stdout
-    assert re.search(
-        r"student +one: 50 trajectories scored, 2 rejected, of 2 teachers", shown.stdout
-    )
+    assert "student   one: 50 trajectories scored, 2 rejected" in shown.stdout
     assert rsr_ray("check", "--store", store).returncode == 0
 
 
@@ -90,12 +87,11 @@ def test_a_run_that_fails_on_the_way_and_a_mistake_in_the_command(tmp_path):
 
 
 def test_status_reads_a_store_on_s3_and_starts_no_ray(s3, tmp_path):
-    fs, endpoint = s3
-    write_shard(tmp_path / "corpus" / "part-a.jsonl", "A", range(20), "terse-7b")
-    upload(fs, tmp_path / "corpus", "rsr/watched")
+    _, endpoint = s3
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     options = ["--student", DEMO_STUDENT, "--student-name", "s"]
     uri = "s3://rsr/watched-store"
-    done = rsr_ray("score", "--corpus", "s3://rsr/watched", "--store", uri, *options)
+    done = rsr_ray("score", "--corpus", tmp_path / "corpus", "--store", uri, *options)
     assert done.returncode == 0, done.stderr[-2000:]
     found = samples(get(f"{uri}/status.prom", endpoint).decode())
     assert found["rsr_run_new_trajectories s"] == 20
