@@ -3,11 +3,13 @@
 import json
 import shutil
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from rsr_ray.files.objects import get, list_versions
+from rsr_ray.files.objects import get, list_versions, put
+from rsr_ray.store.figures import update_figures
 from rsr_ray.store.status import read_status
 
 from ..conftest import DEMO_STUDENT
@@ -86,19 +88,24 @@ def test_a_run_that_fails_on_the_way_and_a_mistake_in_the_command(tmp_path):
     assert list_versions(str(store), None) == before
 
 
-def test_status_reads_a_store_on_s3_and_starts_no_ray(s3, tmp_path):
+def test_a_store_on_s3_has_the_status_of_its_files_and_is_only_read(s3, tmp_path):
     _, endpoint = s3
+    local, uri = tmp_path / "store", "s3://rsr/watched"
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     options = ["--student", DEMO_STUDENT, "--student-name", "s"]
-    uri = "s3://rsr/watched-store"
-    done = rsr_ray("score", "--corpus", tmp_path / "corpus", "--store", uri, *options)
+    done = rsr_ray("score", "--corpus", tmp_path / "corpus", "--store", local, *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = samples(get(f"{uri}/status.prom", endpoint).decode())
-    assert found["rsr_run_new_trajectories s"] == 20
+    for path in filter(Path.is_file, local.rglob("*")):
+        put(f"{uri}/{path.relative_to(local)}", path.read_bytes(), endpoint)
+    update_figures(uri, endpoint, lambda known: known)
+    text = get(f"{uri}/status.prom", endpoint).decode()
+    assert samples(text) == samples((local / "status.prom").read_text())
     before = list_versions(uri, endpoint)
     shown = in_a_process("status", "--store", uri, "--json", RAY_ADDRESS="nobody:1")
-    told = json.loads(shown.stdout)
-    assert told["students"][0]["trajectories"] == 20
+    told, of_files = json.loads(shown.stdout), read_status(str(local), None).to_json()
+    for status in (told, of_files):
+        status["students"][0]["generations"][0].pop("written")
+    assert told["students"] == of_files["students"]
     assert (told["files"], told["working"]) == (len(before), [])
     assert list_versions(uri, endpoint) == before
     missing = rsr_ray("status", "--store", "s3://rsr/no-such-store")
