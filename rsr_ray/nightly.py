@@ -19,7 +19,9 @@ from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.write import store_report
 from rsr_ray.run.cluster import Cluster
-from rsr_ray.run.pipeline import score_corpus
+from rsr_ray.run.figures import note_night, note_run
+from rsr_ray.run.ledger import Run
+from rsr_ray.run.pipeline import run_through
 from rsr_ray.store.lease import Held, Lease
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import teacher_rows
@@ -41,24 +43,36 @@ def run_night(config: NightlyConfig) -> Night | HeldNight:
             return HeldNight(config.night, held)
     except OSError as e:
         raise UserError(f"store {store}: cannot be written: {e}") from e
+    begun = time.monotonic()
     try:
-        history = History(store, endpoint)
-        before = history.read(config.night)
-        students = dict(before.students) if before else {}
-        first = config.students[0]
-        with Cluster(first.ray_address, first.log, verbose=first.verbose) as cluster:
-            for n, student in enumerate(config.students, 1):
-                label = f"student {n} of {len(config.students)}, {student.student_name}"
-                scored = _score(student, config.night, history, cluster, label)
-                students[str(student.student_name)] = scored
-        night = Night(night=config.night, students=students)
-        # Written before the report too: the report tells of this night, and it may fail.
-        history.write(night)
-        night = _report(config, night)
-        history.write(night)
+        night = _night(config)
+    except Exception as e:
+        note_night(config.students[0], config.night, str(e), begun)
+        raise
+    else:
+        note_night(config.students[0], config.night, night.problem, begun)
         return night
     finally:
         lease.release()
+
+
+def _night(config: NightlyConfig) -> Night:
+    """A night's record, also stored."""
+    first = config.students[0]
+    history = History(first.store, first.s3_endpoint)
+    before = history.read(config.night)
+    students = dict(before.students) if before else {}
+    with Cluster(first.ray_address, first.log, verbose=first.verbose) as cluster:
+        for n, student in enumerate(config.students, 1):
+            label = f"student {n} of {len(config.students)}, {student.student_name}"
+            scored = _score(student, config.night, history, cluster, label)
+            students[str(student.student_name)] = scored
+    night = Night(night=config.night, students=students)
+    # Written before the report too: the report tells of this night, and it may fail.
+    history.write(night)
+    night = _report(config, night)
+    history.write(night)
+    return night
 
 
 def _wait_for(lease: Lease, seconds: float) -> Held | None:
@@ -94,20 +108,23 @@ def _report(config: NightlyConfig, night: Night) -> Night:
 def _score(
     student: ScoreConfig, night: str, history: History, cluster: Cluster, label: str
 ) -> StudentNight | FailedNight:
+    run = Run(student)
+    entry: StudentNight | FailedNight
     try:
-        return _results(student, night, history, cluster, label)
+        entry = _results(run, night, history, cluster, label)
     except (UserError, RunError, OSError) as e:
-        error = str(e)
+        entry = FailedNight(str(e))
     except Exception as e:  # a mistake of ours may not cost the other students their night
         log.exception("student %s", student.student_name)
-        error = f"{type(e).__name__}: {e}"
-    return FailedNight(error)
+        entry = FailedNight(f"{type(e).__name__}: {e}")
+    changes = entry.changes if isinstance(entry, StudentNight) else None
+    note_run(run, entry.error, None if changes is None else len(changes.moved))
+    return entry
 
 
-def _results(
-    student: ScoreConfig, night: str, history: History, cluster: Cluster, label: str
-) -> StudentNight:
-    run = score_corpus(student, cluster, label)
+def _results(run: Run, night: str, history: History, cluster: Cluster, label: str) -> StudentNight:
+    student = run.config
+    run_through(run, cluster, label)
     assert run.teachers is not None
     last = history.last(str(student.student_name), night)
     before = last.results if last else None

@@ -35,6 +35,7 @@ OPTIONS = {
     "batch_tokens",
     "unit_rows",
     "log",
+    "pushgateway",
     "verbose",
     "columns",
     "system_prompt",

@@ -62,8 +62,9 @@ def test_who_holds_it_is_told_as_it_wrote(tmp_path):
     assert live.take() is None
     held = Lease(str(tmp_path), 60, None).take()
     wrote = {"holder": live.me.holder, "id": live.me.id, "seconds": 60}
+    wrote["since"] = live.me.since
     assert held is not None
     assert list(held.to_json().items()) == [*wrote.items(), ("age", held.age)]
     live.release()
     kept = json.loads((tmp_path / leases(tmp_path)[-1]).read_text())
-    assert list(kept.items())[:4] == [*wrote.items(), ("released", True)]
+    assert list(kept.items())[:5] == [*wrote.items(), ("released", True)]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from rsr_ray.cli import main
 from rsr_ray.config.choose import ChooseConfig
-from rsr_ray.config.load import load_config, load_nightly
+from rsr_ray.config.load import COMMON, load_config, load_nightly
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.race import RaceConfig
 from rsr_ray.config.score import ScoreConfig
@@ -185,11 +185,7 @@ def test_every_setting_of_a_nights_student_takes_or_refuses_every_kind_of_value(
     path = tmp_path / "c.yaml"
     for written in by_turns([*WRITTEN.values()], CASES.index((ScoreConfig, name))):
         given = {"student": "m", "corpus": "[c]", "store": "s"} | {name: written}
-        common = {
-            key: given.pop(key)
-            for key in ("store", "ray_address", "log", "s3_endpoint")
-            if key in given
-        }
+        common = {key: given.pop(key) for key in COMMON if key in given}
         entry = ", ".join(f"{key}: {value}" for key, value in given.items())
         path.write_text(
             "".join(f"{key}: {value}\n" for key, value in common.items())

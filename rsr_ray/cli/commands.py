@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 PURPOSES = {
-    "look first": ("preview", "doctor"),
+    "look first": ("preview", "doctor", "status"),
     "run": ("score", "race", "nightly"),
     "decide": ("teachers", "compare", "choose", "arms", "report"),
     "check the method": ("correlate", "metrics", "rescore", "bench"),
@@ -132,6 +132,12 @@ COMMANDS = {
             help="check student, data, store and cluster before a run and estimate its cost",
             home="runs",
             takes="score:ScoreConfig",
+        ),
+        Command(
+            name="status",
+            help="show what is in a store, what ran last and what is running",
+            home="upkeep",
+            takes="upkeep:StatusConfig",
         ),
         Command(
             name="rejects",

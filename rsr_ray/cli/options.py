@@ -52,6 +52,7 @@ GROUPS = {
         "max_rejects",
         "ray_address",
         "s3_endpoint",
+        "pushgateway",
         "log",
         "verbose",
     ),

@@ -119,14 +119,8 @@ def nightly(config: NightlyConfig, as_json: bool) -> int:
         print_night(night, config.students[0].store, console())
     if isinstance(night, HeldNight):
         return 0
-    if night.report_error:
-        raise RunError(night.report_error)
-    failed = [name for name, student in night.students.items() if student.error]
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(night.students)} students failed in night "
-            f"{config.night}: {', '.join(failed)}; see above"
-        )
+    if night.problem:
+        raise RunError(night.report_error or f"{night.problem}; see above")
     return 0
 
 

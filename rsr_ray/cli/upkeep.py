@@ -1,4 +1,4 @@
-"""The commands that look after a store: rejects, check, rescore; and metrics.
+"""The commands that look after a store: rejects, check, status, rescore; and metrics.
 
 What a command needs is imported when it runs, because --help may not wait for it.
 """
@@ -6,8 +6,9 @@ What a command needs is imported when it runs, because --help may not wait for i
 import dataclasses
 import json
 
+from rsr_ray.cli.next_step import command_line, print_next
 from rsr_ray.config.demo import MetricsConfig
-from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig
+from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig, StatusConfig
 from rsr_ray.errors import RunError, counted
 
 
@@ -47,6 +48,24 @@ def check(config: CheckConfig, as_json: bool) -> int:
     else:
         print_check(checked, console())
     return int(not checked.is_well)
+
+
+def status(config: StatusConfig, as_json: bool) -> int:
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.status import print_status
+    from rsr_ray.store.status import read_status
+
+    found = read_status(config.store, config.s3_endpoint)
+    if as_json:
+        print(json.dumps(found.to_json()))
+        return 0
+    print_status(found, console())
+    ranked = [student.name for student in found.students if student.trajectories]
+    if ranked:
+        where = {"store": config.store, "student": ranked[0], "s3_endpoint": config.s3_endpoint}
+        print()
+        print_next(command_line("teachers", **where))
+    return 0
 
 
 def metrics(_: MetricsConfig, as_json: bool) -> int:

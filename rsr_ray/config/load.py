@@ -12,6 +12,7 @@ from rsr_ray.config.score import ScoreConfig
 from rsr_ray.config.settings import kinds_of, settled, shown
 from rsr_ray.errors import UserError, did_you_mean
 
+COMMON = {"store", "ray_address", "log", "s3_endpoint", "pushgateway"}  # to all students
 Values = dict[str, Any]  # of settings by name, not looked at yet
 
 
@@ -34,7 +35,7 @@ def load_nightly(path: str, given: Values) -> NightlyConfig:
         )
     entries = [_named(entry, path) for entry in entries]
     for entry in entries:
-        if common := entry.keys() & {"store", "ray_address", "log", "s3_endpoint"}:
+        if common := entry.keys() & COMMON:
             raise UserError(
                 f"--config {path}: {', '.join(sorted(common))} must be the same for all "
                 "students: move it to the top level, next to students:"

@@ -167,6 +167,12 @@ class ScoreConfig:
     ray_address: str | None = option(
         "Ray cluster to use; default: RAY_ADDRESS, else a local one is started", None
     )
+    pushgateway: str | None = option(
+        "Prometheus Pushgateway to push the figures of score and nightly to when they end, also "
+        "if they fail; they are in status.prom in the store in any case",
+        None,
+        metavar="URL",
+    )
     log: str = option(
         "format of progress and logs; json: one object per line, with the run's id",
         "text",
@@ -233,6 +239,10 @@ class ScoreConfig:
             )
         if not 0 <= self.max_rejects <= 1:
             raise UserError(f"--max-rejects {self.max_rejects}: must be between 0 and 1")
+        if self.pushgateway and not self.pushgateway.startswith(("http://", "https://")):
+            raise UserError(
+                f"--pushgateway {self.pushgateway}: must start with http:// or https://"
+            )
         counts = ("r_max", "max_length", "replicas", "gpus_per_replica", "batch_tokens")
         check_least(self, 1, *counts, "unit_rows")
 

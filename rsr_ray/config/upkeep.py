@@ -1,4 +1,4 @@
-"""The settings of the commands that look after a store: rejects, check, rescore."""
+"""The settings of the commands that look after a store: rejects, check, status, rescore."""
 
 from dataclasses import dataclass
 
@@ -45,6 +45,18 @@ class CheckConfig:
     def __post_init__(self) -> None:
         settle(self)
         object.__setattr__(self, "student", self.student and short_name(self.student))
+        object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """What `rsr-ray status` does."""
+
+    store: str = option("folder or URI of the scores")
+    s3_endpoint: str | None = option(S3_ENDPOINT, None)
+
+    def __post_init__(self) -> None:
+        settle(self)
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
 
 

@@ -68,6 +68,19 @@ class Night:
     report: str | None = None  # URI of the page; None if there is nothing to report
     report_error: str | None = None  # why the page could not be made
 
+    @property
+    def problem(self) -> str | None:
+        """Why the night failed, or None."""
+        if self.report_error:
+            return self.report_error
+        failed = [name for name, student in self.students.items() if student.error]
+        if not failed:
+            return None
+        return (
+            f"{len(failed)} of {len(self.students)} students failed in night {self.night}: "
+            f"{', '.join(failed)}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As nightly/<night>.json has it."""
         students = {name: entry.to_json() for name, entry in self.students.items()}

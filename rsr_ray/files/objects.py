@@ -242,7 +242,7 @@ def list_files(uri: str, endpoint: str | None) -> dict[str, datetime.datetime | 
 
     {} without the folder.
     """
-    return {name: info.mtime for name, info in _list_infos(uri, endpoint).items()}
+    return {name: info.mtime for name, info in list_infos(uri, endpoint).items()}
 
 
 def list_versions(uri: str, endpoint: str | None) -> dict[str, str]:
@@ -251,12 +251,15 @@ def list_versions(uri: str, endpoint: str | None) -> dict[str, str]:
     That text changes where the file's content was replaced.
     """
     return {
-        name: f"{info.size}:{info.mtime_ns}" for name, info in _list_infos(uri, endpoint).items()
+        name: f"{info.size}:{info.mtime_ns}" for name, info in list_infos(uri, endpoint).items()
     }
 
 
-def _list_infos(uri: str, endpoint: str | None) -> dict[str, pafs.FileInfo]:
-    """One request a thousand files, sixteen folders at a time."""
+def list_infos(uri: str, endpoint: str | None) -> dict[str, pafs.FileInfo]:
+    """Every file under a folder by its path in it, with its size and time; {} without the folder.
+
+    One request a thousand files, sixteen folders at a time.
+    """
     fs, root = open_filesystem(uri, endpoint)
     found: dict[str, pafs.FileInfo] = {}
     folders = [root]

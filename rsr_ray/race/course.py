@@ -26,7 +26,8 @@ from rsr_ray.race.matched import Matched
 from rsr_ray.race.round_shards import write_rows
 from rsr_ray.race.row_scores import RowScores
 from rsr_ray.run.cluster import Cluster
-from rsr_ray.run.pipeline import score_corpus
+from rsr_ray.run.ledger import Run
+from rsr_ray.run.pipeline import run_through
 from rsr_ray.store.packs import find_packs
 from rsr_ray.store.store import Store
 from rsr_ray.watch import log
@@ -187,9 +188,10 @@ class Course:
         prompts = f"{self.state.ends[self.state.round]:,} of {len(self.matched.prompts):,} prompts"
         teachers = f"{len(self.state.alive)} of {len(self.matched.teachers)} teachers left"
         label = f"round {self.state.round + 1}: {prompts}, {teachers}"
-        run_id = score_corpus(config, self.cluster, label).run_id
+        run = Run(config)
+        run_through(run, self.cluster, label)
         self._take_own()
-        return run_id
+        return run.run_id
 
     def measured(self, teacher: str) -> Measured:
         """A teacher's value and interval when it was last looked at."""

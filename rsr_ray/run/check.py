@@ -37,9 +37,9 @@ OF_STUDENT = re.compile(
     rf"(?P<kind>scores|tokens|teachers)/student=(?P<student>{STUDENT_NAME.pattern}?)"
     r"(?P<rest>/.+|\.parquet)"
 )
-RECORD = re.compile(r"(runs|nightly|packs/student=[^/]+)/[^/]+\.json|race\.json")
+RECORD = re.compile(r"(runs|nightly|packs/student=[^/]+)/[^/]+\.json|race\.json|status\.json")
 LEASE = re.compile(
-    r"(?P<folder>nightly/lease|claims/student=[^/]+(/lock)?)/"
+    r"(?P<folder>nightly/lease|claims/student=[^/]+(/lock)?|claims/status/lock)/"
     r"(?P<name>(?:[0-9a-f]+/[0-9a-f]{32}|\d{12})\.json)"
 )
 OURS = re.compile(r"(scores|tokens|teachers|packs|runs|nightly|claims)/.+")
@@ -119,7 +119,7 @@ def _is_of(place: str, student: str | None) -> bool:
     return (
         bool(at and at["student"] == student)
         if student
-        else bool(OURS.fullmatch(inside) or inside == "race.json")
+        else bool(OURS.fullmatch(inside) or inside in ("race.json", "status.json"))
     )
 
 

@@ -20,6 +20,7 @@ from rsr_ray.run.cluster import KEPT, Cluster
 from rsr_ray.run.counts import WrittenUnit
 from rsr_ray.run.datasets import one_block_a_row
 from rsr_ray.run.display import shown
+from rsr_ray.run.figures import note_run
 from rsr_ray.run.here import Encoder, fits_here, resources_here
 from rsr_ray.run.ledger import Run
 from rsr_ray.run.reduce import reduce_scores
@@ -50,6 +51,20 @@ def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str
     if the run fails; finished work is kept in both cases.
     """
     run = Run(config)
+    try:
+        run_through(run, cluster, label)
+    except UserError:  # a mistake in the settings: nothing was run
+        raise
+    except Exception as e:
+        note_run(run, str(e))
+        raise
+    note_run(run, run.problem)
+    return run
+
+
+def run_through(run: Run, cluster: Cluster | None = None, label: str = "") -> None:
+    """What `score_corpus` does, but for the figures that outlive a run."""
+    config = run.config
     files = read_plan(run)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable(run.run_id)
@@ -72,7 +87,6 @@ def score_corpus(config: ScoreConfig, cluster: Cluster | None = None, label: str
             run.units.tidy(store, run.fingerprint, objects, files)
             run.teachers = make_teachers(store, run.fingerprint, cluster)
             store.write_run(run.finish())
-    return run
 
 
 def read_plan(run: Run) -> list[InputObject]:

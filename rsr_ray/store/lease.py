@@ -12,6 +12,7 @@ A claim is such an object under a name of its own. `at_work` claims a student fo
 run: runs under the same fingerprint work side by side, one under another is refused.
 """
 
+import datetime
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class Holder:
     holder: str  # its machine and process
     id: str
     seconds: int  # for which it is heard of
+    since: str | None = None  # ISO 8601, by its machine's clock; earlier versions do not have it
     released: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +71,16 @@ class Held:
         return (self.by.to_json() if self.by else {}) | {"age": self.age}
 
 
+def read_holder(folder: str, name: str, endpoint: str | None) -> Holder | None:
+    """What a holder wrote; None while it is created or deleted, or where it is broken."""
+    try:
+        found = read_record(get(f"{folder}/{name}", endpoint), name)
+    except (FileNotFoundError, BrokenError):
+        return None
+    lasts = found.get("seconds")
+    return read_as(Holder, found) if type(lasts) is int and 0 < lasts <= LONGEST else None
+
+
 HELD: set["Renewed"] = set()  # of this process
 
 
@@ -89,6 +101,7 @@ class Renewed:
             holder=f"{socket.gethostname()}, process {os.getpid()}",
             id=uuid.uuid4().hex,
             seconds=seconds,
+            since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         self.name = ""
         self._ended = threading.Event()
@@ -133,13 +146,7 @@ class Renewed:
         }
 
     def _read(self, name: str) -> Holder | None:
-        """What a holder wrote; None while it is created or deleted, or where it is broken."""
-        try:
-            found = read_record(get(f"{self.folder}/{name}", self.endpoint), name)
-        except (FileNotFoundError, BrokenError):
-            return None
-        lasts = found.get("seconds")
-        return read_as(Holder, found) if type(lasts) is int and 0 < lasts <= LONGEST else None
+        return read_holder(self.folder, name, self.endpoint)
 
 
 class Lease(Renewed):
@@ -214,17 +221,20 @@ class Claim(Renewed):
         HELD.discard(self)
 
 
-@contextmanager
-def alone(store: "Store") -> Iterator[None]:
+def alone(store: "Store") -> AbstractContextManager[None]:
     """Of all that do so for a student of a store, one at a time; the others wait."""
-    lock = Lease(f"{store.uri}/claims/student={store.student_name}/lock", SECONDS, store.endpoint)
+    folder = f"{store.uri}/claims/student={store.student_name}/lock"
+    return one_at_a_time(folder, store.endpoint, f"student {store.student_name} of {store.uri}")
+
+
+@contextmanager
+def one_at_a_time(folder: str, endpoint: str | None, what: str) -> Iterator[None]:
+    """Hold the lease of a folder; the others that do so wait. `what` it is about is told them."""
+    lock = Lease(folder, SECONDS, endpoint)
     begun = time.monotonic()
     while held := lock.take():
         if time.monotonic() - begun > 3 * PATIENCE:
-            warn_once(
-                f"store {store.uri}: waiting for {held.holder or 'another run'}, which is "
-                f"working on student {store.student_name}"
-            )
+            warn_once(f"waiting for {held.holder or 'another run'}, which is working on {what}")
         time.sleep(min(PATIENCE, 0.1 + (time.monotonic() - begun) / 4))
     try:
         yield

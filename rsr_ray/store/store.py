@@ -9,6 +9,7 @@
     runs/<run_id>.json               settings, versions, the row equation, tokens, seconds
     nightly/<night>.json             what changed in a night
     nightly/lease/                   who is at work on the store
+    status.json, status.prom         what the last runs and the last night came to (figures.py)
     report/                          the page, the same as CSV, JSON and Markdown, and its charts
     races/<race id>/                 a store of its own: what a race had scored, its shards, answer
     claims/student=<name>/           who is at work on a student (lease.py)

@@ -18,6 +18,7 @@ import yaml
 from rsr_ray.config.load import load_nightly
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
+from ..test_monitoring import queries, series_in
 from .conftest import BIN, Head, as_options, rsr_ray, write_many
 
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -152,6 +153,8 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
     assert 0 < seen["ray_rsr_rejects_total reason=unreadable_row"] <= 30
     assert seen["ray_rsr_tokens_per_second"] > 0
     assert 0 <= seen["ray_rsr_padding_share"] < 1
+    asked = {name for name in series_in(queries()) if name.startswith("ray_")}
+    assert asked == {name.split()[0] for name in seen}
     told = [
         json.loads(line)
         for line in (tmp_path / "stderr").read_text().splitlines()
