@@ -19,6 +19,7 @@ from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.write import store_report
 from rsr_ray.run.cluster import Cluster
+from rsr_ray.run.doctor.night import check_students
 from rsr_ray.run.pipeline import score_corpus
 from rsr_ray.store.lease import Held, Lease
 from rsr_ray.store.store import Store
@@ -32,7 +33,8 @@ def run_night(config: NightlyConfig) -> Night | HeldNight:
     """The night's record, also stored; or who holds the store's lease, another nightly run.
 
     A student that fails has an error in place of its results and stops no other one. Raises
-    UserError where the store or the cluster cannot be used at all.
+    UserError where the store or the cluster cannot be used at all, or a student's own files cannot,
+    before the first one is scored.
     """
     store, endpoint = config.students[0].store, config.students[0].s3_endpoint
     lease = Lease(f"{store}/nightly/lease", config.lease_seconds, endpoint)
@@ -45,6 +47,7 @@ def run_night(config: NightlyConfig) -> Night | HeldNight:
         history = History(store, endpoint)
         before = history.read(config.night)
         students = dict(before.students) if before else {}
+        check_students(config)
         first = config.students[0]
         with Cluster(first.ray_address, first.log, verbose=first.verbose) as cluster:
             for n, student in enumerate(config.students, 1):
