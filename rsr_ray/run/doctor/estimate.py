@@ -40,7 +40,7 @@ class Load:
     def of(cls, sample: Sample, encoded: EncodedSample, n_bytes: int, shards: int) -> "Load":
         """Of `n_bytes` of the corpus, in `shards`."""
         tokens = np.array([0 if ids is None else len(ids) for ids in encoded.of_rows], float)
-        sizes = np.array(sample.row_bytes)
+        sizes = np.array(sample.row_bytes[: len(tokens)])
         a_byte = tokens.sum() / sizes.sum()
         off = UNSURE
         if len(tokens) >= FEWEST:
@@ -108,9 +108,9 @@ def estimate_cost(
         hours = at / speed.tokens_per_second + sum(start) / 2 / 3600
         findings.ok(
             "estimate",
-            f"{said}; {in_words(low, high)} on {counted(replicas, 'replica')} (tokens may be "
-            f"{off:.2f} times as many or few; {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s "
-            f"per replica){_without(config)}",
+            f"{said}; {in_words(low, high)} on {counted(replicas, 'replica')}: tokens within a "
+            f"factor of {off:.2f}, {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s per "
+            f"replica, timed on rows of up to {speed.longest_row:,} tokens{_without(config)}",
         )
     else:
         findings.warn(
@@ -131,4 +131,4 @@ def estimate_cost(
 def _without(config: ScoreConfig) -> str:
     """What the timed batches do not have."""
     extra = ["local_naturalness"] * config.local + ["windows"] * (config.over_length == "window")
-    return f"; without {' and '.join(extra)}, which takes longer" if extra else ""
+    return f", without {' and '.join(extra)}, which takes longer" if extra else ""

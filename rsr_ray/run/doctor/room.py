@@ -31,7 +31,10 @@ def check_cluster(
     """What a run over `n_bytes` would take of it; None: it needs none. Raises UserError."""
     if cluster is None:
         here = resources_here(config)
-        findings.ok("cluster", f"not needed: so little is scored here, without Ray, in {here.dtype}")
+        findings.ok(
+            "cluster",
+            f"not needed: a run as small as this is scored here, without Ray, in {here.dtype}",
+        )
         return here
     import ray
 
