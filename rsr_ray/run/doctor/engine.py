@@ -142,9 +142,7 @@ def measure_speed(
     def seconds(rows: list[int], most: int) -> tuple[int, float]:
         """Tokens of these rows, of each at most so many, and the time they take."""
         ids = [sample.ids[i][-most:] for i in rows]
-        spans = [
-            np.maximum(sample.spans[i] - max(0, len(sample.ids[i]) - most), 1) for i in rows
-        ]
+        spans = [np.maximum(sample.spans[i] - max(0, len(sample.ids[i]) - most), 1) for i in rows]
         begun = time.monotonic()
         score_rows(student, ids, spans, Work(batch_tokens), r_max)
         return sum(map(len, ids)), time.monotonic() - begun

@@ -24,6 +24,7 @@ from rsr_ray.run.doctor.student import Renderer
 
 SAMPLE = 48  # rows that are encoded
 SHARDS = 16  # that they are of, at most
+BEGINNING = 65536  # bytes of a shard that are looked at to see how it spells characters
 PACKED = (".gz", ".zst", ".bz2")
 
 
@@ -136,11 +137,22 @@ def _bytes_of(obj: InputObject, some: list[Any], endpoint: str | None) -> list[f
         with fs.open_input_file(path) as file:
             n_rows = max(1, pq.ParquetFile(file).metadata.num_rows)
         return [obj.size / n_rows] * len(some)
-    texts = [json.dumps(row, default=str).encode() for row in some]
+    is_ascii = _is_ascii(obj, endpoint)
+    texts = [json.dumps(row, default=str, ensure_ascii=is_ascii).encode() for row in some]
     whole = b"".join(texts)
     is_packed = obj.uri.lower().endswith(PACKED)
     packing = len(zlib.compress(whole)) / len(whole) if is_packed else 1.0
     return [packing * len(text) for text in texts]
+
+
+def _is_ascii(obj: InputObject, endpoint: str | None) -> bool:
+    """Whether a shard escapes what is not ASCII, as far as its beginning tells."""
+    fs, path = open_filesystem(obj.uri, endpoint)
+    try:
+        with fs.open_input_stream(path) as stream:
+            return bool(stream.read(BEGINNING).isascii())
+    except OSError:  # a shard that breaks off: reading its rows has said so
+        return True
 
 
 def check_rows(
