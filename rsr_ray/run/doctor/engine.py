@@ -69,11 +69,7 @@ def check_engine(
 
     Raises UserError, and RunError where the numbers are off.
     """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)  # as a replica has
+    device = _device()
     student = Student(
         facts.source,
         resources.dtype,
@@ -99,6 +95,16 @@ def check_engine(
     if not sample.ids:
         return None
     return measure_speed(student, sample, resources.batch_tokens, config.r_max, device)
+
+
+def _device() -> str:
+    """Where a replica would be on this machine; with one thread on a CPU, as a replica has."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"
 
 
 def compare(student: Student, ids: list[np.ndarray], batch_tokens: int, r_max: int) -> Difference:

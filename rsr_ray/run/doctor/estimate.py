@@ -24,7 +24,7 @@ START_ON_RAY = (10.0, 60.0)
 FEWEST = 8  # sampled rows below which the spread of their lengths is not known
 UNSURE = 2.0  # the factor that the tokens may be off by then
 STANDARD_ERRORS = 2.0
-MARGIN = 1.1  # for what neither the sample nor the timed batches show
+MARGIN = 1.1  # for what the sample does not show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Load:
         if len(tokens) >= FEWEST:
             residuals = tokens - a_byte * sizes
             error = math.sqrt((residuals**2).sum() / (len(tokens) - 1) / len(tokens))
-            off = math.exp(STANDARD_ERRORS * error / tokens.mean())
+            off = MARGIN * math.exp(STANDARD_ERRORS * error / tokens.mean())
         return cls(
             trajectories=n_bytes / sizes.mean(), tokens=n_bytes * a_byte, off=off, shards=shards
         )
@@ -102,14 +102,13 @@ def estimate_cost(
     elif speed is not None and speed.device == device:
         start = START_HERE if is_here else START_ON_RAY
         at = load.tokens / replicas / 3600
-        off = load.off * MARGIN
-        low = at / off / speed.fastest + start[0] / 3600
-        high = at * off / speed.slowest + start[1] / 3600
+        low = at / load.off / speed.fastest + start[0] / 3600
+        high = at * load.off / speed.slowest + start[1] / 3600
         hours = at / speed.tokens_per_second + sum(start) / 2 / 3600
         findings.ok(
             "estimate",
             f"{said}; {in_words(low, high)} on {counted(replicas, 'replica')}: tokens within a "
-            f"factor of {off:.2f}, {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s per "
+            f"factor of {load.off:.2f}, {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s per "
             f"replica, timed on rows of up to {speed.longest_row:,} tokens{_without(config)}",
         )
     else:

@@ -97,8 +97,8 @@ def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
     sample = Sample(files=objects)
     for obj in chosen:
         some = _first_rows(findings, config, obj, -(-SAMPLE // len(chosen)))
-        sample.rows += [canonical(row, obj, n, config.reading) for n, row in enumerate(some)]
-        sample.row_bytes += _bytes_of(obj, some, config.s3_endpoint) if some else []
+        sample.rows.extend(canonical(row, obj, n, config.reading) for n, row in enumerate(some))
+        sample.row_bytes.extend(_bytes_of(obj, some, config.s3_endpoint) if some else [])
     rows = sample.rows
     teachers = {row["teacher"] or "none" for row in rows}
     named = (
