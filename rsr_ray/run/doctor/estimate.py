@@ -88,38 +88,46 @@ def estimate_cost(
     is_here: bool,
 ) -> Cost:
     """The cost of a load; `is_here` without Ray."""
-    flop = 2.0 * n_parameters(facts.source) * load.tokens
-    replicas = max(1, min(resources.replicas, load.shards))  # a shard is never shared
+    cost = _cost(facts, resources, load, speed, is_here)
     said = (
-        f"about {load.trajectories:,.0f} trajectories to score, {load.tokens / 1e6:,.1f} M tokens, "
-        f"{flop / 1e15:,.3g} PFLOP"
+        f"about {cost.trajectories:,.0f} trajectories to score, {cost.tokens / 1e6:,.1f} M tokens, "
+        f"{cost.flop / 1e15:,.3g} PFLOP"
     )
+    if not load.shards:
+        findings.ok("estimate", "nothing left to score: all of the corpus is in the store")
+    elif speed is None or cost.hours is None:
+        findings.warn(
+            "estimate",
+            f"{said}; no estimate of the time: the speed of a GPU replica was not measured here",
+        )
+    else:
+        findings.ok(
+            "estimate",
+            f"{said}; {cost.span} on {counted(cost.replicas, 'replica')}: tokens within a "
+            f"factor of {load.off:.2f}, {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s per "
+            f"replica, timed on rows of up to {speed.longest_row:,} tokens{_without(config)}",
+        )
+    return cost
+
+
+def _cost(
+    facts: StudentFacts, resources: Resources, load: Load, speed: Speed | None, is_here: bool
+) -> Cost:
+    replicas = max(1, min(resources.replicas, load.shards))  # a shard is never shared
     device = "cuda" if resources.gpus_per_replica else "cpu"
     hours = low = high = None
     if not load.shards:
         hours = low = high = 0.0
-        findings.ok("estimate", "nothing left to score: all of the corpus is in the store")
     elif speed is not None and speed.device == device:
         start = START_HERE if is_here else START_ON_RAY
         at = load.tokens / replicas / 3600
         low = at / load.off / speed.fastest + start[0] / 3600
         high = at * load.off / speed.slowest + start[1] / 3600
         hours = at / speed.tokens_per_second + sum(start) / 2 / 3600
-        findings.ok(
-            "estimate",
-            f"{said}; {in_words(low, high)} on {counted(replicas, 'replica')}: tokens within a "
-            f"factor of {load.off:.2f}, {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s per "
-            f"replica, timed on rows of up to {speed.longest_row:,} tokens{_without(config)}",
-        )
-    else:
-        findings.warn(
-            "estimate",
-            f"{said}; no estimate of the time: the speed of a GPU replica was not measured here",
-        )
     return Cost(
         trajectories=load.trajectories,
         tokens=load.tokens,
-        flop=flop,
+        flop=2.0 * n_parameters(facts.source) * load.tokens,
         replicas=replicas,
         hours=hours,
         hours_low=low,
