@@ -19,6 +19,7 @@ from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.write import store_report
 from rsr_ray.run.cluster import Cluster
+from rsr_ray.run.doctor.night import check_students
 from rsr_ray.run.figures import note_night, note_run
 from rsr_ray.run.ledger import Run
 from rsr_ray.run.pipeline import run_through
@@ -34,7 +35,8 @@ def run_night(config: NightlyConfig) -> Night | HeldNight:
     """The night's record, also stored; or who holds the store's lease, another nightly run.
 
     A student that fails has an error in place of its results and stops no other one. Raises
-    UserError where the store or the cluster cannot be used at all.
+    UserError where the store or the cluster cannot be used at all, or a student's own files cannot,
+    before the first one is scored.
     """
     store, endpoint = config.students[0].store, config.students[0].s3_endpoint
     lease = Lease(f"{store}/nightly/lease", config.lease_seconds, endpoint)
@@ -62,6 +64,7 @@ def _night(config: NightlyConfig) -> Night:
     history = History(first.store, first.s3_endpoint)
     before = history.read(config.night)
     students = dict(before.students) if before else {}
+    check_students(config)
     with Cluster(first.ray_address, first.log, verbose=first.verbose) as cluster:
         for n, student in enumerate(config.students, 1):
             label = f"student {n} of {len(config.students)}, {student.student_name}"

@@ -70,6 +70,18 @@ CLUSTER = (
         "cluster/test_doctor.py::test_a_planted_fault_is_found[another_end_token]",
     ),
     Fault(
+        "rsr_ray/nightly.py",
+        "check_students(config)",
+        "pass",
+        "cluster/test_nights.py::test_a_broken_second_student_ends_a_night_before_the_first_is_scored",
+    ),
+    Fault(
+        "rsr_ray/run/doctor/estimate.py",
+        "residuals = tokens - a_byte * sizes",
+        "residuals = 0 * tokens",
+        "test_estimate.py::test_the_tokens_of_a_corpus_are_within_the_range",
+    ),
+    Fault(
         "rsr_ray/run/cluster.py",
         'raise UserError(f"no Ray cluster at',
         'raise RunError(f"no Ray cluster at',

@@ -58,7 +58,7 @@ def run(argv: list[str] | None = None) -> NoReturn:
 
 def _config(command: Command, args: argparse.Namespace) -> Any:
     """The settings that a command line and the file that --config names give."""
-    from rsr_ray.config.load import load_config, load_nightly
+    from rsr_ray.config.load import has_students, load_config, load_nightly
     from rsr_ray.config.nightly import NightlyConfig
     from rsr_ray.config.options import called
     from rsr_ray.config.settings import check_text, kinds_of, settled
@@ -73,6 +73,8 @@ def _config(command: Command, args: argparse.Namespace) -> Any:
         check_text("--config", "config", args.config)
     if command.config is NightlyConfig:
         return load_nightly(args.config, given)
+    if command.name == "doctor" and args.config is not None and has_students(args.config):
+        return load_nightly(args.config, {}, given)
     return load_config(command.config, args.config, given)
 
 

@@ -68,7 +68,7 @@ COMMANDS = {
             home="runs",
             takes="nightly:NightlyConfig",
             json="print the night's record as JSON",
-            only=("night", "wait"),
+            only=("night", "check", "wait"),
             needs_config=True,
             config_help=(
                 "YAML file with options of score for all students, and a list students: [...], "
@@ -132,6 +132,10 @@ COMMANDS = {
             help="check student, data, store and cluster before a run and estimate its cost",
             home="runs",
             takes="score:ScoreConfig",
+            config_help=(
+                "YAML file with these options, or a nightly file, of which every student is "
+                "checked; the command line takes precedence"
+            ),
         ),
         Command(
             name="status",

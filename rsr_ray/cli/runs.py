@@ -44,20 +44,35 @@ def preview(config: PreviewConfig, as_json: bool) -> int:
     return 0
 
 
-def doctor(config: ScoreConfig, as_json: bool) -> int:
+def doctor(config: ScoreConfig | NightlyConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.doctor import print_doctor
-    from rsr_ray.run.doctor.doctor import Doctor
+    from rsr_ray.run.doctor.doctor import examine
 
-    doctor = Doctor(config)
-    doctor.examine()
+    if isinstance(config, NightlyConfig):
+        return _check_night(config, as_json)
+    found = examine(config)
     if as_json:
-        print(json.dumps(doctor.to_json()))
+        print(json.dumps(found.to_json()))
     else:
-        print_doctor(doctor, console())
-        if not doctor.failed:
+        print_doctor(found, console())
+        if not found.failed:
             print_next(score_line(config))
-    return int(doctor.failed)
+    return int(found.failed)
+
+
+def _check_night(config: NightlyConfig, as_json: bool) -> int:
+    """What doctor says of a nightly file."""
+    from rsr_ray.report.terminal.console import console
+    from rsr_ray.report.terminal.doctor import print_night_check
+    from rsr_ray.run.doctor.night import examine_night
+
+    found = examine_night(config)
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        print_night_check(found, console())
+    return int(found.failed)
 
 
 def score(config: ScoreConfig, as_json: bool = False) -> int:
@@ -107,6 +122,8 @@ def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) ->
 
 
 def nightly(config: NightlyConfig, as_json: bool) -> int:
+    if config.check:
+        return _check_night(config, as_json)
     from rsr_ray.decide.nights import HeldNight
     from rsr_ray.nightly import run_night
     from rsr_ray.report.terminal.console import console

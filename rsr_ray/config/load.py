@@ -21,8 +21,11 @@ def load_config(cls: type, path: str | None, given: Values) -> Any:
     return _build(cls, read_yaml(path) if path else {}, given, path)
 
 
-def load_nightly(path: str, given: Values) -> NightlyConfig:
-    """The nightly's YAML: options of `score` for all, `students` with those of each, its own."""
+def load_nightly(path: str, given: Values, of_all: Values | None = None) -> NightlyConfig:
+    """The nightly's YAML: options of `score` for all, `students` with those of each, its own.
+
+    `given` are options of the night, `of_all` those of each student; they win.
+    """
     values = read_yaml(path)
     own = {
         f.name: values.pop(f.name) for f in dataclasses.fields(NightlyConfig) if f.name in values
@@ -40,10 +43,15 @@ def load_nightly(path: str, given: Values) -> NightlyConfig:
                 f"--config {path}: {', '.join(sorted(common))} must be the same for all "
                 "students: move it to the top level, next to students:"
             )
-    students = tuple(_build(ScoreConfig, values | entry, {}, path) for entry in entries)
+    students = tuple(_build(ScoreConfig, values | entry, of_all or {}, path) for entry in entries)
     if isinstance(own.get("night"), datetime.date):
         own["night"] = str(own["night"])
     return _build(NightlyConfig, own, {"students": students, **given}, path)
+
+
+def has_students(path: str) -> bool:
+    """Whether a YAML file is that of a night. Raises UserError."""
+    return "students" in read_yaml(path)
 
 
 def read_yaml(path: str) -> Values:

@@ -26,6 +26,11 @@ class NightlyConfig:
         "three times as often",
         300,
     )
+    check: bool = option(
+        "check students, corpora, store, cluster and disk, estimate the time of each student, and "
+        "exit without scoring",
+        False,
+    )
     wait: int = option("seconds to wait for another nightly run on the store; 0: exit at once", 0)
 
     def __post_init__(self) -> None:

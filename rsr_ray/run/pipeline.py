@@ -37,7 +37,7 @@ from rsr_ray.store.lease import alone, at_work
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import n_rows
-from rsr_ray.student.facts import StudentFacts, identify, inspect_student
+from rsr_ray.student.facts import StudentFacts, identify, inspect_identified
 
 if TYPE_CHECKING:
     import ray.data
@@ -111,19 +111,18 @@ def find_student(run: Run, store: Store, place: Cluster | Encoder) -> tuple[Stud
     if last is not None and last.identity == run.identity:
         student = last.student
     else:
-        student = meet_student(config, place)
+        student = meet_student(config, run.identity, place)
     return student, find_dtype(config, student, last, place)
 
 
-def meet_student(config: ScoreConfig, place: Cluster | Encoder) -> StudentFacts:
+def meet_student(config: ScoreConfig, identity: str, place: Cluster | Encoder) -> StudentFacts:
     """Inspect a student that the store does not know.
 
     It has something to score: meanwhile the cluster connects, or the encoder starts.
     """
     pool = ThreadPoolExecutor(1)
-    inspected = pool.submit(
-        inspect_student, config.student, config.trust_remote_code, config.template_text
-    )
+    how = (config.student, config.trust_remote_code, config.template_text)
+    inspected = pool.submit(inspect_identified, identity, *how)
     pool.shutdown(wait=False)  # a command that is told to end does not wait for it
     if isinstance(place, Cluster):
         place.connect()

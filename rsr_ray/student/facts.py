@@ -1,6 +1,7 @@
 """What a run needs to know of a student before any weight is loaded."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -151,6 +152,14 @@ def identify(student: str, trust_remote_code: bool, chat_template: str | None = 
         rsr_ray.__version__,
     ]
     return hash_text(json.dumps(identity))
+
+
+@functools.lru_cache(maxsize=32)
+def inspect_identified(
+    identity: str, student: str, trust_remote_code: bool, chat_template: str | None = None
+) -> StudentFacts:
+    """`inspect_student`, once for as long as what `identify` says is the same."""
+    return inspect_student(student, trust_remote_code, chat_template)
 
 
 def n_parameters(source: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rsr_ray.config.score import ScoreConfig
-from rsr_ray.run.doctor.doctor import Doctor
+from rsr_ray.run.doctor.doctor import Examination, examine
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, write_many
@@ -34,11 +34,9 @@ def student_saying(tmp_path, **changes) -> str:
     return str(path.parent)
 
 
-def examined(tmp_path, **changes) -> Doctor:
+def examined(tmp_path, **changes) -> Examination:
     settings = {"student": str(DEMO_STUDENT), "store": str(tmp_path / "store"), "replicas": 1}
-    doctor = Doctor(ScoreConfig(**(settings | changes)))
-    doctor.examine()
-    return doctor
+    return examine(ScoreConfig(**(settings | changes)))
 
 
 def no_chat_template(tmp_path, corpus):
@@ -162,8 +160,18 @@ def test_all_is_well(local_ray, corpus, tmp_path):
     told = json.loads(rsr_ray("doctor", *options, "--json").stdout.splitlines()[-1])
     assert {finding["level"] for finding in told["findings"]} == {"ok"}
     assert 80 < told["estimate"]["trajectories"] < 160  # 120 of them
-    assert told["estimate"]["hours"] > 0
+    estimate = told["estimate"]
+    assert 0 < estimate["hours_low"] < estimate["hours"] < estimate["hours_high"]
     assert not (tmp_path / "store" / "scores").exists()
+
+
+def test_what_the_store_has_is_left_out_of_the_estimate(local_ray, corpus, tmp_path):
+    score(corpus, tmp_path / "store")
+    cost = examined(tmp_path, corpus=(str(corpus),)).cost
+    assert (cost.trajectories, cost.tokens, cost.hours_high) == (0, 0, 0)
+    write_many(tmp_path / "more", 6, 20, seed=1)
+    both = examined(tmp_path, corpus=(str(corpus), str(tmp_path / "more"))).cost
+    assert 80 < both.trajectories < 160  # 120 of 240
 
 
 def test_a_failure_is_exit_code_1(local_ray, tmp_path):

@@ -5,6 +5,7 @@ failure its own.
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from rsr_ray.config.load import load_nightly
 from rsr_ray.demo.corpus import conversation, make_problem
@@ -162,7 +164,7 @@ def test_a_night_with_nothing_new_starts_no_replica_and_reduces_nothing(
 def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(here, tmp_path):
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     students = [
-        {"student": str(tmp_path / "nobody")},
+        {"student": str(DEMO_STUDENT), "student_name": "lost", "corpus": str(tmp_path / "nowhere")},
         {"student": str(DEMO_STUDENT), "student_name": "one"},
     ]
     done = rsr_ray(
@@ -175,16 +177,135 @@ def test_a_student_that_fails_stops_no_other_and_the_exit_code_tells(here, tmp_p
     assert done.returncode == 1
     assert (
         done.stderr.splitlines()[-1]
-        == "rsr-ray: 1 of 2 students failed in night x: nobody; see above"
+        == "rsr-ray: 1 of 2 students failed in night x: lost; see above"
     )
-    assert "student nobody: student" in done.stdout
+    assert "student lost: corpus" in done.stdout
     assert "Traceback" not in done.stderr
     assert "Teachers for student one" in done.stdout
     record = json.loads((tmp_path / "store" / "nightly" / "x.json").read_text())
     assert record["students"]["one"]["equation"]["scored"] == 20
     assert len(stored(tmp_path / "store", "one")) == 20
     page = (tmp_path / "store" / "report" / "index.html").read_text()
-    assert "Night x: student nobody failed: student " in page
+    assert "Night x: student lost failed: corpus " in page
+
+
+def without_template(student: Path) -> str:
+    (student / "chat_template.jinja").unlink()
+    return "has no chat template; add a chat_template.jinja"
+
+
+def with_a_broken_template(student: Path) -> str:
+    (student / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}")
+    return "template"
+
+
+def with_a_tensor_renamed(student: Path) -> str:
+    weights = load_file(student / "model.safetensors")
+    weights = {key.replace("norm", "nrom"): values for key, values in weights.items()}
+    save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+    return "its weights do not match its model"
+
+
+def with_weights_cut_off(student: Path) -> str:
+    path = student / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    return "copy it again"
+
+
+def that_is_gone(student: Path) -> str:
+    shutil.rmtree(student)
+    return "no such folder"
+
+
+def that_cannot_be_read(student: Path) -> str:
+    (student / "config.json").unlink()
+    (student / "config.json").symlink_to("config.json")  # not even for root
+    return "config.json"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        without_template, with_a_broken_template, with_a_tensor_renamed, with_weights_cut_off,
+        that_is_gone, that_cannot_be_read,
+    ],
+    ids=lambda broken: broken.__name__,
+)  # fmt: skip
+def test_a_broken_second_student_ends_a_night_before_the_first_is_scored(here, tmp_path, broken):
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
+    second = tmp_path / "second"
+    says = broken(shutil.copytree(DEMO_STUDENT, second))
+    students = [{"student": str(DEMO_STUDENT), "student_name": "one"}, {"student": str(second)}]
+    path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students)
+    done = rsr_ray("nightly", "--config", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"student second ({second}): " in line
+    assert "student one" not in line
+    assert says in line
+    assert not [*tmp_path.glob("store/scores/**/*.parquet")]
+    assert not [*tmp_path.glob("store/runs/*.json")]
+    assert not [*tmp_path.glob("store/nightly/*.json")]
+    leases = [*tmp_path.glob("store/nightly/lease/*.json")]
+    assert [json.loads(path.read_text())["released"] for path in leases] == [True]
+
+
+def test_settings_that_the_store_refuses_end_a_night_before_any_student_is_scored(here, tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
+    path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store")
+    assert rsr_ray("nightly", "--config", path).returncode == 0
+    before = sorted(tmp_path.glob("store/**/*.parquet"))
+    write_shard(tmp_path / "corpus" / "b.jsonl", "B", range(20), "terse-7b")
+    two = {"student": str(DEMO_STUDENT), "student_name": "two", "r_max": 6}
+    students = [{"student": str(DEMO_STUDENT), "student_name": "one"}, two]
+    config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students)
+    done = rsr_ray("nightly", "--config", path)
+    assert done.returncode == 2
+    assert "student two (" in done.stderr
+    assert "under other settings" in done.stderr
+    assert sorted(tmp_path.glob("store/**/*.parquet")) == before
+    students[1] |= {"new_generation": True}
+    config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students)
+    assert rsr_ray("nightly", "--config", path).returncode == 0
+
+
+def test_a_nightly_file_is_checked_by_either_command_and_nothing_is_scored(here, tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(40), "terse-7b")
+    store = tmp_path / "store"
+    path = config_file(tmp_path, tmp_path / "corpus", store)
+    for command in (("nightly", "--check"), ("doctor",)):
+        done = rsr_ray(*command, "--config", path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1].startswith("The night is ready: 2 students; ")
+        told = json.loads(rsr_ray(*command, "--config", path, "--json").stdout)
+        assert told["ready"] is True
+        assert list(told["students"]) == ["one", "two"]
+        for student in told["students"].values():
+            assert {finding["level"] for finding in student["findings"]} == {"ok"}
+            assert student["estimate"]["hours_low"] < student["estimate"]["hours_high"]
+        both = [student["estimate"]["hours_high"] for student in told["students"].values()]
+        assert told["estimate"]["hours_high"] == pytest.approx(sum(both))
+    assert not [*store.glob("scores/**/*.parquet")]
+    # what the store has is not estimated again
+    assert rsr_ray("nightly", "--config", path).returncode == 0
+    done = rsr_ray("nightly", "--check", "--config", path)
+    assert done.stdout.count("nothing left to score: all of the corpus is in the store") == 2
+
+
+def test_a_check_goes_on_after_a_student_that_fails(here, tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
+    first = shutil.copytree(DEMO_STUDENT, tmp_path / "first")
+    without_template(first)
+    students = [{"student": str(first)}, {"student": str(DEMO_STUDENT), "student_name": "two"}]
+    path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", students=students)
+    done = rsr_ray("doctor", "--config", path)
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("The night is not ready: 1 of 2 students failed: first (student: ")
+    told = json.loads(rsr_ray("doctor", "--config", path, "--json").stdout)
+    ready = {name: student["ready"] for name, student in told["students"].items()}
+    assert (told["ready"], ready) == (False, {"first": False, "two": True})
+    assert told["estimate"] == {}
 
 
 @pytest.mark.parametrize(

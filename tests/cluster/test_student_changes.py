@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import rsr_ray.run.pipeline as pipeline
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import RunError, UserError
-from rsr_ray.run.doctor.doctor import Doctor
+from rsr_ray.run.doctor.doctor import examine
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, write_many
@@ -43,9 +43,8 @@ def test_a_renamed_checkpoint_is_refused_in_the_same_words(local_ray, corpus, st
     (line,) = done.stderr.strip().splitlines()
     assert "_orig_mod.model.embed_tokens.weight" in line
     assert not units(store)
-    doctor = Doctor(ScoreConfig(corpus=(str(corpus),), student=str(student), store=str(store)))
-    doctor.examine()
-    assert [f.says for f in doctor.findings if f.check == "student"] == [
+    found = examine(ScoreConfig(corpus=(str(corpus),), student=str(student), store=str(store)))
+    assert [f.says for f in found.findings if f.check == "student"] == [
         line.removeprefix("rsr-ray: ")
     ]
 

@@ -1,6 +1,7 @@
 """The engine with this student: against its full logits, and how fast."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +17,24 @@ from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.model import Student
 
 CHECKED_TOKENS = 64
-MEASURED_TOKENS = {"cuda": 65536, "cpu": 2048}
+# Timed are batches of about so many seconds, FEWEST_TIMED at least, until TIMED_SECONDS are over.
+BATCH_SECONDS = 1.0
+TIMED_SECONDS = 3.0
+FEWEST_TIMED = 3
+LEAST_TOKENS = 256  # of a timed batch
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a replica is, measured on a short sample."""
+    """How fast a replica is, from timed batches of the sample: all of them, the slowest, the
+    fastest.
+    """
 
     device: str
     tokens_per_second: float
+    slowest: float
+    fastest: float
+    longest_row: int  # tokens of the longest row timed
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,7 @@ def check_engine(
 
     Raises UserError, and RunError where the numbers are off.
     """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device()
     student = Student(
         facts.source,
         resources.dtype,
@@ -87,6 +95,16 @@ def check_engine(
     if not sample.ids:
         return None
     return measure_speed(student, sample, resources.batch_tokens, config.r_max, device)
+
+
+def _device() -> str:
+    """Where a replica would be on this machine; with one thread on a CPU, as a replica has."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"
 
 
 def compare(student: Student, ids: list[np.ndarray], batch_tokens: int, r_max: int) -> Difference:
@@ -125,16 +143,37 @@ def compare(student: Student, ids: list[np.ndarray], batch_tokens: int, r_max: i
 def measure_speed(
     student: Student, sample: EncodedSample, batch_tokens: int, r_max: int, device: str
 ) -> Speed:
-    """On the shortest rows, as many as have about MEASURED_TOKENS, one at least."""
-    measured: list[int] = []
-    total = 0
-    for i in np.argsort([len(row) for row in sample.ids]):
-        total += len(sample.ids[i])
-        if measured and total > MEASURED_TOKENS[device]:
-            break
-        measured.append(int(i))
-    ids = [sample.ids[i] for i in measured]
-    spans = [sample.spans[i] for i in measured]
-    begun = time.monotonic()
-    score_rows(student, ids, spans, Work(batch_tokens), r_max)
-    return Speed(device, sum(map(len, ids)) / (time.monotonic() - begun))
+    """Of batches of the sample's rows in random order; of a row longer than a batch, its end."""
+
+    def seconds(rows: list[int], most: int) -> tuple[int, float]:
+        """Tokens of these rows, of each at most so many, and the time they take."""
+        ids = [sample.ids[i][-most:] for i in rows]
+        spans = [np.maximum(sample.spans[i] - max(0, len(sample.ids[i]) - most), 1) for i in rows]
+        begun = time.monotonic()
+        score_rows(student, ids, spans, Work(batch_tokens), r_max)
+        return sum(map(len, ids)), time.monotonic() - begun
+
+    shortest = [int(np.argmin([len(row) for row in sample.ids]))]
+    seconds(shortest, LEAST_TOKENS)  # the first time is slower
+    tokens, took = seconds(shortest, LEAST_TOKENS)
+    most = min(batch_tokens, max(LEAST_TOKENS, int(BATCH_SECONDS * tokens / took)))
+    batches = _batches([min(len(row), most) for row in sample.ids], most)
+    timed: list[tuple[int, float]] = []
+    while len(timed) < FEWEST_TIMED or sum(took for _, took in timed) < TIMED_SECONDS:
+        timed.append(seconds(next(batches), most))
+    speeds = [tokens / took for tokens, took in timed]
+    in_all = sum(tokens for tokens, _ in timed) / sum(took for _, took in timed)
+    longest = min(most, max(map(len, sample.ids)))
+    return Speed(device, in_all, min(speeds), max(speeds), longest)
+
+
+def _batches(lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Rows by number, in random order again and again, with at most so many tokens together."""
+    rng = np.random.default_rng(0)
+    batch: list[int] = []
+    while True:
+        for i in map(int, rng.permutation(len(lengths))):
+            if batch and sum(lengths[j] for j in batch) + lengths[i] > most:
+                yield batch
+                batch = []
+            batch.append(i)

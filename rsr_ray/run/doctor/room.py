@@ -6,11 +6,14 @@ from pathlib import Path
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import counted
-from rsr_ray.files.objects import protocol_of
+from rsr_ray.files.objects import InputObject, protocol_of
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.findings import Findings
-from rsr_ray.run.resources import Resources, room_for, take
+from rsr_ray.run.here import resources_here
+from rsr_ray.run.resources import Resources, flops_of, room_for, take
+from rsr_ray.store.packs import files_of, find_packs
 from rsr_ray.store.store import Store
+from rsr_ray.store.units import Done, settle_units
 from rsr_ray.student.facts import StudentFacts, n_parameters
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -18,13 +21,26 @@ LARGE = 4 << 30  # weights above this are not loaded where there is no GPU
 ROW_BYTES = 200  # of a row in the store, about
 
 
-def check_cluster(findings: Findings, config: ScoreConfig) -> Resources:
-    """What the run would take of it. Raises UserError."""
+def check_cluster(
+    findings: Findings,
+    config: ScoreConfig,
+    facts: StudentFacts,
+    n_bytes: int,
+    cluster: Cluster | None,
+) -> Resources:
+    """What a run over `n_bytes` would take of it; None: it needs none. Raises UserError."""
+    if cluster is None:
+        here = resources_here(config)
+        findings.ok(
+            "cluster",
+            f"not needed: a run as small as this is scored here, without Ray, in {here.dtype}",
+        )
+        return here
     import ray
 
-    with Cluster(config.ray_address, config.log, verbose=config.verbose) as cluster:
+    with cluster:
         cluster.connect()
-        resources = take(config)
+        resources = take(config, flops_of(facts.source, n_bytes))
         have = ray.cluster_resources()
         room = room_for(resources.gpus_per_replica)
     each = resources.gpus_per_replica
@@ -45,17 +61,37 @@ def check_cluster(findings: Findings, config: ScoreConfig) -> Resources:
 
 
 def check_store(
-    findings: Findings, config: ScoreConfig, facts: StudentFacts, resources: Resources
-) -> None:
-    """Whether it can be written, and holds scores of these settings. Raises UserError."""
+    findings: Findings,
+    config: ScoreConfig,
+    facts: StudentFacts,
+    resources: Resources,
+    files: list[InputObject],
+) -> list[InputObject]:
+    """Whether it can be written, and holds scores of these settings; the files, or packs of them,
+    that it does not hold whole. Raises UserError.
+    """
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable("doctor")
     fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
     units = store.units_under(fingerprint, new_generation=config.new_generation)
+    left = _left(store, units, files, config.reading.label)
     findings.ok(
         "store",
-        f"can be read and written; has {len(units):,} work units under these settings",
+        f"can be read and written; has {len(units):,} work units under these settings; "
+        f"{len(files_of(left)):,} of {counted(len(files), 'shard')} to score",
     )
+    return left
+
+
+def _left(
+    store: Store, units: list[str], files: list[InputObject], label: str
+) -> list[InputObject]:
+    """What of a corpus is not wholly scored; `label` is that of its reading."""
+    packs, _ = find_packs(files, store, units)
+    packed = {file.uri for file in files_of(packs)}
+    done, _ = settle_units(units)
+    objects = [*(file for file in files if file.uri not in packed), *packs]
+    return [obj for obj in objects if not done.get((obj.key, obj.version + label), Done()).whole]
 
 
 def check_room(

@@ -18,10 +18,13 @@ from rsr_ray.corpus.shards import PARQUET, find_corpus
 from rsr_ray.encode.tokens import tokenize
 from rsr_ray.errors import BadRow, counted
 from rsr_ray.files.objects import InputObject, open_filesystem
+from rsr_ray.run.display import size
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.doctor.student import Renderer
 
-SAMPLE = 10  # rows that are encoded and shown
+SAMPLE = 48  # rows that are encoded
+SHARDS = 16  # that they are of, at most
+BEGINNING = 65536  # bytes of a shard that are looked at to see how it spells characters
 PACKED = (".gz", ".zst", ".bz2")
 
 
@@ -29,8 +32,18 @@ PACKED = (".gz", ".zst", ".bz2")
 class Sample:
     """Rows from shards all over a corpus."""
 
-    rows: list[Row]  # canonical
-    n_rows: float  # of the whole corpus, about
+    rows: list[Row] = field(default_factory=list)  # canonical
+    row_bytes: list[float] = field(default_factory=list)  # of each in its shard, about
+    files: list[InputObject] = field(default_factory=list)  # of the whole corpus
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def n_rows(self) -> float:
+        """Of the whole corpus, about."""
+        return self.n_bytes / float(np.mean(self.row_bytes)) if self.rows else 0.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,9 @@ class EncodedSample:
     """The sample as it is shown, and the tokens of those rows that can be scored."""
 
     shown: list[Shown] = field(default_factory=list)
-    ids: list[np.ndarray] = field(default_factory=list)  # int32 [T] a row
-    spans: list[np.ndarray] = field(default_factory=list)  # int32 [2S] a row
+    of_rows: list[np.ndarray | None] = field(default_factory=list)  # None: rejected
+    ids: list[np.ndarray] = field(default_factory=list)  # int32 [T] a row that is not
+    spans: list[np.ndarray] = field(default_factory=list)  # int32 [2S] of it
 
     def add(self, row: Row, renderer: Renderer) -> None:
         """Raises BadRow."""
@@ -59,9 +73,14 @@ class EncodedSample:
         tools = json.loads(row["tools"]) if row["tools"] else None
         found = renderer.find(turns, tools)
         ids, spans, *_ = tokenize(found, renderer.tokenizer, renderer.how)
+        self.of_rows.append(ids)
         self.ids.append(ids)
         self.spans.append(spans)
         self.shown.append(Shown(row["trajectory_id"], found.text, found.spans, None))
+
+    def reject(self, row: Row, detail: str) -> None:
+        self.of_rows.append(None)
+        self.shown.append(Shown(row["trajectory_id"], "", [], detail))
 
 
 def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
@@ -73,17 +92,14 @@ def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
     for note in plan.notes:
         findings.warn("corpus", note)
     chosen = [
-        objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SAMPLE)})
+        objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SHARDS)})
     ]
-    rows: list[Row] = []
-    bytes_a_row = []
+    sample = Sample(files=objects)
     for obj in chosen:
         some = _first_rows(findings, config, obj, -(-SAMPLE // len(chosen)))
-        rows += [canonical(row, obj, n, config.reading) for n, row in enumerate(some)]
-        if some:
-            bytes_a_row.append(obj.size / _rows_of(obj, some, config.s3_endpoint))
-    size = sum(obj.size for obj in objects)
-    n_rows = size / (sum(bytes_a_row) / len(bytes_a_row)) if bytes_a_row else 0.0
+        sample.rows.extend(canonical(row, obj, n, config.reading) for n, row in enumerate(some))
+        sample.row_bytes.extend(_bytes_of(obj, some, config.s3_endpoint) if some else [])
+    rows = sample.rows
     teachers = {row["teacher"] or "none" for row in rows}
     named = (
         f"{counted(len(teachers), 'teacher')} in a sample of {counted(len(rows), 'row')}: "
@@ -91,9 +107,9 @@ def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
     )
     findings.ok(
         "corpus",
-        f"{counted(len(objects), 'shard')} ({size / 1e6:,.1f} MB), read as {plan.shape}; {named}",
+        f"{counted(len(objects), 'shard')} ({size(sample.n_bytes)}), read as {plan.shape}; {named}",
     )
-    return Sample(rows, n_rows)
+    return sample
 
 
 def _first_rows(findings: Findings, config: ScoreConfig, obj: InputObject, most: int) -> list[Any]:
@@ -111,37 +127,54 @@ def _first_rows(findings: Findings, config: ScoreConfig, obj: InputObject, most:
     return some
 
 
-def _rows_of(obj: InputObject, some: list[Any], endpoint: str | None) -> float:
-    """About how many rows an object has, from its footer or from what some of its rows take."""
+def _bytes_of(obj: InputObject, some: list[Any], endpoint: str | None) -> list[float]:
+    """About how many bytes of an object each of some of its rows takes.
+
+    In Parquet all take the same, by the footer, because columns are compressed together.
+    """
     if obj.uri.lower().endswith(PARQUET):
         fs, path = open_filesystem(obj.uri, endpoint)
         with fs.open_input_file(path) as file:
-            return max(1.0, pq.ParquetFile(file).metadata.num_rows)
-    text = "".join(json.dumps(row, default=str) for row in some).encode()
+            n_rows = max(1, pq.ParquetFile(file).metadata.num_rows)
+        return [obj.size / n_rows] * len(some)
+    is_ascii = _is_ascii(obj, endpoint)
+    texts = [json.dumps(row, default=str, ensure_ascii=is_ascii).encode() for row in some]
+    whole = b"".join(texts)
     is_packed = obj.uri.lower().endswith(PACKED)
-    taken = len(zlib.compress(text)) if is_packed else len(text)
-    return max(1.0, obj.size / (taken / len(some)))
+    packing = len(zlib.compress(whole)) / len(whole) if is_packed else 1.0
+    return [packing * len(text) for text in texts]
+
+
+def _is_ascii(obj: InputObject, endpoint: str | None) -> bool:
+    """Whether a shard escapes what is not ASCII, as far as its beginning tells."""
+    fs, path = open_filesystem(obj.uri, endpoint)
+    try:
+        with fs.open_input_stream(path) as stream:
+            return bool(stream.read(BEGINNING).isascii())
+    except OSError:  # a shard that breaks off: reading its rows has said so
+        return True
 
 
 def check_rows(
     findings: Findings,
     renderer: Renderer,
-    rows: list[Row],
-    sample: EncodedSample,
+    sample: Sample,
+    encoded: EncodedSample,
     max_rejects: float,
 ) -> None:
-    """How many of the rows, canonical, can be scored; `sample` gets them encoded."""
+    """How many of the sample's rows can be scored; `encoded` gets them."""
+    rows = sample.rows
     rejects: Counter[str] = Counter()
     for row in rows:
         reason, detail = row["reject_reason"], row["reject_detail"]
         if not reason:
             try:
-                sample.add(row, renderer)
+                encoded.add(row, renderer)
                 continue
             except BadRow as e:
                 reason, detail = e.reason, str(e)
         rejects[f"{reason} ({detail})"] += 1
-        sample.shown.append(Shown(row["trajectory_id"], "", [], detail))
+        encoded.reject(row, detail)
     said = f"{len(rows) - rejects.total()} of {len(rows)} sampled rows can be scored"
     if not rejects:
         findings.ok("rows", said)

@@ -23,6 +23,7 @@ PROBE = [
     {"role": "assistant", "content": "<think>\nYes.\n</think>\n\nI am."},
 ]
 SHORT = [PROBE[0], {"role": "assistant", "content": "It is 4."}]
+SYSTEM = {"role": "system", "content": "Answer briefly."}
 
 
 class Renderer:
@@ -107,6 +108,24 @@ def check_template(findings: Findings, renderer: Renderer) -> None:
         "template",
         f"keeps the text of every answer, including the reasoning of {' and '.join(kept)}",
     )
+
+
+def check_renders(findings: Findings, renderer: Renderer) -> None:
+    """Whether the template renders a conversation of two words at all, if only after a system turn.
+
+    Raises BadRow.
+    """
+    try:
+        renderer.find(SHORT)
+    except BadRow:
+        if renderer.endless:
+            raise
+        try:
+            renderer.find([SYSTEM, *SHORT])
+            return
+        except BadRow:
+            pass
+        raise
 
 
 def _comes_back(text: str, tokenizer: Any) -> bool:
