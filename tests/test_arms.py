@@ -117,20 +117,24 @@ def test_arms_are_as_they_were_asked_for(match, disjoint):
     assert low < 0.3 < middle < 0.7 < high
 
 
-@pytest.mark.parametrize(
-    ("match", "k"),
-    [
-        (("prompts",), 1),
-        (("prompts",), 2),
-        (("prompts", "tokens"), 1),
-        pytest.param(("prompts", "tokens"), 2, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("match", [("prompts",), ("prompts", "tokens")])
 def test_arms_of_the_same_prompts(match, k):
     asked = config(arms=("low", "high", "random"), match=match, k=k, per_teacher=4, tolerance=0.05)
     request, chosen = check(planted(60, samples=3), asked)
     low, high, random = (request.place[rows].mean() for rows in chosen)
     assert low < 0.35 < random < 0.7 < high
+
+
+def test_the_same_prompts_of_a_large_pool_are_drawn_first():
+    """As one program of all arms it does not end."""
+    asked = config(
+        arms=("low", "high", "random"), match=("prompts", "tokens"), per_teacher=100, tolerance=1e-3
+    )
+    request, chosen = check(planted(3000, 8), asked)
+    assert blocks_of(request.pool, aimed(request, asked)) > 1
+    low, high, random = (request.place[rows].mean() for rows in chosen)
+    assert low < 0.2 < 0.4 < random < 0.6 < 0.8 < high
 
 
 def test_a_matched_arm_has_the_lengths_of_the_other():

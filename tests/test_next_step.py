@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from rsr_ray.cli import _config
 from rsr_ray.cli.answers import _choose_line, _load_line
-from rsr_ray.cli.next_step import command_line, score_line
+from rsr_ray.cli.next_step import score_line
 from rsr_ray.cli.parser import parse
 from rsr_ray.config.answers import ReportConfig, TeachersConfig
 from rsr_ray.config.choose import ChooseConfig
+from rsr_ray.config.command_line import command_line
 from rsr_ray.config.score import PreviewConfig, ScoreConfig
 
 from .conftest import few

@@ -7,8 +7,9 @@ far stays within the final tolerance of its share. So the last block meets both 
 cost is the choice between them: an arm has the lowest rows of each block, not of the whole pool.
 
 A large block is solved one arm after the other, each from the rows that are left, and an arm looks
-first at some of the best rows of each teacher and length. Where that finds nothing, the block is
-tried with all arms at once, and the pool in half as many blocks, at last in one.
+first at some of the best rows of each teacher and length. Where arms have the same prompts, these
+are drawn first, as many as the quotas take. Where that finds nothing, the block is tried with all
+arms at once, and the pool in half as many blocks, at last in one.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from rsr_ray.arms.problem import Pool, Solution, Wanted, ranks_of, solve
 TOGETHER = 1_500  # columns of a program of all arms: more are solved one arm after the other
 COLUMNS = 9_000  # of the programs of a block, which take a second or two
 MOST_COLUMNS = 50_000  # of one that is tried at all
+MOST_SHARED = 3_000  # the same, of arms that have the same prompts: minutes with more
 LEAST_QUOTA = 10  # rows of the most wanted teacher in a block: fewer would hardly be the lowest
 
 
@@ -43,7 +45,10 @@ def blocks_of(pool: Pool, wanted: Wanted) -> int:
     n_arms = len(pool.costs)
     of_teacher, of_bin = _most_likely(wanted.quotas)
     bins = int(pool.length_bin.max(initial=0)) + 1
-    looked_at = len(pool) if wanted.same_prompts else int((of_teacher + bins * of_bin).sum())
+    if wanted.same_prompts:
+        looked_at = int(_is_of_drawn_prompts(pool, wanted).sum())
+    else:
+        looked_at = int((of_teacher + bins * of_bin).sum())
     columns = n_arms * min(len(pool), looked_at)
     of_quotas = int(wanted.quotas.max()) // LEAST_QUOTA
     return max(1, min(-(-columns // COLUMNS), of_quotas))
@@ -104,9 +109,10 @@ def _of_block(wanted: Wanted, quotas: np.ndarray, done: np.ndarray, used: np.nda
 
 def solve_block(pool: Pool, wanted: Wanted, *, thorough: bool = True) -> Solution:
     """The arms of a block: if it is large one after the other, else, or if that fails, at once."""
-    if pool.costs.size > TOGETHER and not wanted.same_prompts and wanted.tolerance is None:
+    if pool.costs.size > TOGETHER and wanted.tolerance is None:
         found = _in_turn(pool, wanted, thorough)
-        if found.chosen is not None or found.is_proof:
+        is_hopeless = wanted.same_prompts and pool.costs.size > MOST_SHARED
+        if found.chosen is not None or found.is_proof or is_hopeless:
             return found
     return _one_program(pool, wanted, thorough)
 
@@ -116,23 +122,35 @@ def _in_turn(pool: Pool, wanted: Wanted, thorough: bool) -> Solution:
 
     If the first arm cannot be had even of all rows, that is a proof.
     """
+    drawn = _is_of_drawn_prompts(pool, wanted) if wanted.same_prompts else True
     chosen = np.zeros(pool.costs.shape, bool)
     control_of = dict(wanted.copies)
     cell = pool.teacher * (int(pool.length_bin.max()) + 1) + pool.length_bin
     for arm in sorted(range(len(chosen)), key=lambda arm: arm in control_of):
-        free = np.flatnonzero(_is_free(pool, wanted, chosen))
+        free = np.flatnonzero(_is_free(pool, wanted, chosen) & drawn)
         own = dataclasses.replace(pool.take(free), costs=pool.costs[[arm]][:, free])
         low, high = (edge if edge is None else edge[:, [arm]] for edge in (wanted.low, wanted.high))
-        alone = Wanted(wanted.quotas, wanted.k, "none", low=low, high=high)
+        alone = Wanted(wanted.quotas, wanted.k, "none", wanted.same_prompts, low=low, high=high)
         if arm in control_of:  # its quotas are those of teachers and lengths
             quotas = np.bincount(cell[chosen[control_of[arm]]], minlength=int(cell.max()) + 1)
             own = dataclasses.replace(own, teacher=cell[free])
             alone = dataclasses.replace(alone, quotas=quotas)
         found = _one_program(own, alone, thorough)
         if found.chosen is None:
-            return Solution(None, found.is_proof and not chosen.any())
+            is_proof = found.is_proof and not chosen.any() and not wanted.same_prompts
+            return Solution(None, is_proof)
         chosen[arm, free] = found.chosen[0]
     return Solution(chosen, False)
+
+
+def _is_of_drawn_prompts(pool: Pool, wanted: Wanted) -> np.ndarray:
+    """The rows of the first prompts in their random order, as many as arms of the same prompts
+    have; bool [N].
+    """
+    orders = np.unique(pool.order)
+    n_prompts = int(wanted.quotas.sum()) // wanted.k
+    most: np.ndarray = pool.order <= orders[min(n_prompts, len(orders)) - 1]
+    return most
 
 
 def _is_free(pool: Pool, wanted: Wanted, chosen: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rsr_ray.cli.next_step import command_line, print_next
+from rsr_ray.cli.next_step import print_next
 from rsr_ray.config.answers import (
     CompareConfig,
     CorrelateConfig,
@@ -18,6 +18,7 @@ from rsr_ray.config.answers import (
 )
 from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.config.choose import ChooseConfig, PoolConfig
+from rsr_ray.config.command_line import command_line
 from rsr_ray.errors import safe
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from rsr_ray.cli.next_step import command_line, print_next, score_line
+from rsr_ray.cli.next_step import print_next, score_line
+from rsr_ray.config.command_line import command_line
 from rsr_ray.config.demo import BenchConfig, DemoConfig
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.race import RaceConfig

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rsr_ray.config.command_line import command_line
+from rsr_ray.decide.advice import advice
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored, load_scored
@@ -67,6 +69,12 @@ class StudentReport:
     charts: dict[str, str] = field(default_factory=dict)  # name -> SVG
     empty: str | None = None  # why there is no ranking
     strata: StrataRanking | None = None  # if a column was asked for
+    choose: str | None = None  # the command that makes a training set of the advised teacher
+
+    @property
+    def advice(self) -> str | None:
+        """The answer as what to do; None if nothing is known of how sure it is."""
+        return self.ranking and advice(self.ranking)
 
     @property
     def answer(self) -> str:
@@ -239,9 +247,24 @@ def _with_ranking(
         said,
         ranking=ranking,
         points=points,
+        choose=_choose_line(store, ranking, settings),
         trajectories=shown,
         tokens=tokens,
         charts=_draw_charts(said, ranking, ranked, points, settings),
+    )
+
+
+def _choose_line(store: Store, ranking: Ranking, settings: Settings) -> str:
+    guard = ranking.degeneration
+    best = guard.without if guard and guard.warning and guard.without else ranking
+    return command_line(
+        "choose",
+        store=store.uri,
+        student=store.student_name,
+        by=None if settings.metric is RSR else settings.metric.name,
+        teachers=(best.teachers[0].teacher,),
+        out="sft",
+        s3_endpoint=store.endpoint,
     )
 
 
