@@ -6,7 +6,8 @@ What a command needs is imported when it runs, because --help may not wait for i
 import dataclasses
 import json
 
-from rsr_ray.cli.next_step import command_line, print_next
+from rsr_ray.cli.next_step import print_next
+from rsr_ray.config.command_line import command_line
 from rsr_ray.config.demo import MetricsConfig
 from rsr_ray.config.upkeep import CheckConfig, RejectsConfig, RescoreConfig, StatusConfig
 from rsr_ray.errors import RunError, counted
