@@ -4,6 +4,7 @@ comes true.
 
 import dataclasses
 import io
+import itertools
 import json
 import logging
 import random
@@ -43,7 +44,7 @@ def units_of(rng, n_shards, unit_rows=50):
                     file="", key=shard[0], version=shard[1], start=start, stop=stop,
                     last=stop == n_rows, share=stop / n_rows, n_rows=unit_rows,
                     n_scored=unit_rows - 1, n_tokens=n_tokens, n_prompt_tokens=10, rejected={},
-                    seconds=0, splits=0, padded=n_tokens + 100, positions=n_tokens,
+                    seconds=n_tokens / 5000, splits=0, padded=n_tokens + 100, positions=n_tokens,
                 )
             )  # fmt: skip
     return shards, units
@@ -115,6 +116,35 @@ def test_the_time_left_comes_true_from_a_third_of_the_run_on(seed, resumed, repl
         assert state.tokens_per_second_of_run == pytest.approx(5000, rel=0.05)
 
 
+@pytest.mark.parametrize("seed", range(few(20, 4)))
+def test_the_time_left_comes_true_where_each_shard_is_one_unit(seed):
+    """Also between units: what replicas have begun is taken as begun."""
+    rng = random.Random(seed)
+    shards, units = units_of(rng, 24)
+    whole = [
+        dataclasses.replace(
+            own[-1],
+            start=0,
+            n_rows=sum(u.n_rows for u in own),
+            n_tokens=sum(u.n_tokens for u in own),
+            seconds=sum(u.seconds for u in own),
+        )
+        for own in ([u for u in units if u.shard == shard] for shard in shards)
+    ]
+    clock = Clock()
+    run = follow(shards, dict.fromkeys(shards, 0), 2, clock)
+    began = clock.now + 25
+    done = finished(whole, 2, began)
+    ends = done[-1][0]
+    for (at, unit), (later, _) in itertools.pairwise(done):
+        clock.now = at
+        add(run, unit)
+        for now in (at, (at + later) / 2, later):
+            clock.now = now
+            if now - began > (ends - began) / 3 and ends - now > 0.1 * (ends - began):
+                assert run.state().seconds_left == pytest.approx(ends - now, rel=0.25)
+
+
 def test_before_the_first_unit_it_says_that_the_student_is_loaded():
     clock = Clock()
     run = follow({("k", "v"): 10}, {("k", "v"): 0}, 4, clock, "student 1 of 2, a")
@@ -124,6 +154,8 @@ def test_before_the_first_unit_it_says_that_the_student_is_loaded():
         "loading the student on 4 replicas",
         "1:10 min",
     ]
+    run.count_replicas = lambda: 3
+    assert run.state().parts[1] == "3 of 4 replicas alive, scoring the first units"
 
 
 def test_replicas_that_are_alive_are_said_where_they_are_known():

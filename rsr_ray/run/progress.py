@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from rsr_ray.errors import counted
 from rsr_ray.run.counts import Counts, WrittenUnit
 from rsr_ray.run.display import duration, size
 
@@ -45,11 +46,7 @@ class Scoring:
     def parts(self) -> list[str]:
         said = [self.label] if self.label else []
         if not self.scored and not self.rejected:
-            return [
-                *said,
-                f"loading the student on {self.replicas} replicas",
-                duration(self.seconds),
-            ]
+            return [*said, self._first_units, duration(self.seconds)]
         about = f" of about {self.of_trajectories:,}" if self.of_trajectories else ""
         said += [
             f"{self.share:.0%}",
@@ -77,6 +74,15 @@ class Scoring:
         return said
 
 
+    @property
+    def _first_units(self) -> str:
+        """What is done before anything is written."""
+        of = counted(self.replicas, "replica")
+        if not self.replicas_alive:
+            return f"loading the student on {of}"
+        return f"{self.replicas_alive:,} of {of} alive, scoring the first units"
+
+
 @dataclass
 class Progress:
     """Follows the units of a run as they are written. `state` may be asked by another thread."""
@@ -92,12 +98,13 @@ class Progress:
     shares: dict[tuple[str, str], float] = field(default_factory=dict)
     # of the shards begun, the last row scored
     stops: dict[tuple[str, str], int] = field(default_factory=dict)
-    # time, bytes and tokens when the first unit was there
-    at_first: tuple[float, float, int] | None = None
-    at_last: float = 0.0  # time of the last unit
+    # time and tokens when the first unit was there
+    at_first: tuple[float, int] | None = None
     # of the shards begun, time of their last unit
     at_unit: dict[tuple[str, str], float] = field(default_factory=dict)
-    # since the first unit: how long replicas had a shard to work on, all of them added up
+    # since when the replicas have worked on no shard, or on one without a unit so far
+    free_since: list[float] = field(default_factory=list)
+    # how long replicas took for the units written, all of them added up, waiting included
     busy_seconds: float = 0.0
     whole: int = 0  # shards that are done
     # time and tokens at the units of the last minute
@@ -108,21 +115,34 @@ class Progress:
         now = self.clock()
         shard = unit.shard
         tokens = self.counts.n_all_tokens
-        if self.at_first is not None:
-            self.busy_seconds += (now - self.at_last) * self._busy()
-        self.at_last = self.at_unit[shard] = now
+        if self.at_first is None:
+            self.at_first = now, tokens
+            self.free_since = [now - unit.seconds] * self.replicas
+        self.busy_seconds += now - self._since(unit)
+        if not unit.last:
+            self.at_unit[shard] = now
+        else:
+            self.free_since.append(now)
         self.shares[shard] = max(self.shares.get(shard, 0.0), unit.share)
         self.stops[shard] = max(self.stops.get(shard, 0), unit.stop)
         self.whole += unit.last
         self.recent.append((now, tokens))
         while now - self.recent[0][0] > NOW_SECONDS:
             self.recent.popleft()
-        if self.at_first is None:
-            self.at_first = now, self._own(), tokens
 
-    def _busy(self) -> int:
-        """Replicas that have a shard to work on: one is never shared out among several."""
-        return min(self.replicas, len(self.sizes) - self.whole)
+    def _since(self, unit: WrittenUnit) -> float:
+        """When a replica began with a unit: after the one before it in its shard, or as soon as
+        one was free, which may have waited for it.
+        """
+        before = self.at_unit.pop(unit.shard, None)
+        if before is not None:
+            return before
+        began = self.clock() - unit.seconds
+        if not self.free_since:
+            return began
+        since = min(self.free_since, key=lambda free: abs(free - began))
+        self.free_since.remove(since)
+        return since
 
     def _own(self) -> float:
         """Bytes that this run has done."""
@@ -145,24 +165,25 @@ class Progress:
         """Seconds until the last replica is done, at the speed of replicas so far, where each
         takes the next shard in turn; None before that is known. `own` are the bytes done.
         """
-        if self.at_first is None or not self.busy_seconds:
+        if self.busy_seconds <= 0 or own <= 0:
             return None
-        a_second = (own - self.at_first[1]) / self.busy_seconds  # bytes of one replica
-        if a_second <= 0:
-            return None
+        a_second = own / self.busy_seconds  # bytes of one replica
         now = self.clock()
         a_row = self._a_row()
         a_unit = self.busy_seconds / self.counts.n_units
         begun: list[float] = []  # of each shard, seconds until it is done
         waiting: list[float] = []
         for shard, n_bytes in self.sizes.items():
-            if shard in self.shares:
+            if shard in self.at_unit:
                 # worked on since its last unit, at most as long as one takes
                 since = min(now - self.at_unit[shard], a_unit)
                 begun.append(max(0.0, n_bytes * (1 - self.shares[shard]) / a_second - since))
-            else:
+            elif shard not in self.shares:
                 waiting.append(max(0.0, n_bytes - self.rows_before[shard] * a_row) / a_second)
-        return last_done(begun, waiting, self.replicas)
+        # the next shards are in the hands of the replicas that have written nothing of theirs yet
+        at_next = [now - since for since in sorted(self.free_since)]
+        begun += [max(0.0, all_of - some) for all_of, some in zip(waiting, at_next, strict=False)]
+        return last_done(begun, waiting[len(at_next) :], self.replicas)
 
     def state(self) -> Scoring:
         counts = self.counts
@@ -195,7 +216,7 @@ class Progress:
         """Tokens a second over the last minute and since the first unit; None before the second."""
         if self.at_first is None:
             return None, None
-        since, _, tokens = self.at_first
+        since, tokens = self.at_first
         n_tokens = self.counts.n_all_tokens
         if now <= since or n_tokens <= tokens:
             return None, None
