@@ -73,7 +73,6 @@ class Scoring:
             said.append(f"about {duration(self.seconds_left)} left")
         return said
 
-
     @property
     def _first_units(self) -> str:
         """What is done before anything is written."""
