@@ -63,18 +63,19 @@ def add(run, unit):
     run.add(unit)
 
 
-def finished(units, replicas, begun):
+def finished(units, replicas, begun, *, late=0.0, encoding=0.0):
     """The units as replicas finish them, with the time: each replica takes the next shard that no
-    other has, and scores 5,000 tokens a second.
+    other has, and scores 5,000 tokens a second. Each is ready so many seconds after the one before
+    it, and takes a share of the time more to read and encode.
     """
     shards = {}
     for unit in units:
         shards.setdefault(unit.key, []).append(unit)
-    free, done = [begun] * replicas, []
+    free, done = [begun + n * late for n in range(replicas)], []
     for own in shards.values():
         first = free.index(min(free))
         for unit in own:
-            free[first] += unit.n_tokens / 5000
+            free[first] += unit.n_tokens / 5000 * (1 + encoding)
             done.append((free[first], unit))
     return sorted(done, key=lambda unit: unit[0])
 
@@ -116,8 +117,9 @@ def test_the_time_left_comes_true_from_a_third_of_the_run_on(seed, resumed, repl
         assert state.tokens_per_second_of_run == pytest.approx(5000, rel=0.05)
 
 
+@pytest.mark.parametrize(("late", "encoding"), [(0.0, 0.0), (20.0, 0.15)])
 @pytest.mark.parametrize("seed", range(few(20, 4)))
-def test_the_time_left_comes_true_where_each_shard_is_one_unit(seed):
+def test_the_time_left_comes_true_where_each_shard_is_one_unit(seed, late, encoding):
     """Also between units: what replicas have begun is taken as begun."""
     rng = random.Random(seed)
     shards, units = units_of(rng, 24)
@@ -134,7 +136,7 @@ def test_the_time_left_comes_true_where_each_shard_is_one_unit(seed):
     clock = Clock()
     run = follow(shards, dict.fromkeys(shards, 0), 2, clock)
     began = clock.now + 25
-    done = finished(whole, 2, began)
+    done = finished(whole, 2, began, late=late, encoding=encoding)
     ends = done[-1][0]
     for (at, unit), (later, _) in itertools.pairwise(done):
         clock.now = at

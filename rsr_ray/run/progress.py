@@ -11,6 +11,7 @@ from rsr_ray.run.counts import Counts, WrittenUnit
 from rsr_ray.run.display import duration, size
 
 NOW_SECONDS = 60.0  # over which the speed of now is measured
+LAG = 1.0  # seconds by which a unit may be heard of later than another one
 QUEUE = 1000  # shards whose replicas are foreseen
 
 
@@ -116,12 +117,13 @@ class Progress:
         tokens = self.counts.n_all_tokens
         if self.at_first is None:
             self.at_first = now, tokens
-            self.free_since = [now - unit.seconds] * self.replicas
         self.busy_seconds += now - self._since(unit)
         if not unit.last:
             self.at_unit[shard] = now
         else:
             self.free_since.append(now)
+            if len(self.free_since) + len(self.at_unit) > self.replicas:
+                self.free_since.remove(min(self.free_since))
         self.shares[shard] = max(self.shares.get(shard, 0.0), unit.share)
         self.stops[shard] = max(self.stops.get(shard, 0), unit.stop)
         self.whole += unit.last
@@ -137,9 +139,10 @@ class Progress:
         if before is not None:
             return before
         began = self.clock() - unit.seconds
-        if not self.free_since:
+        earlier = [free for free in self.free_since if free <= began + LAG]
+        if not earlier:  # the first of a replica
             return began
-        since = min(self.free_since, key=lambda free: abs(free - began))
+        since = max(earlier)
         self.free_since.remove(since)
         return since
 
