@@ -74,7 +74,7 @@ class StudentReport:
     @property
     def advice(self) -> str | None:
         """The answer as what to do; None if nothing is known of how sure it is."""
-        return self.ranking and advice(self.ranking)
+        return advice(self.ranking) if self.ranking else None
 
     @property
     def answer(self) -> str:
