@@ -77,10 +77,10 @@ def test_ci_does_what_the_readme_says():
     assert "pip install -e '.[test]'" in command
     assert "pip install -q -e '.[test]'" in ci
     # All of it, in two calls, of which the first shares out the processors, and the second has
-    # every file in one part.
+    # every file in one half.
     expressions = re.findall(r'alone pytest -m "([a-z ]+)"', ci)
     assert expressions == ["not cluster and not browser or simulation", "cluster or browser"]
-    parts = " ".join(re.findall(r"^(?:first|second|third)=\((.+)\)$", ci, re.MULTILINE)).split()
+    parts = " ".join(re.findall(r"^(?:first|second)=\((.+)\)$", ci, re.MULTILINE)).split()
     found = [path for part in parts for path in sorted(REPOSITORY.glob(part))]
     there = [REPOSITORY / "tests" / "browser", *(REPOSITORY / "tests/cluster").glob("test_*.py")]
     assert sorted(found) == sorted(there)

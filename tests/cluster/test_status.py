@@ -46,7 +46,7 @@ def test_two_nights_of_which_a_student_fails_in_the_second(tmp_path):
         file.write("not json\nnor this\n")
     students = [
         {"student": str(DEMO_STUDENT), "student_name": "one", "max_rejects": 0.5},
-        {"student": str(tmp_path / "gone"), "student_name": "two"},
+        {"student": str(DEMO_STUDENT), "student_name": "two", "r_max": 5},
     ]
     path = config_file(tmp_path, tmp_path / "corpus", store, students=students)
     assert rsr_ray("nightly", "--config", path, "--night", "2").returncode == 1
@@ -60,7 +60,6 @@ def test_two_nights_of_which_a_student_fails_in_the_second(tmp_path):
     )
     kept = "rsr_run_success_timestamp_seconds two"
     assert second[kept] == first[kept] < second["rsr_run_ended_timestamp_seconds two"]
-    assert "rsr_run_tokens_per_second two" not in second  # nothing was scored: no speed, not 0
     asked = {name for name in series_in(queries()) if not name.startswith("ray_")}
     assert asked == {name.split()[0] for name in second}
 

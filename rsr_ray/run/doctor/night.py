@@ -86,8 +86,9 @@ def check_students(config: NightlyConfig) -> None:
             faults.append(f"student {student.student_name} ({student.student}): {says}")
     if faults:
         of = f"{len(faults)} of {counted(len(config.students), 'student')}"
+        why = "; ".join(faults).rstrip(".")
         raise UserError(
-            f"nothing was scored, because {of} cannot be: {'; '.join(faults)}. Fix this, or take "
+            f"nothing was scored, because {of} cannot be: {why}. Fix this, or take "
             f"{'it' if len(faults) == 1 else 'them'} out of the file, and rerun the command"
         )
 
