@@ -169,7 +169,12 @@ def scored_units(
     cluster.connect()
     run.use(take(config, flops_of(student.source, n_bytes)))
     with one_block_a_row():
-        return map(WrittenUnit.of, build_scores(todo, run, student, store).iter_rows())
+        written = build_scores(todo, run, student, store).iter_batches(
+            batch_size=None,
+            batch_format="pyarrow",
+            prefetch_batches=0,  # else a unit is heard of when the next one is written
+        )
+        return (WrittenUnit.of(row) for table in written for row in table.to_pylist())
 
 
 def make_teachers(store: Store, fingerprint: str, cluster: Cluster) -> pa.Table:
