@@ -169,7 +169,7 @@ def scored_units(
     cluster.connect()
     run.use(take(config, flops_of(student.source, n_bytes)))
     with one_block_a_row():
-        written = build_scores(todo, run, student, store).iter_batches(
+        written: Iterable[Any] = build_scores(todo, run, student, store).iter_batches(
             batch_size=None,
             batch_format="pyarrow",
             prefetch_batches=0,  # else a unit is heard of when the next one is written
