@@ -46,7 +46,7 @@ def blocks_of(pool: Pool, wanted: Wanted) -> int:
     of_teacher, of_bin = _most_likely(wanted.quotas)
     bins = int(pool.length_bin.max(initial=0)) + 1
     if wanted.same_prompts:
-        looked_at = int(_is_of_drawn_prompts(pool, wanted).sum())
+        looked_at = int(_is_of_first_prompts(pool, _n_prompts(wanted)).sum())
     else:
         looked_at = int((of_teacher + bins * of_bin).sum())
     columns = n_arms * min(len(pool), looked_at)
@@ -122,7 +122,7 @@ def _in_turn(pool: Pool, wanted: Wanted, thorough: bool) -> Solution:
 
     If the first arm cannot be had even of all rows, that is a proof.
     """
-    drawn = _is_of_drawn_prompts(pool, wanted) if wanted.same_prompts else True
+    drawn = _is_of_first_prompts(pool, _n_prompts(wanted)) if wanted.same_prompts else True
     chosen = np.zeros(pool.costs.shape, bool)
     control_of = dict(wanted.copies)
     cell = pool.teacher * (int(pool.length_bin.max()) + 1) + pool.length_bin
@@ -143,14 +143,16 @@ def _in_turn(pool: Pool, wanted: Wanted, thorough: bool) -> Solution:
     return Solution(chosen, False)
 
 
-def _is_of_drawn_prompts(pool: Pool, wanted: Wanted) -> np.ndarray:
-    """The rows of the first prompts in their random order, as many as arms of the same prompts
-    have; bool [N].
-    """
+def _n_prompts(wanted: Wanted) -> int:
+    """Prompts of arms that have the same ones."""
+    return int(wanted.quotas.sum()) // wanted.k
+
+
+def _is_of_first_prompts(pool: Pool, most: int) -> np.ndarray:
+    """The rows of the first so many prompts in their random order; bool [N]."""
     orders = np.unique(pool.order)
-    n_prompts = int(wanted.quotas.sum()) // wanted.k
-    most: np.ndarray = pool.order <= orders[min(n_prompts, len(orders)) - 1]
-    return most
+    first: np.ndarray = pool.order <= orders[min(most, len(orders)) - 1]
+    return first
 
 
 def _is_free(pool: Pool, wanted: Wanted, chosen: np.ndarray) -> np.ndarray:
@@ -189,9 +191,8 @@ def _likely(pool: Pool, wanted: Wanted) -> np.ndarray:
     if pool.costs.size <= TOGETHER:
         return ~allowed
     if wanted.same_prompts:
-        orders = np.unique(pool.order)
         most = 3 * int(wanted.quotas.sum()) // wanted.k + 10
-        allowed[:] = pool.order <= orders[min(most, len(orders)) - 1]
+        allowed[:] = _is_of_first_prompts(pool, most)
         return allowed
     of_teacher, of_bin = _most_likely(wanted.quotas)[:, pool.teacher]
     cell = pool.teacher * (int(pool.length_bin.max()) + 1) + pool.length_bin

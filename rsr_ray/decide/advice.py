@@ -6,6 +6,14 @@ SHORTER = 0.8  # times as long as the first's: an answer from which length is wo
 NAMED = 3  # teachers that are named before they are only counted
 
 
+def advised(ranking: Ranking) -> Ranking:
+    """The ranking whose first teacher is advised: that without degenerate trajectories, if the
+    first of all is first only because of them.
+    """
+    guard = ranking.degeneration
+    return guard.without if guard and guard.warning and guard.without else ranking
+
+
 def advice(ranking: Ranking) -> str | None:
     """The answer in plain words; None if it is not known how sure the order is, or if another
     teacher may be first only because of degenerate trajectories.
@@ -17,8 +25,8 @@ def advice(ranking: Ranking) -> str | None:
     if guard and guard.n_degenerate:
         if guard.without is None:
             return None
-        if guard.warning:
-            best = advice(guard.without)
+        if (others_alone := advised(ranking)) is not ranking:
+            best = advice(others_alone)
             return best and f"{best} {first.teacher} ranks first only with degenerate trajectories."
         if guard.without.teachers[0].teacher != first.teacher:
             return None

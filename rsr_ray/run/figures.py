@@ -43,7 +43,7 @@ def run_figures(run: "Run", error: str | None, place_changes: int | None) -> Run
     n_rejected = run.rejected.total()
     n_new = run.n_scored + n_rejected
     n_gpus = resources.replicas * resources.gpus_per_replica
-    teachers = None if error and run.teachers is None else run.teachers
+    teachers = run.teachers
     return RunFigures(
         run_id=run.run_id,
         ended=_now(),

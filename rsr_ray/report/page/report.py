@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rsr_ray.config.command_line import command_line
-from rsr_ray.decide.advice import advice
+from rsr_ray.decide.advice import advice, advised
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored, load_scored
@@ -255,14 +255,12 @@ def _with_ranking(
 
 
 def _choose_line(store: Store, ranking: Ranking, settings: Settings) -> str:
-    guard = ranking.degeneration
-    best = guard.without if guard and guard.warning and guard.without else ranking
     return command_line(
         "choose",
         store=store.uri,
         student=store.student_name,
         by=None if settings.metric is RSR else settings.metric.name,
-        teachers=(best.teachers[0].teacher,),
+        teachers=(advised(ranking).teachers[0].teacher,),
         out="sft",
         s3_endpoint=store.endpoint,
     )
