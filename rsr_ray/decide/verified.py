@@ -1,21 +1,18 @@
 """verified: which of the scored trajectories the corpus calls right, read from its shards."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from rsr_ray.config.options import as_mapping
-from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.verdicts import columns_read, says, scored_rows
+from rsr_ray.decide.reread import readings_of, way_of
 from rsr_ray.decide.scored import READERS, Scored
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject, version_of
 from rsr_ray.store.packs import stored_packs
 from rsr_ray.store.store import Store
-from rsr_ray.store.units import AS_IT_IS, reading_of
 
 
 class Shard(NamedTuple):
@@ -23,7 +20,7 @@ class Shard(NamedTuple):
 
     source: str
     version: str
-    way: str  # in which it was read: see `_way`
+    way: str  # in which it was read: see `way_of`
 
 
 def read_verdicts(store: Store, scored: Scored, column: str) -> np.ndarray:
@@ -33,7 +30,14 @@ def read_verdicts(store: Store, scored: Scored, column: str) -> np.ndarray:
     nothing of any, or something else of one, and if a shard is not as it was scored.
     """
     shards = _shards(store, scored)
-    readings = _readings(store, {shard.way for shard in shards})
+    ways = {shard.way for shard in shards}
+    readings = readings_of(store, ways)
+    if ways - {*readings}:
+        raise UserError(
+            f"--verified: store {store.uri} lacks the record of the run with the --columns or "
+            "--roles of some rows, which are needed to read them again: score the corpus into a "
+            "new store"
+        )
     source_row = scored.rows["source_row"].to_numpy()
     verdicts = np.full(len(source_row), np.nan)
 
@@ -68,7 +72,7 @@ def _shards(store: Store, scored: Scored) -> dict[Shard, list[int]]:
     for (source, unit), some in of_places.items():
         pack = packs.get(unit[:16])
         members = {file.uri: file.version for file in pack.members} if pack else {}
-        shard = Shard(source, members.get(source, unit[17:29]), _way(reading_of(unit)))
+        shard = Shard(source, members.get(source, unit[17:29]), way_of(unit))
         shards[shard] += some
     return shards
 
@@ -83,33 +87,3 @@ def _check_unchanged(shard: Shard, endpoint: str | None) -> None:
             else "was replaced since it was scored: run rsr-ray score on it as it is now"
         )
         raise UserError(f"--verified: shard {shard.source} {what}")
-
-
-def _readings(store: Store, ways: Iterable[str]) -> dict[str, Reading]:
-    """How rows were read, by what the names of units say of it, from the records of runs.
-
-    Raises UserError if no record tells.
-    """
-    found = {AS_IT_IS: Reading()}
-    missing = {*ways} - {*found}
-    for config in store.run_configs() if missing else ():
-        columns, roles = (
-            as_mapping(tuple(config.get(name) or ())) for name in ("columns", "roles")
-        )
-        reading = Reading(columns=columns, roles=roles)
-        found[_way(reading.label)] = reading
-        missing.discard(_way(reading.label))
-        if not missing:
-            break
-    if missing:
-        raise UserError(
-            f"--verified: store {store.uri} lacks the record of the run with the --columns or "
-            "--roles of some rows, which are needed to read them again: score the corpus into a "
-            "new store"
-        )
-    return found
-
-
-def _way(reading: str) -> str:
-    """What the label of a reading says of columns and roles; who the teacher is moves no row."""
-    return reading[7:] or AS_IT_IS

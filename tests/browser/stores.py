@@ -2,6 +2,7 @@
 and nights.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.reading import Reading
+from rsr_ray.files.objects import InputObject
 from rsr_ray.schema import SCORES, TEACHERS, TOKENS
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
@@ -80,9 +84,10 @@ def write_store(
     words: list[str] | None = None,
     surprisal: Callable[[np.ndarray], np.ndarray] = by_turns,
     n_nights: int = 0,
+    corpus: Path | None = None,
 ) -> Store:
     """A store of these rows in UNITS units; with `words`, token scores: these words by turns,
-    and `surprisal` of their positions.
+    and `surprisal` of their positions; with `corpus`, that JSONL file as what was scored.
     """
     store = Store(str(folder), student, None)
     rows = rows.reset_index(drop=True).reindex(
@@ -93,6 +98,8 @@ def write_store(
         rows.index,
         FINGERPRINT,
     )
+    if corpus:
+        rows["source"], rows["content"] = str(corpus), write_corpus(corpus, rows)
     records = [
         _with_means({name: value for name, value in row.items() if not pd.isna(value)})
         for row in rows.to_dict("records")
@@ -122,6 +129,25 @@ def write_store(
     for night in range(n_nights):
         _write_night(store, f"2026-11-{night + 1:02d}", table, turned=night % 2 == 1)
     return store
+
+
+def answer_of(row: Any) -> str:
+    """What a teacher says to a prompt: a line for each ten tokens."""
+    n = 1 if pd.isna(row.n_tokens) else int(row.n_tokens)
+    steps = (f"Step {i}: {row.teacher} adds {i} and {i + 1}." for i in range(1, 2 + n // 10))
+    return "<think>\n" + "\n".join(steps) + f"\n</think>\n\nSo the answer is **{n}**."
+
+
+def write_corpus(path: Path, rows: pd.DataFrame) -> list[str | None]:
+    """A row of JSON for each row; returns what the store keeps of each: the hash of its content."""
+    obj, kept = InputObject(uri=str(path), version="", size=0), []
+    with path.open("w") as file:
+        for n, row in enumerate(rows.itertuples()):
+            said = {"prompt": f"What is the sum of task {row.prompt_id}?", "teacher": row.teacher}
+            said["response"] = answer_of(row)
+            file.write(f"{json.dumps(said)}\n")
+            kept.append(canonical(said, obj, n, Reading())["content"])
+    return kept
 
 
 def _with_means(row: dict[str, Any]) -> dict[str, Any]:

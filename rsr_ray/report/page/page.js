@@ -1,4 +1,10 @@
 "use strict";
+const clearFilters = (table) => {
+  const id = table.id.replace(/:table$/, "");
+  const search = document.querySelector(`[data-filter="${id}"]`);
+  search.value = document.querySelector(`select[data-side="${id}"]`).value = "";
+  search.dispatchEvent(new Event("input"));
+};
 for (const table of document.querySelectorAll("table.trajectories")) {
   const id = table.id.replace(/:table$/, "");
   const body = table.tBodies[0];
@@ -39,7 +45,7 @@ const viewer = document.getElementById("viewer");
 const text = document.getElementById("viewer-text");
 const strip = document.getElementById("viewer-strip");
 const status = document.getElementById("viewer-status");
-const all = JSON.parse(document.getElementById("tokens").textContent);
+const all = JSON.parse(document.getElementById("contents").textContent);
 let tokens = null;
 let spans = []; // of the tokens shown
 let positions = []; // of them in the whole trajectory
@@ -51,6 +57,8 @@ const code = (c) => `\\u{${c.codePointAt(0).toString(16)}}`;
 // Line breaks, marks of direction and the like would otherwise be invisible or turn the line around.
 const spelt = (token) => JSON.stringify(token).replace(/\p{C}/gu, code);
 const visible = (token) => token.replace(/\r\n|[\p{C}\u2028\u2029]/gu, (c) => ({ "\n": "⏎\n", "\r\n": "⏎\n", "\t": "⇥\t" })[c] ?? code(c)) || "·";
+// Of a text to be read: its line breaks, and what joins letters and emoji, stay.
+const readable = (said) => said.replace(/(?![\n\t\u200c\u200d])[\p{C}\u2028\u2029]/gu, code);
 const level = (value, limits) => limits.filter((limit) => value >= limit).length;
 const look = (surprisal, rank) => `s${level(surprisal, [0.5, 1, 2, 4, 8])} r${level(rank, [2, 11, 101])}`;
 const element = (name, className, content) => Object.assign(document.createElement(name), { className, textContent: content });
@@ -68,7 +76,7 @@ const walk = (to, block = "nearest") => {
 text.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[event.key];
   const part = { PageDown: starts.find((n) => n > at), PageUp: starts.findLast((n) => n < at) }[event.key];
-  if (step === undefined && part === undefined) return;
+  if (!spans.length || (step === undefined && part === undefined)) return;
   event.preventDefault();
   if (part === undefined) walk(at + step);
   else walk(part, "center");
@@ -118,18 +126,62 @@ const drawText = () => {
   }
   text.replaceChildren(...drawn, ...leftOut(tokens.n - end));
 };
-document.addEventListener("click", (event) => {
-  const button = event.target.closest(".open");
-  if (!button) return;
-  tokens = all[button.dataset.tokens];
+const show = (link) => {
+  const shown = all[link.id];
+  tokens = shown.tokens;
   at = -1;
-  drawStrip();
-  drawText();
-  const whole = spans.length === tokens.n;
-  const part = whole ? "" : `, ${count(spans.length)} of ${count(tokens.n)} tokens`;
-  document.getElementById("viewer-title").textContent = `${button.closest("tr").cells[0].textContent}: ${button.textContent}${part}`;
-  status.textContent = `Use the arrow keys to move through the tokens${whole ? "" : ", Page Up and Page Down to move through the parts"}; click a token to see its values.`;
-  viewer.showModal();
+  spans = [];
+  let part = "";
+  if (tokens) {
+    drawStrip();
+    drawText();
+    const whole = spans.length === tokens.n;
+    part = whole ? "" : `, ${count(spans.length)} of ${count(tokens.n)} tokens`;
+    status.textContent = `Use the arrow keys to move through the tokens${whole ? "" : ", Page Up and Page Down to move through the parts"}; click a token to see its values.`;
+  } else {
+    text.replaceChildren(...(shown.text ?? []).flatMap(([role, said, leftOut]) => [
+      ...(role ? [element("div", "role", role)] : []),
+      element("div", "said", readable(said)),
+      ...(leftOut ? [element("div", "out", `… ${count(leftOut)} character${leftOut > 1 ? "s" : ""} left out …`)] : []),
+    ]));
+    status.textContent = shown.text ? "Text from the corpus, without token scores." : `The text cannot be shown: ${shown.missing}.`;
+  }
+  text.setAttribute("aria-label", tokens ? "Tokens; use the arrow keys to move through them" : "Text of the trajectory");
+  text.hidden = !tokens && !shown.text;
+  document.getElementById("viewer-tokens").hidden = !tokens;
+  document.getElementById("viewer-title").textContent = `${link.closest("tr").cells[0].textContent}: ${link.textContent}${part}`;
+  document.getElementById("viewer-source").textContent = `Source: ${shown.source}, row ${count(shown.row)} (counted from 0)`;
+  document.getElementById("viewer-link").href = link.href;
+  if (!viewer.open) viewer.showModal();
   text.scrollTop = 0;
-  text.focus();
+  if (!text.hidden) text.focus();
+};
+
+// A permalink opens what it points to, whatever is folded, filtered out, or a trajectory.
+const follow = () => {
+  const target = document.getElementById(location.hash.slice(1));
+  for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  const row = target?.closest("tr");
+  if (row?.hidden) clearFilters(row.closest("table"));
+  target?.scrollIntoView();
+  if (target?.matches(".open")) show(target);
+  else if (viewer.open) viewer.close();
+  if (!target && location.hash.includes(":trajectory:")) say("That trajectory is not on this page: it is no longer among the best and the worst.");
+};
+const copied = document.getElementById("copied");
+const say = (words) => {
+  (viewer.open ? viewer : document.body).append(copied);
+  copied.textContent = words;
+};
+viewer.addEventListener("close", () => {
+  copied.textContent = "";
+  if (all[location.hash.slice(1)]) history.replaceState(null, "", location.pathname + location.search);
 });
+addEventListener("hashchange", follow);
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest(".permalink");
+  if (!link) return;
+  const words = await navigator.clipboard?.writeText(link.href).then(() => "Link copied.", () => null);
+  say(words ?? "Copy the link from the address bar.");
+});
+if (location.hash) follow();

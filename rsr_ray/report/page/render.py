@@ -13,7 +13,9 @@ from rsr_ray.decide.strata_in_words import in_words
 from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.strata import usual_difference
+from rsr_ray.report.page.contents import said_of
 from rsr_ray.report.page.report import Report, StudentReport
+from rsr_ray.report.page.trajectories import ShownTrajectory, short_hash
 from rsr_ray.report.terminal.formats import coefficient, number, percent
 from rsr_ray.report.terminal.ranking import about_places, place_range, share_of
 
@@ -57,19 +59,30 @@ FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes fo
 
 def as_html(report: Report) -> str:
     """The page: it loads nothing from anywhere."""
-    tokens = {
-        f"{student.student}/{i}": shown.to_json()
+    contents = {
+        f"student:{student.student}:trajectory:{row.link}": _contents_to_json(student, i, row)
         for student in report.students
-        for i, shown in sorted(student.tokens.items())
+        for i, row in enumerate(student.trajectories)
     }
     template = _environment().get_template("page.html.jinja")
     return template.render(
         **vars(report),
         css=_part("css"),
         js=_part("js"),
-        tokens=tokens,
+        contents=contents,
         version=rsr_ray.__version__,
     )
+
+
+def _contents_to_json(student: StudentReport, i: int, row: ShownTrajectory) -> dict[str, Any]:
+    """What the viewer shows of student.trajectories[i], as page.js reads it."""
+    shown = {"source": safe(row.source), "row": row.source_row}
+    contents = student.contents
+    if i in contents.tokens:
+        return shown | {"tokens": contents.tokens[i].to_json()}
+    if i in contents.texts:
+        return shown | {"text": contents.texts[i]}
+    return shown | {"missing": safe(contents.missing[i])}
 
 
 def _part(name: str) -> str:
@@ -102,6 +115,8 @@ def _environment() -> "Environment":
         "in_words": in_words,
         "usual_difference": usual_difference,
         "share": share_of,
+        "said_of": said_of,
+        "short_hash": short_hash,
     }
     return environment
 

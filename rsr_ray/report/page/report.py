@@ -20,15 +20,10 @@ from rsr_ray.report.page.charts.places import draw_places
 from rsr_ray.report.page.charts.plane import draw_plane
 from rsr_ray.report.page.charts.strata import draw_strata
 from rsr_ray.report.page.charts.whiskers import draw_whiskers
+from rsr_ray.report.page.contents import Contents, Sources, find_contents
 from rsr_ray.report.page.nights import ShownLastNight, ShownNight, comparable, nights_of
 from rsr_ray.report.page.summaries import Point, RankedScores, points_of, sample_of, spreads_of
-from rsr_ray.report.page.trajectories import (
-    ShownTokens,
-    ShownTrajectory,
-    shown_trajectories,
-    stored_tokens,
-    tokens_of,
-)
+from rsr_ray.report.page.trajectories import ShownTrajectory, shown_trajectories
 from rsr_ray.report.terminal.night import changes_in_words
 from rsr_ray.report.terminal.ranking import unscored
 from rsr_ray.run.display import each
@@ -36,9 +31,6 @@ from rsr_ray.schema import REJECT_REASONS
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
-
-TOKENS_SHOWN = 50_000  # over all trajectories of the page: about 25 bytes each
-TOKENS_EACH = 1_500
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class StudentReport:
     ranking: Ranking | None = None  # None if no trajectory was scored
     points: list[Point] = field(default_factory=list)  # of the ranked teachers, best first
     trajectories: list[ShownTrajectory] = field(default_factory=list)
-    tokens: dict[int, ShownTokens] = field(default_factory=dict)  # of trajectories[i], by i
+    contents: Contents = field(default_factory=Contents)  # of `trajectories`
     charts: dict[str, str] = field(default_factory=dict)  # name -> SVG
     empty: str | None = None  # why there is no ranking
     strata: StrataRanking | None = None  # if a column was asked for
@@ -135,7 +127,7 @@ class Settings:
     seed: int
     teachers: Collection[str]  # the only ones it ranks, if any are given
     tokens_from: str | None
-    tokens_shown: int  # of one student, over all its trajectories
+    share: float  # of the page, that a student has for its trajectories
     charts: Charts
     by_stratum: str | None = None
     stratum_weights: Mapping[str, float] | None = None
@@ -159,12 +151,12 @@ def make_report(
     `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
     `rank_teachers` has ranked already, in just this way; `charts` has those drawn before. If the
     store has no token scores, those of the shown trajectories come from the student `tokens_from`,
-    if it is given. `by_stratum` is a column that --stratum kept, `stratum_weights` as `rank_strata`
+    if it is given, or else their text is read from the corpus. `by_stratum` is a column that --stratum kept, `stratum_weights` as `rank_strata`
     has them. Raises UserError.
     """
     history = History(stores[0].uri, stores[0].endpoint)
     night = ShownLastNight.of(history)
-    share = TOKENS_SHOWN // len(stores)
+    share = 1 / len(stores)
     charts = charts or Charts()
     settings = Settings(
         metric, confidence, seed, teachers, tokens_from, share, charts, by_stratum, stratum_weights
@@ -240,7 +232,8 @@ def _with_ranking(
     order = [scored.teachers.index(t.teacher) for t in ranking.teachers]
     ranked = RankedScores(scored, values, order)
     shown = shown_trajectories(ranked, metric)
-    tokens = _find_tokens(store, shown, said.run, settings)
+    mean_tokens = float(scored.columns["n_tokens"].mean())
+    sources = Sources(settings.tokens_from, said.run, mean_tokens, settings.share)
     points = points_of(ranked)
     said = replace(said, strata=_rank_strata(scored, settings))
     return replace(
@@ -249,7 +242,7 @@ def _with_ranking(
         points=points,
         choose=_choose_line(store, ranking, settings),
         trajectories=shown,
-        tokens=tokens,
+        contents=find_contents(store, shown, sources),
         charts=_draw_charts(said, ranking, ranked, points, settings),
     )
 
@@ -277,23 +270,6 @@ def _rank_strata(scored: Scored, settings: Settings) -> StrataRanking | None:
         confidence=settings.confidence,
         seed=settings.seed,
     )
-
-
-def _find_tokens(
-    store: Store, shown: list[ShownTrajectory], run: RunRecord | None, settings: Settings
-) -> dict[int, ShownTokens]:
-    """The tokens of shown[i] by i: those in the store, or else those of the student
-    `tokens_from`, if it is given.
-    """
-    most = min(TOKENS_EACH, settings.tokens_shown // max(1, len(shown)))
-    tokens = stored_tokens(store, shown, most)
-    if len(tokens) == len(shown) or not settings.tokens_from or not run:
-        return tokens
-    from rsr_ray.report.page.tokens import score_again
-
-    r_max = run.config["r_max"]
-    again = score_again(shown, run, settings.tokens_from)
-    return tokens | {i: tokens_of(row, most, r_max) for i, row in again}
 
 
 def _draw_charts(

@@ -1,21 +1,17 @@
 """Token scores of a few stored trajectories, by the student itself, where the store has none."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from rsr_ray.config.score import ScoreConfig
-from rsr_ray.corpus.canonical import canonical
-from rsr_ray.corpus.row_faults import Row, Unreadable
-from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.encode.encode import encode_row
 from rsr_ray.encode.how import How
 from rsr_ray.engine.scoring import Work
 from rsr_ray.engine.windows import score_windows
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import InputObject
-from rsr_ray.report.page.trajectories import ShownTrajectory
 from rsr_ray.run.score import Wanted
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.student.facts import StudentFacts, inspect_student
@@ -26,12 +22,12 @@ BATCH_TOKENS = 4096
 
 
 def score_again(
-    shown: list[ShownTrajectory], run: RunRecord, student: str
+    rows: Mapping[int, Row], run: RunRecord, student: str
 ) -> Iterator[tuple[int, Row]]:
-    """Of trajectories that a run has scored: i, and shown[i]'s tokens as a TOKENS row has them.
+    """Of READ_ROWS values that a run has scored, by i: i, and the tokens as a TOKENS row has them.
 
-    Runs in this process, on a GPU if there is one. A trajectory whose shard is no longer what it
-    was is left out. Raises UserError if the student is another than the one that gave the scores.
+    Runs in this process, on a GPU if there is one. Raises UserError if the student is another than
+    the one that gave the scores.
     """
     config = ScoreConfig.from_json(run.config | {"student": student})  # from another place
     facts = inspect_student(student, config.trust_remote_code, config.template_text)
@@ -45,11 +41,9 @@ def score_again(
     tokenizer = load_tokenizer(facts.source, how.chat_template, how.proof)
     replica = _load(facts, dtype, config)
     window = Wanted.of(config, run.max_length).window
-    for i, row in _read(shown, config):
+    for i, row in rows.items():
         encoded = encode_row(row, tokenizer, how)
         if encoded["reject_reason"] is not None:
-            continue
-        if encoded["trajectory_id"] != shown[i].trajectory_id:
             continue
         (tokens,) = score_windows(
             replica, [encoded["input_ids"]], [encoded["spans"]], Work(BATCH_TOKENS), window
@@ -69,18 +63,3 @@ def _load(facts: StudentFacts, dtype: str, config: ScoreConfig) -> Student:
         trust_remote_code=config.trust_remote_code,
         expected=facts,
     )
-
-
-def _read(shown: list[ShownTrajectory], config: ScoreConfig) -> Iterator[tuple[int, Row]]:
-    """i and the READ_ROWS values of shown[i], one pass per shard."""
-    by_source: dict[str, dict[int, int]] = {}  # source -> its rows -> i
-    for i, row in enumerate(shown):
-        by_source.setdefault(row.source, {})[row.source_row] = i
-    for source, wanted in by_source.items():
-        obj = InputObject(uri=source, version="", size=0)
-        last = max(wanted)
-        for index, given in enumerate(iter_trajectories(obj, config.s3_endpoint, config.reading)):
-            if index in wanted and not isinstance(given, Unreadable):
-                yield wanted[index], canonical(given, obj, index, config.reading)
-            if index == last:
-                break

@@ -2,6 +2,8 @@
 page's viewer shows of them.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,11 @@ class ShownTrajectory:
     mean_rank: float
     mean_surprisal: float  # nats per token
 
+    @property
+    def link(self) -> str:
+        """The end of its permalink: the same on every page that shows it."""
+        return short_hash([self.teacher, self.trajectory_id, self.content])
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -64,6 +71,11 @@ class ShownTokens:
     def to_json(self) -> dict[str, Any]:
         """As page.js reads it."""
         return {**vars(self), "strip": vars(self.strip)}
+
+
+def short_hash(value: list[str | None] | str) -> str:
+    """What names a value in a link, whatever its characters."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def shown_trajectories(ranked: RankedScores, metric: Metric) -> list[ShownTrajectory]:
