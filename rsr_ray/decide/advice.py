@@ -38,6 +38,16 @@ def advice(ranking: Ranking) -> str | None:
     )
 
 
+def verdict(ranking: Ranking) -> str:
+    """How sure the answer is, in a few words."""
+    best = advised(ranking).best
+    if not best:
+        return "No confidence estimate"
+    if advice(ranking) is None:
+        return "Unclear: degenerate trajectories decide which teacher ranks first"
+    return "Clear winner" if len(best) == 1 else "Statistical tie"
+
+
 def _tied(first: TeacherPlace, tied: list[TeacherPlace]) -> str:
     if not tied:
         return ""

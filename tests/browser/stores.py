@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rsr_ray.config.options import as_mapping
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.files.objects import InputObject
@@ -85,10 +86,12 @@ def write_store(
     surprisal: Callable[[np.ndarray], np.ndarray] = by_turns,
     n_nights: int = 0,
     corpus: Path | None = None,
+    columns: tuple[str, ...] = (),
 ) -> Store:
     """A store of these rows in UNITS units; with `words`, token scores: these words by turns,
-    and `surprisal` of their positions; with `corpus`, that JSONL file as what was scored.
+    and `surprisal` of their positions; with `corpus`, that JSONL file as what was scored, read with `--columns`.
     """
+    reading = Reading(columns=as_mapping(columns))
     store = Store(str(folder), student, None)
     rows = rows.reset_index(drop=True).reindex(
         columns=list(dict.fromkeys([*rows.columns, "reject_reason", "reject_detail", "rank_sum"]))
@@ -99,7 +102,7 @@ def write_store(
         FINGERPRINT,
     )
     if corpus:
-        rows["source"], rows["content"] = str(corpus), write_corpus(corpus, rows)
+        rows["source"], rows["content"] = str(corpus), write_corpus(corpus, rows, reading)
     records = [
         _with_means({name: value for name, value in row.items() if not pd.isna(value)})
         for row in rows.to_dict("records")
@@ -110,7 +113,7 @@ def write_store(
         stop = start + len(some)
         facts = {
             "key": ["0" * 16],
-            "version": ["a" * 12],
+            "version": ["a" * 12 + reading.label],
             "start": [start],
             "stop": [stop],
             "last": [stop == len(records)],
@@ -125,7 +128,9 @@ def write_store(
         pa.Table.from_pylist(table, schema=TEACHERS),
         [name for names in store.units().values() for name in names],
     )
-    store.write_run(RunRecord.from_json(_run(store, rows)))
+    run = _run(store, rows)
+    run["config"] |= {"columns": list(columns)}
+    store.write_run(RunRecord.from_json(run))
     for night in range(n_nights):
         _write_night(store, f"2026-11-{night + 1:02d}", table, turned=night % 2 == 1)
     return store
@@ -138,15 +143,15 @@ def answer_of(row: Any) -> str:
     return "<think>\n" + "\n".join(steps) + f"\n</think>\n\nSo the answer is **{n}**."
 
 
-def write_corpus(path: Path, rows: pd.DataFrame) -> list[str | None]:
+def write_corpus(path: Path, rows: pd.DataFrame, reading: Reading) -> list[str | None]:
     """A row of JSON for each row; returns what the store keeps of each: the hash of its content."""
+    named = {"prompt": "prompt", "response": "response"} | dict(reading.columns)
     obj, kept = InputObject(uri=str(path), version="", size=0), []
     with path.open("w") as file:
         for n, row in enumerate(rows.itertuples()):
-            said = {"prompt": f"What is the sum of task {row.prompt_id}?", "teacher": row.teacher}
-            said["response"] = answer_of(row)
-            file.write(f"{json.dumps(said)}\n")
-            kept.append(canonical(said, obj, n, Reading())["content"])
+            said = {"prompt": f"What is task {row.prompt_id}?", "response": answer_of(row)}
+            kept.append(canonical(said, obj, n, Reading(teacher=row.teacher))["content"])
+            file.write(json.dumps({named[name]: text for name, text in said.items()}) + "\n")
     return kept
 
 
@@ -230,7 +235,7 @@ def _run(store: Store, rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "run_id": "20261121-120000-abcdef",
         "fingerprint": FINGERPRINT,
-        "config": {"student_name": store.student_name, "r_max": 100},
+        "config": {"student_name": store.student_name, "r_max": 100, "corpus": ["s3://bucket"]},
         "student": {"source": f"hub/{store.student_name}", "weights_hash": "w"},
         "versions": {"rsr_ray": "0.1.0", "ray": "2.60.0"},
         "equation": equation,

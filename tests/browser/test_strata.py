@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 def test_strata_can_be_read(made, open_page, shape, width, scheme):
     page = open_page(made(shape) / "index.html", width=width, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    section = page.locator("section:has(> h3:text('Within domain'))")
+    section = page.locator("section:has(> .head h3:text('Within domain'))")
     found = json.loads((made(shape) / "teachers.json").read_text())["students"][0]["strata"]
     said = section.inner_text()
     assert found["sentence"] in said

@@ -179,9 +179,12 @@ viewer.addEventListener("close", () => {
 });
 addEventListener("hashchange", follow);
 document.addEventListener("click", async (event) => {
-  const link = event.target.closest(".permalink");
-  if (!link) return;
-  const words = await navigator.clipboard?.writeText(link.href).then(() => "Link copied.", () => null);
-  say(words ?? "Copy the link from the address bar.");
+  const one = event.target.closest(".permalink, .copy");
+  if (!one) return;
+  const [what, wanted, otherwise] = one.href
+    ? ["Link", one.href, "Copy the link from the address bar."]
+    : ["Command", one.previousElementSibling.textContent, "Select the command to copy it."];
+  const done = await navigator.clipboard?.writeText(wanted).then(() => true, () => false);
+  say(done ? `${what} copied.` : otherwise);
 });
 if (location.hash) follow();

@@ -13,7 +13,7 @@ from rsr_ray.decide.strata_in_words import in_words
 from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe
 from rsr_ray.report.page.charts.strata import usual_difference
-from rsr_ray.report.page.contents import said_of
+from rsr_ray.report.page.contents import reasons
 from rsr_ray.report.page.report import Report, StudentReport
 from rsr_ray.report.page.trajectories import ShownTrajectory, short_hash
 from rsr_ray.report.terminal.formats import coefficient, number, percent
@@ -115,7 +115,7 @@ def _environment() -> "Environment":
         "in_words": in_words,
         "usual_difference": usual_difference,
         "share": share_of,
-        "said_of": said_of,
+        "reasons": reasons,
         "short_hash": short_hash,
     }
     return environment

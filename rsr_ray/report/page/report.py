@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rsr_ray.config.command_line import command_line
-from rsr_ray.decide.advice import advice, advised
+from rsr_ray.decide.advice import advice, advised, verdict
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
 from rsr_ray.decide.scored import Scored, load_scored
@@ -67,6 +67,18 @@ class StudentReport:
     def advice(self) -> str | None:
         """The answer as what to do; None if nothing is known of how sure it is."""
         return advice(self.ranking) if self.ranking else None
+
+    @property
+    def verdict(self) -> str:
+        """How sure that is, in a few words; there is a ranking."""
+        assert self.ranking
+        return verdict(self.ranking)
+
+    @property
+    def advised_answer(self) -> str:
+        """The ranking that is advised, in a sentence; there is one."""
+        assert self.ranking
+        return advised(self.ranking).sentence
 
     @property
     def answer(self) -> str:
@@ -151,8 +163,8 @@ def make_report(
     `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
     `rank_teachers` has ranked already, in just this way; `charts` has those drawn before. If the
     store has no token scores, those of the shown trajectories come from the student `tokens_from`,
-    if it is given, or else their text is read from the corpus. `by_stratum` is a column that --stratum kept, `stratum_weights` as `rank_strata`
-    has them. Raises UserError.
+    if it is given, or else their text is read from the corpus. `by_stratum` is a column that
+    --stratum kept, `stratum_weights` as `rank_strata` has them. Raises UserError.
     """
     history = History(stores[0].uri, stores[0].endpoint)
     night = ShownLastNight.of(history)
