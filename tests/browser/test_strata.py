@@ -75,3 +75,15 @@ def test_each_stratum_has_its_table(made, open_page, shape):
 def test_without_strata_the_page_and_its_json_say_nothing_of_them(plain):
     assert "strata" not in json.loads((plain / "teachers.json").read_text())["students"][0]
     assert "Heat map" not in (plain / "index.html").read_text()
+
+
+def test_a_link_opens_what_is_folded(made, open_page):
+    page = open_page(made("40x30") / "index.html")
+    link = page.get_by_role("link", name="Copy link: domain domain-07 <b>")
+    folded = page.locator("details", has=page.locator("summary:has-text('domain-07')"))
+    assert not link.is_visible()
+    page = open_page(f"{page.url_opened}#{folded.get_attribute('id')}")
+    link = page.get_by_role("link", name="Copy link: domain domain-07 <b>")
+    assert link.is_visible()
+    assert page.locator("details[open]").count() == 1
+    assert link.evaluate("e => e.getBoundingClientRect().top") < 200

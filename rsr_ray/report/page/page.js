@@ -164,8 +164,10 @@ const follow = () => {
   const row = target?.closest("tr");
   if (row?.hidden) clearFilters(row.closest("table"));
   target?.scrollIntoView();
-  if (target?.matches(".open")) show(target);
-  else if (viewer.open) viewer.close();
+  if (target?.matches(".open")) {
+    target.focus();
+    show(target);
+  } else if (viewer.open) viewer.close();
   if (!target && location.hash.includes(":trajectory:")) say("That trajectory is not on this page: it is no longer among the best and the worst.");
 };
 const copied = document.getElementById("copied");
@@ -187,4 +189,4 @@ document.addEventListener("click", async (event) => {
   const done = await navigator.clipboard?.writeText(wanted).then(() => true, () => false);
   say(done ? `${what} copied.` : otherwise);
 });
-if (location.hash) follow();
+addEventListener("load", follow); // and not before: the browser goes to the link's target, and would take the focus away
