@@ -30,7 +30,7 @@ def ranking_html(ranking: Ranking) -> str:
         f"{sure} interval",
         f"{sure} places",
         "P(best)",
-        "tokens each",
+        "mean tokens",
     ]
     rows = "".join(_row(t) for t in ranking.teachers[:SHOWN])
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)

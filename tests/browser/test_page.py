@@ -607,7 +607,7 @@ def test_the_ranking_is_the_stores(plain, open_page, scores):
             digits(quarters[name]),
             digits(ratio.std()[name]),
         )
-        assert row["tokens each"] == f"{scores[scores.teacher == name].n_tokens.mean():,.0f}"
+        assert row["mean tokens"] == f"{scores[scores.teacher == name].n_tokens.mean():,.0f}"
         assert (row["mean rank"], row["mean surprisal"]) == (
             digits(means.x[name]),
             digits(means.y[name]),
