@@ -108,9 +108,39 @@ BROWSER = (
         "shorten(name, room)",
         "browser/test_page.py::test_labels_of_names_that_are_alike_differ_where_the_names_do",
     ),
+    Fault(
+        "rsr_ray/report/page/page.js",
+        "fold.open = true",
+        "fold.hidden = false",
+        "browser/test_strata.py::test_a_link_opens_what_is_folded",
+    ),
+    Fault(
+        "rsr_ray/report/page/page.js",
+        'addEventListener("load", follow);',
+        "follow();",
+        "browser/test_links.py::test_a_link_opens_the_trajectory_it_names",
+    ),
 )
 
 UNIT = (
+    Fault(
+        "rsr_ray/report/page/corpus_rows.py",
+        'same = row["content"] == shown[i].content and',
+        "same =",
+        "test_texts.py::test_no_text_of_another_row_is_shown",
+    ),
+    Fault(
+        "rsr_ray/report/page/texts.py",
+        "left_out=last.left_out + left_out",
+        "left_out=left_out",
+        "test_texts.py::test_a_long_text_has_its_opening_and_its_end_and_keeps_within_its_room",
+    ),
+    Fault(
+        "rsr_ray/report/page/corpus_rows.py",
+        "if left is not None and more > left:",
+        "if left is not None and left < 0:",
+        "test_texts.py::test_no_more_rows_are_read_than_allowed",
+    ),
     Fault(
         "rsr_ray/engine/lm_head.py",
         "torch.gt(",

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rsr_ray.decide.advice import advice
+from rsr_ray.decide.advice import advice, verdict
 from rsr_ray.decide.ranking import rank_teachers
 from rsr_ray.metrics import RSR
 
@@ -72,3 +72,14 @@ def test_no_teacher_is_advised_for_its_loops():
     most[:50, 1] = True
     assert "t1" not in advice(ranked([6.0, 6.0, 9.0], flagged=most, gain=1.001))
     assert advice(ranked([4.0, 6.0], flagged=np.ones((60, 2), bool))) is None
+
+
+def test_how_sure_it_is_is_said_of_the_ranking_that_is_advised():
+    assert verdict(ranked([4.0, 6.0, 8.0])) == "Clear winner"
+    assert verdict(ranked([6.0, 6.0, 9.0], n=20)) == "Statistical tie"
+    assert verdict(ranked([4.0, 6.0], n=3)) == verdict(ranked([4.0])) == "No confidence estimate"
+    loops = np.zeros((60, 3), bool)
+    loops[:20, 0] = True
+    assert verdict(ranked([7.0, 6.0, 9.0], flagged=loops, gain=0.2)) == "Clear winner"
+    unclear = verdict(ranked([4.0, 6.0], flagged=np.ones((60, 2), bool)))
+    assert unclear.startswith("Unclear: degenerate trajectories")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -9,20 +10,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.utils import htmlsafe_json_dumps
 
+from rsr_ray.decide.scored import load_scored
 from rsr_ray.metrics import RSR
-from rsr_ray.report.page.contents import TEXT_EACH
+from rsr_ray.report.page.contents import TEXT_EACH, Contents, Sources, find_contents
 from rsr_ray.report.page.corpus_rows import Missing, read_rows
+from rsr_ray.report.page.render import as_html
 from rsr_ray.report.page.report import make_report
+from rsr_ray.report.page.summaries import RankedScores
 from rsr_ray.report.page.texts import Part, text_of_row
+from rsr_ray.report.page.trajectories import ShownTrajectory, shown_trajectories
 
 from .browser.stores import answer_of, rows_of, write_store
 
 TEACHERS = ["alpha-7b", "beta-72b"]
 
 
-def shown(store):
-    (student,) = make_report([store], RSR).students
-    return student
+class Shown(NamedTuple):
+    """What a page shows of the trajectories of a store without token scores."""
+
+    trajectories: list[ShownTrajectory]
+    contents: Contents
+
+
+def shown(store) -> Shown:
+    scored = load_scored(store, [RSR])
+    values = RSR.values(scored.columns, scored.prompt)
+    ranked = RankedScores(scored, values, [*range(len(scored.teachers))])
+    trajectories = shown_trajectories(ranked, RSR)
+    return Shown(trajectories, find_contents(store, trajectories, Sources(None, None, 100.0, 1.0)))
 
 
 @pytest.fixture
@@ -177,3 +192,11 @@ def test_a_trajectory_has_the_same_link_wherever_its_row_lies(made, tmp_path):
     elsewhere = write_store(tmp_path / "other", moved, corpus=tmp_path / "d.jsonl")
     again = {t.trajectory_id: t.link for t in shown(elsewhere).trajectories}
     assert again.items() >= links.items()
+
+
+def test_a_page_of_many_long_texts_stays_under_three_megabytes(tmp_path):
+    """40 teachers, texts of characters that HTML spells out."""
+    rows = rows_of([f"{'<&>' * 8}-{n}" for n in range(40)], 6, n_tokens=(5000, 6000))
+    report = make_report([write_store(tmp_path / "store", rows, corpus=tmp_path / "c.jsonl")], RSR)
+    assert len(report.students[0].contents.texts) == 240
+    assert 1_000_000 < len(as_html(report).encode()) < 3_000_000

@@ -89,7 +89,8 @@ def write_store(
     columns: tuple[str, ...] = (),
 ) -> Store:
     """A store of these rows in UNITS units; with `words`, token scores: these words by turns,
-    and `surprisal` of their positions; with `corpus`, that JSONL file as what was scored, read with `--columns`.
+    and `surprisal` of their positions; with `corpus`, that JSONL file as what was scored, read
+    with `--columns`.
     """
     reading = Reading(columns=as_mapping(columns))
     store = Store(str(folder), student, None)

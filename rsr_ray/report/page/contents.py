@@ -14,7 +14,7 @@ TOKENS_SHOWN = 50_000  # over all trajectories of the page: about 25 bytes each
 TOKENS_EACH = 1_500
 TEXT_SHOWN = 1_000_000  # bytes, over all trajectories of the page
 TEXT_EACH = 12_000
-READ_TOKENS = 250_000_000  # of a corpus, for a page: about 1 GB
+READ_TOKENS = 100_000_000  # of a corpus, for a student: about 400 MB
 
 
 @dataclass(frozen=True)

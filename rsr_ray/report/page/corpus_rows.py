@@ -38,7 +38,12 @@ def read_rows(
     shards: dict[tuple[str, str], list[int]] = defaultdict(list)  # source, way -> some i
     for i, row in shown.items():
         if row.content is None:
-            yield i, Missing("the store has no hash of its text, so a row of the corpus cannot be checked")
+            yield (
+                i,
+                Missing(
+                    "the store has no hash of its text, so a row of the corpus cannot be checked"
+                ),
+            )
         elif way_of(row.unit) not in readings:
             yield i, Missing("the store lacks the record of the run that read it")
         else:

@@ -40,8 +40,9 @@ def text_of_row(row: Row, most: int) -> list[Part]:
 
 def _text(turn: Row) -> str:
     """A turn's text, with its tool calls as JSON below it."""
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls", ())]
-    text = "\n".join(some for some in (turn["content"], *calls) if some)
+    calls = [call["function"] for call in turn.get("tool_calls", ())]
+    said = [json.dumps(call, ensure_ascii=False) for call in calls]
+    text = "\n".join(some for some in (turn["content"], *said) if some)
     return text.encode("utf-8", "replace").decode()  # a call may hold half a surrogate pair
 
 

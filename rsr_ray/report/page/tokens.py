@@ -21,9 +21,7 @@ from rsr_ray.student.tokenizer import load_tokenizer
 BATCH_TOKENS = 4096
 
 
-def score_again(
-    rows: Mapping[int, Row], run: RunRecord, student: str
-) -> Iterator[tuple[int, Row]]:
+def score_again(rows: Mapping[int, Row], run: RunRecord, student: str) -> Iterator[tuple[int, Row]]:
     """Of READ_ROWS values that a run has scored, by i: i, and the tokens as a TOKENS row has them.
 
     Runs in this process, on a GPU if there is one. Raises UserError if the student is another than
