@@ -180,6 +180,13 @@ viewer.addEventListener("close", () => {
   if (all[location.hash.slice(1)]) history.replaceState(null, "", location.pathname + location.search);
 });
 addEventListener("hashchange", follow);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest(".open");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  history.pushState(null, "", link.href);
+  show(link);
+});
 document.addEventListener("click", async (event) => {
   const one = event.target.closest(".permalink, .copy");
   if (!one) return;
