@@ -1,7 +1,6 @@
 """The figures that outlive runs: kept whatever fails, in words for Prometheus, pushed if asked."""
 
 import dataclasses
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -85,13 +84,13 @@ def test_runs_that_end_together_lose_none(tmp_path):
     assert len([name for name, _ in found if name == "rsr_run_failed"]) == 6
 
 
-def test_broken_figures_are_named_and_written_anew(tmp_path, caplog):
+def test_broken_figures_are_named_and_written_anew(tmp_path, logged):
     update_figures(str(tmp_path), None, lambda known: known.with_run("old", run()))
     path = tmp_path / "status.json"
     path.write_text(path.read_text().replace('"old"', '"odd"'))
     update_figures(str(tmp_path), None, lambda known: known.with_run("new", run()))
     assert [*read_figures(str(tmp_path), None).students] == ["new"]
-    assert "status.json is broken" in caplog.text
+    assert "status.json is broken" in logged.text
 
 
 @pytest.fixture
@@ -125,19 +124,18 @@ def test_what_is_pushed_is_what_is_in_the_store(tmp_path, gateway):
     assert samples(f"{pushed}# EOF\n")["rsr_night_failed", None] == 1
 
 
-def test_a_gateway_that_is_gone_is_a_warning(tmp_path, caplog):
+def test_a_gateway_that_is_gone_is_a_warning(tmp_path, logged):
     config = ScoreConfig(store=str(tmp_path), pushgateway="http://127.0.0.1:9", **GIVEN)
-    with caplog.at_level(logging.WARNING):
-        note_run(Run(config), None)
-    (record,) = caplog.records
+    note_run(Run(config), None)
+    (record,) = logged.records
     assert "--pushgateway http://127.0.0.1:9: no figures pushed" in record.getMessage()
     assert read_figures(str(tmp_path), None).students["s"].error is None
 
 
-def test_a_store_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+def test_a_store_that_cannot_be_written_is_a_warning(tmp_path, logged):
     (tmp_path / "file").write_text("")
     note_run(Run(ScoreConfig(store=str(tmp_path / "file"), **GIVEN)), None)
-    assert "status.json could not be written; the scores are not affected" in caplog.text
+    assert "status.json could not be written; the scores are not affected" in logged.text
 
 
 @pytest.mark.parametrize("url", ["gateway:9091", "http://me:secret@gateway"])
