@@ -11,10 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
-from rsr_ray.run.figures import note_night, note_run
+from rsr_ray.run.figures import expected_of, note_estimate, note_night, note_run
 from rsr_ray.run.ledger import Run
 from rsr_ray.store.exposition import openmetrics
 from rsr_ray.store.figures import Figures, RunFigures, read_figures, update_figures
+from rsr_ray.store.run_record import Estimate
 
 GIVEN = {"corpus": ("c",), "student": "s"}
 
@@ -55,6 +56,32 @@ def test_a_failure_keeps_the_last_success_and_a_success_moves_it():
         "2026-01-02T00:00:00+00:00",
         "2026-01-03T00:00:00+00:00",
     )
+
+
+ESTIMATE = Estimate(
+    made="2026-01-01T00:00:00+00:00",
+    fingerprint="f",
+    trajectories=10.0,
+    tokens=1000.0,
+    replicas=1,
+    hours=0.1,
+    hours_low=0.05,
+    hours_high=0.2,
+)
+
+
+def test_an_estimate_is_of_the_next_run_under_the_same_settings(tmp_path):
+    config = ScoreConfig(store=str(tmp_path), **GIVEN)
+    student = str(config.student_name)
+    note_estimate(config, "f", ESTIMATE)
+    kept = read_figures(str(tmp_path), None).estimates[student]
+    assert kept == dataclasses.replace(ESTIMATE, made=kept.made)
+    now, other = Run(config), Run(config)
+    now.fingerprint, other.fingerprint = "f", "g"
+    assert (expected_of(now), expected_of(other)) == (kept, None)
+    note_run(now, "it broke")  # it is used up
+    assert read_figures(str(tmp_path), None).estimates == {}
+    assert expected_of(now) is None
 
 
 def test_what_is_not_known_has_no_sample_and_what_is_zero_has_one():
