@@ -127,10 +127,11 @@ def test_the_report_has_the_student_score_the_tokens_it_shows(kept, tmp_path):
         )
     )
     assert len(with_tokens.trajectories) == 18  # three best and three worst of three teachers
-    assert not without.tokens
+    assert not without.contents.tokens
+    assert len(without.contents.texts) == 18
     for i, row in enumerate(with_tokens.trajectories):
         assert row.trajectory_id == asked.trajectories[i].trajectory_id
-        stored_tokens, again = with_tokens.tokens[i], asked.tokens[i]
+        stored_tokens, again = with_tokens.contents.tokens[i], asked.contents.tokens[i]
         assert stored_tokens.text == again.text
         assert stored_tokens.rank == again.rank
         # two digits are shown
