@@ -6,8 +6,9 @@ import datetime
 import sys
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict
+from re import Match
 from typing import Any
 
 import pyarrow as pa
@@ -17,15 +18,17 @@ from rsr_ray.corpus.plan import Plan
 from rsr_ray.errors import RunError, UserError, counted, safe
 from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import count_replicas
-from rsr_ray.run.counts import Counts, WrittenUnit
+from rsr_ray.run.counts import Counts, WrittenUnit, again
 from rsr_ray.run.display import size
 from rsr_ray.run.progress import Progress
 from rsr_ray.run.record import make_record
 from rsr_ray.run.resources import Resources
 from rsr_ray.run.units import RunUnits
+from rsr_ray.store.beside import Generation
 from rsr_ray.store.packs import Pack, files_of
 from rsr_ray.store.run_record import RunRecord
-from rsr_ray.store.units import Done
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import UNIT_NAME, Done, n_rows
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.watch import log
 
@@ -36,6 +39,7 @@ TODO = pa.schema(
         *FILE,
         ("members", pa.list_(pa.struct(FILE))),
         ("done", pa.list_(pa.list_(pa.int64()))),
+        ("again", pa.list_(pa.list_(pa.int64()))),  # units to add to: start, stop, whether last
     ]
 )
 
@@ -58,7 +62,7 @@ class Run:
         self.student: StudentFacts | None = None
         self.identity = ""
         self.max_length = 0
-        self.fingerprint = ""
+        self.generation = Generation(fingerprint="")
         self.resources = Resources(replicas=0, gpus_per_replica=0, dtype="", batch_tokens=0)
         # what is there and what is done, shards by key and version
         self.units = RunUnits(config)
@@ -71,11 +75,12 @@ class Run:
         self.teachers: pa.Table | None = None
         self.record: RunRecord  # once it is finished
 
-    def settle(self, student: StudentFacts, dtype: str) -> None:
-        """Fix the settings that decide the scores."""
+    def settle(self, store: Store, student: StudentFacts, dtype: str) -> None:
+        """Fix the settings that decide the scores, and where these lie."""
         self.student = student
         self.max_length = self.config.length_limit(student)
-        self.fingerprint = self.config.fingerprint(student, dtype, self.max_length)
+        hash_of = self.config.hash_of(student, dtype, self.max_length)
+        self.generation = store.find_generation(hash_of, self.config.beside)
         self.resources = Resources(replicas=0, gpus_per_replica=0, dtype=dtype, batch_tokens=0)
 
     def use(self, resources: Resources) -> None:
@@ -104,8 +109,9 @@ class Run:
             if not state.whole:
                 self.sizes[obj.key, version] = obj.size
                 todo.append(_to_read(obj, version, state))
+        n_left = sum(len(row["members"]) or 1 for row in todo)
+        todo += self._to_add(objects)
         if self.config.log == "text":
-            n_left = sum(len(row["members"]) or 1 for row in todo)
             self._say_plan(files_of(objects), n_left)
         self.log(
             "run planned",
@@ -113,8 +119,26 @@ class Run:
             shards=len(objects),
             shards_to_do=len(todo),
             rows_already_scored=self.n_already,
+            rows_to_add_to=n_rows(self.units.lacking),
         )
         return pa.Table.from_pylist(todo, schema=TODO) if todo else TODO.empty_table()
+
+    def _to_add(self, objects: list[InputObject]) -> list[dict[str, Any]]:
+        """Rows for `read_units` of the objects some of whose units lack what is asked for."""
+        units: dict[str, list[Match[str]]] = defaultdict(list)
+        for name in self.units.lacking:
+            unit = UNIT_NAME.fullmatch(name)
+            assert unit
+            units[unit["key"]].append(unit)
+        rows = []
+        for obj in (obj for obj in objects if obj.key in units):
+            version = obj.version + self.config.reading.label
+            found = [(int(u["start"]), int(u["stop"]), int(bool(u["last"]))) for u in units[obj.key]]
+            done = self.objects[obj.key, version]
+            share = sum(stop - start for start, stop, _ in found) / max(1, done.n_done)
+            self.sizes[obj.key, again(version)] = max(1, round(share * obj.size))
+            rows.append(_to_read(obj, version, done) | {"again": [list(unit) for unit in found]})
+        return rows
 
     def _say_plan(self, files: list[InputObject], n_left: int) -> None:
         said = (
@@ -122,6 +146,8 @@ class Run:
             f"{len(files) - n_left:,} already scored; reading rows as {self.shape}"
         )
         print(said, file=sys.stderr)
+        if adding := self.units.adding:
+            print(adding, file=sys.stderr)
         if self.reading is None:
             return
         if self.reading.teachers:
@@ -131,7 +157,10 @@ class Run:
 
     def follow(self, label: str) -> Progress:
         """The progress of this run, which `count` tells of each unit."""
-        rows_before = {shard: self.objects[shard].n_done for shard in self.sizes}
+        rows_before = {
+            shard: self.objects[shard].n_done if shard in self.objects else 0
+            for shard in self.sizes
+        }
         self.progress = Progress(
             label,
             self.sizes,
@@ -144,15 +173,35 @@ class Run:
         return self.progress
 
     def count(self, unit: WrittenUnit) -> None:
-        """Add a unit that was written."""
-        self.units.written.append(unit.file)
-        state = self.objects[unit.shard]
-        state.ranges.append((unit.start, unit.stop))
-        if unit.last:
-            state.n_rows = unit.stop
+        """Add a unit that was written, or added to."""
+        if unit.added is None:
+            self.units.written.append(unit.file)
+            self.units.marks[unit.file] = self.config.beside.mark
+            state = self.objects[unit.shard]
+            state.ranges.append((unit.start, unit.stop))
+            if unit.last:
+                state.n_rows = unit.stop
+        elif unit.added.mark:
+            self.units.marks[unit.file] = unit.added.mark
         self.counts.add(unit)
         if self.progress is not None:
             self.progress.add(unit)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the scores, in the store."""
+        return self.generation.fingerprint
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether there is anything that only the student can tell."""
+        new = any(not state.whole for state in self.objects.values())
+        return new or self.units.needs_student
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the row equation has to know, a sentence each."""
+        return [*self.units.notes, *self.units.notes_on_added(self.counts.added)]
 
     @property
     def n_read(self) -> int:
@@ -245,4 +294,5 @@ def _to_read(obj: InputObject, version: str, state: Done) -> dict[str, Any]:
         "version": version,
         "members": [asdict(file) for file in obj.members] if isinstance(obj, Pack) else [],
         "done": [list(rows) for rows in state.ranges],
+        "again": [],
     }

@@ -182,9 +182,7 @@ def _sums_of_tokens(
     """What follows from the TOKENS of scored rows, and what of their SCORES does not."""
     if not len(at):
         return RowSums(at, {})
-    whole = Tokens(*(tokens[name].combine_chunks().flatten().to_numpy() for name in Tokens._fields))
-    whole = whole._replace(rank=whole.rank.astype(np.int64))
-    lengths = pc.list_value_length(tokens["rank"]).to_numpy().astype(np.int64)
+    whole, lengths = whole_tokens(tokens)
     sums = metric_sums_by_row(whole, lengths, r_max)
     for name in KEPT:
         if scores[name].null_count == 0:

@@ -72,8 +72,9 @@ def check_store(
     """
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable("doctor")
-    fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
-    units = store.units_under(fingerprint, new_generation=config.new_generation)
+    hash_of = config.hash_of(facts, resources.dtype, config.length_limit(facts))
+    generation = store.find_generation(hash_of, config.beside)
+    units = list(store.find_under(generation, new_generation=config.new_generation))
     left = _left(store, units, files, config.reading.label)
     findings.ok(
         "store",
