@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsr_ray.config.fingerprint import fingerprint_of
 from rsr_ray.config.options import (
     S3_ENDPOINT,
     as_mapping,
@@ -19,7 +20,6 @@ from rsr_ray.config.options import (
     settle,
     short_name,
 )
-from rsr_ray.config.fingerprint import fingerprint_of
 from rsr_ray.corpus.reading import Reading, check_teacher_from
 from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError

@@ -45,11 +45,11 @@ class Adder:
             stored, has, kept = self._read(name)
         except FileNotFoundError:
             return _failed(name, "another run has removed it"), none
-        if not (missing := self.asked.missing(has)):  # another run was first, or this one tries again
+        if not (missing := self.asked.missing(has)):  # another run, or another try, was first
             return Added(), none
         at = np.flatnonzero(stored["reject_reason"].is_null().to_numpy())
         scored = rows.take(pa.array(at)) if len(rows) == len(stored) else rows
-        if not _are_same(rows, stored) or kept is not None and len(kept) != len(at):
+        if not _are_same(rows, stored) or (kept is not None and len(kept) != len(at)):
             return _failed(name, "its rows are not read as they were when they were scored"), none
         if rejects := scored["reject_reason"].drop_null():
             return _failed(name, f"a row that was scored is now rejected: {rejects[0]}"), none

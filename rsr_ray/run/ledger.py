@@ -18,7 +18,7 @@ from rsr_ray.corpus.plan import Plan
 from rsr_ray.errors import RunError, UserError, counted, safe
 from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import count_replicas
-from rsr_ray.run.counts import Counts, WrittenUnit, again
+from rsr_ray.run.counts import Added, Counts, WrittenUnit, again
 from rsr_ray.run.display import size
 from rsr_ray.run.progress import Progress
 from rsr_ray.run.record import make_record
@@ -119,25 +119,28 @@ class Run:
             shards=len(objects),
             shards_to_do=len(todo),
             rows_already_scored=self.n_already,
-            rows_to_add_to=n_rows(self.units.lacking),
+            rows_to_add_to=n_rows(self.units.lacking.units),
         )
         return pa.Table.from_pylist(todo, schema=TODO) if todo else TODO.empty_table()
 
     def _to_add(self, objects: list[InputObject]) -> list[dict[str, Any]]:
         """Rows for `read_units` of the objects some of whose units lack what is asked for."""
         units: dict[str, list[Match[str]]] = defaultdict(list)
-        for name in self.units.lacking:
+        for name in self.units.lacking.units:
             unit = UNIT_NAME.fullmatch(name)
             assert unit
             units[unit["key"]].append(unit)
         rows = []
         for obj in (obj for obj in objects if obj.key in units):
             version = obj.version + self.config.reading.label
-            found = [(int(u["start"]), int(u["stop"]), int(bool(u["last"]))) for u in units[obj.key]]
+            found = [
+                [int(u["start"]), int(u["stop"]), int(u["last"] is not None)]
+                for u in units[obj.key]
+            ]
             done = self.objects[obj.key, version]
             share = sum(stop - start for start, stop, _ in found) / max(1, done.n_done)
             self.sizes[obj.key, again(version)] = max(1, round(share * obj.size))
-            rows.append(_to_read(obj, version, done) | {"again": [list(unit) for unit in found]})
+            rows.append(_to_read(obj, version, done) | {"again": found})
         return rows
 
     def _say_plan(self, files: list[InputObject], n_left: int) -> None:
@@ -146,8 +149,8 @@ class Run:
             f"{len(files) - n_left:,} already scored; reading rows as {self.shape}"
         )
         print(said, file=sys.stderr)
-        if adding := self.units.adding:
-            print(adding, file=sys.stderr)
+        if adding := self.units.lacking.what_to_what:
+            print(f"Adding {adding}; their scores stay as they are", file=sys.stderr)
         if self.reading is None:
             return
         if self.reading.teachers:
@@ -181,8 +184,10 @@ class Run:
             state.ranges.append((unit.start, unit.stop))
             if unit.last:
                 state.n_rows = unit.stop
-        elif unit.added.mark:
-            self.units.marks[unit.file] = unit.added.mark
+        else:
+            self.units.added_to.append(unit.file)
+            if unit.added.mark:
+                self.units.marks[unit.file] = unit.added.mark
         self.counts.add(unit)
         if self.progress is not None:
             self.progress.add(unit)
@@ -196,12 +201,13 @@ class Run:
     def needs_student(self) -> bool:
         """Whether there is anything that only the student can tell."""
         new = any(not state.whole for state in self.objects.values())
-        return new or self.units.needs_student
+        return new or self.units.lacking.needs_student
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the row equation has to know, a sentence each."""
-        return [*self.units.notes, *self.units.notes_on_added(self.counts.added)]
+        added = self.counts.added or Added()
+        return [*self.units.notes, *self.units.lacking.notes(self.units.added_to, added)]
 
     @property
     def n_read(self) -> int:

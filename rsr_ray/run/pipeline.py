@@ -186,7 +186,6 @@ def make_teachers(
     Of runs that end together each makes it in its turn, so that the last has what all of them
     wrote.
     """
-    marks = marks or {}
     teachers = store.current_teachers(store.counted(fingerprint), marks)
     if teachers is not None:
         return teachers
@@ -196,7 +195,9 @@ def make_teachers(
         teachers = store.current_teachers(units)
         if teachers is None:
             teachers = reduce_scores(store, fingerprint, list(units), n_rows(units), cluster)
-        store.write_teachers(teachers, units, store.known_marks(units) | marks)
+        store.write_teachers(
+            teachers, units, {**store.made_of().known_marks(units), **(marks or {})}
+        )
     return teachers
 
 

@@ -46,7 +46,7 @@ def make_record(run: "Run", seconds: float) -> RunRecord:
         replica_seconds=round(counts.replica_seconds, 3),
         tokens_per_second=round(counts.n_all_tokens / seconds, 1),
         kept=run.generation.kept.to_json(),
-        added=counts.added and {**counts.added.to_json(), "mark": None},
+        added=counts.added.to_json() if counts.added else None,
         driver_peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 

@@ -90,9 +90,7 @@ def _spread(values: np.ndarray, at: np.ndarray, n_rows: int) -> pa.Array:
     return pa.array(whole, mask=missing)
 
 
-def spread_parts(
-    of_rows: list[list[PartSums]], at: np.ndarray, name: str, n_rows: int
-) -> pa.Array:
+def spread_parts(of_rows: list[list[PartSums]], at: np.ndarray, name: str, n_rows: int) -> pa.Array:
     """The parts of some rows at their places among all rows, as column `name` of SCORES."""
     parts: list[Any] = [None] * n_rows
     for place, of_row in zip(at, of_rows, strict=True):

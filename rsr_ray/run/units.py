@@ -1,20 +1,16 @@
 """The units of a run in the store: those found, those written, and those that do not count."""
 
-import functools
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import counted
 from rsr_ray.files.objects import InputObject
-from rsr_ray.run.counts import Added
-from rsr_ray.store.beside import Beside, Generation
+from rsr_ray.run.lacking import Lacking, find_lacking
+from rsr_ray.store.beside import Generation
 from rsr_ray.store.packs import Pack, drop_packs, files_of, pack_up
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import (
-    UNIT_NAME,
     Done,
     n_rows,
     named,
@@ -48,9 +44,8 @@ class RunUnits:
         self.broken: dict[str, str] = {}
         # by name, what is known of what units have beside their scores, as their files say it
         self.marks: dict[str, str] = {}
-        self.lacking: dict[str, Beside] = {}  # what units lack of what this run asks for
-        self.n_known = 0  # rows of the units that were looked at for it
-        self.has_tokens: set[str] = set()  # units that have token scores, where that was looked at
+        self.lacking = Lacking()  # what units lack of what this run asks for
+        self.added_to: list[str] = []  # units that were looked at again for it
         self.read_apart = 0  # rows of this corpus that another teacher's columns gave
         self.absent: Absent | None = None
 
@@ -79,84 +74,13 @@ class RunUnits:
             warn_once(f"{line}. This run scores it again.")
         store.drop(fingerprint, list(self.broken))
         self.found = [name for name in units if name not in self.broken]
-        self.marks = {n: mark for n, mark in made_of.marks.items() if n in known}
         whole = [obj for obj in objects if not gone & {file.uri for file in files_of([obj])}]
-        self._find_lacking(store, generation, whole)
-        return objects
-
-    def _find_lacking(
-        self, store: Store, generation: Generation, objects: Iterable[InputObject]
-    ) -> None:
-        """Note what units of these objects lack of what this run asks for beside the scores."""
+        shards = [(obj.key, obj.version + self.config.reading.label) for obj in whole]
+        marks = made_of.known_marks(units)
         asked = self.config.beside
-        versions = {(obj.key, obj.version + self.config.reading.label) for obj in objects}
-        counting = sorted({*self.found} - {*settle_units(self.found)[1]})
-        names = [n for n in counting if _shard_of(n) in versions and n_rows([n])]
-        if not asked or not names:
-            return
-        self.n_known = n_rows(names)
-        self.has_tokens = store.token_units(generation.fingerprint)
-        if asked.has_sums:
-            self._read_marks(store, generation, [n for n in names if n not in self.marks])
-        for name in names:
-            mark = self.marks.get(name, generation.kept.mark)
-            has = Beside.of_mark(mark, token_scores=name in self.has_tokens)
-            if missing := asked.missing(has):
-                self.lacking[name] = missing
-
-    def _read_marks(self, store: Store, generation: Generation, names: list[str]) -> None:
-        """Note what units say that they have; one that is gone meanwhile is left out."""
-
-        def read(name: str) -> str | None:
-            try:
-                return store.read_mark(generation.fingerprint, name) or generation.kept.mark
-            except FileNotFoundError:
-                return None
-
-        with ThreadPoolExecutor(16) as pool:
-            found = zip(names, pool.map(read, names), strict=True)
-            self.marks |= {name: mark for name, mark in found if mark}
-
-    @property
-    def needs_student(self) -> bool:
-        """Whether something is missing that token scores in the store do not tell."""
-        return any(name not in self.has_tokens for name in self.lacking)
-
-    @property
-    def adding(self) -> str:
-        """What this run adds to scores that are there, in a sentence; "" for nothing."""
-        if not self.lacking:
-            return ""
-        what = functools.reduce(Beside.__or__, self.lacking.values()).words
-        of = f"{n_rows(self.lacking):,} of {self.n_known:,} trajectories"
-        again = "" if self.needs_student else ", from their token scores"
-        return f"Adding {what} to {of} that are scored{again}; their scores stay as they are"
-
-    def notes_on_added(self, added: Added | None) -> list[str]:
-        """What came of it, a sentence each."""
-        if not self.lacking:
-            return []
-        what = functools.reduce(Beside.__or__, self.lacking.values()).words
-        added = added or Added()
-        done = counted(added.trajectories, "scored trajectory", "scored trajectories")
-        said = [f"Added {what} to {done}, whose scores are unchanged"]
-        if added.other_sums:
-            said.append(
-                f"The token scores of {added.other_sums:,} of them add up to sums that differ from "
-                f"the stored ones by up to {added.off:.1g} of their size, because other batches or "
-                "another machine round differently; the stored sums stay"
-            )
-        if added.other_ranks:
-            said.append(
-                f"The token ranks of {added.other_ranks:,} of them add up to OTHER sums of ranks "
-                "than are stored, because near ties fall differently; the stored sums stay, and "
-                "rsr follows these"
-            )
-        if added.problems:
-            said.append(
-                f"Nothing was added to {counted(len(added.problems), 'unit')}: {added.problems[0]}"
-            )
-        return said
+        self.lacking = find_lacking(store, generation, asked, self.found, shards, marks)
+        self.marks = {**marks, **self.lacking.marks}
+        return objects
 
     def settle(self) -> dict[tuple[str, str], Done]:
         """What the units found hold of each object, by its key and version."""
@@ -227,10 +151,3 @@ class RunUnits:
                 "score this corpus into another --store"
             )
         return said
-
-
-def _shard_of(name: str) -> tuple[str, str]:
-    """Key and version of the object that a unit is of."""
-    unit = UNIT_NAME.fullmatch(name)
-    assert unit
-    return unit["key"], unit["version"]

@@ -107,7 +107,7 @@ class Scores:
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
         scores = pa.Table.from_batches([rows]).cast(SCORES)
         name = unit_name(unit_facts)
-        self.write_scores(fingerprint, name, scores, beside and beside.mark)
+        self.write_scores(fingerprint, name, scores, beside.mark if beside is not None else None)
         rejects = {reason: asdict(reject) for reason, reject in rejects_of(scores).items()}
         return pa.table(
             {
@@ -322,8 +322,10 @@ class Scores:
 
 def _has_segment(mark: bytes | None, segment: str) -> bool:
     """Whether a unit may have tokens of a segment; one that says nothing may."""
-    named = Beside.of_mark(mark).segments if mark else ()
-    return mark is None or named is not None and segment in {*PARTS, *(name for name, _ in named)}
+    if mark is None:
+        return True
+    named = Beside.of_mark(mark).segments
+    return named is not None and segment in {*PARTS, *(name for name, _ in named)}
 
 
 def _of_segment(segments: pa.ChunkedArray, segment: str, name: str) -> pa.Array:

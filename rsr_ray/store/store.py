@@ -169,13 +169,6 @@ class Store(Scores):
             return None
         return teachers if made_of.marks.items() >= wanted.marks.items() else None
 
-    def known_marks(self, units: Mapping[str, str]) -> dict[str, str]:
-        """What the TEACHERS table says that those of these units have which are as it knows
-        them.
-        """
-        made_of = self.made_of()
-        return {n: m for n, m in made_of.marks.items() if made_of.units.get(n) == units.get(n)}
-
     def read_teachers(self) -> pa.Table:
         """The TEACHERS table.
 

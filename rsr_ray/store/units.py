@@ -87,6 +87,10 @@ class MadeOf:
         of_units = dict(units) if isinstance(units, Mapping) else dict.fromkeys(units, "")
         return cls(of_units, {n: mark for n, mark in (marks or {}).items() if n in of_units})
 
+    def known_marks(self, units: Mapping[str, str]) -> dict[str, str]:
+        """Those of the units that are still what the table was made of, given their versions."""
+        return {n: m for n, m in self.marks.items() if self.units.get(n) == units.get(n)}
+
     def packed(self) -> str:
         return seal.pack([f"{name} {version}" for name, version in sorted(self.units.items())])
 
