@@ -99,7 +99,7 @@ class ScoreConfig:
     )
     token_scores: bool = option(
         "also store the rank, surprisal and entropy of every token, about 13 bytes per token, "
-        "in the folder tokens",
+        "in the folder tokens; added to scores of earlier runs, which stay as they are",
         False,
     )
     r_max: int = option("clip token ranks at N", 100)
@@ -136,7 +136,8 @@ class ScoreConfig:
         None,
     )
     per_turn: bool = option(
-        "also store the sums of each assistant turn, in the column turns", False
+        "also store the sums of each assistant turn, in the column turns; added as --token-scores",
+        False,
     )
     stratum: tuple[str, ...] = option(
         "also store the values of these columns or paths, e.g. source or meta.domain; "
@@ -145,7 +146,8 @@ class ScoreConfig:
         metavar="COLUMN",
     )
     segments: bool = option(
-        "also store the sums of reasoning, answer text and tool calls, in the column segments",
+        "also store the sums of reasoning, answer text and tool calls, in the column segments; "
+        "added as --token-scores",
         False,
     )
     segment: tuple[str, ...] = option(

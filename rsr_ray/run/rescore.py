@@ -19,7 +19,7 @@ from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
 from rsr_ray.run.resources import TASK_CPUS
 from rsr_ray.run.score_table import Rejects, RowSums, score_table, whole_tokens
-from rsr_ray.schema import OF_ROW, SCORES, SINCE_VERSION_3
+from rsr_ray.schema import OF_ROW, SCORES, SINCE_VERSION_3, TOKENS
 from rsr_ray.store.beside import Beside
 from rsr_ray.store.lease import at_work
 from rsr_ray.store.records import warn_once
@@ -66,17 +66,18 @@ def rescore(
     """
     fingerprint = store.generation()
     names = store.units().get(fingerprint, [])
-    if not names:
+    some = [name for name in names if n_rows([name])]
+    if not some:
         raise UserError(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
-    if without := {*names} - store.token_units(fingerprint):
+    if without := {*some} - store.token_units(fingerprint):
         raise UserError(
             f"store {store.uri}: {n_rows(without):,} of {n_rows(names):,} trajectories of student "
             f"{store.student_name} have no token scores; run rsr-ray score with --token-scores, "
             "which adds them and changes no score"
         )
-    was = store.read_tokens(fingerprint, names[0])[1].r_max
+    was = store.read_tokens(fingerprint, some[0])[1].r_max
     new = fingerprint if r_max in (None, was) else derived_fingerprint(fingerprint, r_max)
     for note in store.notes(fingerprint):
         warn_once(note)
@@ -135,13 +136,15 @@ def rescore_unit(
     """
     (name,) = unit["name"].to_pylist()
     scores = store.read_unit(fingerprint, name).combine_chunks()
-    tokens, facts = store.read_tokens(fingerprint, name)
+    tokens, off = TOKENS.empty_table(), 0.0
+    if len(scores):  # else it only says where its shard ends
+        tokens, (_, off) = store.read_tokens(fingerprint, name)
     again = scores_of_tokens(scores, tokens, r_max, new)
     if out is not None:
         out.write_scores(new, name, again, _mark_of(again, store.read_mark(fingerprint, name)))
     worst, column = largest_difference(scores, again)
     told = {"name": name, "n_rows": scores.num_rows, "difference": worst, "column": column}
-    told["expected"] = ROUNDING + 2 * facts.off  # of a ratio: of both of its sums
+    told["expected"] = ROUNDING + 2 * off  # of a ratio: of both of its sums
     return pa.table({key: [value] for key, value in told.items()})
 
 

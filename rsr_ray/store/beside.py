@@ -54,9 +54,9 @@ class Beside:
         return asdict(self)
 
     @property
-    def hashed(self) -> dict[str, Any]:
+    def hashed(self) -> dict[str, object]:
         """What earlier versions put into the fingerprint."""
-        facts: dict[str, Any] = {
+        facts: dict[str, object] = {
             name: True for name in ("per_turn", "token_scores") if getattr(self, name)
         }
         return facts if self.segments is None else facts | {"segments": self.segments}

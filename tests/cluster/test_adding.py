@@ -11,11 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rsr_ray.corpus.shards import list_corpus
 from rsr_ray.errors import RunError
-from rsr_ray.files.objects import get, list_files
+from rsr_ray.files.objects import list_files
+from rsr_ray.run.doctor.findings import Findings
+from rsr_ray.run.doctor.room import check_store
+from rsr_ray.run.here import resources_here
 from rsr_ray.run.ledger import Run
 from rsr_ray.store.beside import Beside
 from rsr_ray.store.store import Store
+from rsr_ray.student.facts import inspect_student
 
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, stored, upload
@@ -227,17 +232,31 @@ def test_what_other_batches_round_differently_is_measured_and_the_scores_stay(
     assert rsr_ray("rescore", "--store", store, "--student", "student").returncode == 1
 
 
-def test_doctor_says_what_would_be_added(plain, store):
-    options = ["--corpus", plain / "corpus", "--student", DEMO_STUDENT, "--store", store]
-    said = rsr_ray("doctor", *options, "--token-scores", "--max-rejects", 1)
-    assert said.returncode == 0, said.stdout
-    told = " ".join(said.stdout.split())
-    assert "0 of 2 shards to score; adds token scores to 25 of 25 trajectories in the" in told
-    assert "nothing left to score" not in told
+def test_doctor_counts_what_would_be_added(plain, store):
+    config = replace(score(plain / "corpus", store, max_rejects=1.0).config, token_scores=True)
+    student = inspect_student(str(DEMO_STUDENT), False)
+    corpus = list_corpus(config.corpus, None)
+
+    def look() -> tuple[str, float]:
+        found = Findings()
+        left = check_store(found, config, student, resources_here(config), corpus)
+        return found.all[0].says, sum(file.size for file in left)
+
+    says, n_bytes = look()
+    assert says.endswith(
+        "; 0 of 2 shards to score; adds token scores to 25 of 25 trajectories in the store"
+    )
+    assert n_bytes == sum(file.size for file in corpus)
+    run = score(plain / "corpus", store, max_rejects=1.0, token_scores=True)
+    for name in run.units.added_to[1:]:
+        Path(Store(str(store), "student").tokens_uri(run.fingerprint, name)).unlink()
+    says, n_bytes = look()
+    assert "adds token scores to " in says
+    assert 0 < n_bytes < sum(file.size for file in corpus)
     score(plain / "corpus", store, max_rejects=1.0, token_scores=True)
-    told = rsr_ray("doctor", *options, "--token-scores", "--max-rejects", 1).stdout
-    assert "adds" not in told
-    assert "nothing left to score" in " ".join(told.split())
+    says, n_bytes = look()
+    assert "adds" not in says
+    assert n_bytes == 0
 
 
 def test_a_night_adds_to_the_nights_before(plain, store, tmp_path):
@@ -263,13 +282,13 @@ def test_on_ray_and_s3(s3, local_ray, plain, tmp_path):
     there = "s3://rsr/store"
     first = score("s3://rsr/corpus", there, s3_endpoint=endpoint, **REJECTS)
     names = [name for name in list_files(f"{there}/scores", endpoint) if "parquet" in name]
-    before = [get(f"{there}/scores/{name}", endpoint) for name in names]
-    run = score("s3://rsr/corpus", there, s3_endpoint=endpoint, token_scores=True, max_rejects=1.0)
+    before = stored(there, endpoint=endpoint)
+    more = {"s3_endpoint": endpoint, "max_rejects": 1.0, **EVERYTHING}
+    run = score("s3://rsr/corpus", there, **more)
     assert (first.n_scored, run.n_scored, run.counts.added.trajectories) == (24, 0, 24)
-    assert [get(f"{there}/scores/{name}", endpoint) for name in names] == before
     assert {*list_files(f"{there}/tokens", endpoint)} == {*names}
-    sums = score("s3://rsr/corpus", there, s3_endpoint=endpoint, max_rejects=1.0, **SUMS)
-    assert sums.counts.added.trajectories == 24
-    assert all(row["turns"] for row in stored(there, endpoint=endpoint) if row["rsr"])
-    again = score("s3://rsr/corpus", there, s3_endpoint=endpoint, max_rejects=1.0, **EVERYTHING)
-    assert again.counts.n_units == 0
+    sums = ("turns", "segments")
+    after = stored(there, endpoint=endpoint)
+    assert [row | dict.fromkeys(sums) for row in after] == before
+    assert all(row[name] for row in after for name in sums if row["rsr"])
+    assert score("s3://rsr/corpus", there, **more).counts.n_units == 0
