@@ -30,7 +30,7 @@ def test_the_record_of_a_run_of_another_version_is_read_and_written_again():
     (path,) = EARLIER.glob("*.json")
     found = json.loads(path.read_text())
     run = RunRecord.from_json(found | {"colour": "red"})
-    lacking = dict.fromkeys(("plan", "identity", "kept", "added"))
+    lacking = dict.fromkeys(("plan", "identity", "kept", "added", "estimate"))
     assert {name: getattr(run, name) for name in lacking} == lacking
     assert (run.equation.scored, run.student.vocab_size, run.resources.replicas) == (12, 627, 1)
     assert run.to_json() == found | lacking | {"colour": "red"}

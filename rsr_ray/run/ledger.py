@@ -20,6 +20,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import count_replicas
 from rsr_ray.run.counts import Added, Counts, WrittenUnit, again
 from rsr_ray.run.display import size
+from rsr_ray.run.figures import expected_of
 from rsr_ray.run.progress import Progress
 from rsr_ray.run.record import make_record
 from rsr_ray.run.resources import Resources
@@ -62,6 +63,7 @@ class Run:
         self.student: StudentFacts | None = None
         self.identity = ""
         self.max_length = 0
+        self.settings_hash = ""  # with what is asked for beside the scores
         self.generation = Generation(fingerprint="")
         self.resources = Resources(replicas=0, gpus_per_replica=0, dtype="", batch_tokens=0)
         # what is there and what is done, shards by key and version
@@ -80,6 +82,7 @@ class Run:
         self.student = student
         self.max_length = self.config.length_limit(student)
         hash_of = self.config.hash_of(student, dtype, self.max_length)
+        self.settings_hash = hash_of(self.config.beside)
         self.generation = store.find_generation(hash_of, self.config.beside)
         self.resources = Resources(replicas=0, gpus_per_replica=0, dtype=dtype, batch_tokens=0)
 
@@ -278,7 +281,7 @@ class Run:
 
     def finish(self) -> RunRecord:
         """The record of the run, which is kept here too."""
-        self.record = make_record(self, time.monotonic() - self.begun)
+        self.record = make_record(self, time.monotonic() - self.begun, expected_of(self))
         self.log(
             "run finished",
             equation=self.equation,
