@@ -182,7 +182,7 @@ def as_an_earlier_version(plain: Path, store: Path, **had) -> Run:
 
 @pytest.mark.parametrize("had", [{"token_scores": True}, SUMS], ids=["tokens", "sums"])
 def test_a_store_of_the_version_before_is_added_to_and_not_scored_again(
-    plain, fresh, tmp_path, had
+    plain, fresh, tmp_path, had, monkeypatch
 ):
     store = tmp_path / "store"
     old = as_an_earlier_version(plain, store, **had)
@@ -193,6 +193,9 @@ def test_a_store_of_the_version_before_is_added_to_and_not_scored_again(
         assert (run.fingerprint, run.counts.n_units) == (old.record.fingerprint, 0)
         assert Beside.from_json(run.record.kept) == old.config.beside
     assert files(store, "scores") | files(store, "tokens") == before
+    with monkeypatch.context() as patch:  # the table says by now what units have
+        patch.setattr(Store, "read_mark", None)
+        assert score(plain / "corpus", store, max_rejects=1.0, **had).counts.n_units == 0
     more = score(plain / "corpus", store, max_rejects=1.0, **EVERYTHING)
     assert (more.fingerprint, more.counts.added.trajectories) == (old.record.fingerprint, 24)
 
