@@ -510,8 +510,8 @@ UNIT = (
     ),
     Fault(
         ".ci/run",
-        "pip install -q -e '.[test]'",
-        "pip install -q -e '.'",
+        "-e '.[test]'",
+        "-e '.'",
         "test_readme.py::test_ci_does_what_the_readme_says",
     ),
 )
