@@ -78,7 +78,7 @@ class Metric:
     def way_out(self) -> str:
         """How rows get its columns."""
         if self.segment:
-            return "with --segments, or --segment NAME=REGEX for a name"
+            return "with --segments, or --segment NAME=REGEX for a name, which adds them"
         return f"with --metrics {self.name}" if self.name == "local_naturalness" else "again"
 
     def terms(

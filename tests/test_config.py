@@ -187,6 +187,11 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
         fingerprint(batch_tokens=7),
         fingerprint(unit_rows=5),
         fingerprint(store="elsewhere"),
+        # what is kept beside the scores
+        fingerprint(token_scores=True),
+        fingerprint(per_turn=True),
+        fingerprint(segments=True),
+        fingerprint(segment=("code=`[^`]+`",)),
     ]
     same.append(fingerprint(dataclasses.replace(student, source="/moved")))
     other = [
@@ -199,12 +204,8 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
     other += [
         fingerprint(render="verbatim"),
         fingerprint(over_length="window"),
-        fingerprint(per_turn=True),
-        fingerprint(segments=True),
-        fingerprint(segment=("code=`[^`]+`",)),
     ]
     other += [
-        fingerprint(token_scores=True),
         fingerprint(metrics="rsr,local_naturalness"),
         fingerprint(metrics="local_naturalness", steps="paragraph"),
     ]

@@ -77,7 +77,7 @@ def test_an_estimate_is_of_the_next_run_under_the_same_settings(tmp_path):
     kept = read_figures(str(tmp_path), None).estimates[student]
     assert kept == dataclasses.replace(ESTIMATE, made=kept.made)
     now, other = Run(config), Run(config)
-    now.fingerprint, other.fingerprint = "f", "g"
+    now.settings_hash, other.settings_hash = "f", "g"
     assert (expected_of(now), expected_of(other)) == (kept, None)
     note_run(now, "it broke")  # it is used up
     assert read_figures(str(tmp_path), None).estimates == {}

@@ -16,6 +16,7 @@ from rsr_ray.corpus.units import read_units
 from rsr_ray.run.counts import WrittenUnit
 from rsr_ray.run.ledger import Run
 from rsr_ray.schema import SCORES
+from rsr_ray.store.beside import Generation
 from rsr_ray.store.packs import FILES, Pack, pack_up
 from rsr_ray.store.store import Store
 
@@ -67,9 +68,9 @@ def run_on(
             unit_rows=unit_rows,
         )
     )
-    run.fingerprint = FINGERPRINT
+    run.generation = Generation(fingerprint=FINGERPRINT, same=frozenset([FINGERPRINT]))
     files = list_corpus((str(corpus.folder),), None)
-    objects = run.units.find(store, FINGERPRINT, files)
+    objects = run.units.find(store, run.generation, files)
     todo = run.plan(objects)
     for n, unit in enumerate(read_units(todo, None, unit_rows, run.config.reading)):
         if n == stop_after:
@@ -83,8 +84,9 @@ def run_on(
         written = store.write_unit(
             unit.set_column(unit.schema.get_field_index("rows"), "rows", column), FINGERPRINT
         )
-        work = {"seconds": 0, "splits": 0, "padded": 0, "positions": 0}
-        run.count(WrittenUnit.of(written.to_pylist()[0] | work))
+        work = {"seconds": 0, "splits": 0, "padded": 0, "positions": 0, "added": ""}
+        (told,) = written.drop_columns(["again"]).to_pylist()
+        run.count(WrittenUnit.of(told | work))
     run.check_equation()
     run.units.tidy(store, FINGERPRINT, objects, list_corpus((str(corpus.folder),), None))
     return run

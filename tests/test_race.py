@@ -24,10 +24,11 @@ from rsr_ray.race.answer import (
 )
 from rsr_ray.race.course import Course
 from rsr_ray.race.matched import INDEX, Matched
-from rsr_ray.race.race import race_id
+from rsr_ray.race.race import _find_race, race_id
 from rsr_ray.report.terminal.race import print_race, race_answer, race_line
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.schema import SCORES
+from rsr_ray.store.beside import Beside
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import unit_name
 
@@ -188,7 +189,7 @@ def begun(tmp_path, given: pa.Table, **changes) -> tuple[Course, Store]:
         1,
         Cluster(None),
     )
-    course.take_from(store, store.units().get("f", []))
+    course.take_from(store, "f", store.units().get("f", []))
     return course, store
 
 
@@ -486,3 +487,22 @@ def test_a_name_cannot_steer_the_terminal(name):
     assert "\x1b" not in text + line
     assert "\n" not in line
     assert text.count(safe(name)) == 2
+
+
+def test_a_race_that_an_earlier_version_began_with_token_scores_goes_on(tmp_path):
+    """It was known by what it kept beside the scores too."""
+
+    def hash_of(beside: Beside) -> str:
+        return ("e" if beside else "f") * 16
+
+    store = Store(str(tmp_path), "m", None)
+    config = RaceConfig(**(GIVEN | {"store": str(tmp_path), "token_scores": True}))
+    own, fingerprint = _find_race(config, store, [SHARD], hash_of)
+    assert fingerprint == "f" * 16
+    unit = unit_name({"key": SHARD.key, "version": "0" * 12, "start": 0, "stop": 1, "last": True})
+    begun = Store(f"{tmp_path}/races/{race_id(config, [SHARD], 'e' * 16)}", "m", None)
+    begun.write_scores("e" * 16, unit, SCORES.empty_table())
+    own, fingerprint = _find_race(config, store, [SHARD], hash_of)
+    assert (own.uri, fingerprint) == (begun.uri, "e" * 16)
+    plain = dataclasses.replace(config, token_scores=False)
+    assert _find_race(plain, store, [SHARD], hash_of)[1] == "f" * 16

@@ -22,7 +22,7 @@ from rsr_ray.report.terminal.ranking import print_ranking
 from rsr_ray.report.terminal.rejects import print_rejects
 from rsr_ray.report.terminal.teachers import print_teachers
 from rsr_ray.store.records import read_as
-from rsr_ray.store.scores import RejectedRow
+from rsr_ray.store.rejects import RejectedRow
 from rsr_ray.store.teacher_rows import TeacherRow
 
 from .browser.stores import rejects_of, rows_of, write_store

@@ -90,6 +90,7 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
     store = Store(config.store, config.student, config.s3_endpoint)
     out = Store(config.out, config.student, store.endpoint) if config.out else None
     result = rescore(store, config.r_max, out, config.ray_address)
+    later = result.difference > 0
     if as_json:
         print(json.dumps(result.to_json()))
     elif out and result.teachers is not None:
@@ -102,8 +103,9 @@ def rescore(config: RescoreConfig, as_json: bool) -> int:
         print(
             f"Rescored {counted(result.n_rows, 'row')} from their token scores; largest relative "
             f"difference from the stored scores: {result.difference:.3g} {result.column}"
+            f"{', as the run measured that added them' * (result.is_expected and later)}"
         )
-    if not out and result.difference > 1e-12:
+    if not out and not result.is_expected:
         raise RunError(
             f"store {store.uri}: unit {result.unit} does not match its token scores: "
             f"{result.column} differs by {result.difference:.3g}; rescore with --out FOLDER, or "

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsr_ray.config.fingerprint import fingerprint_of
 from rsr_ray.config.options import (
     S3_ENDPOINT,
     as_mapping,
@@ -26,7 +25,8 @@ from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import absolute, endpoint_of
 from rsr_ray.metrics import REGISTRY
-from rsr_ray.schema import SCORES, SCORES_VERSION
+from rsr_ray.store.beside import NOTHING, Beside, HashOf, Named, kept_under
+from rsr_ray.store.run_record import RunRecord
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.model import DTYPES, QUANTIZE
 from rsr_ray.student.tokenizer import CHAT_TEMPLATES
@@ -99,7 +99,7 @@ class ScoreConfig:
     )
     token_scores: bool = option(
         "also store the rank, surprisal and entropy of every token, about 13 bytes per token, "
-        "in the folder tokens",
+        "in the folder tokens; added to scores of earlier runs, which stay as they are",
         False,
     )
     r_max: int = option("clip token ranks at N", 100)
@@ -136,7 +136,8 @@ class ScoreConfig:
         None,
     )
     per_turn: bool = option(
-        "also store the sums of each assistant turn, in the column turns", False
+        "also store the sums of each assistant turn, in the column turns; added as --token-scores",
+        False,
     )
     stratum: tuple[str, ...] = option(
         "also store the values of these columns or paths, e.g. source or meta.domain; "
@@ -145,7 +146,8 @@ class ScoreConfig:
         metavar="COLUMN",
     )
     segments: bool = option(
-        "also store the sums of reasoning, answer text and tool calls, in the column segments",
+        "also store the sums of reasoning, answer text and tool calls, in the column segments; "
+        "added as --token-scores",
         False,
     )
     segment: tuple[str, ...] = option(
@@ -258,13 +260,9 @@ class ScoreConfig:
         return cls(**{name: value for name, value in found.items() if name in names})
 
     @functools.cached_property
-    def named_segments(self) -> tuple[tuple[str, str], ...] | None:
+    def named_segments(self) -> Named | None:
         """Name and expression of each named segment; None if no segments are asked for."""
-        if not self.segments and not self.segment:
-            return None
-        return tuple(
-            (name, some) for name, _, some in (pair.partition("=") for pair in self.segment)
-        )
+        return self.beside.segments
 
     @property
     def reading(self) -> Reading:
@@ -298,38 +296,25 @@ class ScoreConfig:
                 f"and cannot be read as a file: {e}"
             ) from e
 
+    @property
+    def beside(self) -> Beside:
+        """What is asked for beside the scores."""
+        return Beside.of(vars(self))
+
+    def hash_of(self, student: StudentFacts, dtype: str, max_length: int) -> HashOf:
+        """The fingerprint of these scores with something kept beside them, as earlier versions
+        had it.
+        """
+        return functools.partial(fingerprint_of, self, student, dtype, max_length)
+
     def fingerprint(self, student: StudentFacts, dtype: str, max_length: int) -> str:
-        """Hash of all that can change a score; scores of two fingerprints never mix silently."""
-        facts = dataclasses.asdict(student)
-        del facts["source"]
-        facts |= {
-            "system_prompt": self.system_prompt,
-            "render": self.render,
-            "over_length": self.over_length,
-        }
-        if self.system_role != "merge":
-            facts["system_role"] = self.system_role
-        # What changes no score, but what is kept beside it.
-        facts |= {name: True for name in ("per_turn", "token_scores") if getattr(self, name)}
-        if self.stratum:
-            facts["stratum"] = self.stratum
-        if self.named_segments is not None:
-            facts["segments"] = self.named_segments
-        if self.local:
-            facts |= {"steps": self.steps, "step_window": self.step_window}
-            if self.over_length == "window":  # earlier versions cut the front off, the prompt too
-                facts["step_context"] = "with prompt"
-        # What is kept of a row.
-        facts["columns"] = [f"{field.name} {field.type}" for field in SCORES]
-        settings = {
-            "version": SCORES_VERSION,
-            "r_max": self.r_max,
-            "dtype": dtype,
-            "quantize": self.quantize,
-            "max_length": max_length,
-            **facts,
-        }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of all that decides a score; scores of two fingerprints never mix silently."""
+        return self.hash_of(student, dtype, max_length)(NOTHING)
+
+    def has_made(self, run: RunRecord, student: StudentFacts, dtype: str, max_length: int) -> bool:
+        """Whether the scores of a run are those that these settings give."""
+        hash_of = self.hash_of(student, dtype, max_length)
+        return kept_under(run.fingerprint, hash_of, run.asked) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

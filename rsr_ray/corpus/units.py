@@ -24,11 +24,19 @@ FILES_AT_ONCE = 8  # of a pack, which are read at the same time
 def read_units(
     objects: pa.Table, endpoint: str | None, unit_rows: int, reading: Reading
 ) -> Iterator[pa.Table]:
-    """The work units of input objects (uri, version, size, members, done), a Ray Data UDF."""
+    """The work units of input objects (uri, version, size, members, done, again), a Ray Data UDF.
+
+    Of one that has `again`, these units of the store, as they were cut.
+    """
     for row in objects.to_pylist():
         done = [(start, stop) for start, stop in row.pop("done")]
+        again = [(start, stop, bool(last)) for start, stop, last in row.pop("again")]
         files = [InputObject(**file) for file in row.pop("members")]
-        yield from iter_units(InputObject(**row), endpoint, unit_rows, done, reading, files)
+        obj = InputObject(**row)
+        if again:
+            yield from iter_again(obj, endpoint, again, reading, files)
+        else:
+            yield from iter_units(obj, endpoint, unit_rows, done, reading, files)
 
 
 def _rows_of_files(
@@ -92,7 +100,42 @@ def iter_units(
         yield _unit(obj, total, [], share=1.0, last=True)
 
 
-def _unit(obj: InputObject, start: int, rows: list[Row], *, share: float, last: bool) -> pa.Table:
+def iter_again(
+    obj: InputObject,
+    endpoint: str | None,
+    again: list[tuple[int, int, bool]],
+    reading: Reading,
+    files: Sequence[InputObject] = (),
+) -> Iterator[pa.Table]:
+    """Units of an object that are in the store, by their first row, the row after their last one,
+    and whether they end it. Reads no further than they go.
+    """
+    left = sorted(again, reverse=True)
+    held: list[Row] = []
+    for index, (file, n, row) in enumerate(
+        _rows_of_files(files or [obj], endpoint, reading, Place())
+    ):
+        start, stop, last = left[-1]
+        if index >= start:
+            held.append(canonical(row, file, n, reading))
+        if index + 1 == stop:
+            left.pop()
+            share = 1 - len(left) / len(again)
+            yield _unit(obj, start, held, share=share, last=last, again=True)
+            held = []
+        if not left:
+            return
+
+
+def _unit(
+    obj: InputObject,
+    start: int,
+    rows: list[Row],
+    *,
+    share: float,
+    last: bool,
+    again: bool = False,
+) -> pa.Table:
     return pa.table(
         {
             "key": [obj.key],
@@ -100,7 +143,8 @@ def _unit(obj: InputObject, start: int, rows: list[Row], *, share: float, last: 
             "start": [start],
             "stop": [start + len(rows)],
             "last": [last],
-            "share": [share],  # of the object, read up to here
+            "share": [share],  # of the object, or of its units to read again, up to here
+            "again": [again],  # it is in the store, and something is added to it
             "rows": pa.array([rows], pa.list_(READ_ROWS)),
         }
     )

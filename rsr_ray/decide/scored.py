@@ -44,9 +44,10 @@ class Scored:
     def _check_has(self, metric: Metric) -> None:
         """Raise UserError where not all rows have what a metric is made of."""
         if not self.has(metric):
+            how = "" if metric.segment else " (--new-generation)"
             raise UserError(
                 f"{metric.name}: not all rows of the store have {', '.join(metric.columns)}; "
-                f"score them {metric.way_out} (--new-generation)"
+                f"score them {metric.way_out}{how}"
             )
 
     def valued(self, metric: Metric) -> "Scored":

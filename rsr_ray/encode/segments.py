@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rsr_ray.encode.found import Span
+from rsr_ray.store.beside import PARTS
 
-REASONING, ANSWER, CALLS = PARTS = ("reasoning", "answer", "tool_calls")
+REASONING, ANSWER, CALLS = PARTS
 Named = Sequence[tuple[str, str]]  # name and regular expression of a segment; the first one wins
 
 

@@ -238,10 +238,7 @@ def version_of(uri: str, endpoint: str | None) -> str | None:
 
 
 def list_files(uri: str, endpoint: str | None) -> dict[str, datetime.datetime | None]:
-    """Every file under a folder by its path in it, and when the store says it was written.
-
-    {} without the folder.
-    """
+    """Every file under a folder by its path in it, and when it was written; {} without it."""
     return {name: info.mtime for name, info in list_infos(uri, endpoint).items()}
 
 
@@ -276,6 +273,13 @@ def list_infos(uri: str, endpoint: str | None) -> dict[str, pafs.FileInfo]:
                 elif info.type == pafs.FileType.File:
                     found[info.path[len(root) :].lstrip("/")] = info
     return found
+
+
+def list_folders(uri: str, endpoint: str | None) -> list[str]:
+    """Names of the folders in a folder, sorted; [] without it. One request a thousand."""
+    fs, root = open_filesystem(uri, endpoint)
+    found = fs.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+    return sorted(i.base_name for i in found if i.type == pafs.FileType.Directory)
 
 
 def put(uri: str, data: bytes | memoryview, endpoint: str | None) -> None:

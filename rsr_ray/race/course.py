@@ -76,7 +76,7 @@ class Course:
         self.rounds: list[Round] = []
         self._take_own()
 
-    def take_from(self, store: Store, names: list[str]) -> None:
+    def take_from(self, store: Store, fingerprint: str, names: list[str]) -> None:
         """Take what units of the store hold of these objects as they are now, scored or rejected.
 
         What the race itself has scored stays its own.
@@ -85,7 +85,7 @@ class Course:
         versions = {(obj.key, obj.version) for obj in [*self.objects, *packs]}
         present = [name for name in names if (name[:16], name[17:29]) in versions]
         key = ("source", "source_row", "teacher", "trajectory_id")
-        self.taken |= self.scores.take_in(store, self.fingerprint, present, key)
+        self.taken |= self.scores.take_in(store, fingerprint, present, key)
 
     def _take_own(self) -> None:
         names = self.store.units().get(self.fingerprint, [])

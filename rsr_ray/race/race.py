@@ -24,6 +24,7 @@ from rsr_ray.race.course import Course
 from rsr_ray.race.matched import Matched, build_index, digest
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.resources import take
+from rsr_ray.store.beside import NOTHING, HashOf
 from rsr_ray.store.records import put_record
 from rsr_ray.store.store import Store
 from rsr_ray.student.facts import inspect_student
@@ -59,19 +60,37 @@ def race(config: RaceConfig, say: Callable[[Round], None]) -> RaceAnswer:
     with Cluster(config.ray_address, config.log, verbose=config.verbose) as cluster:
         cluster.connect()
         resources = take(config)
-        fingerprint = config.fingerprint(student, resources.dtype, config.length_limit(student))
-        units = store.units_under(fingerprint, new_generation=config.new_generation)
-        name = race_id(config, objects, fingerprint)
-        own = Store(f"{store.uri}/races/{name}", store.student_name, store.endpoint)
+        hash_of = config.hash_of(student, resources.dtype, config.length_limit(student))
+        generation = store.find_generation(hash_of, config.beside)
+        units = store.find_under(generation, new_generation=config.new_generation)
+        own, fingerprint = _find_race(config, store, objects, hash_of)
+        name = own.uri.rpartition("/")[2]
         own.check_writable(name)
         matched = Matched.of(build_index(config, objects), config.teachers, config.seed)
         course = Course(config, objects, matched, own, fingerprint, resources.replicas, cluster)
-        course.take_from(store, units)
+        course.take_from(store, generation.fingerprint, list(units))
         while not course.state.finished and course.affordable:
             say(course.run_round())
     answer = course.answer(name)
     put_record(own.uri, "race.json", answer.to_json(), config.s3_endpoint)
     return answer
+
+
+def _find_race(
+    config: RaceConfig, store: Store, objects: list[InputObject], hash_of: HashOf
+) -> tuple[Store, str]:
+    """The race's own store, and the fingerprint of its scores.
+
+    Earlier versions knew a race by what it kept beside the scores too: one that was begun so goes
+    on.
+    """
+    of_earlier, of_now = hash_of(config.beside), hash_of(NOTHING)
+    for fingerprint in dict.fromkeys([of_earlier, of_now]):
+        name = race_id(config, objects, fingerprint)
+        own = Store(f"{store.uri}/races/{name}", store.student_name, store.endpoint)
+        if own.units().get(fingerprint):
+            break
+    return own, fingerprint
 
 
 def race_id(config: RaceConfig, objects: list[InputObject], fingerprint: str) -> str:

@@ -2,16 +2,46 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from rsr_ray.corpus.row_faults import Row
-from rsr_ray.store.scores import Reject
+from rsr_ray.store.rejects import Reject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What was added to scores of an earlier run. These stay as they are, to the bit."""
+
+    trajectories: int = 0
+    # Of these, those whose token scores add up to others than are stored, in the last digits, and
+    # those of which even the ranks do.
+    other_sums: int = 0
+    other_ranks: int = 0
+    off: float = 0.0  # the largest difference of a sum, relatively
+    problems: tuple[str, ...] = ()  # why nothing was added to units, a line each
+    mark: str | None = None  # what a unit's file now says it has
+
+    def __add__(self, more: "Added") -> "Added":
+        return Added(
+            trajectories=self.trajectories + more.trajectories,
+            other_sums=self.other_sums + more.other_sums,
+            other_ranks=self.other_ranks + more.other_ranks,
+            off=max(self.off, more.off),
+            problems=self.problems + more.problems,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Self:
+        return cls(**found | {"problems": tuple(found["problems"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenUnit:
-    """The bookkeeping of a unit that was written."""
+    """The bookkeeping of a unit that was written, or added to: then it has no rows of its own."""
 
     file: str
     key: str  # of the shard
@@ -29,17 +59,30 @@ class WrittenUnit:
     splits: int  # of batches, for memory
     padded: int  # positions, padding included
     positions: int  # without it
+    added: Added | None = None  # None: its rows were scored
 
     @classmethod
     def of(cls, told: Row) -> Self:
         """From what `Score` returns, a row of it."""
         rejected = json.loads(told["rejected"])
         rejects = {reason: Reject(**reject) for reason, reject in rejected.items()}
-        return cls(**told | {"rejected": rejects})
+        added = Added.from_json(json.loads(told["added"])) if told["added"] else None
+        return cls(**told | {"rejected": rejects, "added": added})
 
     @property
     def shard(self) -> tuple[str, str]:
-        return self.key, self.version
+        """Key and version; of what is added to apart, because other rows may be new."""
+        return self.key, self.version if self.added is None else again(self.version)
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing is left to do in its shard."""
+        return self.last if self.added is None else self.share == 1.0
+
+
+def again(version: str) -> str:
+    """The version of a shard's units that are added to."""
+    return f"{version} again"
 
 
 @dataclass
@@ -57,9 +100,12 @@ class Counts:
     splits: int = 0
     padded: int = 0
     positions: int = 0
+    added: Added | None = None
 
     def add(self, unit: WrittenUnit) -> None:
         self.n_units += 1
+        if unit.added is not None:
+            self.added = (self.added or Added()) + unit.added
         self.n_rows += unit.n_rows
         self.n_scored += unit.n_scored
         self.n_tokens += unit.n_tokens

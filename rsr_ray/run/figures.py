@@ -49,7 +49,9 @@ def note_night(config: "ScoreConfig", night: str, error: str | None, begun: floa
 
 
 def note_estimate(config: "ScoreConfig", fingerprint: str, cost: "Cost") -> None:
-    """Note what doctor expects of the next run of a student, for that run's record."""
+    """Note what doctor expects of the next run of a student, for that run's record; the fingerprint
+    is of what the run asks for beside the scores too.
+    """
     known = {name: getattr(cost, name) for name in ESTIMATED}
     estimate = Estimate(made=_now(), fingerprint=fingerprint, **known)
     student = str(config.student_name)
@@ -68,7 +70,7 @@ def expected_of(run: "Run") -> Estimate | None:
     except OSError:  # the scores are written; noting the run's figures will say so
         return None
     found = estimates.get(str(config.student_name))
-    return found if found and found.fingerprint == run.fingerprint else None
+    return found if found and found.fingerprint == run.settings_hash else None
 
 
 def run_figures(run: "Run", error: str | None, place_changes: int | None) -> RunFigures:

@@ -6,8 +6,9 @@ import datetime
 import sys
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict
+from re import Match
 from typing import Any
 
 import pyarrow as pa
@@ -17,16 +18,18 @@ from rsr_ray.corpus.plan import Plan
 from rsr_ray.errors import RunError, UserError, counted, safe
 from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import count_replicas
-from rsr_ray.run.counts import Counts, WrittenUnit
+from rsr_ray.run.counts import Added, Counts, WrittenUnit, again
 from rsr_ray.run.display import size
 from rsr_ray.run.figures import expected_of
 from rsr_ray.run.progress import Progress
 from rsr_ray.run.record import make_record
 from rsr_ray.run.resources import Resources
 from rsr_ray.run.units import RunUnits
+from rsr_ray.store.beside import Generation
 from rsr_ray.store.packs import Pack, files_of
 from rsr_ray.store.run_record import RunRecord
-from rsr_ray.store.units import Done
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import UNIT_NAME, Done, n_rows
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.watch import log
 
@@ -37,6 +40,7 @@ TODO = pa.schema(
         *FILE,
         ("members", pa.list_(pa.struct(FILE))),
         ("done", pa.list_(pa.list_(pa.int64()))),
+        ("again", pa.list_(pa.list_(pa.int64()))),  # units to add to: start, stop, whether last
     ]
 )
 
@@ -59,7 +63,8 @@ class Run:
         self.student: StudentFacts | None = None
         self.identity = ""
         self.max_length = 0
-        self.fingerprint = ""
+        self.settings_hash = ""  # with what is asked for beside the scores
+        self.generation = Generation(fingerprint="")
         self.resources = Resources(replicas=0, gpus_per_replica=0, dtype="", batch_tokens=0)
         # what is there and what is done, shards by key and version
         self.units = RunUnits(config)
@@ -72,11 +77,13 @@ class Run:
         self.teachers: pa.Table | None = None
         self.record: RunRecord  # once it is finished
 
-    def settle(self, student: StudentFacts, dtype: str) -> None:
-        """Fix the settings that decide the scores."""
+    def settle(self, store: Store, student: StudentFacts, dtype: str) -> None:
+        """Fix the settings that decide the scores, and where these lie."""
         self.student = student
         self.max_length = self.config.length_limit(student)
-        self.fingerprint = self.config.fingerprint(student, dtype, self.max_length)
+        hash_of = self.config.hash_of(student, dtype, self.max_length)
+        self.settings_hash = hash_of(self.config.beside)
+        self.generation = store.find_generation(hash_of, self.config.beside)
         self.resources = Resources(replicas=0, gpus_per_replica=0, dtype=dtype, batch_tokens=0)
 
     def use(self, resources: Resources) -> None:
@@ -105,8 +112,9 @@ class Run:
             if not state.whole:
                 self.sizes[obj.key, version] = obj.size
                 todo.append(_to_read(obj, version, state))
+        n_left = sum(len(row["members"]) or 1 for row in todo)
+        todo += self._to_add(objects)
         if self.config.log == "text":
-            n_left = sum(len(row["members"]) or 1 for row in todo)
             self._say_plan(files_of(objects), n_left)
         self.log(
             "run planned",
@@ -114,8 +122,29 @@ class Run:
             shards=len(objects),
             shards_to_do=len(todo),
             rows_already_scored=self.n_already,
+            rows_to_add_to=n_rows(self.units.lacking.units),
         )
         return pa.Table.from_pylist(todo, schema=TODO) if todo else TODO.empty_table()
+
+    def _to_add(self, objects: list[InputObject]) -> list[dict[str, Any]]:
+        """Rows for `read_units` of the objects some of whose units lack what is asked for."""
+        units: dict[str, list[Match[str]]] = defaultdict(list)
+        for name in self.units.lacking.units:
+            unit = UNIT_NAME.fullmatch(name)
+            assert unit
+            units[unit["key"]].append(unit)
+        rows = []
+        for obj in (obj for obj in objects if obj.key in units):
+            version = obj.version + self.config.reading.label
+            found = [
+                [int(u["start"]), int(u["stop"]), int(u["last"] is not None)]
+                for u in units[obj.key]
+            ]
+            done = self.objects[obj.key, version]
+            share = sum(stop - start for start, stop, _ in found) / max(1, done.n_done)
+            self.sizes[obj.key, again(version)] = max(1, round(share * obj.size))
+            rows.append(_to_read(obj, version, done) | {"again": found})
+        return rows
 
     def _say_plan(self, files: list[InputObject], n_left: int) -> None:
         said = (
@@ -123,6 +152,8 @@ class Run:
             f"{len(files) - n_left:,} already scored; reading rows as {self.shape}"
         )
         print(said, file=sys.stderr)
+        if adding := self.units.lacking.what_to_what:
+            print(f"Adding {adding}; their scores stay as they are", file=sys.stderr)
         if self.reading is None:
             return
         if self.reading.teachers:
@@ -132,7 +163,10 @@ class Run:
 
     def follow(self, label: str) -> Progress:
         """The progress of this run, which `count` tells of each unit."""
-        rows_before = {shard: self.objects[shard].n_done for shard in self.sizes}
+        rows_before = {
+            shard: self.objects[shard].n_done if shard in self.objects else 0
+            for shard in self.sizes
+        }
         self.progress = Progress(
             label,
             self.sizes,
@@ -145,15 +179,38 @@ class Run:
         return self.progress
 
     def count(self, unit: WrittenUnit) -> None:
-        """Add a unit that was written."""
-        self.units.written.append(unit.file)
-        state = self.objects[unit.shard]
-        state.ranges.append((unit.start, unit.stop))
-        if unit.last:
-            state.n_rows = unit.stop
+        """Add a unit that was written, or added to."""
+        if unit.added is None:
+            self.units.written.append(unit.file)
+            self.units.marks[unit.file] = self.config.beside.mark
+            state = self.objects[unit.shard]
+            state.ranges.append((unit.start, unit.stop))
+            if unit.last:
+                state.n_rows = unit.stop
+        else:
+            self.units.added_to.append(unit.file)
+            if unit.added.mark:
+                self.units.marks[unit.file] = unit.added.mark
         self.counts.add(unit)
         if self.progress is not None:
             self.progress.add(unit)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the scores, in the store."""
+        return self.generation.fingerprint
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether there is anything that only the student can tell."""
+        new = any(not state.whole for state in self.objects.values())
+        return new or self.units.lacking.needs_student
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the row equation has to know, a sentence each."""
+        added = self.counts.added or Added()
+        return [*self.units.notes, *self.units.lacking.notes(self.units.added_to, added)]
 
     @property
     def n_read(self) -> int:
@@ -246,4 +303,5 @@ def _to_read(obj: InputObject, version: str, state: Done) -> dict[str, Any]:
         "version": version,
         "members": [asdict(file) for file in obj.members] if isinstance(obj, Pack) else [],
         "done": [list(rows) for rows in state.ranges],
+        "again": [],
     }

@@ -1,7 +1,7 @@
 """The whole path on one screen: read -> encode -> score -> reduce."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +73,9 @@ def run_through(run: Run, cluster: Cluster | None = None, label: str = "") -> No
     with cluster, Encoder() as encoder:
         is_here = fits_here(config, cluster, [f.uri for f in files], sum(f.size for f in files))
         student, dtype = find_student(run, store, encoder if is_here else cluster)
-        run.settle(student, dtype)
+        run.settle(store, student, dtype)
         with at_work(store, run.fingerprint):
-            objects = run.units.find(store, run.fingerprint, files)
+            objects = run.units.find(store, run.generation, files)
             todo = run.plan(objects)
             if todo.num_rows:
                 units = scored_units(todo, run, student, store, cluster, encoder)
@@ -85,7 +85,7 @@ def run_through(run: Run, cluster: Cluster | None = None, label: str = "") -> No
                 files = list_corpus(config.corpus, config.s3_endpoint, config.store)
             run.check_equation()
             run.units.tidy(store, run.fingerprint, objects, files)
-            run.teachers = make_teachers(store, run.fingerprint, cluster)
+            run.teachers = make_teachers(store, run.fingerprint, cluster, run.units.marks)
             store.write_run(run.finish())
 
 
@@ -143,7 +143,7 @@ def find_dtype(
     if (
         last
         and was in AUTO_DTYPES.values()
-        and config.fingerprint(student, was, config.length_limit(student)) == last.fingerprint
+        and config.has_made(last, student, was, config.length_limit(student))
     ):
         return was
     if isinstance(place, Encoder):
@@ -177,14 +177,16 @@ def scored_units(
         return (WrittenUnit.of(row) for table in written for row in table.to_pylist())
 
 
-def make_teachers(store: Store, fingerprint: str, cluster: Cluster) -> pa.Table:
+def make_teachers(
+    store: Store, fingerprint: str, cluster: Cluster, marks: Mapping[str, str] | None = None
+) -> pa.Table:
     """The TEACHERS table of all units that are there: the stored one if it is of them as they are,
-    else made anew and stored.
+    else made anew and stored. `marks` are what a run knows of what they have beside their scores.
 
     Of runs that end together each makes it in its turn, so that the last has what all of them
     wrote.
     """
-    teachers = store.current_teachers(store.counted(fingerprint))
+    teachers = store.current_teachers(store.counted(fingerprint), marks)
     if teachers is not None:
         return teachers
     with alone(store):
@@ -193,7 +195,9 @@ def make_teachers(store: Store, fingerprint: str, cluster: Cluster) -> pa.Table:
         teachers = store.current_teachers(units)
         if teachers is None:
             teachers = reduce_scores(store, fingerprint, list(units), n_rows(units), cluster)
-            store.write_teachers(teachers, units)
+        store.write_teachers(
+            teachers, units, {**store.made_of().known_marks(units), **(marks or {})}
+        )
     return teachers
 
 
@@ -258,7 +262,9 @@ def replica(run: Run, student: StudentFacts, store: Store) -> Replica:
         quantize=config.quantize,
         wanted=Wanted.of(config, config.length_limit(student)),
         batch_tokens=resources.batch_tokens,
-        fingerprint=run.fingerprint,
+        generation=run.generation,
+        beside=config.beside,
+        loads=run.needs_student,
         run_id=run.run_id,
         store=store,
     )

@@ -28,6 +28,7 @@ class Scoring:
     bytes: int
     of_bytes: int
     scored: int
+    added_to: int  # trajectories of earlier runs that got what they lacked beside their scores
     rejected: dict[str, int]
     of_trajectories: int | None  # about
     tokens_per_second: float | None  # of the last minute
@@ -46,12 +47,14 @@ class Scoring:
     @property
     def parts(self) -> list[str]:
         said = [self.label] if self.label else []
-        if not self.scored and not self.rejected:
+        if not self.scored and not self.rejected and not self.added_to:
             return [*said, self._first_units, duration(self.seconds)]
+        of_new = self.scored or self.rejected or not self.added_to
         about = f" of about {self.of_trajectories:,}" if self.of_trajectories else ""
         said += [
             f"{self.share:.0%}",
-            f"{self.scored:,}{about} trajectories scored",
+            *([f"{self.scored:,}{about} trajectories scored"] if of_new else []),
+            *([f"{self.added_to:,} trajectories added to"] if self.added_to else []),
             f"{self.shards:,} of {self.of_shards:,} shards",
             f"{size(self.bytes)} of {size(self.of_bytes)}",
         ]
@@ -114,7 +117,7 @@ class Progress:
         shard = unit.shard
         tokens = self.counts.n_all_tokens
         self.busy_seconds += now - self._since(unit)
-        if not unit.last:
+        if not unit.ends:
             self.at_unit[shard] = now
         else:
             self.free_since.append(now)
@@ -122,7 +125,7 @@ class Progress:
                 self.free_since.remove(min(self.free_since))
         self.shares[shard] = max(self.shares.get(shard, 0.0), unit.share)
         self.stops[shard] = max(self.stops.get(shard, 0), unit.stop)
-        self.whole += unit.last
+        self.whole += unit.ends
         self.recent.append((now, tokens))
         while now - self.recent[0][0] > NOW_SECONDS:
             self.recent.popleft()
@@ -198,6 +201,7 @@ class Progress:
             bytes=round(self._done()),
             of_bytes=total,
             scored=counts.n_scored,
+            added_to=counts.added.trajectories if counts.added else 0,
             rejected=dict(counts.rejected.most_common()),
             of_trajectories=None if about is None else max(counts.n_rows, about),
             tokens_per_second=speed,

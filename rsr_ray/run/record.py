@@ -37,7 +37,7 @@ def make_record(run: "Run", seconds: float, estimate: Estimate | None) -> RunRec
         replaced_while_read=units.replaced,
         broken_units=sorted(units.broken),
         not_in_corpus=asdict(units.absent) if units.absent else {},
-        notes=units.notes,
+        notes=run.notes,
         scored_tokens=counts.n_tokens,
         prompt_tokens=counts.n_prompt_tokens,
         padding_share=None if padding is None else round(padding, 4),
@@ -45,6 +45,8 @@ def make_record(run: "Run", seconds: float, estimate: Estimate | None) -> RunRec
         seconds=round(seconds, 3),
         replica_seconds=round(counts.replica_seconds, 3),
         tokens_per_second=round(counts.n_all_tokens / seconds, 1),
+        kept=run.generation.kept.to_json(),
+        added=counts.added.to_json() if counts.added else None,
         driver_peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         estimate=estimate,
     )

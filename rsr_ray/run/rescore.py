@@ -3,7 +3,7 @@ r_max, or to check the store.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.corpus.row_faults import Row
-from rsr_ray.engine.sums import Tokens, metric_sums_by_row, sum_by_turn
+from rsr_ray.engine.sums import metric_sums_by_row, sum_by_turn
 from rsr_ray.errors import UserError
 from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
 from rsr_ray.run.resources import TASK_CPUS
-from rsr_ray.run.score_table import Rejects, RowSums, score_table
-from rsr_ray.schema import OF_ROW, SCORES, SINCE_VERSION_3
+from rsr_ray.run.score_table import Rejects, RowSums, score_table, whole_tokens
+from rsr_ray.schema import OF_ROW, SCORES, SINCE_VERSION_3, TOKENS
+from rsr_ray.store.beside import Beside
 from rsr_ray.store.lease import at_work
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import n_rows
 
+ROUNDING = 1e-12  # relative; scores and token scores of one run give the same
 CARRIED = [*OF_ROW, *GUARD_COLUMNS, "truncated"]
 KEPT = (  # what token scores do not tell
     "n_prompt_tokens",
@@ -46,6 +48,8 @@ class Rescored:
     difference: float  # the largest, relative
     column: str  # that has it
     unit: str  # in which
+    # whether all differences are as the run measured that added token scores to the scores later
+    is_expected: bool
     teachers: list[TeacherRow] | None  # None where nothing was written
 
     def to_json(self) -> dict[str, Any]:
@@ -62,23 +66,25 @@ def rescore(
     """
     fingerprint = store.generation()
     names = store.units().get(fingerprint, [])
-    if not names:
+    some = [name for name in names if n_rows([name])]
+    if not some:
         raise UserError(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
-    try:
-        _, was = store.read_tokens(fingerprint, names[0])
-    except FileNotFoundError as e:
+    if without := {*some} - store.token_units(fingerprint):
         raise UserError(
-            f"store {store.uri}: no token scores of student {store.student_name}; run rsr-ray "
-            "score with --token-scores --new-generation"
-        ) from e
+            f"store {store.uri}: {n_rows(without):,} of {n_rows(names):,} trajectories of student "
+            f"{store.student_name} have no token scores; run rsr-ray score with --token-scores, "
+            "which adds them and changes no score"
+        )
+    was = store.read_tokens(fingerprint, some[0])[1].r_max
     new = fingerprint if r_max in (None, was) else derived_fingerprint(fingerprint, r_max)
     for note in store.notes(fingerprint):
         warn_once(note)
     with Cluster(ray_address) as cluster:
         told, teachers = _rescore(store, fingerprint, names, r_max or was, out, new, cluster)
-    worst = max(told, key=lambda unit: unit["difference"])
+    unexpected = [unit for unit in told if unit["difference"] > unit["expected"]]
+    worst = max(unexpected or told, key=lambda unit: unit["difference"])
     return Rescored(
         n_rows=sum(unit["n_rows"] for unit in told),
         fingerprint=new,
@@ -86,6 +92,7 @@ def rescore(
         difference=worst["difference"],
         column=worst["column"],
         unit=worst["name"],
+        is_expected=not unexpected,
         teachers=None if teachers is None else teacher_rows(teachers),
     )
 
@@ -129,14 +136,25 @@ def rescore_unit(
     """
     (name,) = unit["name"].to_pylist()
     scores = store.read_unit(fingerprint, name).combine_chunks()
-    tokens, _ = store.read_tokens(fingerprint, name)
+    tokens, off = TOKENS.empty_table(), 0.0
+    if len(scores):  # else it only says where its shard ends
+        tokens, (_, off) = store.read_tokens(fingerprint, name)
     again = scores_of_tokens(scores, tokens, r_max, new)
     if out is not None:
-        out.write_scores(new, name, again)
+        out.write_scores(new, name, again, _mark_of(again, store.read_mark(fingerprint, name)))
     worst, column = largest_difference(scores, again)
-    return pa.table(
-        {"name": [name], "n_rows": [scores.num_rows], "difference": [worst], "column": [column]}
-    )
+    told = {"name": name, "n_rows": scores.num_rows, "difference": worst, "column": column}
+    told["expected"] = ROUNDING + 2 * off  # of a ratio: of both of its sums
+    return pa.table({key: [value] for key, value in told.items()})
+
+
+def _mark_of(again: pa.Table, mark: str | None) -> str | None:
+    """What a unit has that was scored again, by what it had."""
+    if mark is None:
+        return None
+    had = Beside.of_mark(mark)
+    lost = len(again) and again["segments"].null_count == len(again)
+    return replace(had, segments=None if lost else had.segments).mark
 
 
 def largest_difference(scores: pa.Table, again: pa.Table) -> tuple[float, str]:
@@ -182,9 +200,7 @@ def _sums_of_tokens(
     """What follows from the TOKENS of scored rows, and what of their SCORES does not."""
     if not len(at):
         return RowSums(at, {})
-    whole = Tokens(*(tokens[name].combine_chunks().flatten().to_numpy() for name in Tokens._fields))
-    whole = whole._replace(rank=whole.rank.astype(np.int64))
-    lengths = pc.list_value_length(tokens["rank"]).to_numpy().astype(np.int64)
+    whole, lengths = whole_tokens(tokens)
     sums = metric_sums_by_row(whole, lengths, r_max)
     for name in KEPT:
         if scores[name].null_count == 0:

@@ -4,10 +4,11 @@ One replica of the student an actor; a batch of Ray Data is one work unit.
 """
 
 import itertools
+import json
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,13 @@ from rsr_ray.engine.sums import (
     turn_lengths,
 )
 from rsr_ray.engine.windows import score_windows
+from rsr_ray.errors import BadRow
+from rsr_ray.run.adding import Adder
 from rsr_ray.run.counts import Counters, WrittenUnit
 from rsr_ray.run.score_table import Rejects, RowSums, score_table, token_table
+from rsr_ray.store.beside import Beside, Generation
 from rsr_ray.store.store import Store
+from rsr_ray.store.units import unit_name
 from rsr_ray.student.facts import StudentFacts
 from rsr_ray.student.model import Student
 from rsr_ray.watch import attempt, log, on_ray
@@ -73,7 +78,9 @@ class Replica:
     quantize: str | None
     wanted: Wanted
     batch_tokens: int
-    fingerprint: str
+    generation: Generation
+    beside: Beside  # what is asked for beside the scores
+    loads: bool  # whether anything is left for the student to do
     run_id: str
     store: Store
 
@@ -103,10 +110,15 @@ class Score:
             # one thread a replica, so that the number of replicas changes no rounding
             torch.set_num_threads(1)
         self.scorer = Scorer(
-            replica.load(device), replica.wanted, replica.batch_tokens, replica.fingerprint
+            replica.load(device) if replica.loads else None,
+            replica.wanted,
+            replica.batch_tokens,
+            replica.generation.fingerprint,
         )
         self.run_id = replica.run_id
         self.store = replica.store
+        self.beside = replica.beside
+        self.adder = Adder(self.scorer, replica.store, replica.generation, replica.beside)
         self.counters = Counters(self.store.student_name) if on_ray() else None
 
     def __call__(self, unit: pa.Table) -> pa.Table:
@@ -115,25 +127,49 @@ class Score:
         scorer = self.scorer
         scorer.work = Work(scorer.work.batch_tokens)
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
+        is_scored = unit["again"][0].as_py()
+        unit = unit.drop_columns(["again"])
+        write = self._add_to if is_scored else self._write
+        written = write(unit, rows, begun)
+        self._tell(written)
+        return written
+
+    def _write(self, unit: pa.Table, rows: pa.RecordBatch, begun: float) -> pa.Table:
+        """Score the rows of a unit, and write it; its bookkeeping."""
+        scorer = self.scorer
         scores, tokens = scorer.score(rows)
         if tokens is not None:  # before the scores: a unit that has a file has all
-            self.store.write_tokens(unit, tokens, scorer.fingerprint, scorer.wanted.r_max)
+            (named,) = unit.drop_columns(["rows"]).to_pylist()
+            name = unit_name(named)
+            self.store.write_tokens(scorer.fingerprint, name, tokens, scorer.wanted.r_max)
         unit = unit.set_column(
             unit.schema.get_field_index("rows"),
             "rows",
             pa.ListArray.from_arrays([0, rows.num_rows], scores.to_struct_array()),
         )
-        facts = {
-            "seconds": time.perf_counter() - begun,
-            "splits": scorer.work.splits,
-            "padded": scorer.work.padded,
-            "positions": scorer.work.positions,
-        }
-        for name, value in facts.items():
+        for name, value in self._facts(begun).items():
             unit = unit.append_column(name, pa.array([value]))
-        written = self.store.write_unit(unit, scorer.fingerprint)
-        self._tell(written)
-        return written
+        return self.store.write_unit(unit, scorer.fingerprint, self.beside)
+
+    def _add_to(self, unit: pa.Table, rows: pa.RecordBatch, begun: float) -> pa.Table:
+        """Add to a unit of the store what it lacks; its bookkeeping, as `_write` gives it."""
+        (named,) = unit.drop_columns(["rows"]).to_pylist()
+        name = unit_name(named)
+        added, passed = self.adder.add_to(name, rows)
+        told = named | self._facts(begun) | {"added": json.dumps(added.to_json()), "file": name}
+        told |= {"n_rows": 0, "n_scored": 0, **passed, "rejected": "{}"}
+        return pa.table({key: [value] for key, value in told.items()})
+
+    def _facts(self, begun: float) -> dict[str, Any]:
+        """Of the unit that was begun then, what it took."""
+        work = self.scorer.work
+        return {
+            "seconds": time.perf_counter() - begun,
+            "splits": work.splits,
+            "padded": work.padded,
+            "positions": work.positions,
+            "added": "",
+        }
 
     def _tell(self, written: pa.Table) -> None:
         """A unit's bookkeeping, to Prometheus and the log."""
@@ -147,9 +183,14 @@ class Score:
 
 
 class Scorer:
-    """A student, and what is computed of rows with it. Knows nothing of Ray."""
+    """A student, and what is computed of rows with it. Knows nothing of Ray.
 
-    def __init__(self, student: Student, wanted: Wanted, batch_tokens: int, fingerprint: str):
+    Without a student it only adds up tokens that were scored before.
+    """
+
+    def __init__(
+        self, student: Student | None, wanted: Wanted, batch_tokens: int, fingerprint: str
+    ):
         self.student = student
         self.wanted = wanted
         self.fingerprint = fingerprint
@@ -161,21 +202,12 @@ class Scorer:
         """
         scorable = np.flatnonzero(rows["reject_reason"].is_null().to_numpy(zero_copy_only=False))
         some = rows.take(pa.array(scorable))
-        ids = _arrays(some["input_ids"])
-        spans = _arrays(some["spans"])
-        found = score_windows(self.student, ids, spans, self.work, self.wanted.window)
-
         rejects = Rejects.of(rows)
         at: list[int] = []  # rows that have scores
         tokens: list[Tokens] = []
-        for place, row_ids, row in zip(scorable.tolist(), ids, found, strict=True):
-            if row is None:
-                detail = f"{len(row_ids)} tokens do not fit into memory with the student"
-                rejects.add(place, "too_large_for_memory", detail)
-                continue
-            total = row.surprisal_total
-            if not math.isfinite(total) or total <= 0:
-                rejects.add(place, "non_finite_score", f"the surprisals add up to {total}")
+        for place, row in zip(scorable.tolist(), self.tokens_of(some), strict=True):
+            if isinstance(row, BadRow):
+                rejects.add(place, row.reason, row.detail)
                 continue
             at.append(place)
             tokens.append(row)
@@ -185,6 +217,13 @@ class Scorer:
         scores = score_table(rows, sums, rejects, self.fingerprint)
         kept = token_table(scored, tokens) if self.wanted.token_scores else None
         return scores, kept
+
+    def tokens_of(self, rows: pa.RecordBatch) -> list[Tokens | BadRow]:
+        """The scored tokens of ENCODED_ROWS rows that are not rejected, or why a row has none."""
+        assert self.student is not None
+        ids, spans = _arrays(rows["input_ids"]), _arrays(rows["spans"])
+        found = score_windows(self.student, ids, spans, self.work, self.wanted.window)
+        return [_whole(row, len(of_row)) for row, of_row in zip(found, ids, strict=True)]
 
     def _sums(self, at: np.ndarray, rows: pa.RecordBatch, tokens: list[Tokens]) -> RowSums:
         """What is wanted of scored rows, ENCODED_ROWS rows with their tokens."""
@@ -202,12 +241,13 @@ class Scorer:
             steps = _arrays(rows["steps"])
             sums["n_steps"] = np.array([len(row) // 2 for row in steps], np.int64)
             with_steps = list(zip(_arrays(rows["input_ids"]), spans, steps, strict=True))
+            assert self.student is not None
             sums["step_surprisal_sum"] = score_steps(
                 self.student, with_steps, self.work, wanted.step_window, wanted.window
             )
-        return RowSums(at, sums, self._parts(rows, tokens, whole, lengths))
+        return RowSums(at, sums, self.parts(rows, tokens, whole, lengths))
 
-    def _parts(
+    def parts(
         self, rows: pa.RecordBatch, tokens: list[Tokens], whole: Tokens, lengths: np.ndarray
     ) -> dict[str, list[list[PartSums]]]:
         """The sums of the rows' parts that are wanted, by column of SCORES.
@@ -226,6 +266,17 @@ class Scorer:
             segments = rows["token_segments"].flatten().to_numpy()
             parts["segments"] = sum_by_segment(whole, lengths, segments, names, r_max)
         return parts
+
+
+def _whole(row: Tokens | None, n_tokens: int) -> Tokens | BadRow:
+    """The tokens of a row, or why it has no score."""
+    if row is None:
+        detail = f"{n_tokens} tokens do not fit into memory with the student"
+        return BadRow("too_large_for_memory", detail)
+    total = row.surprisal_total
+    if not math.isfinite(total) or total <= 0:
+        return BadRow("non_finite_score", f"the surprisals add up to {total}")
+    return row
 
 
 def _arrays(lists: pa.ListArray) -> list[np.ndarray]:

@@ -69,10 +69,7 @@ def score_table(
     for name, values in (sums.by_name | sums.ratios).items():
         columns[name] = _spread(values, sums.at, rows.num_rows)
     for name, of_rows in sums.parts.items():
-        parts: list[Any] = [None] * rows.num_rows
-        for at, of_row in zip(sums.at, of_rows, strict=True):
-            parts[at] = of_row
-        columns[name] = pa.array(parts, SCORES.field(name).type)
+        columns[name] = spread_parts(of_rows, sums.at, name, rows.num_rows)
     is_scored = pa.array([reason is None for reason in rejects.reasons])
     columns["truncated"] = pc.if_else(is_scored, rows["truncated"], None)
     columns["reject_reason"] = pa.array(rejects.reasons, pa.string())
@@ -91,6 +88,27 @@ def _spread(values: np.ndarray, at: np.ndarray, n_rows: int) -> pa.Array:
     whole[at] = values
     missing[at] = False
     return pa.array(whole, mask=missing)
+
+
+def spread_parts(of_rows: list[list[PartSums]], at: np.ndarray, name: str, n_rows: int) -> pa.Array:
+    """The parts of some rows at their places among all rows, as column `name` of SCORES."""
+    parts: list[Any] = [None] * n_rows
+    for place, of_row in zip(at, of_rows, strict=True):
+        parts[place] = of_row
+    return pa.array(parts, SCORES.field(name).type)
+
+
+def tokens_of_table(tokens: pa.Table) -> list[Tokens]:
+    """What TOKENS rows hold, of each row."""
+    whole, lengths = whole_tokens(tokens)
+    return whole.split(lengths) if len(lengths) else []
+
+
+def whole_tokens(tokens: pa.Table) -> tuple[Tokens, np.ndarray]:
+    """What TOKENS rows hold, one row behind the other, and how many tokens each has."""
+    whole = Tokens(*(tokens[name].combine_chunks().flatten().to_numpy() for name in Tokens._fields))
+    lengths = pc.list_value_length(tokens["rank"]).to_numpy().astype(np.int64)
+    return whole._replace(rank=whole.rank.astype(np.int64)), lengths
 
 
 def token_table(rows: pa.RecordBatch, tokens: list[Tokens]) -> pa.Table:

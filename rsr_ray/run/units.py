@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import counted
 from rsr_ray.files.objects import InputObject
+from rsr_ray.run.lacking import Lacking, find_lacking
+from rsr_ray.store.beside import Generation
 from rsr_ray.store.packs import Pack, drop_packs, files_of, pack_up
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
@@ -40,33 +42,44 @@ class RunUnits:
         self.n_files_gone = 0  # of packs that count, files that the corpus no longer has
         # units of this corpus that were not what was written: name, and what was wrong
         self.broken: dict[str, str] = {}
+        # by name, what is known of what units have beside their scores, as their files say it
+        self.marks: dict[str, str] = {}
+        self.lacking = Lacking()  # what units lack of what this run asks for
+        self.added_to: list[str] = []  # units that were looked at again for it
         self.read_apart = 0  # rows of this corpus that another teacher's columns gave
         self.absent: Absent | None = None
 
-    def find(self, store: Store, fingerprint: str, files: list[InputObject]) -> list[InputObject]:
+    def find(
+        self, store: Store, generation: Generation, files: list[InputObject]
+    ) -> list[InputObject]:
         """The objects of the corpus, small files in packs.
 
-        Finds the units the store holds of them, and deletes those that are broken.
+        Finds the units the store holds of them, and what these lack, and deletes those that are
+        broken.
 
         A unit is read to see that, but where the teachers table was made of it as it is. Raises
         UserError where the store holds this student's scores under other settings.
         """
-        units = store.find_under(fingerprint, new_generation=self.config.new_generation)
+        fingerprint = generation.fingerprint
+        units = store.find_under(generation, new_generation=self.config.new_generation)
         objects, self.superseded = pack_up(files, store, list(units))
         gone = {file.uri for file in files_of(objects)} - {file.uri for file in files}
         self.n_files_gone = len(gone)
         keys = {obj.key for obj in objects}
-        known = store.made_of().units
-        unknown = [
-            name
-            for name, version in units.items()
-            if known.get(name) != version and name[:16] in keys
-        ]
+        made_of = store.made_of()
+        known = {name for name, version in units.items() if made_of.units.get(name) == version}
+        unknown = [name for name in units if name not in known and name[:16] in keys]
         self.broken = store.find_broken(fingerprint, unknown, tokens=self.config.token_scores)
         for line in self.broken.values():
             warn_once(f"{line}. This run scores it again.")
         store.drop(fingerprint, list(self.broken))
         self.found = [name for name in units if name not in self.broken]
+        whole = [obj for obj in objects if not gone & {file.uri for file in files_of([obj])}]
+        shards = [(obj.key, obj.version + self.config.reading.label) for obj in whole]
+        marks = made_of.known_marks(units)
+        asked = self.config.beside
+        self.lacking = find_lacking(store, generation, asked, self.found, shards, marks)
+        self.marks = {**marks, **self.lacking.marks}
         return objects
 
     def settle(self) -> dict[tuple[str, str], Done]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from rsr_ray.store.beside import Beside
 from rsr_ray.store.records import read_as
 from rsr_ray.store.seal import Record
 from rsr_ray.student.facts import StudentFacts
@@ -83,8 +84,16 @@ class RunRecord:
     replica_seconds: float
     tokens_per_second: float
     driver_peak_rss_bytes: int
+    # what units that do not say what they have beside the scores have (beside.py)
+    kept: Record | None
+    added: Record | None  # what was added to scores of earlier runs; None for nothing
     estimate: Estimate | None  # that doctor made before it; None where it was not asked
     other: Record = field(default_factory=dict)  # what another version wrote beside these
+
+    @property
+    def asked(self) -> list[Beside]:
+        """What this run, and the first of its generation, asked for beside the scores."""
+        return [Beside.of(self.config), *([Beside.from_json(self.kept)] if self.kept else [])]
 
     def to_json(self) -> dict[str, Any]:
         told = asdict(self) | {"resources": self.resources.to_json()}

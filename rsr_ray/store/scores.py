@@ -4,8 +4,8 @@ import datetime
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,9 @@ from rsr_ray.errors import StoreError, UserError
 from rsr_ray.files.objects import absolute, delete, get, list_files, list_versions, put
 from rsr_ray.schema import SCORES, SINCE_VERSION_3, TOKENS
 from rsr_ray.store import seal
+from rsr_ray.store.beside import KEY, PARTS, Beside
 from rsr_ray.store.records import broken
+from rsr_ray.store.rejects import Reject, RejectedRow, add_reject, rejects_of
 from rsr_ray.store.units import (
     UNIT_NAME,
     Listing,
@@ -27,32 +29,17 @@ from rsr_ray.store.units import (
 if TYPE_CHECKING:
     import ray.data
 
-R_MAX_KEY = "r_max"  # in the metadata of tokens: the clip of the scores beside them
+# In the metadata of tokens: the clip of the scores beside them; how far these are from their sums.
+R_MAX_KEY, OFF_KEY = "r_max", "off"
 READ_UNITS = 64  # units a task of the reduce reads
 STUDENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True)
-class Reject:
-    """The rows that are rejected for one reason."""
+class TokenFacts(NamedTuple):
+    """What a file of token scores says of itself."""
 
-    n: int
-    example: str  # which row, and what is wrong with it
-
-
-@dataclass(frozen=True, kw_only=True)
-class RejectedRow:
-    """What SCORES says of a rejected row."""
-
-    teacher: str | None
-    trajectory_id: str
-    source: str
-    source_row: int
-    reject_reason: str
-    reject_detail: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    r_max: int  # of the unit's scores
+    off: float  # how far their sums are from the scores, relatively: they were added later
 
 
 class Scores:
@@ -100,19 +87,28 @@ class Scores:
         }
         return sorted(name for name, when in written.items() if when is not None and when <= moment)
 
-    def write_scores(self, fingerprint: str, name: str, scores: pa.Table) -> None:
-        """Write the SCORES rows of a unit."""
+    def write_scores(
+        self, fingerprint: str, name: str, scores: pa.Table, mark: str | None = None
+    ) -> None:
+        """Write the SCORES rows of a unit; `mark` says what it has beside them, if it says it."""
         place = self._unit_place("scores", fingerprint, name)
-        put(f"{self.uri}/{place}", seal.write_parquet(scores.cast(SCORES), place), self.endpoint)
+        facts = {KEY: mark} if mark else {}
+        data = seal.write_parquet(scores.cast(SCORES), place, facts)
+        put(f"{self.uri}/{place}", data, self.endpoint)
 
-    def write_unit(self, unit: pa.Table, fingerprint: str) -> pa.Table:
-        """Units of SCORES rows in, their file written, one line of bookkeeping out."""
+    def write_unit(
+        self, unit: pa.Table, fingerprint: str, beside: Beside | None = None
+    ) -> pa.Table:
+        """Units of SCORES rows in, their file written, one line of bookkeeping out.
+
+        `beside` is what they have beside their scores.
+        """
         (unit_facts,) = unit.drop_columns(["rows"]).to_pylist()
         rows = pa.RecordBatch.from_struct_array(unit["rows"].combine_chunks().flatten())
         scores = pa.Table.from_batches([rows]).cast(SCORES)
         name = unit_name(unit_facts)
-        self.write_scores(fingerprint, name, scores)
-        rejects = {reason: asdict(reject) for reason, reject in _rejects_of(scores).items()}
+        self.write_scores(fingerprint, name, scores, beside.mark if beside is not None else None)
+        rejects = {reason: asdict(reject) for reason, reject in rejects_of(scores).items()}
         return pa.table(
             {
                 **{key: [value] for key, value in unit_facts.items()},
@@ -127,22 +123,24 @@ class Scores:
             }
         )
 
-    def write_tokens(self, unit: pa.Table, tokens: pa.Table, fingerprint: str, r_max: int) -> None:
-        """Write the TOKENS rows of a unit."""
-        (unit_facts,) = unit.drop_columns(["rows"]).to_pylist()
+    def write_tokens(
+        self, fingerprint: str, name: str, tokens: pa.Table, r_max: int, off: float = 0.0
+    ) -> None:
+        """Write the TOKENS rows of a unit.
+
+        `off` is how far their sums are from those of the scores, relatively.
+        """
         # Mantissas of floats compress badly as they stand, and well with the bytes of one place
         # side by side.
-        floats = [name for name in ("surprisal", "entropy", "square") if tokens.num_rows]
+        floats = ["surprisal", "entropy", "square"] if tokens.num_rows else []
         split = {
             "use_byte_stream_split": [f"{name}.list.element" for name in floats],
             "use_dictionary": ["text.list.element", "teacher", "source"],
         }
-        place = self._unit_place("tokens", fingerprint, unit_name(unit_facts))
-        put(
-            f"{self.uri}/{place}",
-            seal.write_parquet(tokens, place, {R_MAX_KEY: str(r_max)}, **split),
-            self.endpoint,
-        )
+        place = self._unit_place("tokens", fingerprint, name)
+        facts = {R_MAX_KEY: str(r_max)} | ({OFF_KEY: repr(off)} if off else {})
+        data = seal.write_parquet(tokens, place, facts, **split)
+        put(f"{self.uri}/{place}", data, self.endpoint)
 
     def read_unit(self, fingerprint: str, name: str, columns: list[str] | None = None) -> pa.Table:
         """Columns, or all, of the SCORES rows of a unit.
@@ -153,9 +151,8 @@ class Scores:
         """
         wanted = SCORES.names if columns is None else columns
         stored = list(dict.fromkeys("segments" if "/" in name else name for name in wanted))
-        rows = self._open(
-            self._unit_place("scores", fingerprint, name), stored, SCORES
-        ).table.replace_schema_metadata()
+        opened = self._open(self._unit_place("scores", fingerprint, name), stored, SCORES)
+        rows = opened.table.replace_schema_metadata()
         for missing in [column for column in stored if column not in rows.column_names]:
             if missing not in SINCE_VERSION_3:
                 raise UserError(
@@ -167,11 +164,27 @@ class Scores:
                 pa.nulls(rows.num_rows, SCORES.field(missing).type),
             )
         for nested in (column for column in wanted if "/" in column):
-            rows = rows.append_column(nested, _of_segment(rows["segments"], *nested.rsplit("/", 1)))
+            segment, of_it = nested.rsplit("/", 1)
+            kept = rows["segments"]
+            if not _has_segment(opened.facts.get(KEY.encode()), segment):
+                kept = pa.chunked_array([pa.nulls(rows.num_rows, kept.type)])
+            rows = rows.append_column(nested, _of_segment(kept, segment, of_it))
         return rows.select(wanted)
 
-    def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, int]:
-        """The TOKENS rows of a unit, and the r_max of its scores.
+    def read_mark(self, fingerprint: str, name: str) -> str | None:
+        """What a unit's file says of what it has beside its scores; None: nothing."""
+        opened = self._open(self._unit_place("scores", fingerprint, name), [], SCORES)
+        return opened.facts.get(KEY.encode(), b"").decode() or None
+
+    def token_units(self, fingerprint: str) -> set[str]:
+        """Names of the units that have token scores. Opens no file."""
+        folder = f"tokens/student={self.student_name}"
+        files = list_versions(f"{self.uri}/{folder}/{fingerprint}", self.endpoint)
+        found = Listing.of({f"{fingerprint}/{path}": v for path, v in files.items()})
+        return {*found.units.get(fingerprint, ())}
+
+    def read_tokens(self, fingerprint: str, name: str) -> tuple[pa.Table, TokenFacts]:
+        """The TOKENS rows of a unit, and what goes with them.
 
         Raises FileNotFoundError where --token-scores did not ask for them, StoreError where they
         are not what was written.
@@ -181,7 +194,8 @@ class Scores:
         r_max = opened.facts.get(R_MAX_KEY.encode(), b"")
         if not r_max.isdigit() or len(opened.table.schema) < len(TOKENS):
             raise broken(self.uri, place, "not the token scores of a unit")
-        return opened.table, int(r_max)
+        off = float(opened.facts.get(OFF_KEY.encode(), b"0"))
+        return opened.table, TokenFacts(int(r_max), off)
 
     def _open(self, place: str, columns: list[str] | None, schema: pa.Schema) -> seal.Opened:
         """Every Parquet file of the store is opened here. Raises FileNotFoundError, StoreError."""
@@ -266,11 +280,11 @@ class Scores:
         found: dict[str, Reject] = {}
         with ThreadPoolExecutor(8) as pool:
             for of_unit in pool.map(
-                lambda name: _rejects_of(self.read_unit(fingerprint, name, columns)),
+                lambda name: rejects_of(self.read_unit(fingerprint, name, columns)),
                 sorted(set(names) - set(repeated)),
             ):
                 for reason, reject in of_unit.items():
-                    _add(found, reason, reject)
+                    add_reject(found, reason, reject)
         return found
 
     def read_scores(
@@ -306,6 +320,14 @@ class Scores:
             )
 
 
+def _has_segment(mark: bytes | None, segment: str) -> bool:
+    """Whether a unit may have tokens of a segment; one that says nothing may."""
+    if mark is None:
+        return True
+    named = Beside.of_mark(mark).segments
+    return named is not None and segment in {*PARTS, *(name for name, _ in named)}
+
+
 def _of_segment(segments: pa.ChunkedArray, segment: str, name: str) -> pa.Array:
     """A sum of one segment of each row: 0 without such tokens, null where none were kept."""
     rows = segments.combine_chunks()
@@ -315,21 +337,3 @@ def _of_segment(segments: pa.ChunkedArray, segment: str, name: str) -> pa.Array:
     sums = np.zeros(len(rows), values.dtype)
     sums[pc.filter(pc.list_parent_indices(rows), is_it).to_numpy()] = values
     return pa.array(sums, mask=rows.is_null().to_numpy(zero_copy_only=False))
-
-
-def _rejects_of(scores: pa.Table) -> dict[str, Reject]:
-    """Rejected rows by reason."""
-    rejects: dict[str, Reject] = {}
-    for row in scores.filter(pc.is_valid(scores["reject_reason"])).to_pylist():
-        example = (
-            f"{row['trajectory_id']} ({row['source']} row {row['source_row']}): "
-            f"{row['reject_detail']}"
-        )
-        _add(rejects, row["reject_reason"], Reject(1, example))
-    return rejects
-
-
-def _add(rejects: dict[str, Reject], reason: str, more: Reject) -> None:
-    """Count more rows of a reason; the first example stays."""
-    before = rejects.get(reason)
-    rejects[reason] = Reject(before.n + more.n, before.example) if before else more

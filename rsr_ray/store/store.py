@@ -24,25 +24,28 @@ of, each with its size and time: when one of them changes it is made again.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
 import pyarrow as pa
 
 from rsr_ray.errors import StoreError, UserError
-from rsr_ray.files.objects import absolute, delete, list_files, put
+from rsr_ray.files.objects import absolute, delete, list_files, list_folders, put
 from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
+from rsr_ray.store.beside import NOTHING, Beside, Generation, HashOf, kept_under
 from rsr_ray.store.records import broken, find_record, put_record
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.scores import Scores
 from rsr_ray.store.seal import Record
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
+    FINGERPRINT,
     MadeOf,
     named,
     settle_units,
 )
 
-MADE_OF_KEY = b"made_of"  # in the teachers file's metadata: MadeOf
+MADE_OF_KEY, MARKS_KEY = b"made_of", b"beside"  # in the teachers file's metadata: MadeOf
 RUN_NAME = re.compile(r"[^/.][^/]*\.json")
 
 
@@ -58,17 +61,37 @@ class Store(Scores):
         except OSError as e:
             raise UserError(f"store {self.uri}: cannot be written: {e}") from e
 
-    def units_under(self, fingerprint: str, *, new_generation: bool) -> list[str]:
-        """File names of the units under a fingerprint.
+    def find_generation(self, hash_of: HashOf, asked: Beside) -> Generation:
+        """Where the scores that a run's settings give lie, or will lie. Lists a folder only.
 
-        Raises UserError where there are scores under others, unless that is meant.
+        `asked` is what the run asks for beside them.
         """
-        return list(self.find_under(fingerprint, new_generation=new_generation))
+        own = hash_of(NOTHING)
+        names = self._fingerprints()
+        same = _same_scores({name: [asked] for name in names}, hash_of)
+        if not same:  # the last run under a name knows what may be in it
+            runs = {name: self.find_run(name) for name in names}
+            same = _same_scores({n: run.asked for n, run in runs.items() if run}, hash_of)
+        name = own if own in same or not same else min(same)
+        if len(same) > 1:  # an earlier version scored again to add something
+            with suppress(UserError, StoreError):
+                ranked = {*self.read_teachers()["fingerprint"].to_pylist()} & same.keys()
+                name = min(ranked, default=name)
+        return Generation(
+            fingerprint=name, kept=same.get(name, NOTHING), same=frozenset({*same, own})
+        )
 
-    def find_under(self, fingerprint: str, *, new_generation: bool) -> dict[str, str]:
-        """`units_under`, each with the version of its file."""
+    def _fingerprints(self) -> list[str]:
+        """Those that a folder of scores is named by, whether units lie there or not."""
+        return [n for n in list_folders(self.scores_uri, self.endpoint) if FINGERPRINT.fullmatch(n)]
+
+    def find_under(self, generation: Generation, *, new_generation: bool) -> dict[str, str]:
+        """File names of the units of a generation, each with the version of its file.
+
+        Raises UserError where there are scores of other settings, unless that is meant.
+        """
         units = self.listing().units
-        others = [other for other in units if other != fingerprint]
+        others = [other for other in units if other not in generation.same]
         if others and not new_generation:
             if all(self._version(other) < SCORES_VERSION for other in others):
                 line = (
@@ -83,10 +106,11 @@ class Store(Scores):
             raise UserError(
                 f"store {self.uri} has scores of student {self.student_name} under other "
                 f"settings or weights (fingerprint {', '.join(others)}; this run: "
-                f"{fingerprint}), and the two cannot be mixed. Use the old settings, another "
-                "--student-name or --store, or pass --new-generation to score everything again."
+                f"{generation.fingerprint}), and the two cannot be mixed. Use the old settings, "
+                "another --student-name or --store, or pass --new-generation to score everything "
+                "again."
             )
-        return units.get(fingerprint, {})
+        return units.get(generation.fingerprint, {})
 
     def _version(self, fingerprint: str) -> int:
         """SCORES_VERSION of the last run, by its record; this version's where none says it."""
@@ -113,27 +137,37 @@ class Store(Scores):
     def _teachers_place(self) -> str:
         return f"teachers/student={self.student_name}.parquet"
 
-    def write_teachers(self, teachers: pa.Table, units: Iterable[str] | Mapping[str, str]) -> None:
+    def write_teachers(
+        self,
+        teachers: pa.Table,
+        units: Iterable[str] | Mapping[str, str],
+        marks: Mapping[str, str] | None = None,
+    ) -> None:
         """Write the TEACHERS table with the `units` it was made of.
 
-        Their versions are those that their files had before they were read.
+        Their versions are those that their files had before they were read; `marks` are what is
+        known of what they have beside their scores.
         """
-        made_of = {MADE_OF_KEY.decode(): MadeOf.of(units).packed()}
-        put(
-            self.teachers_uri,
-            seal.write_parquet(teachers.cast(TEACHERS), self._teachers_place, made_of),
-            self.endpoint,
-        )
+        made_of = MadeOf.of(units, marks)
+        facts = {MADE_OF_KEY: made_of.packed(), MARKS_KEY: made_of.packed_marks()}
+        named = {key.decode(): packed for key, packed in facts.items()}
+        data = seal.write_parquet(teachers.cast(TEACHERS), self._teachers_place, named)
+        put(self.teachers_uri, data, self.endpoint)
 
-    def current_teachers(self, units: Iterable[str] | Mapping[str, str]) -> pa.Table | None:
-        """The stored TEACHERS table if made of exactly these units as they are now, else None."""
+    def current_teachers(
+        self, units: Iterable[str] | Mapping[str, str], marks: Mapping[str, str] | None = None
+    ) -> pa.Table | None:
+        """The stored TEACHERS table if made of exactly these units as they are now, else None; it
+        also says of them what `marks` do.
+        """
+        wanted = MadeOf.of(units, marks)
         try:
             teachers, made_of = self._open_teachers()
         except (UserError, StoreError):
             return None
-        return (
-            teachers if made_of == MadeOf.of(units) and teachers.schema.equals(TEACHERS) else None
-        )
+        if made_of is None or made_of != wanted or not teachers.schema.equals(TEACHERS):
+            return None
+        return teachers if made_of.marks.items() >= wanted.marks.items() else None
 
     def read_teachers(self) -> pa.Table:
         """The TEACHERS table.
@@ -178,7 +212,8 @@ class Store(Scores):
             )
         try:
             packed = opened.facts.get(MADE_OF_KEY)
-            return opened.table, MadeOf.unpacked(packed) if packed else None
+            marks = opened.facts.get(MARKS_KEY)
+            return opened.table, MadeOf.unpacked(packed, marks) if packed else None
         except ValueError as e:
             raise broken(
                 self.uri, self._teachers_place, "the list of its units cannot be read"
@@ -247,3 +282,9 @@ class Store(Scores):
             )
             if run and run["config"].get("student_name") == self.student_name:
                 yield RunRecord.from_json(run)
+
+
+def _same_scores(known: Mapping[str, list[Beside]], hash_of: HashOf) -> dict[str, Beside]:
+    """The fingerprints of the same scores, each with what its name says is kept beside them."""
+    found = {name: kept_under(name, hash_of, some) for name, some in known.items()}
+    return {name: kept for name, kept in found.items() if kept is not None}

@@ -76,19 +76,34 @@ class MadeOf:
     """The units that a table was made of, each with the version of its file, "" where untold."""
 
     units: dict[str, str]
+    # by name, of those whose files were read for it, what they say they have (beside.py)
+    marks: dict[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, units: Iterable[str] | Mapping[str, str]) -> "MadeOf":
+    def of(
+        cls, units: Iterable[str] | Mapping[str, str], marks: Mapping[str, str] | None = None
+    ) -> "MadeOf":
         """Of names with versions, or of names only."""
-        return cls(dict(units) if isinstance(units, Mapping) else dict.fromkeys(units, ""))
+        of_units = dict(units) if isinstance(units, Mapping) else dict.fromkeys(units, "")
+        return cls(of_units, {n: mark for n, mark in (marks or {}).items() if n in of_units})
+
+    def known_marks(self, units: Mapping[str, str]) -> dict[str, str]:
+        """Those of the units that are still what the table was made of, given their versions."""
+        return {n: m for n, m in self.marks.items() if self.units.get(n) == units.get(n)}
 
     def packed(self) -> str:
         return seal.pack([f"{name} {version}" for name, version in sorted(self.units.items())])
 
+    def packed_marks(self) -> str:
+        return seal.pack([f"{name} {mark}" for name, mark in sorted(self.marks.items())])
+
     @classmethod
-    def unpacked(cls, text: bytes) -> "MadeOf":
+    def unpacked(cls, text: bytes, marks: bytes | None = None) -> "MadeOf":
         """Raises ValueError."""
-        return cls(dict(line.split(" ", 1) for line in seal.unpack(text)))
+        return cls(
+            dict(line.split(" ", 1) for line in seal.unpack(text)),
+            dict(line.split(" ", 1) for line in seal.unpack(marks)) if marks else {},
+        )
 
     def differences(self, names: Collection[str]) -> list[str]:
         """In a sentence each: which of these units are gone, and which more there are.

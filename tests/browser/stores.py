@@ -120,10 +120,11 @@ def write_store(
             "last": [stop == len(records)],
         }
         unit = pa.table({**facts, "rows": pa.array([some], pa.list_(pa.struct(list(SCORES))))})
-        store.write_unit(unit, FINGERPRINT)
+        (told,) = store.write_unit(unit, FINGERPRINT).to_pylist()
         if words:
             scored = [_tokens(row, words, surprisal) for row in some if "reject_reason" not in row]
-            store.write_tokens(unit, pa.Table.from_pylist(scored, schema=TOKENS), FINGERPRINT, 100)
+            tokens = pa.Table.from_pylist(scored, schema=TOKENS)
+            store.write_tokens(FINGERPRINT, told["file"], tokens, 100)
     table = _teachers(rows)
     store.write_teachers(
         pa.Table.from_pylist(table, schema=TEACHERS),

@@ -30,7 +30,7 @@ def score_again(rows: Mapping[int, Row], run: RunRecord, student: str) -> Iterat
     config = ScoreConfig.from_json(run.config | {"student": student})  # from another place
     facts = inspect_student(student, config.trust_remote_code, config.template_text)
     dtype = run.resources.dtype
-    if config.fingerprint(facts, dtype, run.max_length) != run.fingerprint:
+    if not config.has_made(run, facts, dtype, run.max_length):
         raise UserError(
             f"--tokens-from {student}: not the student that the stored scores come from "
             "(different fingerprint)"

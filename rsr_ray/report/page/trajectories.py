@@ -120,19 +120,18 @@ def _shown_trajectory(ranked: RankedScores, i: int, side: str, row: Row) -> Show
 def stored_tokens(store: Store, shown: list[ShownTrajectory], most: int) -> dict[int, ShownTokens]:
     """The tokens of shown[i] by i, at most `most` of each.
 
-    Ends at the first unit of which the store has no token scores. Raises StoreError if a unit has
+    Units of which the store has no token scores are left out. Raises StoreError if a unit has
     them, but not those of a shown trajectory.
     """
     fingerprint = store.generation()
+    with_tokens = store.token_units(fingerprint)
     by_unit: dict[str, list[int]] = {}
     for i, row in enumerate(shown):
-        by_unit.setdefault(row.unit, []).append(i)
+        if row.unit in with_tokens:
+            by_unit.setdefault(row.unit, []).append(i)
     found: dict[int, ShownTokens] = {}
     for unit, mine in by_unit.items():
-        try:
-            tokens, r_max = store.read_tokens(fingerprint, unit)
-        except FileNotFoundError:
-            break
+        tokens, facts = store.read_tokens(fingerprint, unit)
         sources = zip(tokens["source"].to_pylist(), tokens["source_row"].to_pylist(), strict=True)
         row_of = {key: n for n, key in enumerate(sources)}
         for i in mine:
@@ -143,7 +142,7 @@ def stored_tokens(store: Store, shown: list[ShownTrajectory], most: int) -> dict
                     f"of {source} row {source_row}"
                 )
             (row,) = tokens.slice(row_of[source, source_row], 1).to_pylist()
-            found[i] = tokens_of(row, most, r_max)
+            found[i] = tokens_of(row, most, facts.r_max)
     return found
 
 

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from rsr_ray.errors import safe
 from rsr_ray.schema import REJECT_REASONS
-from rsr_ray.store.scores import RejectedRow
+from rsr_ray.store.rejects import RejectedRow
 
 
 def print_rejects(rows: list[RejectedRow], out: Console) -> None:

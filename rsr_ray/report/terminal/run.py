@@ -22,7 +22,7 @@ def print_run(run: "Run", store_uri: str, out: Console) -> None:
     """
     out.print(Text(run.equation))
     _print_speed(run, out)
-    print_notes(run.units.notes, out)
+    print_notes(run.notes, out)
     _print_rejects(run, out)
     student = run.config.student_name
     for name, place in (

@@ -107,6 +107,6 @@ def _look_ahead(
         load = Load.of(sample, encoded, n_bytes, len(left))
         cost = found.look_at("estimate", estimate_cost, *run, load, speed, is_here)
     if cost and cost.hours and not any(one.level == "failure" for one in found.all):
-        fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
-        note_estimate(config, fingerprint, cost)
+        hash_of = config.hash_of(facts, resources.dtype, config.length_limit(facts))
+        note_estimate(config, hash_of(config.beside), cost)
     return speed, cost

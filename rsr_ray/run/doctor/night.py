@@ -110,6 +110,8 @@ def _check_start(findings: Findings, config: ScoreConfig) -> None:
             renderer.close()
     if last is not None:
         dtype = last.resources.dtype if config.dtype == "auto" else config.dtype
-        fingerprint = config.fingerprint(facts, dtype, config.length_limit(facts))
-        if fingerprint != last.fingerprint:
-            store.units_under(fingerprint, new_generation=config.new_generation)
+        limit = config.length_limit(facts)
+        if not config.has_made(last, facts, dtype, limit):
+            hash_of = config.hash_of(facts, dtype, limit)
+            generation = store.find_generation(hash_of, config.beside)
+            store.find_under(generation, new_generation=config.new_generation)

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from rsr_ray.config.score import ScoreConfig
@@ -10,10 +13,11 @@ from rsr_ray.files.objects import InputObject, protocol_of
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.here import resources_here
+from rsr_ray.run.lacking import Lacking, find_lacking
 from rsr_ray.run.resources import Resources, flops_of, room_for, take
 from rsr_ray.store.packs import files_of, find_packs
 from rsr_ray.store.store import Store
-from rsr_ray.store.units import Done, settle_units
+from rsr_ray.store.units import Done, n_rows, settle_units
 from rsr_ray.student.facts import StudentFacts, n_parameters
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -68,30 +72,55 @@ def check_store(
     files: list[InputObject],
 ) -> list[InputObject]:
     """Whether it can be written, and holds scores of these settings; the files, or packs of them,
-    that it does not hold whole. Raises UserError.
+    that it does not hold whole, and the parts of others that the student has to see again. Raises
+    UserError.
     """
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
     store.check_writable("doctor")
-    fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
-    units = store.units_under(fingerprint, new_generation=config.new_generation)
-    left = _left(store, units, files, config.reading.label)
+    hash_of = config.hash_of(facts, resources.dtype, config.length_limit(facts))
+    generation = store.find_generation(hash_of, config.beside)
+    units = store.find_under(generation, new_generation=config.new_generation)
+    objects, left = _left(store, list(units), files, config.reading.label)
+    shards = [(obj.key, obj.version + config.reading.label) for obj in objects]
+    marks = store.made_of().known_marks(units)
+    lacking = find_lacking(store, generation, config.beside, units, shards, marks)
+    adding = f"; adds {lacking.what_to_what}" if lacking.units else ""
     findings.ok(
         "store",
         f"can be read and written; has {len(units):,} work units under these settings; "
-        f"{len(files_of(left)):,} of {counted(len(files), 'shard')} to score",
+        f"{len(files_of(left)):,} of {counted(len(files), 'shard')} to score{adding}",
     )
-    return left
+    return [*left, *_parts_to_add_to(lacking, units, objects)]
 
 
 def _left(
     store: Store, units: list[str], files: list[InputObject], label: str
-) -> list[InputObject]:
-    """What of a corpus is not wholly scored; `label` is that of its reading."""
+) -> tuple[list[InputObject], list[InputObject]]:
+    """A corpus with its small files in packs, and what of it is not wholly scored; `label` is that
+    of its reading.
+    """
     packs, _ = find_packs(files, store, units)
     packed = {file.uri for file in files_of(packs)}
     done, _ = settle_units(units)
     objects = [*(file for file in files if file.uri not in packed), *packs]
-    return [obj for obj in objects if not done.get((obj.key, obj.version + label), Done()).whole]
+    left = [obj for obj in objects if not done.get((obj.key, obj.version + label), Done()).whole]
+    return objects, left
+
+
+def _parts_to_add_to(
+    lacking: Lacking, units: Iterable[str], objects: list[InputObject]
+) -> list[InputObject]:
+    """Objects as large as what of them goes through the student again."""
+    rows, again = Counter[str](), Counter[str]()
+    for name in units:
+        rows[name[:16]] += n_rows([name])
+    for name in lacking.units.keys() - lacking.has_tokens:
+        again[name[:16]] += n_rows([name])
+    return [
+        replace(obj, size=round(obj.size * again[obj.key] / rows[obj.key]))
+        for obj in objects
+        if obj.key in again
+    ]
 
 
 def check_room(
