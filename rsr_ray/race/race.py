@@ -63,7 +63,7 @@ def race(config: RaceConfig, say: Callable[[Round], None]) -> RaceAnswer:
         units = store.units_under(fingerprint, new_generation=config.new_generation)
         name = race_id(config, objects, fingerprint)
         own = Store(f"{store.uri}/races/{name}", store.student_name, store.endpoint)
-        own.check_writable(name)
+        own.check_access(name)
         matched = Matched.of(build_index(config, objects), config.teachers, config.seed)
         course = Course(config, objects, matched, own, fingerprint, resources.replicas, cluster)
         course.take_from(store, units)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import counted
-from rsr_ray.files.objects import InputObject, protocol_of
+from rsr_ray.files.filesystems import protocol_of
+from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.here import resources_here
@@ -71,7 +72,7 @@ def check_store(
     that it does not hold whole. Raises UserError.
     """
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
-    store.check_writable("doctor")
+    store.check_access("doctor")
     fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
     units = store.units_under(fingerprint, new_generation=config.new_generation)
     left = _left(store, units, files, config.reading.label)
