@@ -104,9 +104,12 @@ def parquet_schema(obj: InputObject, endpoint: str | None) -> pa.Schema | None:
 def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     fs, path = open_filesystem(obj.uri, endpoint)
     name = os.path.join(folder, path.rpartition("/")[2])
-    with rights(obj.uri, endpoint), fs.open_input_stream(path, compression=None) as source:
-        with open(name, "wb") as file:
-            shutil.copyfileobj(source, file, READ_BYTES)
+    with (
+        rights(obj.uri, endpoint),
+        fs.open_input_stream(path, compression=None) as source,
+        open(name, "wb") as file,
+    ):
+        shutil.copyfileobj(source, file, READ_BYTES)
     return InputObject(uri=name, version=obj.version, size=obj.size)
 
 

@@ -1,4 +1,4 @@
-"""Where a URI leads: this machine's disk, S3 and S3-compatible stores, and whatever else fsspec opens.
+"""Where a URI leads: a disk, S3 and S3-compatible stores, and whatever else fsspec opens.
 
 S3 data goes through Arrow's own client with ten attempts a request (its default of three does not
 survive a busy store). Corpora are listed through s3fs, which knows ETags. Credentials come from the

@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from rsr_ray.errors import StoreError, UserError
 from rsr_ray.files.filesystems import absolute
-from rsr_ray.files.objects import check_access, delete, list_files, put
+from rsr_ray.files.objects import check_access, list_files, put
 from rsr_ray.files.rights import DeniedError
 from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
