@@ -26,15 +26,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import yaml
 
-JOBS = Path(__file__).resolve().parent
-sys.path.insert(0, str(JOBS.parent))  # the package beside this file, where it is not installed
+# the package beside this file, where it is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rsr_ray.demo.corpus import write_corpus
 
+JOBS = Path(__file__).resolve().parent
 STUDENT = JOBS.parent / "rsr_ray" / "demo" / "student"
 NEW = "teacher=looping-3b"  # the teacher whose trajectories come in the second night
 BIN = str(Path(sys.executable).parent)
@@ -146,7 +148,7 @@ def write_prometheus(folder: Path, push: int, *nodes: int) -> Path:
     """Prometheus' settings, as jobs/README.md asks for them, but for how often it looks."""
     scraped = {"rsr_ray": [push], "ray": nodes}
     settings = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
         "rule_files": [str(JOBS / "monitoring" / "alerts.yaml")],
         "scrape_configs": [
             {
@@ -203,15 +205,14 @@ def run_night(local: Local, night: str) -> None:
         sys.exit(done.stdout[-3000:] + done.stderr[-1000:])
 
 
-def ask(local: Local, path: str, **values: str) -> list:
-    """What Prometheus answers. Exits where it refuses the query."""
+def ask(local: Local, path: str, **values: str) -> Any:
+    """The data of Prometheus' answer. Exits where it refuses the query."""
     url = f"{local.prometheus}/api/v1/{path}?{urllib.parse.urlencode(values)}"
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
-            data = json.load(answer)["data"]
+            return json.load(answer)["data"]
     except urllib.error.HTTPError as e:
         sys.exit(f"{values}: {e.read().decode()}")
-    return data["result"] if isinstance(data, dict) else data
 
 
 def answers(local: Local, since: float) -> dict[str, str]:
@@ -222,7 +223,7 @@ def answers(local: Local, since: float) -> dict[str, str]:
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
             query = target["expr"].replace("$store", ".+").replace("$student", ".+")
-            series = ask(local, "query_range", query=query, **over)
+            series = ask(local, "query_range", query=query, **over)["result"]
             found[panel["title"]] = ", ".join(one["values"][-1][1] for one in series)
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
@@ -248,12 +249,18 @@ def main() -> int:
             upload(local, corpus, new=new)
             run_night(local, night)
         pushed = f'rsr_run_new_trajectories{{store="s3://{local.bucket}/rsr"}}'
-        wait_for(lambda: bool(ask(local, "query", query=pushed)), "the second night's figures")
+        wait_for(lambda: bool(ask(local, "query", query=pushed)["result"]), "what was pushed")
         found = answers(local, since)
+        rules = [rule for group in ask(local, "rules")["groups"] for rule in group["rules"]]
     for title, value in found.items():
         print(f"{title:<55} {value or 'NO NUMBER'}")
-    print(f"{sum(map(bool, found.values()))} of {len(found)} queries of the dashboard have numbers")
-    return int(not all(found.values()))
+    n_answered = sum(map(bool, found.values()))
+    print(f"{n_answered} of {len(found)} queries of the dashboard have numbers")
+    wrong = [
+        rule["name"] for rule in rules if (rule["health"], rule["state"]) != ("ok", "inactive")
+    ]
+    print(f"{len(rules) - len(wrong)} of {len(rules)} alerts are evaluated and silent", *wrong)
+    return int(not all(found.values()) or bool(wrong))
 
 
 if __name__ == "__main__":
