@@ -1,5 +1,6 @@
 import copy
 import gc
+import logging
 import os
 import re
 import sys
@@ -37,7 +38,9 @@ DEMO_STUDENT = REPOSITORY / "rsr_ray" / "demo" / "student"
 WHOLE = os.environ.get("RSR_RAY_WHOLE") == "1"
 # No test is about the time that it takes: a busy machine fails none. Every day they try the same
 # examples, so that a change fails for what it changes; others are tried with RSR_RAY_WHOLE=1.
-hypothesis.settings.register_profile("tests", deadline=None, derandomize=not WHOLE)
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=not WHOLE, max_examples=100 if WHOLE else 40
+)
 hypothesis.settings.load_profile("tests")
 
 
@@ -95,6 +98,38 @@ def pytest_collection_finish(session):
     """What importing made lives to the end: it is not looked through again and again."""
     gc.freeze()
     gc.enable()
+
+
+class Logged(logging.Handler):
+    """What is logged during a test. pytest's own plugin is off: before and after each test it looks
+    at every logger there is, and there are 800.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.messages)
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    handler, root = Logged(), logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [*root.handlers, handler])
+    for logger in (root, logging.getLogger("rsr_ray")):
+        monkeypatch.setattr(logger, "level", logging.INFO)
+        monkeypatch.setattr(logger, "disabled", False)
+    logging.getLogger("rsr_ray").manager._clear_cache()
+    return handler
 
 
 @pytest.fixture(scope="session")

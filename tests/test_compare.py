@@ -36,6 +36,7 @@ from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import teacher_rows
 from rsr_ray.store.units import unit_name
 
+from .conftest import few
 from .test_rank import FOUR, rows_of, scored_of
 from .test_report import HOSTILE
 
@@ -187,7 +188,7 @@ def test_the_difference_is_paired_and_its_interval_scipys():
     assert width < 0.5 * (xa / y).std() * 4 / 80**0.5  # unpaired it would be so wide
 
 
-@settings(max_examples=50)
+@settings(max_examples=few(50, 25))
 @given(a=st.lists(st.integers(0, 4), min_size=2, max_size=7), seed=st.integers(0, 99))
 def test_kendall_is_scipys(a, seed):
     b = np.random.default_rng(seed).integers(0, 4, len(a))

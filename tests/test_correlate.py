@@ -27,7 +27,7 @@ from rsr_ray.metrics import REGISTRY
 from rsr_ray.schema import SCORES, TEACHERS
 from rsr_ray.store.store import Store
 
-from .conftest import SHARED
+from .conftest import SHARED, few
 
 PUBLISHED_TABLES = SHARED.parent / "reference" / "published_tables.csv"
 needs_tables = pytest.mark.skipif(
@@ -164,7 +164,7 @@ def test_the_command_on_the_published_table(capsys):
 few_values = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=3, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=few(60, 25), deadline=None)
 @given(few_values)
 def test_the_range_over_orders_of_ties(pairs):
     x, y = np.array(pairs, float).T
@@ -180,7 +180,7 @@ def test_the_range_over_orders_of_ties(pairs):
     assert spearman_in_any_order(x, y) == pytest.approx((min(every), max(every)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=few(60, 25), deadline=None)
 @given(few_values, st.lists(st.integers(0, 4), min_size=5, max_size=5))
 def test_the_spearman_of_a_draw_is_that_of_the_drawn_teachers(pairs, drawn):
     x, y = np.array(pairs, float).T

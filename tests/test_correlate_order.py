@@ -14,7 +14,7 @@ from scipy import stats
 from rsr_ray.decide.correlation import MetricCorrelation, correlate
 from rsr_ray.decide.evidence import from_table
 
-from .conftest import WHOLE
+from .conftest import WHOLE, few
 from .test_correlate import PUBLISHED_TABLES, needs_tables, write
 
 FEW = {"n_permutations": 2_000, "n_draws": 300}
@@ -92,7 +92,7 @@ def aligned_p(rows: list[dict], name: str, n: int = 1_000) -> float:
     return (1 + sum(value >= seen - 1e-12 for value in drawn)) / (n + 1)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=few(25, 12))
 @given(seed=st.integers(0, 10_000))
 def test_any_order_of_any_rows_says_the_same(tmp_path_factory, seed):
     rng = random.Random(seed)

@@ -1,6 +1,9 @@
 """Doctor's estimate: of what is left, as a range that the truth is in."""
 
+import json
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rsr_ray.config.score import ScoreConfig
@@ -15,7 +18,7 @@ from rsr_ray.run.doctor.estimate import (
     in_words,
 )
 from rsr_ray.run.doctor.findings import Findings
-from rsr_ray.run.doctor.sample import EncodedSample, Sample
+from rsr_ray.run.doctor.sample import EncodedSample, Sample, check_corpus
 from rsr_ray.run.resources import Resources
 from rsr_ray.student.facts import StudentFacts
 
@@ -131,3 +134,18 @@ def test_speed_is_of_seconds_of_work_and_a_long_row_is_cut_to_its_scored_end(stu
     speed = measure_speed(student, EncodedSample(ids=ids, spans=spans), 256, 100, "cpu")
     assert 0 < speed.slowest <= speed.tokens_per_second <= speed.fastest
     assert speed.longest_row == 256
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2"])
+@pytest.mark.parametrize("n", [40, 4000])
+def test_rows_are_counted_by_their_bytes_in_packed_shards_too(tmp_path, ending, n):
+    """Short rows that are alike: together they pack far better than a few of them alone."""
+    lines = [
+        json.dumps({"id": f"{i:05}", "prompt": f"What is {i:05}?", "response": f"It is {i:05}."})
+        for i in range(n)
+    ]
+    compression = pa.Codec.detect(f"0.{ending}").name if ending != "jsonl" else None
+    with pa.output_stream(tmp_path / f"0.{ending}", compression=compression) as file:
+        file.write("\n".join(lines).encode() + b"\n")
+    config = ScoreConfig(corpus=(str(tmp_path),), student="s", store=str(tmp_path / "store"))
+    assert check_corpus(Findings(), config).n_rows == pytest.approx(n, rel=0.1)

@@ -1,7 +1,6 @@
 """The figures that outlive runs: kept whatever fails, in words for Prometheus, pushed if asked."""
 
 import dataclasses
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -12,10 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
-from rsr_ray.run.figures import note_night, note_run
+from rsr_ray.run.figures import expected_of, note_estimate, note_night, note_run
 from rsr_ray.run.ledger import Run
 from rsr_ray.store.exposition import openmetrics
 from rsr_ray.store.figures import Figures, RunFigures, read_figures, update_figures
+from rsr_ray.store.run_record import Estimate
 
 GIVEN = {"corpus": ("c",), "student": "s"}
 
@@ -58,6 +58,32 @@ def test_a_failure_keeps_the_last_success_and_a_success_moves_it():
     )
 
 
+ESTIMATE = Estimate(
+    made="2026-01-01T00:00:00+00:00",
+    fingerprint="f",
+    trajectories=10.0,
+    tokens=1000.0,
+    replicas=1,
+    hours=0.1,
+    hours_low=0.05,
+    hours_high=0.2,
+)
+
+
+def test_an_estimate_is_of_the_next_run_under_the_same_settings(tmp_path):
+    config = ScoreConfig(store=str(tmp_path), **GIVEN)
+    student = str(config.student_name)
+    note_estimate(config, "f", ESTIMATE)
+    kept = read_figures(str(tmp_path), None).estimates[student]
+    assert kept == dataclasses.replace(ESTIMATE, made=kept.made)
+    now, other = Run(config), Run(config)
+    now.fingerprint, other.fingerprint = "f", "g"
+    assert (expected_of(now), expected_of(other)) == (kept, None)
+    note_run(now, "it broke")  # it is used up
+    assert read_figures(str(tmp_path), None).estimates == {}
+    assert expected_of(now) is None
+
+
 def test_what_is_not_known_has_no_sample_and_what_is_zero_has_one():
     failed = run(error="x", reject_share=None, tokens_per_second=None, trajectories=None)
     found = samples(openmetrics(Figures(students={"s": failed}), "store").decode())
@@ -85,13 +111,13 @@ def test_runs_that_end_together_lose_none(tmp_path):
     assert len([name for name, _ in found if name == "rsr_run_failed"]) == 6
 
 
-def test_broken_figures_are_named_and_written_anew(tmp_path, caplog):
+def test_broken_figures_are_named_and_written_anew(tmp_path, logged):
     update_figures(str(tmp_path), None, lambda known: known.with_run("old", run()))
     path = tmp_path / "status.json"
     path.write_text(path.read_text().replace('"old"', '"odd"'))
     update_figures(str(tmp_path), None, lambda known: known.with_run("new", run()))
     assert [*read_figures(str(tmp_path), None).students] == ["new"]
-    assert "status.json is broken" in caplog.text
+    assert "status.json is broken" in logged.text
 
 
 @pytest.fixture
@@ -125,19 +151,18 @@ def test_what_is_pushed_is_what_is_in_the_store(tmp_path, gateway):
     assert samples(f"{pushed}# EOF\n")["rsr_night_failed", None] == 1
 
 
-def test_a_gateway_that_is_gone_is_a_warning(tmp_path, caplog):
+def test_a_gateway_that_is_gone_is_a_warning(tmp_path, logged):
     config = ScoreConfig(store=str(tmp_path), pushgateway="http://127.0.0.1:9", **GIVEN)
-    with caplog.at_level(logging.WARNING):
-        note_run(Run(config), None)
-    (record,) = caplog.records
+    note_run(Run(config), None)
+    (record,) = logged.records
     assert "--pushgateway http://127.0.0.1:9: no figures pushed" in record.getMessage()
     assert read_figures(str(tmp_path), None).students["s"].error is None
 
 
-def test_a_store_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+def test_a_store_that_cannot_be_written_is_a_warning(tmp_path, logged):
     (tmp_path / "file").write_text("")
     note_run(Run(ScoreConfig(store=str(tmp_path / "file"), **GIVEN)), None)
-    assert "status.json could not be written; the scores are not affected" in caplog.text
+    assert "status.json could not be written; the scores are not affected" in logged.text
 
 
 @pytest.mark.parametrize("url", ["gateway:9091", "http://me:secret@gateway"])

@@ -111,7 +111,7 @@ def test_bounds_on_places_are_those_of_the_steps_of_their_definition(seed):
     ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=few(20, 10), deadline=None)
 @given(seed=st.integers(0, 999), order=st.permutations(range(4)))
 def test_the_order_of_teachers_changes_nothing(seed, order):
     x, y = terms(seed, 15, 4)

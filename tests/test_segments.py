@@ -38,7 +38,7 @@ from rsr_ray.store.store import Store
 from rsr_ray.unit_rows import ENCODED_ROWS
 
 from .browser.stores import FINGERPRINT, write_store
-from .conftest import DEMO_STUDENT, SHARED, needs_shared
+from .conftest import DEMO_STUDENT, SHARED, few, needs_shared
 from .test_encode import AGENT, CHATML, TEMPLATES, TOOLS, TWO_ANSWERS, real
 from .test_rank import FOUR, rows_of, scored_of
 
@@ -145,7 +145,7 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=few(40, 20), deadline=None)
 @given(texts=st.lists(TEXTS.filter(str.strip), min_size=1, max_size=3), most=st.integers(12, 200))
 def test_a_token_belongs_to_the_segment_and_sentence_of_its_first_character(tokenizer, texts, most):
     named = (("code", "`[^`]+`"), ("number", r"\d+\S"))
@@ -202,7 +202,7 @@ def tokens_in_segments(draw):
     return tokens, np.array(lengths), np.array(segments, np.uint8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=few(200, 40), deadline=None)
 @given(tokens_in_segments())
 def test_segments_of_random_tokens(made):
     """They add up to the row, and each is what its tokens alone would give, bit for bit."""

@@ -221,7 +221,7 @@ def test_check_names_what_is_wrong_and_repair_removes_that_and_no_more(store, ca
     assert main(["check", "--store", store.uri + "/nothing"]) == 2
 
 
-def test_a_broken_record_is_named_and_the_one_before_it_counts(store, caplog):
+def test_a_broken_record_is_named_and_the_one_before_it_counts(store, logged):
     for run_id in ("1", "2"):
         store.write_run(a_run(run_id))
     assert store.find_run("f").run_id == "2"
@@ -234,18 +234,18 @@ def test_a_broken_record_is_named_and_the_one_before_it_counts(store, caplog):
         (Path(store.uri) / "runs" / "1.json").read_text(),
     ):
         (Path(store.uri) / "runs" / "2.json").write_text(content)
-        caplog.clear()
+        logged.records.clear()
         warn_once.cache_clear()
         assert store.find_run("f").run_id == "1"
-        assert "runs/2.json is broken" in caplog.text
+        assert "runs/2.json is broken" in logged.text
 
 
-def test_what_a_store_keeps_is_no_corpus(store, tmp_path, caplog):
+def test_what_a_store_keeps_is_no_corpus(store, tmp_path, logged):
     corpus = tmp_path
     (tmp_path / "a.jsonl").write_text("{}\n")
     found = list_corpus((str(corpus),), None, store.uri)
     assert [obj.uri for obj in found] == [str(tmp_path / "a.jsonl")]
-    assert f"3 of its files belong to the store {store.uri}" in caplog.text
+    assert f"3 of its files belong to the store {store.uri}" in logged.text
     other = shutil.copytree(store.uri, tmp_path / "other")
     store.write_run(a_run("1"))
     found = list_corpus((str(corpus),), None, None)

@@ -7,18 +7,30 @@ import datetime
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
 from rsr_ray.errors import one_line, safe
 from rsr_ray.store.exposition import push
-from rsr_ray.store.figures import PLACE, Figures, NightFigures, RunFigures, update_figures
+from rsr_ray.store.figures import (
+    PLACE,
+    Figures,
+    NightFigures,
+    RunFigures,
+    read_figures,
+    update_figures,
+)
+from rsr_ray.store.run_record import Estimate
 from rsr_ray.watch import log
 
 if TYPE_CHECKING:
     from rsr_ray.config.score import ScoreConfig
+    from rsr_ray.run.doctor.estimate import Cost
     from rsr_ray.run.ledger import Run
+
+ESTIMATED = ("trajectories", "tokens", "replicas", "hours", "hours_low", "hours_high")
 
 
 def note_run(run: "Run", error: str | None, place_changes: int | None = None) -> None:
@@ -34,6 +46,29 @@ def note_night(config: "ScoreConfig", night: str, error: str | None, begun: floa
         night=night, ended=_now(), error=_short(error), seconds=_seconds_since(begun)
     )
     _note(config, error, lambda known: known.with_night(figures))
+
+
+def note_estimate(config: "ScoreConfig", fingerprint: str, cost: "Cost") -> None:
+    """Note what doctor expects of the next run of a student, for that run's record."""
+    known = {name: getattr(cost, name) for name in ESTIMATED}
+    estimate = Estimate(made=_now(), fingerprint=fingerprint, **known)
+    student = str(config.student_name)
+
+    def added(figures: Figures) -> Figures:
+        return replace(figures, estimates={**figures.estimates, student: estimate})
+
+    _note(config, None, added)
+
+
+def expected_of(run: "Run") -> Estimate | None:
+    """What doctor expected of a run under the same settings; None where it was not asked."""
+    config = run.config
+    try:
+        estimates = read_figures(config.store, config.s3_endpoint).estimates
+    except OSError:  # the scores are written; noting the run's figures will say so
+        return None
+    found = estimates.get(str(config.student_name))
+    return found if found and found.fingerprint == run.fingerprint else None
 
 
 def run_figures(run: "Run", error: str | None, place_changes: int | None) -> RunFigures:

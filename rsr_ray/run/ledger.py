@@ -19,6 +19,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import count_replicas
 from rsr_ray.run.counts import Counts, WrittenUnit
 from rsr_ray.run.display import size
+from rsr_ray.run.figures import expected_of
 from rsr_ray.run.progress import Progress
 from rsr_ray.run.record import make_record
 from rsr_ray.run.resources import Resources
@@ -223,7 +224,7 @@ class Run:
 
     def finish(self) -> RunRecord:
         """The record of the run, which is kept here too."""
-        self.record = make_record(self, time.monotonic() - self.begun)
+        self.record = make_record(self, time.monotonic() - self.begun, expected_of(self))
         self.log(
             "run finished",
             equation=self.equation,

@@ -31,7 +31,7 @@ class Scoring:
     rejected: dict[str, int]
     of_trajectories: int | None  # about
     tokens_per_second: float | None  # of the last minute
-    tokens_per_second_of_run: float | None
+    tokens_per_second_of_run: float | None  # since it began, as its record has them
     padding_share: float | None
     replicas: int  # that the run asked for
     replicas_alive: int | None  # with the student loaded; None where Ray does not say
@@ -98,8 +98,6 @@ class Progress:
     shares: dict[tuple[str, str], float] = field(default_factory=dict)
     # of the shards begun, the last row scored
     stops: dict[tuple[str, str], int] = field(default_factory=dict)
-    # time and tokens when the first unit was there
-    at_first: tuple[float, int] | None = None
     # of the shards begun, time of their last unit
     at_unit: dict[tuple[str, str], float] = field(default_factory=dict)
     # since when the replicas have worked on no shard, or on one without a unit so far
@@ -115,8 +113,6 @@ class Progress:
         now = self.clock()
         shard = unit.shard
         tokens = self.counts.n_all_tokens
-        if self.at_first is None:
-            self.at_first = now, tokens
         self.busy_seconds += now - self._since(unit)
         if not unit.last:
             self.at_unit[shard] = now
@@ -215,16 +211,14 @@ class Progress:
         )
 
     def _speeds(self, now: float) -> tuple[float | None, float | None]:
-        """Tokens a second over the last minute and since the first unit; None before the second."""
-        if self.at_first is None:
-            return None, None
-        since, tokens = self.at_first
+        """Tokens a second over the last minute, and since the run began; None before any."""
         n_tokens = self.counts.n_all_tokens
-        if now <= since or n_tokens <= tokens:
+        if not n_tokens:
             return None, None
-        of_run = (n_tokens - tokens) / (now - since)
+        of_run = n_tokens / (now - self.begun)
         then, before = self.recent[0]
-        return (n_tokens - before) / (now - then) if now > then else of_run, of_run
+        lately = (n_tokens - before) / (now - then) if now > then and n_tokens > before else of_run
+        return lately, of_run
 
 
 def last_done(begun: list[float], waiting: list[float], replicas: int) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import rsr_ray
 from rsr_ray.schema import SCORES_VERSION
-from rsr_ray.store.run_record import Equation, RunRecord
+from rsr_ray.store.run_record import Equation, Estimate, RunRecord
 
 if TYPE_CHECKING:
     from rsr_ray.run.ledger import Run
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs")
 
 
-def make_record(run: "Run", seconds: float) -> RunRecord:
+def make_record(run: "Run", seconds: float, estimate: Estimate | None) -> RunRecord:
     """What is stored as runs/<run_id>.json."""
     assert run.student is not None
     counts, units = run.counts, run.units
@@ -46,6 +46,7 @@ def make_record(run: "Run", seconds: float) -> RunRecord:
         replica_seconds=round(counts.replica_seconds, 3),
         tokens_per_second=round(counts.n_all_tokens / seconds, 1),
         driver_peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        estimate=estimate,
     )
 
 

@@ -4,9 +4,9 @@ night came to.
     <store>/status.json   `Figures`, sealed
     <store>/status.prom   the same for Prometheus, as OpenMetrics text (exposition.py)
 
-Both are written whole at the end of each run and night, also of one that failed, by one process at
-a time. A run that was interrupted, or refused because of a mistake in its settings, changes
-neither.
+Both are written whole, by one process at a time, at the end of each run and night, also of one that
+failed, and after doctor's estimate. A run that was interrupted, or refused because of a mistake in
+its settings, changes neither.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from rsr_ray.files.objects import put
 from rsr_ray.store.exposition import openmetrics
 from rsr_ray.store.lease import one_at_a_time
 from rsr_ray.store.records import find_record, put_record, read_as
+from rsr_ray.store.run_record import Estimate
 
 PLACE = "status.json"
 TEXT_PLACE = "status.prom"
@@ -58,6 +59,7 @@ class Figures:
 
     night: NightFigures | None = None  # None where there was none
     students: dict[str, RunFigures] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)  # of each student's next run
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,16 +71,20 @@ class Figures:
         return cls(
             night=read_as(NightFigures, night) if night else None,
             students={name: read_as(RunFigures, run) for name, run in found["students"].items()},
+            estimates={
+                name: read_as(Estimate, expected)
+                for name, expected in found.get("estimates", {}).items()
+            },
         )
 
     def with_run(self, student: str, run: RunFigures) -> "Figures":
-        """After a run of a student."""
+        """After a run of a student, which used up what was expected of it."""
         before = self.students.get(student)
         known = before.last_success if before else None
         success = run.ended if run.error is None else known
-        return replace(
-            self, students={**self.students, student: replace(run, last_success=success)}
-        )
+        estimates = {name: one for name, one in self.estimates.items() if name != student}
+        students = {**self.students, student: replace(run, last_success=success)}
+        return replace(self, students=students, estimates=estimates)
 
     def with_night(self, night: NightFigures) -> "Figures":
         """After a night."""

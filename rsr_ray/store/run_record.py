@@ -35,6 +35,22 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What doctor expected of a run: prompts are among the tokens, and the start of the run is in
+    the hours.
+    """
+
+    made: str  # ISO 8601, UTC
+    fingerprint: str
+    trajectories: float
+    tokens: float
+    replicas: int
+    hours: float
+    hours_low: float
+    hours_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What is kept of a run.
 
@@ -67,6 +83,7 @@ class RunRecord:
     replica_seconds: float
     tokens_per_second: float
     driver_peak_rss_bytes: int
+    estimate: Estimate | None  # that doctor made before it; None where it was not asked
     other: Record = field(default_factory=dict)  # what another version wrote beside these
 
     def to_json(self) -> dict[str, Any]:
@@ -80,5 +97,7 @@ class RunRecord:
         named = {field.name for field in fields(cls)}
         parts = {"student": StudentFacts, "resources": Resources, "equation": Equation}
         typed = {name: read_as(part, found.get(name) or {}) for name, part in parts.items()}
+        estimate = found.get("estimate")
+        typed["estimate"] = read_as(Estimate, estimate) if estimate else None
         other = {name: value for name, value in found.items() if name not in named}
         return read_as(cls, {**found, **typed, "other": other})

@@ -166,7 +166,10 @@ def test_all_is_well(local_ray, corpus, tmp_path):
 
 
 def test_what_the_store_has_is_left_out_of_the_estimate(local_ray, corpus, tmp_path):
-    score(corpus, tmp_path / "store")
+    expected = examined(tmp_path, corpus=(str(corpus),)).cost
+    record = score(corpus, tmp_path / "store").record
+    assert record.estimate.hours_high == expected.hours_high  # what came out is beside it
+    assert record.estimate.fingerprint == record.fingerprint
     cost = examined(tmp_path, corpus=(str(corpus),)).cost
     assert (cost.trajectories, cost.tokens, cost.hours_high) == (0, 0, 0)
     write_many(tmp_path / "more", 6, 20, seed=1)

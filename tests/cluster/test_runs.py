@@ -51,11 +51,10 @@ def test_the_row_equation_holds_and_is_stored(demo_run):
     assert {row["fingerprint"] for row in stored(store)} == {run.fingerprint}
 
 
-def test_replicas_that_are_alive_are_shown(local_ray, demo_corpus, tmp_path, monkeypatch, caplog):
+def test_replicas_that_are_alive_are_shown(local_ray, demo_corpus, tmp_path, monkeypatch, logged):
     monkeypatch.setattr(display, "LOG_SECONDS", 0.02)
-    with caplog.at_level("INFO"):
-        run = score(demo_corpus, tmp_path, unit_rows=16, replicas=2, log="json")
-    shown = [r for r in caplog.records if r.message == "progress"]
+    run = score(demo_corpus, tmp_path, unit_rows=16, replicas=2, log="json")
+    shown = [r for r in logged.records if r.getMessage() == "progress"]
     alive = [record.replicas_alive for record in shown]
     assert alive[0] == 0
     assert max(alive) == 2 == shown[0].replicas

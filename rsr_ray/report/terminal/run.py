@@ -37,6 +37,9 @@ def _print_speed(run: "Run", out: Console) -> None:
     counts = run.counts
     if counts.n_scored:
         took = f"{counts.n_all_tokens:,} tokens in {duration(run.record.seconds)}"
+        if expected := run.record.estimate:
+            least, most = 3600 * expected.hours_low, 3600 * expected.hours_high
+            took += f" (estimated: {duration(least)} to {duration(most)})"
         speed = f"{run.record.tokens_per_second:,.0f} tokens/s"
         out.print(Text(f"{took}: {speed}, padding {run.record.padding_share:.0%}"))
     if counts.splits:

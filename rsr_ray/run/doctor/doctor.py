@@ -15,6 +15,7 @@ from rsr_ray.run.doctor.findings import Finding, Findings
 from rsr_ray.run.doctor.room import check_cluster, check_room, check_store
 from rsr_ray.run.doctor.sample import EncodedSample, Sample, Shown, check_corpus, check_rows
 from rsr_ray.run.doctor.student import Renderer, check_student, check_template
+from rsr_ray.run.figures import note_estimate
 from rsr_ray.run.here import fits_here
 from rsr_ray.student.facts import StudentFacts
 
@@ -105,4 +106,7 @@ def _look_ahead(
     if encoded.ids:
         load = Load.of(sample, encoded, n_bytes, len(left))
         cost = found.look_at("estimate", estimate_cost, *run, load, speed, is_here)
+    if cost and cost.hours and not any(one.level == "failure" for one in found.all):
+        fingerprint = config.fingerprint(facts, resources.dtype, config.length_limit(facts))
+        note_estimate(config, fingerprint, cost)
     return speed, cost

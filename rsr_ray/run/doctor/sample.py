@@ -1,12 +1,12 @@
 """The corpus, and a sample of its rows as the student would see them."""
 
 import json
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsr_ray.config.score import ScoreConfig
@@ -26,6 +26,7 @@ from rsr_ray.run.doctor.student import Renderer
 SAMPLE = 48  # rows that are encoded
 SHARDS = 16  # that they are of, at most
 BEGINNING = 65536  # bytes of a shard that are looked at to see how it spells characters
+UNPACKED = 1 << 23  # bytes of the text of a packed shard from which its packing is known
 PACKED = (".gz", ".zst", ".bz2")
 
 
@@ -140,10 +141,20 @@ def _bytes_of(obj: InputObject, some: list[Any], endpoint: str | None) -> list[f
         return [obj.size / n_rows] * len(some)
     is_ascii = _is_ascii(obj, endpoint)
     texts = [json.dumps(row, default=str, ensure_ascii=is_ascii).encode() for row in some]
-    whole = b"".join(texts)
-    is_packed = obj.uri.lower().endswith(PACKED)
-    packing = len(zlib.compress(whole)) / len(whole) if is_packed else 1.0
-    return [packing * len(text) for text in texts]
+    packing = _packing(obj, endpoint) if obj.uri.lower().endswith(PACKED) else 1.0
+    return [packing * (len(text) + 1) for text in texts]  # and a line break
+
+
+def _packing(obj: InputObject, endpoint: str | None) -> float:
+    """Bytes of a packed shard for each byte of its text, from its beginning."""
+    fs, path = open_filesystem(obj.uri, endpoint)
+    with fs.open_input_file(path) as file:
+        packed = pa.CompressedInputStream(file, pa.Codec.detect(path).name)
+        try:
+            n_text = len(packed.read(UNPACKED))
+        except OSError:  # it breaks off: reading its rows has said so
+            n_text = 0
+        return file.tell() / n_text if n_text else 1.0
 
 
 def _is_ascii(obj: InputObject, endpoint: str | None) -> bool:
