@@ -131,7 +131,8 @@ def cluster(s3: str | None, bucket: str) -> Iterator[Local]:
         os.environ |= {"AWS_ENDPOINT_URL": s3, "AWS_REGION": "us-east-1"}
         push, gcs, dashboard, prometheus = (free_port() for _ in range(4))
         at = f"--web.listen-address=127.0.0.1:{push}"
-        pushgateway = up("pushgateway", push, "prometheus-pushgateway", at)
+        nothing_kept = "--persistence.file="  # Debian's keeps what was pushed for the next one
+        pushgateway = up("pushgateway", push, "prometheus-pushgateway", at, nothing_kept)
         where = ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}"]
         head = stack.enter_context(
             ray_node("head", folder, "--head", *where, f"--temp-dir={folder}/ray")
