@@ -39,6 +39,7 @@ def run_night(config: NightlyConfig) -> Night | HeldNight:
     before the first one is scored.
     """
     store, endpoint = config.students[0].store, config.students[0].s3_endpoint
+    _store(config.students[0]).check_access("night")
     lease = Lease(f"{store}/nightly/lease", config.lease_seconds, endpoint)
     try:
         if held := _wait_for(lease, config.wait):

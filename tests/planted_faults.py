@@ -33,6 +33,31 @@ class Fault:
 
 CLUSTER = (
     Fault(
+        "rsr_ray/files/objects.py",
+        "    attempt(remove, place)\n    if not missing",
+        "    if not missing",
+        "cluster/test_rights.py::test_without_a_right_nothing_starts",
+    ),
+    Fault(
+        "rsr_ray/files/rights.py",
+        "        if action in (LIST, READ) and not is_listed(uri, endpoint) and action == READ:\n",
+        "        if False:\n",
+        "cluster/test_rights.py::test_with_the_rights_of_the_files_every_command_does_its_work",
+    ),
+    Fault(
+        "jobs/policies/write.json",
+        '"s3:DeleteObject"',
+        '"s3:DeleteBucket"',
+        "cluster/test_rights.py::test_a_right_that_is_missing_on_the_way",
+    ),
+    Fault(
+        "jobs/monitoring/dashboard.json",
+        "rsr_run_gpu_hours{",
+        "rsr_run_gpu_hour{",
+        "cluster/test_local_cluster.py::"
+        "test_two_nights_after_which_every_query_of_the_dashboard_has_a_number",
+    ),
+    Fault(
         "rsr_ray/run/reduce.py",
         "counts = ~same & ~rejected",
         "counts = ~rejected",

@@ -24,7 +24,7 @@ from rsr_ray.config.race import RaceConfig
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.credentials import HIDDEN, refuse_credentials, scrub, scrubbed
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import endpoint_of
+from rsr_ray.files.filesystems import endpoint_of
 from rsr_ray.store.records import get_record, put_record, warn_once
 
 from .conftest import by_turns, few

@@ -197,7 +197,7 @@ def test_teacher_rows_are_those_of_the_table():
 def test_a_store_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     put(f"{tmp_path}/file", b"", None)
     with pytest.raises(UserError, match="cannot be written"):
-        Store(f"{tmp_path}/file/below", "demo", None).check_writable("run")
+        Store(f"{tmp_path}/file/below", "demo", None).check_access("run")
 
 
 def test_rejects_are_found_and_their_units_can_be_dropped(store, capsys):

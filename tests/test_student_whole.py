@@ -323,6 +323,12 @@ The actor died because of an error raised in its creation task, \
             [("UserError", "student s: it: is cut")],
         ),
         (
+            "rsr_ray.files.rights.DeniedError: s3:GetObject is denied on s3://b/k\n"
+            "Failed to apply UDF transform after 1/6 attempts (total backoff 0.0s).\n"
+            "This looks like an AWS S3 permissions error.",
+            [("DeniedError", "s3:GetObject is denied on s3://b/k")],
+        ),
+        (
             (
                 "KeyError: 'a'\n\nThe above exception was the direct cause of the following "
                 "exception:\n\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rsr_ray.config.options import S3_ENDPOINT, SEGMENT, check_least, option, settle, short_name
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.files.filesystems import absolute, endpoint_of
 
 BY = "metric to {} by (rsr-ray metrics lists them)"
 CONFIDENCE = "confidence level"

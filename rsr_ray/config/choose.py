@@ -18,7 +18,7 @@ from rsr_ray.config.options import (
 )
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.files.filesystems import absolute, endpoint_of
 from rsr_ray.metrics import CONTROLS, REGISTRY, Metric, find_metric
 
 

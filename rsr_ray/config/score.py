@@ -23,7 +23,7 @@ from rsr_ray.config.options import (
 from rsr_ray.corpus.reading import Reading, check_teacher_from
 from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.files.filesystems import absolute, endpoint_of
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.store.beside import NOTHING, Beside, HashOf, Named, kept_under
 from rsr_ray.store.run_record import RunRecord

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rsr_ray.config.options import S3_ENDPOINT, check_least, option, settle, short_name
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import absolute, endpoint_of
+from rsr_ray.files.filesystems import absolute, endpoint_of
 from rsr_ray.schema import REJECT_REASONS
 
 STUDENT = "name of the student in the store, or its folder or hub id"

@@ -20,7 +20,9 @@ from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, one_line, row_bo
 from rsr_ray.corpus.shapes import COLUMNS
 from rsr_ray.corpus.shards import ARROW, JSON, PARQUET
 from rsr_ray.errors import BadRow
-from rsr_ray.files.objects import InputObject, open_filesystem
+from rsr_ray.files.filesystems import open_filesystem
+from rsr_ray.files.objects import InputObject
+from rsr_ray.files.rights import rights
 
 ARROW_MAGIC = b"ARROW1"
 BATCH_ROWS = 64
@@ -95,14 +97,18 @@ def parquet_schema(obj: InputObject, endpoint: str | None) -> pa.Schema | None:
     if not name.endswith(PARQUET + ARROW):
         return None
     fs, path = open_filesystem(obj.uri, endpoint)
-    with fs.open_input_file(path) as file:
+    with rights(obj.uri, endpoint), fs.open_input_file(path) as file:
         return pq.read_schema(file) if name.endswith(PARQUET) else _open_arrow(file).schema
 
 
 def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     fs, path = open_filesystem(obj.uri, endpoint)
     name = os.path.join(folder, path.rpartition("/")[2])
-    with fs.open_input_stream(path, compression=None) as source, open(name, "wb") as file:
+    with (
+        rights(obj.uri, endpoint),
+        fs.open_input_stream(path, compression=None) as source,
+        open(name, "wb") as file,
+    ):
         shutil.copyfileobj(source, file, READ_BYTES)
     return InputObject(uri=name, version=obj.version, size=obj.size)
 

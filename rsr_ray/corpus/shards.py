@@ -3,8 +3,9 @@
 import os
 
 from rsr_ray.errors import UserError
+from rsr_ray.files.filesystems import absolute, protocol_of
 from rsr_ray.files.listing import TWICE, Skipped, tell_skipped
-from rsr_ray.files.objects import InputObject, absolute, find_objects, protocol_of
+from rsr_ray.files.objects import InputObject, find_objects
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.units import store_of
 

@@ -12,7 +12,8 @@ from rsr_ray.decide.nights import Night, StudentNight
 from rsr_ray.decide.ranking import Ranking
 from rsr_ray.decide.scored import Scored, gives, load_units
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import absolute, list_files
+from rsr_ray.files.filesystems import absolute
+from rsr_ray.files.objects import list_files
 from rsr_ray.metrics import REGISTRY, Metric
 from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
 from rsr_ray.store.scores import STUDENT_NAME

@@ -1,26 +1,25 @@
-"""Files and objects: local folders, S3 and S3-compatible stores, and whatever else fsspec opens.
+"""Files and objects: found, listed, written whole, read and deleted.
 
-S3 data goes through Arrow's own client with ten attempts a request (its default of three does not
-survive a busy store). Corpora are listed through s3fs, which knows ETags. Credentials come from the
-usual AWS variables or the machine's role and are never taken as options.
+Where S3 refuses any of it, a DeniedError names the right that is missing.
 """
 
 import contextlib
 import datetime
-import functools
 import glob
 import hashlib
 import itertools
 import os
+import re
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow.fs as pafs
 
-from rsr_ray.credentials import refuse_credentials
 from rsr_ray.errors import UserError
+from rsr_ray.files.filesystems import absolute, open_filesystem, open_fsspec, protocol_of
 from rsr_ray.files.listing import (
     DATASET,
     Skipped,
@@ -31,11 +30,10 @@ from rsr_ray.files.listing import (
     tell_skipped,
     walk,
 )
+from rsr_ray.files.rights import LIST, DeniedError, is_listed, rights
 
 if TYPE_CHECKING:
     import fsspec
-
-ATTEMPTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,82 +51,6 @@ class InputObject:
     def key(self) -> str:
         """Short hash of the URI: with `version` the identity that scores are stored under."""
         return hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-
-
-def endpoint_of(option: str | None) -> str | None:
-    """The S3 endpoint: the option, or what the AWS variables say; None is AWS itself.
-
-    Raises UserError for one with credentials.
-    """
-    variables = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
-    setting, endpoint = next(
-        ((name, url) for name, url in {"--s3-endpoint": option, **variables}.items() if url),
-        ("", None),
-    )
-    refuse_credentials(
-        setting,
-        [endpoint, f"http://{endpoint}"] if endpoint and "://" not in endpoint else endpoint,
-    )
-    return endpoint
-
-
-@functools.lru_cache
-def _arrow_s3(endpoint: str | None) -> pafs.S3FileSystem:
-    # newer SDKs add checksum trailers that other stores refuse, or worse, store as data (boto#4398)
-    if endpoint:
-        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    region = (
-        os.environ.get("AWS_REGION")
-        or os.environ.get("AWS_DEFAULT_REGION")
-        or ("us-east-1" if endpoint else None)
-    )
-    return pafs.S3FileSystem(
-        endpoint_override=endpoint,
-        region=region,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        # one request for a small object, not the three of a multipart upload
-        allow_delayed_open=True,
-    )
-
-
-@functools.lru_cache
-def _fsspec(protocol: str, endpoint: str | None) -> "fsspec.AbstractFileSystem":
-    import fsspec  # a tenth of a second, which --help need not wait for
-
-    if protocol != "s3":
-        return fsspec.filesystem(protocol)
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    return fsspec.filesystem(
-        "s3",
-        client_kwargs={"endpoint_url": endpoint} if endpoint else {},
-        config_kwargs={"retries": {"mode": "standard", "max_attempts": ATTEMPTS}},
-        use_listings_cache=False,
-    )
-
-
-def protocol_of(uri: str) -> str:
-    return uri.split("://", 1)[0] if "://" in uri else "file"
-
-
-def absolute(uri: str) -> str:
-    """A local path made absolute; any other URI as it is, without a trailing slash."""
-    if protocol_of(uri) != "file":
-        return uri.rstrip("/")
-    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
-
-
-def open_filesystem(uri: str, endpoint: str | None) -> tuple[pafs.FileSystem, str]:
-    """The Arrow filesystem of a URI and the path on it."""
-    protocol = protocol_of(uri)
-    if protocol == "file":
-        return pafs.LocalFileSystem(), absolute(uri)
-    path = uri.split("://", 1)[1].rstrip("/")
-    if protocol == "s3":
-        return _arrow_s3(endpoint), path
-    try:
-        return pafs.PyFileSystem(pafs.FSSpecHandler(_fsspec(protocol, endpoint))), path
-    except (ImportError, ValueError) as e:
-        raise UserError(f"cannot open {uri}: {e}") from e
 
 
 def _version(info: dict) -> str:
@@ -153,9 +75,9 @@ def find_objects(
     it.
     """
     try:
-        found, skipped = (_find_local if protocol_of(uri) == "file" else _find_remote)(
-            uri, endpoint, endings
-        )
+        with rights(uri, endpoint):
+            find = _find_local if protocol_of(uri) == "file" else _find_remote
+            found, skipped = find(uri, endpoint, endings)
     except (OSError, ValueError, ImportError) as e:
         if isinstance(e, UserError):
             raise
@@ -194,18 +116,19 @@ def _find_remote(
     uri: str, endpoint: str | None, endings: tuple[str, ...]
 ) -> tuple[list[InputObject], list[Skipped]]:
     protocol = protocol_of(uri)
-    fs = _fsspec(protocol, endpoint)
+    fs = open_fsspec(protocol, endpoint)
     fs.invalidate_cache()
     path = uri.split("://", 1)[1].rstrip("/")
-    if fs.exists(path):
+    if _is_there(fs, uri, endpoint):
         found = fs.find(path, detail=True)
         root, named = path, not fs.isdir(path)
     elif glob.has_magic(path):
-        found = {p: i for p, i in fs.glob(path, detail=True).items() if i["type"] == "file"}
-        root, named = (
-            path[: path.index(next(c for c in path if c in "*?["))].rsplit("/", 1)[0],
-            False,
-        )
+        from fsspec.utils import glob_translate
+
+        root = path[: path.index(next(c for c in path if c in "*?["))].rsplit("/", 1)[0]
+        pattern = re.compile(glob_translate(path))
+        found = {p: i for p, i in fs.find(root, detail=True).items() if pattern.match(p)}
+        named = False
     else:
         hint = "; if the dataset is private or gated, set HF_TOKEN" if protocol == "hf" else ""
         raise UserError(f"corpus {uri}: no such file or folder{hint}")
@@ -224,15 +147,25 @@ def _find_remote(
     return objects, skipped
 
 
+def _is_there(fs: "fsspec.AbstractFileSystem", uri: str, endpoint: str | None) -> bool:
+    try:
+        return bool(fs.exists(uri.split("://", 1)[1].rstrip("/")))
+    except PermissionError:
+        if protocol_of(uri) != "s3":
+            raise
+        return is_listed(uri.rstrip("/"), endpoint)
+
+
 def version_of(uri: str, endpoint: str | None) -> str | None:
     """The version of an object as it is now, as `list_objects` says it; None where it is gone."""
     try:
         if protocol_of(uri) == "file":
             facts = os.stat(absolute(uri))  # of what a link leads to
             return _version({"size": facts.st_size, "mtime": facts.st_mtime})
-        fs = _fsspec(protocol_of(uri), endpoint)
+        fs = open_fsspec(protocol_of(uri), endpoint)
         fs.invalidate_cache()
-        return _version(fs.info(uri))
+        with rights(uri, endpoint):
+            return _version(fs.info(uri))
     except FileNotFoundError:
         return None
 
@@ -260,7 +193,7 @@ def list_infos(uri: str, endpoint: str | None) -> dict[str, pafs.FileInfo]:
     fs, root = open_filesystem(uri, endpoint)
     found: dict[str, pafs.FileInfo] = {}
     folders = [root]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(16) as pool, rights(uri, endpoint):
         while folders:
             listings = pool.map(
                 lambda folder: fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)),
@@ -287,7 +220,7 @@ def put(uri: str, data: bytes | memoryview, endpoint: str | None) -> None:
     fs, path = open_filesystem(uri, endpoint)
     if not isinstance(fs, pafs.LocalFileSystem):
         # The data is at hand as a whole, so the stream is never closed over a part of it.
-        with fs.open_output_stream(path, compression=None) as stream:
+        with rights(uri, endpoint), fs.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -318,7 +251,8 @@ def create(uri: str, data: bytes, endpoint: str | None) -> bool:
             with open(path, "xb") as file:
                 file.write(data)
         else:
-            _fsspec(protocol, endpoint).pipe_file(path, data, mode="create")
+            with rights(uri, endpoint):
+                open_fsspec(protocol, endpoint).pipe_file(path, data, mode="create")
     except FileExistsError:
         pass
     except OSError as e:
@@ -337,12 +271,47 @@ def create(uri: str, data: bytes, endpoint: str | None) -> bool:
 def get(uri: str, endpoint: str | None) -> bytes:
     """The whole content of a file or object. Raises FileNotFoundError."""
     fs, path = open_filesystem(uri, endpoint)
-    with fs.open_input_stream(path, compression=None) as stream:
+    with rights(uri, endpoint), fs.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
 def delete(uri: str, endpoint: str | None) -> None:
     """Delete a file or object; one that is gone already is no error."""
     fs, path = open_filesystem(uri, endpoint)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), rights(uri, endpoint):
         fs.delete_file(path)
+
+
+def check_access(uri: str, probe: str, endpoint: str | None) -> None:
+    """List a folder, and write, read and delete one small object in it, whose path is `probe`.
+
+    Raises OSError; a DeniedError names every right that is missing. Nothing is left there: without
+    the right to delete, nothing is written.
+    """
+    place, missing = f"{uri}/{probe}", list[str]()
+
+    def attempt(what: Callable[..., object], *given: object) -> None:
+        try:
+            what(*given, endpoint)
+        except FileNotFoundError:  # it could not be written, and may be read
+            pass
+        except DeniedError as e:
+            missing.extend(e.actions)
+
+    is_s3 = protocol_of(uri) == "s3"
+    remove = _delete_unseen if is_s3 else delete
+    if is_s3:
+        attempt(is_listed, uri)
+    attempt(remove, place)
+    if not missing or missing == [LIST]:
+        attempt(put, place, b"rsr_ray")
+        attempt(get, place)
+        attempt(remove, place)
+    if missing:
+        raise DeniedError.of(tuple(dict.fromkeys(missing)), uri)
+
+
+def _delete_unseen(uri: str, endpoint: str | None) -> None:
+    """Delete an object of S3 without a look at it: for one that is gone S3 says the same."""
+    with rights(uri, endpoint):
+        open_fsspec("s3", endpoint).rm_file(uri.split("://", 1)[1])

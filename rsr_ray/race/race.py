@@ -65,7 +65,7 @@ def race(config: RaceConfig, say: Callable[[Round], None]) -> RaceAnswer:
         units = store.find_under(generation, new_generation=config.new_generation)
         own, fingerprint = _find_race(config, store, objects, hash_of)
         name = own.uri.rpartition("/")[2]
-        own.check_writable(name)
+        own.check_access(name)
         matched = Matched.of(build_index(config, objects), config.teachers, config.seed)
         course = Course(config, objects, matched, own, fingerprint, resources.replicas, cluster)
         course.take_from(store, generation.fingerprint, list(units))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsr_ray.errors import RunError, UserError
-from rsr_ray.files.objects import absolute, delete, get, list_versions
+from rsr_ray.files.filesystems import absolute
+from rsr_ray.files.objects import delete, get, list_versions
 from rsr_ray.metrics import RSR
 from rsr_ray.schema import SCORES, TEACHERS, TOKENS
 from rsr_ray.store import seal

@@ -5,6 +5,9 @@ import sys
 
 from rsr_ray.errors import RunError, StoreError, UserError, one_line
 
+OURS = ("UserError", "DeniedError", "StoreError", "RunError")
+# What Ray Data adds to the message of an error that it may have tried again.
+TRIED = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts [\s\S]*")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Between an exception and the one that was raised over it.
 NEXT = re.compile(r"\n(?:The above exception was|During handling of)[^\n]*")
@@ -30,14 +33,14 @@ def cause_of(e: BaseException, after_failure: str) -> Exception:
     from ray.exceptions import RayActorError, RayTaskError
 
     raised = raised_in(str(e)) if isinstance(e, RayTaskError | RayActorError) else []
-    ours = [error for error in raised if error[0] in ("UserError", "StoreError", "RunError")]
+    ours = [error for error in raised if error[0] in OURS]
     if ours:
         kind, message = ours[-1]
     elif raised:
         kind, message = raised[0]
     else:
         kind, message = type(e).__name__, one_line(str(e), 500)
-    if kind == "UserError":
+    if kind in ("UserError", "DeniedError"):
         return UserError(message)
     if kind == "StoreError":
         return StoreError(message)
@@ -52,9 +55,10 @@ def raised_in(text: str) -> list[tuple[str, str]]:
     it.
     """
     found = []
-    for part in NEXT.split(ANSI.sub("", text)):
+    for whole in NEXT.split(ANSI.sub("", text)):
         # Of what is not indented the trace's own lines begin with its title, a frame with two
         # spaces.
+        part = TRIED.sub("", whole)
         _, _, rest = part.rpartition('\n  File "')
         last = rest or part
         match = re.search(r"^(?:\w+\.)*(\w+)(?:: (.*))?$", last, re.MULTILINE)

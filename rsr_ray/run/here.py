@@ -15,7 +15,7 @@ from rsr_ray.corpus.row_faults import Row
 from rsr_ray.encode.aside import Aside, Ended, time_limit
 from rsr_ray.encode.encode import Encode, encode_rows, with_rows
 from rsr_ray.encode.how import How
-from rsr_ray.files.objects import protocol_of
+from rsr_ray.files.filesystems import protocol_of
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.resources import (
     AUTO_DTYPES,

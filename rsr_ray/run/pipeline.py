@@ -67,7 +67,7 @@ def run_through(run: Run, cluster: Cluster | None = None, label: str = "") -> No
     config = run.config
     files = read_plan(run)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
-    store.check_writable(run.run_id)
+    store.check_access(run.run_id)
     run.identity = identify(config.student, config.trust_remote_code, config.template_text)
     cluster = cluster or Cluster(config.ray_address, config.log, verbose=config.verbose)
     with cluster, Encoder() as encoder:

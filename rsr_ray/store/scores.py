@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.errors import StoreError, UserError
-from rsr_ray.files.objects import absolute, delete, get, list_files, list_versions, put
+from rsr_ray.files.filesystems import absolute
+from rsr_ray.files.objects import delete, get, list_files, list_versions, put
 from rsr_ray.schema import SCORES, SINCE_VERSION_3, TOKENS
 from rsr_ray.store import seal
 from rsr_ray.store.beside import KEY, PARTS, Beside

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsr_ray.errors import StoreError, UserError
-from rsr_ray.files.objects import absolute, list_infos
+from rsr_ray.files.filesystems import absolute
+from rsr_ray.files.objects import list_infos
 from rsr_ray.store.figures import NightFigures, RunFigures, read_figures
 from rsr_ray.store.lease import CLAIM, NUMBERED, SECONDS, read_holder
 from rsr_ray.store.records import NIGHT_FILE

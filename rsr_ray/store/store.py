@@ -29,7 +29,9 @@ from contextlib import suppress
 import pyarrow as pa
 
 from rsr_ray.errors import StoreError, UserError
-from rsr_ray.files.objects import absolute, delete, list_files, list_folders, put
+from rsr_ray.files.filesystems import absolute
+from rsr_ray.files.objects import check_access, list_files, list_folders, put
+from rsr_ray.files.rights import DeniedError
 from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
 from rsr_ray.store.beside import NOTHING, Beside, Generation, HashOf, kept_under
@@ -52,12 +54,12 @@ RUN_NAME = re.compile(r"[^/.][^/]*\.json")
 class Store(Scores):
     """One student's part of a store. Small and picklable: it travels to the tasks that write."""
 
-    def check_writable(self, run_id: str) -> None:
-        """Write and delete one small object. Raises UserError."""
-        probe = f"{self.uri}/runs/.{run_id}.probe"
+    def check_access(self, run_id: str) -> None:
+        """List the store, and write, read and delete one small object. Raises UserError."""
         try:
-            put(probe, b"rsr_ray", self.endpoint)
-            delete(probe, self.endpoint)
+            check_access(self.uri, f"runs/.{run_id}.probe", self.endpoint)
+        except DeniedError:
+            raise
         except OSError as e:
             raise UserError(f"store {self.uri}: cannot be written: {e}") from e
 

@@ -100,10 +100,10 @@ def _settings(d: Path, fsid: str, monitor: str, port: int) -> str:
 
 @contextlib.contextmanager
 def gateway(
-    port: int, monitor_ports: tuple[int, int], access_key: str, secret_key: str
+    port: int, monitor_ports: tuple[int, int], users: dict[str, tuple[str, str]]
 ) -> Iterator[None]:
-    """A fresh, empty gateway on `port` with one user of these keys; it and all it stored are
-    gone afterwards.
+    """A fresh, empty gateway on `port` with users of these keys (access, secret), who may set each
+    other's policies; it and all it stored are gone afterwards.
     """
     monitor = "[v2:127.0.0.1:{},v1:127.0.0.1:{}]".format(*monitor_ports)
     d = Path(tempfile.mkdtemp(prefix="rsr-ceph-"))
@@ -191,18 +191,10 @@ def gateway(
         for pool in POOLS:
             ceph("osd", "pool", "create", pool, "4", "4")
             ceph("osd", "pool", "application", "enable", pool, "rgw")
-        keys = ("--access-key", access_key, "--secret-key", secret_key)
-        run(
-            "radosgw-admin",
-            "user",
-            "create",
-            "--uid",
-            "test",
-            "--display-name",
-            "test",
-            *keys,
-            seconds=120,
-        )
+        for user, (access_key, secret_key) in users.items():
+            keys = ("--access-key", access_key, "--secret-key", secret_key)
+            who = ("--uid", user, "--display-name", user, "--caps", "user-policy=*")
+            run("radosgw-admin", "user", "create", *who, *keys, seconds=120)
         daemon("radosgw", "-n", "client.rgw.a")
         wait(lambda: _answers(f"http://127.0.0.1:{port}"), "the gateway")
         yield

@@ -21,7 +21,7 @@ from rsr_ray.cli import main
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.demo.corpus import conversation, make_problem, write_corpus
 from rsr_ray.encode.aside import Aside
-from rsr_ray.files.objects import open_filesystem
+from rsr_ray.files.filesystems import open_filesystem
 from rsr_ray.run import here as run_here
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.ledger import Run
@@ -32,6 +32,7 @@ from . import ceph
 from .poison import forks
 
 BIN = Path(sys.executable).parent
+OWNER = ("rsr-ray-owner", "rsr-ray-owner-secret")  # keys of the gateway's second user
 POISON = Path(__file__).parent / "poison"
 HEAD = {
     "PYTHONPATH": f"{POISON}:{os.environ.get('PYTHONPATH', '')}",
@@ -195,12 +196,8 @@ def gateway():
             pytest.fail("CI runs the Ceph part: python tests/cluster/ceph.py --unpack")
         pytest.skip("no Ceph gateway unpacked: python tests/cluster/ceph.py --unpack")
     port = free_port()
-    with ceph.gateway(
-        port,
-        (free_port(), free_port()),
-        S3_KEYS["AWS_ACCESS_KEY_ID"],
-        S3_KEYS["AWS_SECRET_ACCESS_KEY"],
-    ):
+    users = {"test": (S3_KEYS["AWS_ACCESS_KEY_ID"], S3_KEYS["AWS_SECRET_ACCESS_KEY"])}
+    with ceph.gateway(port, (free_port(), free_port()), users | {"owner": OWNER}):
         yield port
 
 

@@ -120,8 +120,8 @@ def test_a_pushgateway_has_what_the_store_has(tmp_path):
     url = f"http://127.0.0.1:{port}"
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(20), "terse-7b")
     path = config_file(tmp_path, tmp_path / "corpus", tmp_path / "store", pushgateway=url)
-    listen = f"--web.listen-address=127.0.0.1:{port}"
-    with process("prometheus-pushgateway", listen, ready=lambda: listens(port)):
+    options = [f"--web.listen-address=127.0.0.1:{port}", "--persistence.file="]
+    with process("prometheus-pushgateway", *options, ready=lambda: listens(port)):
         done = rsr_ray("nightly", "--config", path)
         assert (done.returncode, "pushgateway" in done.stderr) == (0, False)
         text = urllib.request.urlopen(f"{url}/metrics", timeout=5).read().decode()

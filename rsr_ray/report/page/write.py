@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 
 from rsr_ray.decide.ranking import Ranking
 from rsr_ray.errors import UserError
-from rsr_ray.files.objects import absolute, put
+from rsr_ray.files.filesystems import absolute
+from rsr_ray.files.objects import put
 from rsr_ray.metrics import RSR, Metric
 from rsr_ray.report.page.charts.drawn import Charts
 from rsr_ray.report.page.render import as_csv, as_html, as_json, as_markdown

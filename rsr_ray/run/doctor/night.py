@@ -6,6 +6,7 @@ from typing import Any
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError, counted
+from rsr_ray.files.rights import check_readable
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.doctor import Examination, examine
 from rsr_ray.run.doctor.estimate import in_words
@@ -72,7 +73,8 @@ def examine_night(config: NightlyConfig) -> NightExamination:
 
 
 def check_students(config: NightlyConfig) -> None:
-    """Raises UserError, which names each student whose files, template or settings are refused.
+    """Raises UserError, which names each student whose files, template or settings are refused, or
+    whose corpus may not be read.
 
     Of a student whose files are those of its last run only the settings are checked.
     """
@@ -95,6 +97,8 @@ def check_students(config: NightlyConfig) -> None:
 
 def _check_start(findings: Findings, config: ScoreConfig) -> None:
     """Raises UserError, RunError or BadRow where a student's run could not start."""
+    for uri in config.corpus:
+        check_readable(uri, config.s3_endpoint)
     how = (config.student, config.trust_remote_code, config.template_text)
     identity = identify(*how)
     store = Store(config.store, str(config.student_name), config.s3_endpoint)

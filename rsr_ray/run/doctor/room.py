@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import counted
-from rsr_ray.files.objects import InputObject, protocol_of
+from rsr_ray.files.filesystems import protocol_of
+from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.here import resources_here
@@ -76,7 +77,7 @@ def check_store(
     UserError.
     """
     store = Store(config.store, str(config.student_name), config.s3_endpoint)
-    store.check_writable("doctor")
+    store.check_access("doctor")
     hash_of = config.hash_of(facts, resources.dtype, config.length_limit(facts))
     generation = store.find_generation(hash_of, config.beside)
     units = store.find_under(generation, new_generation=config.new_generation)

@@ -17,7 +17,8 @@ from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shards import PARQUET, find_corpus
 from rsr_ray.encode.tokens import tokenize
 from rsr_ray.errors import BadRow, counted
-from rsr_ray.files.objects import InputObject, open_filesystem
+from rsr_ray.files.filesystems import open_filesystem
+from rsr_ray.files.objects import InputObject
 from rsr_ray.run.display import size
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.doctor.student import Renderer
