@@ -360,10 +360,14 @@ def taken_up(said: str, asked: dict) -> dict:
         (20, {"quotas": ("t0=3", "t1=9")}, "too few trajectories of teacher t1: 9 in each of 3"),
         (20, {"per_teacher": 7, "match": ("prompts",)}, "the same prompts in all arms"),
         (20, {"per_teacher": 3, "disjoint": "prompts"}, "no prompt in two arms"),
-        (9, {"per_teacher": 2, "tokens": 10}, "none whose tokens are within 5% of 10; an arm"),
         (
             9,
-            {"per_teacher": 2, "tokens": 10**6},
+            {"per_teacher": 2, "tokens": 10, "arms": ("low", "high")},
+            "none whose tokens are within 5% of 10; an arm",
+        ),
+        (
+            9,
+            {"per_teacher": 2, "tokens": 10**6, "arms": ("low", "high")},
             "none whose tokens are within 5% of 1,000,000; an arm",
         ),
         (
