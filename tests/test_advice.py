@@ -65,9 +65,7 @@ def test_nothing_is_advised_where_nothing_is_sure():
 def test_no_teacher_is_advised_for_its_loops():
     loops = np.zeros((60, 3), bool)
     loops[:20, 0] = True
-    assert advice(ranked([7.0, 6.0, 9.0], flagged=loops, gain=0.2)) == (
-        "Train on t1. t0 ranks first only with degenerate trajectories."
-    )
+    assert advice(ranked([7.0, 6.0, 9.0], flagged=loops, gain=0.2)) == "Train on t1."
     most = np.zeros((60, 3), bool)
     most[:50, 1] = True
     assert "t1" not in advice(ranked([6.0, 6.0, 9.0], flagged=most, gain=1.001))

@@ -15,7 +15,7 @@ from rsr_ray.decide.inference import influence, interval, value_draws
 from rsr_ray.decide.naturalness import naturalness
 from rsr_ray.decide.ranking import rank_teachers
 from rsr_ray.decide.scored import Scored, load_scored
-from rsr_ray.decide.wording import sentence
+from rsr_ray.decide.wording import about, sentence
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.schema import SCORES, TEACHERS
@@ -24,6 +24,8 @@ from rsr_ray.store.store import Store
 from .conftest import SHARED, needs_shared
 
 RSR = REGISTRY["rsr"]
+
+LIKE = "on prompts like these (95% confidence)"
 
 
 def scored_of(rows: pd.DataFrame) -> Scored:
@@ -148,8 +150,8 @@ def test_two_of_which_one_is_the_best_and_how_many_more_prompts_would_tell():
     ]
     more = got.more_prompts
     assert got.sentence == (
-        f"{first} or {second} is best on prompts like these (95%); about {more:,} more "
-        f"prompts would probably separate {first} and {second}."
+        f"{first} or {second} is best {LIKE}; about {about(more):,} more prompts "
+        f"would probably separate {first} and {second}."
     )
     assert got.pairwise[0][2] == 1
     for i in range(3):
@@ -162,21 +164,21 @@ def said_of(names: list[str], best: list[str], n: int = 40, more: int | None = N
 
 
 def test_the_answer_reads_well_however_many_may_be_best():
+    assert (about(47), about(134), about(3195)) == (47, 130, 3200)
     names = list("abcdefgh")
-    assert said_of(names, ["a"]) == "a is best on prompts like these (95%)."
-    assert said_of(names, ["a", "c"]) == "a or c is best on prompts like these (95%)."
-    assert said_of(names, list("abcde")) == "a, b, c, d or e is best on prompts like these (95%)."
+    assert said_of(names, ["a"]) == f"a is best {LIKE}."
+    assert said_of(names, ["a", "c"]) == f"a or c is best {LIKE}."
+    assert said_of(names, list("abcde")) == f"a, b, c, d or e is best {LIKE}."
     assert (
         said_of(names, list("abcdefg"))
-        == "One of 7 teachers (a, b, c, d, e and 2 more) is best on prompts like these (95%)."
+        == f"One of 7 teachers (a, b, c, d, e and 2 more) is best {LIKE}."
     )
     assert said_of(names, names) == (
-        "Any of the 8 teachers may be best on prompts like these (95%); a ranks first on these 40."
+        f"Any of the 8 teachers may be best {LIKE}; a ranks first on these 40."
     )
     told = "; about 1,200 more prompts would probably separate a and b"
     assert said_of(["a", "b"], ["a", "b"], more=1200) == (
-        f"Either of the 2 teachers may be best on prompts like these (95%); a ranks first on "
-        f"these 40{told}."
+        f"Either of the 2 teachers may be best {LIKE}; a ranks first on these 40{told}."
     )
 
 
@@ -190,7 +192,7 @@ def test_the_answer_reads_well_however_many_may_be_best():
             4,
             "a ranks first, but 4 prompts are too few for a confidence estimate.",
         ),
-        ({"a": 5.0, "b": 9.0}, 30, "a is best on prompts like these (95%)."),
+        ({"a": 5.0, "b": 9.0}, 30, f"a is best {LIKE}."),
     ],
 )
 def test_little_data(ranks, prompts, said):
@@ -210,8 +212,7 @@ def test_equal_teachers_share_everything():
     assert [(t.p_best, t.won) for t in got.teachers] == [(0.5, 0.5)] * 2
     assert got.pairwise == [[0.5, 0.5], [0.5, 0.5]]
     assert got.sentence == (
-        "Either of the 2 teachers may be best on prompts like these (95%); a ranks first on "
-        "these 30."
+        f"Either of the 2 teachers may be best {LIKE}; a ranks first on these 30."
     )
     assert [(t.first_place, t.last_place) for t in got.teachers] == [(1, 2)] * 2
 

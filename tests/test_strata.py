@@ -316,7 +316,8 @@ def test_an_order_that_flips_by_stratum_is_reported_so():
     assert firsts == ["a", "b"]
     assert found.tau_b[0][1] == pytest.approx(1 / 3)
     assert found.overall.sentence == (
-        "Over 2 strata of source with equal weights: a or b is best on prompts like these (95%)."
+        "Over 2 strata of source with equal weights: a or b is best on prompts like these "
+        "(95% confidence)."
     )
 
 
@@ -327,7 +328,7 @@ def test_weights_decide_what_is_first_over_all():
         assert found.overall.best == [first]
         assert found.overall.sentence == (
             f"Over 2 strata of source with the given weights: {first} is best on prompts like "
-            f"these (95%)."
+            f"these (95% confidence)."
         )
         assert [one.weight for one in found.strata] == pytest.approx([s0 / 10, 1 - s0 / 10])
 

@@ -26,8 +26,7 @@ def advice(ranking: Ranking) -> str | None:
         if guard.without is None:
             return None
         if (others_alone := advised(ranking)) is not ranking:
-            best = advice(others_alone)
-            return best and f"{best} {first.teacher} ranks first only with degenerate trajectories."
+            return advice(others_alone)
         if guard.without.teachers[0].teacher != first.teacher:
             return None
         others = [t for t in others if t.teacher not in guard.left_out]

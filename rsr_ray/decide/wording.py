@@ -38,11 +38,12 @@ def sentence(
             f"{first} ranks first, but {_why_unsure(len(names), n_prompts)} for a confidence "
             "estimate."
         )
-    sure = f"on prompts like these ({100 * confidence:g}%)"
+    sure = f"on prompts like these ({100 * confidence:g}% confidence)"
     if len(best) == 1:
         return f"{first} is best {sure}."
     told = (
-        f"; about {more_prompts:,} more prompts would probably separate {best[0]} and {best[1]}"
+        f"; about {about(more_prompts):,} more prompts would probably separate {best[0]} and "
+        f"{best[1]}"
         if more_prompts
         else ""
     )
@@ -51,6 +52,11 @@ def sentence(
     any_of = "Either" if len(best) == 2 else "Any"
     which = f"{any_of} of the {len(best)} teachers may be best {sure}"
     return f"{which}; {first} ranks first on these {n_prompts:,}{told}."
+
+
+def about(n: int) -> int:
+    """A number of which two digits are known."""
+    return int(float(f"{n:.2g}"))
 
 
 def _why_unsure(n_teachers: int, n_prompts: int) -> str:

@@ -693,7 +693,10 @@ UNUSUAL = {
         lambda: rows_of(PLAIN, 1),
         "alpha-7b ranks first, but 1 prompt is too few for a confidence estimate.",
     ),
-    "equal": (equal_teachers, "Any of the 3 teachers may be best on prompts like these (95%)"),
+    "equal": (
+        equal_teachers,
+        "Any of the 3 teachers may be best on prompts like these (95% confidence)",
+    ),
     "no-shared-prompt": (
         lambda: rows_of(PLAIN[:2]).assign(prompt_id=lambda r: r.trajectory_id),
         "no prompt was answered by all 2 teachers",

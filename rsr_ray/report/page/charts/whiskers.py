@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+from rsr_ray.decide.advice import advised
 from rsr_ray.decide.ranking import Ranking
 from rsr_ray.report.page.charts.names import height_of_rows, names_beside
 from rsr_ray.report.page.charts.svg import INK, MOST, SERIES, Size, draw
@@ -11,19 +12,24 @@ from rsr_ray.report.terminal.formats import percent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+DOUBTFUL = " (degenerate)"
+
 
 def draw_whiskers(ranking: Ranking, name: str, axis: str) -> str:
-    """Each teacher's value and interval, best first."""
+    """Each teacher's value and interval, best first. A teacher that is first only because of
+    degenerate trajectories is hollow, and its name says why.
+    """
     teachers = ranking.teachers[:MOST]
+    doubtful = ranking.teachers[0] if advised(ranking) is not ranking else None
 
     def plot(ax: "Axes", size: Size) -> None:
         for row, t in enumerate(teachers):
             if t.low is not None and t.high is not None:
                 ax.plot([t.low, t.high], [row, row], color=INK, linewidth=2)
-            ax.plot(
-                math.nan if t.value is None else t.value, row, "o", color=SERIES[0], markersize=6
-            )
-        names_beside(ax, [t.teacher for t in teachers], size)
+            value = math.nan if t.value is None else t.value
+            fill = "none" if t is doubtful else SERIES[0]
+            ax.plot(value, row, "o", color=SERIES[0], markerfacecolor=fill, markersize=6)
+        names_beside(ax, [t.teacher + DOUBTFUL * (t is doubtful) for t in teachers], size)
         ax.set_xlabel(axis)
 
     sure = percent(ranking.confidence)
