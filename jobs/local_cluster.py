@@ -86,7 +86,7 @@ def running(name: str, port: int, folder: Path, *command: str) -> Iterator[int]:
     finally:
         started.send_signal(signal.SIGTERM)
         try:
-            started.wait(20)
+            started.wait(8)
         except subprocess.TimeoutExpired:
             started.kill()
 

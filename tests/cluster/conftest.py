@@ -201,7 +201,20 @@ def gateway():
         yield port
 
 
-@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
+CEPH = pytest.param("ceph", marks=pytest.mark.ceph)
+# Every day on one of both servers, where it makes no difference.
+on_moto = pytest.mark.parametrize(
+    "s3",
+    ["moto", pytest.param("ceph", marks=[pytest.mark.ceph, pytest.mark.slow])],
+    indirect=True,
+    scope="module",
+)
+on_ceph = pytest.mark.parametrize(
+    "s3", [pytest.param("moto", marks=pytest.mark.slow), CEPH], indirect=True, scope="module"
+)
+
+
+@pytest.fixture(scope="module", params=["moto", CEPH])
 def s3(request):
     """The endpoint of a server whose bucket `rsr` is empty."""
     port = request.getfixturevalue({"moto": "moto", "ceph": "gateway"}[request.param])

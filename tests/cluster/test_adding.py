@@ -23,7 +23,7 @@ from rsr_ray.store.store import Store
 from rsr_ray.student.facts import inspect_student
 
 from ..conftest import DEMO_STUDENT
-from .conftest import rsr_ray, score, stored, upload
+from .conftest import on_moto, rsr_ray, score, stored, upload
 from .test_nights import write_shard
 
 SUMS = {"per_turn": True, "segment": (r"number=\d+",)}
@@ -275,6 +275,7 @@ def test_a_night_adds_to_the_nights_before(plain, store, tmp_path):
     assert "has no token scores" not in page
 
 
+@on_moto
 def test_on_ray_and_s3(s3, local_ray, plain, tmp_path):
     fs, endpoint = s3
     corpus = tmp_path / "corpus"

@@ -24,6 +24,7 @@ from .conftest import (
     HEAD,
     descendants,
     kill,
+    on_moto,
     ray_node,
     replicas,
     rsr_ray,
@@ -42,8 +43,6 @@ CORPUS = "s3://rsr/corpus"
 
 # not on the Ceph gateway as well
 everyday = pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
-CEPH = pytest.param("ceph", marks=[pytest.mark.ceph, pytest.mark.slow])
-now_and_then = pytest.mark.parametrize("s3", ["moto", CEPH], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,7 @@ def test_a_killed_replica(head, s3, undisturbed, moment):
     check("s3://rsr/replica", s3, undisturbed)
 
 
-@now_and_then
+@on_moto
 def test_a_killed_driver_loses_at_most_a_unit_a_replica(head, s3, undisturbed, moment):
     store = "s3://rsr/driver"
     with started(command(head, store), store, s3[1], moment) as run:
@@ -174,7 +173,7 @@ def test_a_killed_driver_loses_at_most_a_unit_a_replica(head, s3, undisturbed, m
     check(store, s3, undisturbed)
 
 
-@now_and_then
+@on_moto
 def test_a_quarter_of_the_requests_fails(head, s3, undisturbed, moment):
     store, ways = "s3://rsr/flaky", ("500", "503", "drop before", "drop within", "drop after")
     port = int(s3[1].rpartition(":")[2])

@@ -23,7 +23,7 @@ from rsr_ray.nightly import run_night
 from rsr_ray.store.lease import Lease
 
 from ..conftest import DEMO_STUDENT, REPOSITORY
-from .conftest import rsr_ray, stored, upload, write_many
+from .conftest import on_ceph, rsr_ray, stored, upload, write_many
 
 
 def config_file(folder: Path, corpus, store, **changes) -> Path:
@@ -273,18 +273,17 @@ def test_a_nightly_file_is_checked_by_either_command_and_nothing_is_scored(here,
     write_shard(tmp_path / "corpus" / "a.jsonl", "A", range(40), "terse-7b")
     store = tmp_path / "store"
     path = config_file(tmp_path, tmp_path / "corpus", store)
-    for command in (("nightly", "--check"), ("doctor",)):
-        done = rsr_ray(*command, "--config", path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.splitlines()[-1].startswith("The night is ready: 2 students; ")
-        told = json.loads(rsr_ray(*command, "--config", path, "--json").stdout)
-        assert told["ready"] is True
-        assert list(told["students"]) == ["one", "two"]
-        for student in told["students"].values():
-            assert {finding["level"] for finding in student["findings"]} == {"ok"}
-            assert student["estimate"]["hours_low"] < student["estimate"]["hours_high"]
-        both = [student["estimate"]["hours_high"] for student in told["students"].values()]
-        assert told["estimate"]["hours_high"] == pytest.approx(sum(both))
+    done = rsr_ray("nightly", "--check", "--config", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("The night is ready: 2 students; ")
+    told = json.loads(rsr_ray("doctor", "--config", path, "--json").stdout)
+    assert told["ready"] is True
+    assert list(told["students"]) == ["one", "two"]
+    for student in told["students"].values():
+        assert {finding["level"] for finding in student["findings"]} == {"ok"}
+        assert student["estimate"]["hours_low"] < student["estimate"]["hours_high"]
+    both = [student["estimate"]["hours_high"] for student in told["students"].values()]
+    assert told["estimate"]["hours_high"] == pytest.approx(sum(both))
     assert not [*store.glob("scores/**/*.parquet")]
     # what the store has is not estimated again
     assert rsr_ray("nightly", "--config", path).returncode == 0
@@ -341,6 +340,7 @@ def test_a_mistake_in_the_file_is_one_line_and_exit_code_2(tmp_path, capsys, cha
     assert error.count("\n") == 1
 
 
+@on_ceph
 def test_two_nightly_runs_started_together(s3, head, tmp_path):
     write_many(tmp_path / "corpus", 4, 20)
     upload(s3[0], tmp_path / "corpus", "rsr/nights")
@@ -405,6 +405,7 @@ def test_two_nightly_runs_started_together(s3, head, tmp_path):
         left.release()
 
 
+@on_ceph
 def test_of_many_at_once_one_gets_the_lease_and_a_dead_ones_expires(s3):
     many = [Lease("s3://rsr/race", 3, s3[1]) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:

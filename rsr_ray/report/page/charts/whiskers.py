@@ -12,12 +12,10 @@ from rsr_ray.report.terminal.formats import percent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DOUBTFUL = " (degenerate)"
-
 
 def draw_whiskers(ranking: Ranking, name: str, axis: str) -> str:
     """Each teacher's value and interval, best first. A teacher that is first only because of
-    degenerate trajectories is hollow, and its name says why.
+    degenerate trajectories is hollow.
     """
     teachers = ranking.teachers[:MOST]
     doubtful = ranking.teachers[0] if advised(ranking) is not ranking else None
@@ -29,7 +27,7 @@ def draw_whiskers(ranking: Ranking, name: str, axis: str) -> str:
             value = math.nan if t.value is None else t.value
             fill = "none" if t is doubtful else SERIES[0]
             ax.plot(value, row, "o", color=SERIES[0], markerfacecolor=fill, markersize=6)
-        names_beside(ax, [t.teacher + DOUBTFUL * (t is doubtful) for t in teachers], size)
+        names_beside(ax, [t.teacher for t in teachers], size)
         ax.set_xlabel(axis)
 
     sure = percent(ranking.confidence)
