@@ -7,7 +7,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
@@ -22,6 +22,7 @@ from rsr_ray.store.figures import (
     read_figures,
     update_figures,
 )
+from rsr_ray.store.records import read_as
 from rsr_ray.store.run_record import Estimate
 from rsr_ray.watch import log
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from rsr_ray.config.score import ScoreConfig
     from rsr_ray.run.doctor.estimate import Cost
     from rsr_ray.run.ledger import Run
-
-ESTIMATED = ("trajectories", "tokens", "replicas", "hours", "hours_low", "hours_high")
 
 
 def note_run(run: "Run", error: str | None, place_changes: int | None = None) -> None:
@@ -52,8 +51,8 @@ def note_estimate(config: "ScoreConfig", fingerprint: str, cost: "Cost") -> None
     """Note what doctor expects of the next run of a student, for that run's record; the fingerprint
     is of what the run asks for beside the scores too.
     """
-    known = {name: getattr(cost, name) for name in ESTIMATED}
-    estimate = Estimate(made=_now(), fingerprint=fingerprint, **known)
+    made = {"made": _now(), "fingerprint": fingerprint}
+    estimate = read_as(Estimate, asdict(cost) | made)
     student = str(config.student_name)
 
     def added(figures: Figures) -> Figures:
