@@ -4,15 +4,14 @@ or what a regular expression names.
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from rsr_ray.encode.found import Span
-from rsr_ray.store.beside import PARTS
+from rsr_ray.store.beside import PARTS, Named
 
 REASONING, ANSWER, CALLS = PARTS
-Named = Sequence[tuple[str, str]]  # name and regular expression of a segment; the first one wins
 
 
 def segment_names(named: Named) -> list[str]:

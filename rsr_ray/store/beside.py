@@ -14,7 +14,7 @@ from typing import Any, Self
 
 KEY = "beside"  # in the metadata of a unit's scores
 PARTS = ("reasoning", "answer", "tool_calls")  # segments that nobody names
-Named = tuple[tuple[str, str], ...]  # name and regular expression of each named segment
+Named = tuple[tuple[str, str], ...]  # name and expression of each segment; the first one wins
 WORDS = {
     "token_scores": "token scores",
     "per_turn": "sums per turn",
