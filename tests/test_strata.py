@@ -38,7 +38,8 @@ from rsr_ray.decide.inference import (
 )
 from rsr_ray.decide.orders import OrderChange
 from rsr_ray.decide.overall import Overall, OverallPlace
-from rsr_ray.decide.scored import Matrices, Scored, load_scored
+from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.scored import Scored, load_scored
 from rsr_ray.decide.strata_ranking import StrataRanking, StratumRanking, rank_strata
 from rsr_ray.decide.stratified import Stratified, bonferroni
 from rsr_ray.errors import UserError

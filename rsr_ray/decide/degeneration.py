@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsr_ray.decide.flags import Flags
 from rsr_ray.decide.json_values import known
 from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
 from rsr_ray.errors import counted
-from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, cut_off, degenerate
+from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.metrics import Metric
 
 if TYPE_CHECKING:
@@ -25,34 +26,6 @@ if TYPE_CHECKING:
 # Of the test behind a warning. It looks at the first teacher, which is first for what the test
 # looks at as well, so warnings without reason may be more frequent: README.md has how frequent.
 SURE = 0.01
-
-
-@dataclass(frozen=True)
-class Flags:
-    """Which trajectories are cut off, and which are degenerate: 1, 0, or NaN if not known, [N]."""
-
-    cut_off: np.ndarray
-    degenerate: np.ndarray
-
-    @classmethod
-    def of(cls, scored: Scored) -> "Flags":
-        """Nothing is known where the guard's columns were not read."""
-        if not all(name in scored.columns for name in JUDGED_BY):
-            unknown = np.full(len(scored.teacher), math.nan)
-            return cls(unknown, unknown)
-        # Of rows without the guard's columns only those that are cut off would be told.
-        is_guarded = ~np.isnan(scored.columns["longest_repeat"])
-        flags = np.where(is_guarded, degenerate(scored.columns), math.nan)
-        return cls(cut_off(scored.columns), flags)
-
-    def shares(self, mine: np.ndarray) -> dict[str, float | None]:
-        """Of some trajectories, bool [N], whose flags are known, the share that has each."""
-        return {name: _share(flags[mine]) for name, flags in vars(self).items()}
-
-
-def _share(flags: np.ndarray) -> float | None:
-    told = flags[~np.isnan(flags)]
-    return float(told.mean()) if len(told) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,7 @@ def teacher_values(scored: "Scored") -> tuple[dict[str, dict[str, float]], str]:
         compared, is_matched = scored.matrices(metric).compared()
         for teacher, value in zip(scored.teachers, compared.values().tolist(), strict=True):
             values[teacher][name] = value
-        prompts = _prompts(len(compared.x), len(scored.teachers), is_matched)
+        prompts = _prompts(compared.n_prompts, len(scored.teachers), is_matched)
     return values, "; ".join([prompts, *scored.notes])
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rsr_ray.decide.degeneration import Degeneration, Flags, guarded
+from rsr_ray.decide.degeneration import Degeneration, guarded
+from rsr_ray.decide.flags import Flags
 from rsr_ray.decide.inference import (
     DRAWS,
     FEWEST,
@@ -26,10 +27,10 @@ from rsr_ray.decide.inference import (
     interval,
     more_prompts,
     place_bounds,
-    share_first,
 )
 from rsr_ray.decide.json_values import known
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
 from rsr_ray.decide.wording import notes, sentence
 from rsr_ray.metrics import Metric
@@ -160,7 +161,8 @@ class Certainty:
         values, each = metric.order(values), metric.order(each)
         places = place_bounds(values, each, confidence, seed)
         rival = next((int(t) for t in places.best if t), None)
-        more = more_prompts(values, each, (0, rival), places.critical) if rival else None
+        n = compared.n_prompts
+        more = more_prompts(values, each, (0, rival), places.critical, n) if rival else None
         return cls(places, chances(values, each, seed), more)
 
 
@@ -186,14 +188,14 @@ class Measured:
         compared, every = compared.teachers(order), every.teachers(order)
         own = own_intervals(every, confidence, seed)
         is_paired = is_matched and len(order) > 1
-        is_known = is_paired and len(compared.x) >= FEWEST and len(order) <= MOST
+        is_known = is_paired and compared.n_prompts >= FEWEST and len(order) <= MOST
         return cls(
             order=order,
             is_matched=is_matched,
-            n_prompts=len(compared.x),
+            n_prompts=compared.n_prompts,
             values=values[order],
             interval=own_intervals(compared, confidence, seed) if is_matched else own,
-            won=share_first(metric.order(compared.ratios())) if is_paired else None,
+            won=compared.won(metric) if is_paired else None,
             on_all=_on_all_prompts(every, own),
             certainty=Certainty.of(compared, metric, confidence, seed) if is_known else None,
         )
@@ -248,8 +250,8 @@ def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranki
         seed=seed,
         matched=measured.is_matched,
         n_prompts=measured.n_prompts,
-        n_prompts_all=len(scored.prompts),
-        n_trajectories=len(scored.teacher),
+        n_prompts_all=scored.n_prompts,
+        n_trajectories=scored.n_trajectories,
         teachers=teachers,
         best=[names[t] for t in measured.best],
         more_prompts=measured.more_prompts,
@@ -306,7 +308,7 @@ def _teacher_places(
 
 def _on_all_prompts(every: Matrices, own: Interval) -> list[OnAllPrompts]:
     values = every.values()
-    n_prompts = (every.n > 0).sum(0)
+    n_prompts = every.n_answered
     return [
         OnAllPrompts(
             value=known(values[t]),

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.decide.inference import FEWEST, MOST
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import Metric
 
@@ -31,7 +32,7 @@ class Stratum:
 
     @property
     def n_prompts(self) -> int:
-        return len(self.compared.x)
+        return self.compared.n_prompts
 
     @property
     def why_unsure(self) -> str | None:

@@ -28,7 +28,7 @@ from rsr_ray.decide.inference import (
     resamples,
     t_of_draws,
 )
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.metrics import Metric
 
 FEWEST_GROUPS = 20  # of a stratum's prompts, where all strata together have more than GROUPS
