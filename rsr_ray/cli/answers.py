@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def teachers(config: TeachersConfig, as_json: bool) -> int:
+    from rsr_ray.decide.loading import load_scored
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
-    from rsr_ray.decide.scored import load_scored
     from rsr_ray.metrics import find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness

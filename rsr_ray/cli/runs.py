@@ -97,9 +97,9 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
 
 
 def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) -> None:
+    from rsr_ray.decide.loading import load_scored
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
-    from rsr_ray.decide.scored import load_scored
     from rsr_ray.metrics import RSR
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.lib.recfunctions import repack_fields
 
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
@@ -119,7 +120,7 @@ class Buckets:
         rows = np.concatenate(pending)
         pending.clear()
         self._lay("rows", rows, rows["prompt_hash"])
-        self._lay("places", rows[_PLACES], rows["row_hash"])
+        self._lay("places", repack_fields(rows[_PLACES]), rows["row_hash"])
 
     def _lay(self, kind: str, rows: np.ndarray, hashes: np.ndarray) -> None:
         bucket = first_bits(hashes, self.bits).astype(np.uint16)
@@ -150,7 +151,7 @@ class Buckets:
             is_first = _changes(rows["row_hash"])
             first = np.flatnonzero(is_first)[np.cumsum(is_first) - 1] if len(rows) else []
             others = rows[rows["prompt_hash"] != rows["prompt_hash"][first]]
-            found.append(others[["row_hash", "prompt_hash"]])
+            found.append(repack_fields(others[["row_hash", "prompt_hash"]]))
             self._path("places", bucket).unlink(missing_ok=True)
         return np.concatenate(found)
 

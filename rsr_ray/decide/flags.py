@@ -1,5 +1,4 @@
-"""flags: which trajectories are cut off, and which are degenerate. Legend: N trajectories, T teachers.
-"""
+"""flags: which trajectories are cut off or degenerate. Legend: N trajectories, T teachers."""
 
 import math
 from collections.abc import Mapping
@@ -28,15 +27,6 @@ class Flags:
         flags = np.where(is_guarded, degenerate(columns), math.nan)
         return cls(cut_off(columns), flags)
 
-    def shares(self, mine: np.ndarray) -> dict[str, float | None]:
-        """Of some trajectories, bool [N], whose flags are known, the share that has each."""
-        return {name: _share(flags[mine]) for name, flags in vars(self).items()}
-
-
-def _share(flags: np.ndarray) -> float | None:
-    told = flags[~np.isnan(flags)]
-    return float(told.mean()) if len(told) else None
-
 
 @dataclass(frozen=True)
 class FlagCounts:
@@ -60,8 +50,14 @@ class FlagCounts:
         return cls(*(np.bincount(teacher[mask], minlength=n_teachers) for mask in some))
 
     def __add__(self, other: "FlagCounts") -> "FlagCounts":
-        return FlagCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return FlagCounts(*(a + b for a, b in both))
 
-    def teachers(self, own: np.ndarray) -> "FlagCounts":
-        """Of some teachers, int [K]."""
-        return FlagCounts(*(counts[own] for counts in vars(self).values()))
+    def shares(self, t: int) -> dict[str, float | None]:
+        """Of a teacher's trajectories whose flags are known, the share that has each."""
+        found = {"cut_off": (self.cut_off, self.cut_off_known)}
+        found |= {"degenerate": (self.degenerate, self.known)}
+        return {
+            name: float(some[t] / told[t]) if told[t] else None
+            for name, (some, told) in found.items()
+        }

@@ -185,8 +185,9 @@ def more_prompts(
 ) -> int | None:
     """About how many more prompts would tell a pair of teachers apart, with a chance of 80%.
 
-    `critical` standard errors are needed; n prompts were seen, of which `each` may have blocks. The seen difference is shrunk as in `chances`, of these
-    two teachers alone. None where it would take TOO_MANY times the prompts.
+    `critical` standard errors are needed; n prompts were seen, of which `each` may have blocks. The
+    seen difference is shrunk as in `chances`, of these two teachers alone. None where it would take
+    TOO_MANY times the prompts.
     """
     a, b = pair
     error = standard_error(each[:, [a]] - each[:, [b]])

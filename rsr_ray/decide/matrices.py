@@ -92,9 +92,7 @@ class Prompts:
 
     def teachers(self, order: np.ndarray) -> "Prompts":
         won = None if self.won is None else self.won[order]
-        return Prompts(
-            self.n, self.answered[order], self.without[order], self.some[:, order], won
-        )
+        return Prompts(self.n, self.answered[order], self.without[order], self.some[:, order], won)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Blocks(Matrices):
         shared = self.shared and self.shared.teachers(order)
         return Blocks(own.x, own.y, own.n, self.prompts.teachers(order), shared)
 
-    def won(self, metric: Metric) -> np.ndarray:
+    def won(self, metric: Metric) -> np.ndarray:  # noqa: ARG002
         assert self.prompts.won is not None
         return self.prompts.won
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.decide.degeneration import Degeneration, guarded
-from rsr_ray.decide.flags import Flags
 from rsr_ray.decide.inference import (
     DRAWS,
     FEWEST,
@@ -32,6 +31,7 @@ from rsr_ray.decide.json_values import known
 from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
+from rsr_ray.decide.sums import Values
 from rsr_ray.decide.wording import notes, sentence
 from rsr_ray.metrics import Metric
 from rsr_ray.store.records import read_as
@@ -239,7 +239,7 @@ def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranki
     measured = Measured.of(every, metric, confidence, seed)
     of_trajectories = metric.values(scored.columns, scored.prompt)
     n_tokens = scored.columns[metric.n_tokens]
-    teachers = list(_teacher_places(scored, measured, of_trajectories, n_tokens))
+    teachers = list(_teacher_places(scored, measured, of_trajectories, scored.values_of(metric)))
     names = [t.teacher for t in teachers]
     return Ranking(
         metric=metric.name,
@@ -274,16 +274,15 @@ def _answer(names: list[str], measured: Measured, confidence: float) -> str:
 
 
 def _teacher_places(
-    scored: Scored, measured: Measured, of_trajectories: np.ndarray, n_tokens: np.ndarray
+    scored: Scored, measured: Measured, of_trajectories: np.ndarray, values: Values
 ) -> Iterator[TeacherPlace]:
-    """Best first; `of_trajectories` are values [N], `n_tokens` what they are taken over, [N]."""
+    """Best first; `of_trajectories` are values of the metric, [N]."""
     found = measured.certainty
     won = measured.won
-    flags = Flags.of(scored)
+    flags = scored.flag_counts()
     for place, t in enumerate(measured.order.tolist()):
-        mine = scored.teacher == t
-        own = of_trajectories[mine]
-        q25, median, q75 = np.percentile(own, [25, 50, 75])
+        own = of_trajectories[scored.teacher == t]
+        q25, median, q75 = np.percentile(own, [25, 50, 75]) if len(own) else 3 * [math.nan]
         yield TeacherPlace(
             teacher=scored.teachers[t],
             place=place + 1,
@@ -295,14 +294,14 @@ def _teacher_places(
             p_best=known(found.chances.best[place]) if found else None,
             won=known(won[place]) if won is not None else None,
             all=measured.on_all[place],
-            n_trajectories=len(own),
-            mean_tokens=float(n_tokens[mine].mean()),
-            mean=known(own.mean()),
+            n_trajectories=int(values.n[t]),
+            mean_tokens=float(values.mean_tokens[t]),
+            mean=known(values.mean[t]),
             median=known(median),
-            std=known(own.std(ddof=1)) if len(own) > 1 else None,
+            std=known(values.std[t]),
             q25=known(q25),
             q75=known(q75),
-            **flags.shares(mine),
+            **flags.shares(t),
         )
 
 

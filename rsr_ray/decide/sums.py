@@ -100,7 +100,9 @@ class TermSums:
         none = np.zeros((0, self.n_teachers), bool)
         some = np.concatenate([none, *self.some])
         won = self.won / self.n_shared if self.n_shared else None
-        matched = Prompts(self.n_shared, np.full(self.n_teachers, self.n_shared), self.without, some, won)
+        matched = Prompts(
+            self.n_shared, np.full(self.n_teachers, self.n_shared), self.without, some, won
+        )
         shared = Blocks(*_filled(self.shared), matched, None)
         prompts = Prompts(self.n_prompts, self.answered, self.without, some)
         return Blocks(*_filled(self.every), prompts, shared)
@@ -156,3 +158,16 @@ class Values:
     mean_tokens: np.ndarray
     mean: np.ndarray  # of the metric
     std: np.ndarray  # NaN for one
+
+    @classmethod
+    def of(
+        cls, values: np.ndarray, n_tokens: np.ndarray, teacher: np.ndarray, n_teachers: int
+    ) -> "Values":
+        """Of trajectories, [N] each."""
+        own = [values[teacher == t] for t in range(n_teachers)]
+        return cls(
+            np.array([len(some) for some in own]),
+            np.array([n_tokens[teacher == t].mean() for t in range(n_teachers)]),
+            np.array([some.mean() for some in own]),
+            np.array([some.std(ddof=1) if len(some) > 1 else np.nan for some in own]),
+        )

@@ -28,6 +28,7 @@ CELLS = 1 << 18  # of blocks and teachers, of all strata together: 4,096 blocks 
 class Told:
     """What is known of all trajectories of a ranking; arrays are of its teachers, [T]."""
 
+    by: str  # the metric that it is by
     teachers: list[str]
     matrices: dict[str, Matrices]  # by the metric's name
     values: Values
@@ -51,6 +52,8 @@ class Whole:
     """What a pass over all score rows tells."""
 
     names: dict[str, list[str]]  # of teachers, sources, units and strata, by number
+    numbers: list[str]  # columns of the sample's rows that are numbers of trajectories
+    ranked: list[str]  # the teachers asked for
     told: Told
     sample: Sample
     ends: np.ndarray  # structured: the best and the worst rows of each teacher
@@ -65,16 +68,20 @@ class Whole:
 class Asked:
     """What a pass is made for."""
 
-    by: Metric  # to rank by
-    metrics: list[Metric]  # whose terms are summed
+    metrics: list[Metric]  # whose terms are summed, the one to rank by first
     teachers: tuple[str, ...] = ()  # the only ones, if any are given
     sample_share: float = 1.0  # of the prompts that are in the sample
+
+    @property
+    def by(self) -> Metric:
+        return self.metrics[0]
 
 
 class _View:
     """The sums of a ranking in the making."""
 
     def __init__(self, asked: Asked, own: np.ndarray, n_teachers: int, bits: int):
+        self.by = asked.by.name
         self.own = own  # int [K]: teachers of the store that are in it
         self.place = np.full(n_teachers, -1)
         self.place[own] = np.arange(len(own))
@@ -98,7 +105,7 @@ class _View:
         matrices = {name: sums.result() for name, sums in self.terms.items()}
         n_prompts = max(matrix.n_prompts for matrix in matrices.values())
         own = [names[t] for t in self.own]
-        return Told(own, matrices, self.values.result(), self.flags, n_prompts)
+        return Told(self.by, own, matrices, self.values.result(), self.flags, n_prompts)
 
 
 class _Views:
@@ -154,17 +161,15 @@ def sum_up(buckets: Buckets, asked: Asked) -> Whole:
             whole.add(rows, flags, keep)
             for s, views in enumerate(within):
                 views.add(rows, flags, keep & (bucket.rows["stratum"] == s))
-        # every view, so that each knows who is in it
-        if not any([views.again() for views in (whole, *within)]):
-            break
-        if not len(whole.every.own):
+        again = [views.again() for views in (whole, *within)]
+        if not any(again) or not len(whole.every.own):
             break
     told = {
         name: views.told(names["teacher"])
         for name, views in zip(strata, within, strict=True)
         if len(views.every.own)
     }
-    return found.whole(names, whole.told(names["teacher"]), told)
+    return found.whole(buckets, whole.told(names["teacher"]), told)
 
 
 def _numbers_of(names: list[str], teachers: Iterable[str]) -> np.ndarray:
@@ -217,7 +222,8 @@ class _Pass:
         _, n = np.unique(pairs[0], return_counts=True)
         self.n_in_several += int((n > 1).sum())
 
-    def whole(self, names: dict[str, list[str]], told: Told, strata: dict[str, Told]) -> Whole:
+    def whole(self, buckets: Buckets, told: Told, strata: dict[str, Told]) -> Whole:
+        names = buckets.names
         hashes = np.concatenate([bucket.prompt for bucket in self.sampled])
         prompts, prompt = np.unique(hashes, return_inverse=True)
         rows = np.concatenate([bucket.rows for bucket in self.sampled])
@@ -225,6 +231,8 @@ class _Pass:
         totals = zip(every.n.sum(0).astype(int).tolist(), every.values().tolist(), strict=True)
         return Whole(
             names=names,
+            numbers=buckets.numbers,
+            ranked=[names["teacher"][t] for t in np.flatnonzero(self.is_wanted)],
             told=told,
             sample=Sample(prompts, prompt, rows),
             ends=self.ends.rows,

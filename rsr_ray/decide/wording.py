@@ -3,8 +3,8 @@
 import numpy as np
 
 from rsr_ray.decide.inference import FEWEST
-from rsr_ray.decide.naturalness import LOCAL, naturalness_notes
 from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.naturalness import LOCAL, naturalness_notes
 from rsr_ray.decide.scored import Scored
 from rsr_ray.guard import UNCHECKED
 from rsr_ray.metrics import Metric
@@ -115,7 +115,9 @@ def _largest_group(teachers: list[str], every: Matrices) -> str:
     if n_members < 2:
         return "No two of them share a prompt."
     share = n_prompts / len(answered_PT)
-    of_all = f"{n_prompts:,}" if len(answered_PT) == every.n_prompts else f"About {share:.2g} of all"
+    of_all = (
+        f"{n_prompts:,}" if len(answered_PT) == every.n_prompts else f"About {share:.2g} of all"
+    )
     return (
         f"{of_all} prompts are shared by {', '.join(teachers[t] for t in members)}: compare "
         "only these with --teachers."

@@ -7,9 +7,10 @@ from typing import Any
 
 from rsr_ray.config.command_line import command_line
 from rsr_ray.decide.advice import advice, advised, verdict
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
-from rsr_ray.decide.scored import Scored, load_scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.strata_ranking import StrataRanking, rank_strata
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
