@@ -16,6 +16,11 @@ class Ends:
         self.rows: np.ndarray = np.empty(0)
         self._turned = np.empty(0)
 
+    @property
+    def values(self) -> np.ndarray:
+        """Of the rows."""
+        return self.metric.order(self._turned)
+
     def add(self, rows: np.ndarray, numbers: Rows) -> None:
         """Rows of a bucket, structured [N], and their numbers."""
         turned = self.metric.order(self.metric.values(numbers.columns, numbers.prompt))

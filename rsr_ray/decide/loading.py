@@ -20,6 +20,7 @@ from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
+LOCAL = REGISTRY["local_naturalness"]
 MOST_ROWS = 1_000_000  # of more, those of a sample of prompts are kept, and sums over all
 ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
 READERS = 8  # files read at once
@@ -52,7 +53,8 @@ def load_scored(
             f"{store.teachers_uri} does not match the scores in the store: the next run of "
             "rsr-ray score recreates it"
         )
-    scored = scored if scored.told else scored.only(teachers or scored.teachers)
+    if teachers and not scored.told:
+        scored = scored.only(teachers)
     return dataclasses.replace(scored, notes=(*said, *scored.notes))
 
 
@@ -100,6 +102,8 @@ def load_files(
         raise UserError(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
+    if LOCAL in metrics:  # which is shown beside it
+        metrics = [*metrics, REGISTRY["mean_surprisal"]]
     of_metrics = (column for metric in metrics for column in metric.columns)
     numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
     n_rows = sum(file.n_rows for file in files)
@@ -160,10 +164,42 @@ def _notes_on(scored: Scored, whole: Whole) -> Iterator[str]:
             note += f", and so are the teachers {', '.join(gone)}"
         yield note
     yield (
-        f"quartiles, rank correlations and the test of degenerate trajectories are of "
+        "quartiles, rank correlations, verdicts and the test of degenerate trajectories are of "
         f"{len(scored.teacher):,} of the {scored.n_trajectories:,} trajectories: all answers to "
         f"{len(scored.prompts):,} prompts, drawn at random"
     )
+
+
+def load_ends(store: Store, scored: Scored, values: np.ndarray) -> tuple[Scored, np.ndarray]:
+    """Trajectories with their values [N] of the metric that they are ranked by: of a sample, the
+    best and the worst ones of all (ends.py), with their ids.
+    """
+    if not scored.whole:
+        return scored, values
+    fingerprint, whole = store.generation(), scored.whole
+    file_of = {name: file for file in store.score_files(fingerprint) for name in file.units}
+
+    def read(row: np.void) -> pa.Table:
+        unit, source = (whole.names[n][row[n]] for n in ("unit", "source"))
+        prompt = int(row["prompt_hash"])
+        wanted = ["prompt_id", *ROW, "unit"]
+        found = store.read_score_file(fingerprint, file_of[unit], wanted, (prompt, prompt + 1))
+        is_it = pc.and_(pc.equal(found["source"], source), pc.equal(found["unit"], unit))
+        is_row = pc.equal(found["source_row"], int(row["source_row"]))
+        return found.filter(pc.and_(is_it, is_row)).slice(0, 1)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        rows = pa.concat_tables(pool.map(read, whole.ends)).unify_dictionaries().combine_chunks()
+    place = {name: t for t, name in enumerate(scored.teachers)}
+    ends = Scored(
+        scored.teachers,
+        _text(rows["prompt_id"]),
+        np.array([place[whole.names["teacher"][t]] for t in whole.ends["teacher"]]),
+        np.arange(len(rows)),
+        {name: whole.ends[name] for name in whole.numbers},
+        rows.select([*ROW, "unit"]),
+    )
+    return ends, whole.ends_values
 
 
 def _named(numbers: np.ndarray, names: list[str]) -> pa.DictionaryArray:

@@ -57,6 +57,7 @@ class Whole:
     told: Told
     sample: Sample
     ends: np.ndarray  # structured: the best and the worst rows of each teacher
+    ends_values: np.ndarray  # of the metric that they are by
     lacking: frozenset[str]  # metrics that not all rows have
     n_without_value: int  # trajectories without a value of the metric
     every: dict[str, tuple[int, float]]  # of each teacher all trajectories, and their rsr
@@ -236,6 +237,7 @@ class _Pass:
             told=told,
             sample=Sample(prompts, prompt, rows),
             ends=self.ends.rows,
+            ends_values=self.ends.values,
             lacking=frozenset(self.lacking),
             n_without_value=self.n_without_value,
             every=dict(zip(names["teacher"], totals, strict=True)),
