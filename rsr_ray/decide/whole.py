@@ -157,7 +157,7 @@ def sum_up(buckets: Buckets, asked: Asked) -> Whole:
     within = [_Views(asked, wanted, n_teachers, of_strata) for _ in strata]
     while True:
         found = _Pass(asked, n_teachers, wanted)
-        for bucket in buckets:
+        for bucket in (one.each_once() for one in buckets):
             rows, flags, keep = found.look(bucket)
             whole.add(rows, flags, keep)
             for s, views in enumerate(within):
@@ -209,7 +209,7 @@ class _Pass:
         if "stratum" in columns:
             self._count_several(prompt[keep], columns["stratum"][keep])
         some = keep & (block[prompt] < self.asked.sample_share * (1 << BLOCK_BITS))
-        self.sampled.append(Bucket(bucket.prompt[some], bucket.rows[some]))
+        self.sampled.append(bucket.where(some))
         return rows, Flags.of(columns), keep
 
     def _valued(self, rows: Rows) -> np.ndarray:

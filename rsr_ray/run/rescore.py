@@ -120,7 +120,7 @@ def _rescore(
     if out is None:
         return list(told), None
     with at_work(out, new):
-        return list(told), make_teachers(out, new, cluster)
+        return list(told), make_teachers(out, new)
 
 
 def derived_fingerprint(fingerprint: str, r_max: int) -> str:
