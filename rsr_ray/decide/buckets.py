@@ -169,7 +169,7 @@ class Buckets:
     def _load(self, kind: str, bucket: int, dtype: np.dtype) -> np.ndarray:
         path = self._path(kind, bucket)
         rows = np.fromfile(path, dtype) if path.exists() else np.empty(0, dtype)
-        for name in {*self.coded} & {*dtype.names}:
+        for name in {*self.coded} & {*(dtype.names or ())}:
             rows[name] = self._places[name][rows[name]]
         return rows
 
@@ -242,7 +242,8 @@ class _Codes:
             encoded = encoded.chunk(0)
         own = [self.names.setdefault(n, len(self.names)) for n in encoded.dictionary.to_pylist()]
         indices = encoded.indices.fill_null(len(own)).to_numpy()
-        return np.array([*own, -1])[indices]
+        codes: np.ndarray = np.array([*own, -1])[indices]
+        return codes
 
     def places(self) -> np.ndarray:
         """Of each number the place of its name among all, sorted; -1 for that of null."""

@@ -98,20 +98,16 @@ def load_files(
         raise UserError(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
-    if LOCAL in metrics:  # which is shown beside it
-        metrics = [*metrics, REGISTRY["mean_surprisal"]]
-    of_metrics = (column for metric in metrics for column in metric.columns)
-    numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
+    metrics = [*metrics, *([REGISTRY["mean_surprisal"]] if LOCAL in metrics else [])]
+    numbers = _columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:
-        numbers = list(dict.fromkeys([*numbers, *RSR.columns]))
         asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
         with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
             buckets.fill(files)
             if buckets.names["teacher"]:
                 return _sampled(sum_up(buckets, asked))
-        raise _all_rejected(store)
-
+            raise _all_rejected(store)
     prompts = None if share == 1 else (-(2**63), -(2**63) + int(share * 2**64))
 
     def read(file: ScoreFile) -> pa.Table:
@@ -119,9 +115,15 @@ def load_files(
 
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(read, files))
-    if not sum(table.num_rows for table in tables):
-        raise _all_rejected(store)
-    return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
+    if sum(table.num_rows for table in tables):
+        return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
+    raise _all_rejected(store)
+
+
+def _columns_of(metrics: list[Metric], more: Iterable[str]) -> list[str]:
+    """The number columns that are read."""
+    of_metrics = (column for metric in [*metrics, RSR] for column in metric.columns)
+    return list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
 
 
 def _all_rejected(store: Store) -> UserError:

@@ -103,9 +103,11 @@ class TermSums:
         matched = Prompts(
             self.n_shared, np.full(self.n_teachers, self.n_shared), self.without, some, won
         )
-        shared = Blocks(*_filled(self.shared), matched, None)
+        x, y, n = _filled(self.shared)
+        shared = Blocks(x, y, n, matched, None)
         prompts = Prompts(self.n_prompts, self.answered, self.without, some)
-        return Blocks(*_filled(self.every), prompts, shared)
+        x, y, n = _filled(self.every)
+        return Blocks(x, y, n, prompts, shared)
 
 
 def _filled(sums: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ class Asked:
 class _View:
     """The sums of a ranking in the making."""
 
-    def __init__(self, asked: Asked, own: np.ndarray, n_teachers: int, bits: int):
+    def __init__(self, own: np.ndarray, asked: Asked, n_teachers: int, bits: int):
         self.by = asked.by.name
         self.own = own  # int [K]: teachers of the store that are in it
         self.place = np.full(n_teachers, -1)
@@ -103,7 +103,7 @@ class _View:
         )
 
     def told(self, names: list[str]) -> Told:
-        matrices = {name: sums.result() for name, sums in self.terms.items()}
+        matrices: dict[str, Matrices] = {name: sums.result() for name, sums in self.terms.items()}
         n_prompts = max(matrix.n_prompts for matrix in matrices.values())
         own = [names[t] for t in self.own]
         return Told(self.by, own, matrices, self.values.result(), self.flags, n_prompts)
@@ -113,8 +113,8 @@ class _Views:
     """Those of all trajectories, or of a stratum: all, and without the degenerate ones."""
 
     def __init__(self, asked: Asked, teachers: np.ndarray, n_teachers: int, bits: int):
-        self._make = lambda own: _View(asked, own, n_teachers, bits)
-        self.every, self.others = self._make(teachers), self._make(teachers)
+        self._how = (asked, n_teachers, bits)
+        self.every, self.others = (_View(teachers, *self._how) for _ in range(2))
         self.left_out = teachers[:0]
 
     def add(self, rows: Rows, flags: Flags, keep: np.ndarray) -> None:
@@ -130,7 +130,7 @@ class _Views:
         kept = np.setdiff1d(there, self.left_out)
         same = np.array_equal(there, self.every.own) and np.array_equal(kept, self.others.own)
         if not same:
-            self.every, self.others = self._make(there), self._make(kept)
+            self.every, self.others = _View(there, *self._how), _View(kept, *self._how)
         return not same
 
     def told(self, names: list[str]) -> Told:
