@@ -14,9 +14,11 @@ from rsr_ray.cli import main
 from rsr_ray.decide import buckets, loading
 from rsr_ray.decide.comparison import compare_sides
 from rsr_ray.decide.loading import load_scored
-from rsr_ray.decide.ranking import Ranking, TeacherPlace, rank_teachers
+from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.ranking import Measured, Ranking, TeacherPlace, rank_teachers
 from rsr_ray.decide.sides import open_side
 from rsr_ray.decide.strata_ranking import rank_strata
+from rsr_ray.decide.sums import LEAST_BITS, Rows, TermSums
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY, RSR
 from rsr_ray.run import reduce
@@ -25,6 +27,8 @@ from rsr_ray.store.store import Store
 
 from . import big_store
 from .big_store import FINGERPRINT, SHARD_ROWS, make_store
+from .conftest import few
+from .simulate import prompts_of
 
 ROWS = 9_000
 LIKE = {"low": 0.03, "high": 0.03, "error": 0.1, "p_best": 0.1}  # of blocks of prompts
@@ -205,7 +209,7 @@ def test_two_sides_are_compared_on_the_same_sample_of_prompts(store, in_buckets)
     in_buckets(1_000, sample=4_500)
     found = compare_sides(open_side(store.uri), open_side(store.uri), RSR)
     assert found.trajectories.both
-    assert (found.trajectories.only_a, found.trajectories.differ) == (0, 0)
+    assert (found.trajectories.only_a, found.trajectories.only_b) == (0, 0)
     assert any("is of 0.5 of the prompts, drawn at random" in note for note in found.notes)
     shown = [move.a.n_trajectories for move in found.teachers]
     assert sum(shown) == sum(row.n_trajectories for row in store.read_teacher_rows())
@@ -233,3 +237,42 @@ def test_hashes_part_prompts_evenly(store):
     counts = np.bincount(buckets.first_bits(hashes, 4), minlength=16)
     assert counts.min() > 0.6 * len(hashes) / 16
     assert SHARD_ROWS > 1_500  # what the fixture sets is less: rows are repeated between shards
+
+
+def in_blocks(rng: np.random.Generator, n_prompts: int, n_teachers: int) -> Matrices:
+    """Sums over 512 blocks of prompts, a fiftieth of whose answers are missing; of each teacher the
+    true value is 1.
+    """
+    x, y = prompts_of(rng, (n_prompts, n_teachers), "measured")
+    cells = np.flatnonzero(rng.random(x.size) >= 0.02)
+    numbers = {"rank_sum": x.ravel()[cells], "surprisal_sum": y.ravel()[cells]}
+    numbers["n_tokens"] = np.ones(len(cells))
+    sums = TermSums(RSR, n_teachers, LEAST_BITS)
+    block = rng.integers(1 << buckets.BLOCK_BITS, size=n_prompts)
+    sums.add(Rows(cells // n_teachers, block, cells % n_teachers, numbers))
+    return sums.result()
+
+
+@pytest.mark.simulation
+def test_what_is_said_of_blocks_is_right_as_often_as_it_says(capsys):
+    """Of equal teachers: no place is said to be sure, and intervals hold the true value."""
+    rng, repetitions = np.random.default_rng(0), few(1_000, 60)
+    wrong, misses, errors, seen = 0, [], [], []
+    for _ in range(repetitions):
+        found = Measured.of(in_blocks(rng, 4_000, 6), RSR, 0.95, 0)
+        wrong += bool(found.certainty.places.before.any())
+        misses += [found.interval.low > 1, found.interval.high < 1]
+        errors.append(found.interval.error)
+        seen.append(found.values[np.argsort(found.order)])
+    below, above = np.mean(misses[::2]), np.mean(misses[1::2])
+    ratio = np.mean(errors) / np.std(seen, axis=0, ddof=1).mean()
+    with capsys.disabled():
+        print(
+            f"\n{repetitions} corpora of 4,000 prompts in 512 blocks: a wrong place in "
+            f"{wrong / repetitions:.1%}, true values {below:.1%} below and {above:.1%} above their "
+            f"95% intervals, standard errors {ratio:.2f} of what they should be"
+        )
+    slack = 3 * np.sqrt(0.05 * 0.95 / repetitions)
+    assert wrong / repetitions <= 0.05 + slack
+    assert max(below, above) <= 0.025 + slack / 2
+    assert ratio == pytest.approx(1, abs=3 / np.sqrt(2 * repetitions))

@@ -24,6 +24,7 @@ from rsr_ray.store.store import Store
 
 READERS = 4  # files read at once
 BUCKET_ROWS = 200_000
+TASK_ROWS = 10_000  # of small files that are read by one task
 FLUSHED_ROWS = 400_000  # that are laid into files at once
 BLOCK_BITS = 12  # prompts are in 4,096 blocks by the first bits of their hash; no bucket cuts one
 CODED = ("teacher", "source", "unit")
@@ -47,10 +48,12 @@ class Bucket:
 
     def each_once(self) -> "Bucket":
         """Without rows that repeat another one."""
-        return self.where(self.is_first)
+        return self if self.is_first.all() else self.where(self.is_first)
 
     def where(self, keep: np.ndarray) -> "Bucket":
         """The rows of a mask, bool [N]."""
+        if keep.all():
+            return self
         return Bucket(self.prompt[keep], self.rows[keep], self.is_first[keep])
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -100,7 +103,7 @@ class Buckets:
         codes = {name: _Codes() for name in self.coded}
         pending: list[np.ndarray] = []
         with ThreadPoolExecutor(READERS) as pool:
-            waiting = (pool.submit(self._read, file) for file in files)
+            waiting = (pool.submit(self._read, some) for some in _together(files))
             ahead = list(islice(waiting, 2 * READERS))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
@@ -119,8 +122,11 @@ class Buckets:
             if len(rows):
                 yield self._bucket(rows)
 
-    def _read(self, file: ScoreFile) -> pa.Table:
-        """The scored rows of a file."""
+    def _read(self, files: list[ScoreFile]) -> pa.Table:
+        """The rows of some files."""
+        return pa.concat_tables(map(self._read_file, files))
+
+    def _read_file(self, file: ScoreFile) -> pa.Table:
         hashed = ["prompt_hash", "row_hash", "source_row", "reject_reason"]
         hashed += ["trajectory_id"] if self.rejects else []
         wanted = [*CODED, *hashed, *self.numbers, *(["strata"] if self.stratum else [])]
@@ -205,11 +211,30 @@ class Buckets:
 
     def _sorted(self, rows: np.ndarray, *by: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows by hashes, the last first, and which of them is the first with its own."""
-        keys = [rows["source_row"], rows["source"]]
-        keys += [rows["reject_reason"] >= 0] if self.rejects else []
-        rows = rows[np.lexsort([*keys, *(rows[name] for name in by)])]
-        is_first: np.ndarray = np.logical_or.reduce([_changes(rows[name]) for name in by])
-        return rows, is_first
+        order = np.argsort(np.ascontiguousarray(rows[by[0]]))
+        for name in by[1:]:
+            order = order[np.argsort(rows[name][order], kind="stable")]
+        is_first: np.ndarray = np.logical_or.reduce([_changes(rows[name][order]) for name in by])
+        if not is_first.all():  # those with the same hashes, in their own order
+            again = ~is_first
+            again[:-1] |= again[1:]
+            some = rows[order[again]]
+            keys = [some["source_row"], some["source"]]
+            keys += [some["reject_reason"] >= 0] if self.rejects else []
+            order[again] = order[again][np.lexsort([*keys, *(some[name] for name in by)])]
+        return rows[order], is_first
+
+
+def _together(files: list[ScoreFile]) -> Iterator[list[ScoreFile]]:
+    """Files that are read by one task: small ones by the dozen."""
+    some: list[ScoreFile] = []
+    for file in files:
+        some.append(file)
+        if sum(one.n_rows for one in some) >= TASK_ROWS:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:

@@ -29,6 +29,8 @@ class Rows:
     def where(self, keep: np.ndarray, teacher: np.ndarray | None = None) -> "Rows":
         """Those of a mask, bool [N], with other numbers for their teachers, if given."""
         own = self.teacher if teacher is None else teacher
+        if keep.all():
+            return Rows(self.prompt, self.block, own, self.columns)
         columns = {name: values[keep] for name, values in self.columns.items()}
         return Rows(self.prompt[keep], self.block, own[keep], columns)
 
