@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from rsr_ray.errors import StoreError, UserError
 from rsr_ray.files.filesystems import absolute
-from rsr_ray.files.objects import check_access, list_files, list_folders, put
+from rsr_ray.files.objects import check_access, list_files, put
 from rsr_ray.files.rights import DeniedError
 from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
@@ -41,7 +41,6 @@ from rsr_ray.store.score_files import ScoreFiles
 from rsr_ray.store.seal import Record
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
-    FINGERPRINT,
     MadeOf,
     named,
     settle_units,
@@ -82,10 +81,6 @@ class Store(ScoreFiles):
         return Generation(
             fingerprint=name, kept=same.get(name, NOTHING), same=frozenset({*same, own})
         )
-
-    def _fingerprints(self) -> list[str]:
-        """Those that a folder of scores is named by, whether units lie there or not."""
-        return [n for n in list_folders(self.scores_uri, self.endpoint) if FINGERPRINT.fullmatch(n)]
 
     def find_under(self, generation: Generation, *, new_generation: bool) -> dict[str, str]:
         """File names of the units of a generation, each with the version of its file.
