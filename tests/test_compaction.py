@@ -1,5 +1,7 @@
 import contextlib
+import datetime
 import random
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +11,11 @@ import pytest
 
 from rsr_ray.errors import StoreError
 from rsr_ray.files.objects import list_files
+from rsr_ray.run.check import check_store
 from rsr_ray.schema import SCORES
 from rsr_ray.store import compaction, manifest
 from rsr_ray.store.compaction import compact, compact_once, find_work
+from rsr_ray.store.status import read_status
 from rsr_ray.store.store import Store
 
 from .test_score_files import FINGERPRINT, digest, write
@@ -272,10 +276,7 @@ def test_a_broken_part_is_refused_and_its_units_are_found(store):
     fill(store)
     compact_once(store, FINGERPRINT)
     part = store.laid(FINGERPRINT).manifest.parts[0]
-    path = Path(store.parts(FINGERPRINT).uri(part.name))
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    path.write_bytes(data)
+    turn_a_bit(store.parts(FINGERPRINT).uri(part.name))
     names = [*store.units()[FINGERPRINT]]
     broken = store.find_broken(FINGERPRINT, names, tokens=False)
     assert broken.keys() == {*part.units}
@@ -304,3 +305,88 @@ def test_no_bit_of_a_part_is_read_otherwise(store):
         except StoreError:
             refused += 1
     assert refused > 20
+
+
+def turn_a_bit(path: str) -> None:
+    data = bytearray(Path(path).read_bytes())
+    data[len(data) // 3] ^= 1
+    Path(path).write_bytes(data)
+
+
+def test_check_finds_a_broken_part_and_removes_its_units(store):
+    fill(store)
+    compact_once(store, FINGERPRINT)
+    assert check_store(store.uri, None).files == {"parts": 3, "manifest": 1}
+    part = store.laid(FINGERPRINT).manifest.parts[0]
+    turn_a_bit(store.parts(FINGERPRINT).uri(part.name))
+    checked = check_store(store.uri, None, repair=True)
+    assert [(f.kind, f.place.rpartition("/")[2]) for f in checked.findings] == [
+        ("broken", part.name)
+    ]
+    assert checked.is_well
+    assert check_store(store.uri, None).findings == []
+    assert not {*store.units()[FINGERPRINT]} & {*part.units}
+    assert len(whole(store)) == 120 - part.n_rows
+
+
+def test_check_makes_a_broken_manifest_again_from_the_parts(store):
+    fill(store)
+    compact_once(store, FINGERPRINT)
+    write(store, 10, 20, n_tokens=99)
+    fill(store, ["b" * 16])
+    compact_once(store, FINGERPRINT)
+    rows, units, laid = whole(store), store.units(), store.laid(FINGERPRINT)
+    turn_a_bit(store.parts(FINGERPRINT).uri(f"{laid.manifest.number:012d}.json"))
+    with pytest.raises(StoreError, match="--repair"):
+        store.units()
+    assert check_store(store.uri, None, repair=True).is_well
+    assert (whole(store), store.units()) == (rows, units)
+    assert store.laid(FINGERPRINT).manifest.part_of.keys() == laid.manifest.part_of.keys()
+
+
+def test_a_part_that_is_gone_is_not_in_the_store(store):
+    fill(store)
+    compact_once(store, FINGERPRINT)
+    part = store.laid(FINGERPRINT).manifest.parts[0]
+    Path(store.parts(FINGERPRINT).uri(part.name)).unlink()
+    assert not {*store.units()[FINGERPRINT]} & {*part.units}
+    assert len(whole(store)) == 120 - part.n_rows
+    compact_once(store, FINGERPRINT)
+    assert part.name not in {p.name for p in store.laid(FINGERPRINT).manifest.parts}
+
+
+def test_a_copied_store_is_the_same_but_for_the_times_of_its_files(store, tmp_path):
+    fill(store)
+    rows = whole(store)
+    compact_once(store, FINGERPRINT)
+    before = store.listing().units[FINGERPRINT]
+    shutil.copytree(store.uri, tmp_path / "other" / "copy", copy_function=shutil.copy)
+    copied = Store(str(tmp_path / "other" / "copy"), "demo", None)
+    assert whole(copied) == rows
+    after = copied.listing().units[FINGERPRINT]
+    assert after.keys() == before.keys()
+    assert not {*after.items()} & {*before.items()}  # so that they are looked at again
+
+
+def test_rejects_status_and_nights_know_units_in_parts(store):
+    fill(store)
+    unit, rejected = next(iter(sorted(store.find_rejects(None).items())))
+    counted, known = store.count_rejects(FINGERPRINT), store.find_rejects(None)
+    (before,) = read_status(store.uri, None).students[0].generations
+    now = datetime.datetime.now(datetime.UTC)
+    until = store.units_until(FINGERPRINT, now)
+    compact_once(store, FINGERPRINT)
+    write(store, 100, 104)
+    found = store.find_rejects(None)
+    assert {at: sorted(map(str, rows)) for at, rows in found.items()} == {
+        at: sorted(map(str, rows)) for at, rows in known.items()
+    }
+    assert store.count_rejects(FINGERPRINT)["not_text"].n == counted["not_text"].n
+    (after,) = read_status(store.uri, None).students[0].generations
+    assert after.units == before.units + 1
+    assert after.bytes < before.bytes
+    assert after.written >= before.written
+    assert store.units_until(FINGERPRINT, now) == until
+    store.drop(FINGERPRINT, [unit[1]])
+    assert store.find_rejects(None).keys() == known.keys() - {unit}
+    assert rejected

@@ -138,7 +138,7 @@ class Folder:
         manifest = Manifest()
         for _ in range(TRIES):
             files = self.files()
-            number = _highest(files)
+            number = highest(files)
             known = number == manifest.number
             if known and number:
                 return manifest, files
@@ -173,7 +173,7 @@ class Folder:
         if not create(self.uri(name), data, self.endpoint) or self._is_other(name, data):
             return False
         files = self.files()
-        if _highest(files) > manifest.number + 1:  # others came, went and cleared the number away
+        if highest(files) > manifest.number + 1:  # others came, went and cleared the number away
             delete(self.uri(name), self.endpoint)
             return False
         for old in files:
@@ -217,6 +217,7 @@ def _name(number: int) -> str:
     return f"{number:012d}.json"
 
 
-def _highest(files: Iterable[str]) -> int:
+def highest(files: Iterable[str]) -> int:
+    """The number of the manifest that counts, of the files in a folder; 0 without one."""
     numbers = (int(name.removesuffix(".json")) for name in files if NUMBERED.fullmatch(name))
     return max(numbers, default=0)

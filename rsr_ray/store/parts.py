@@ -22,8 +22,18 @@ from rsr_ray.files.rights import DeniedError
 from rsr_ray.schema import SCORES
 from rsr_ray.store import seal
 from rsr_ray.store.beside import KEY
-from rsr_ray.store.manifest import UNITS_KEY, Part, pack_units
+from rsr_ray.store.manifest import (
+    PART_NAME,
+    UNITS_KEY,
+    Folder,
+    Manifest,
+    Part,
+    highest,
+    pack_units,
+    unpack_units,
+)
 from rsr_ray.store.records import broken
+from rsr_ray.store.units import written_ns
 
 GROUP_ROWS = 16_384
 HASHED = {  # of which columns each is a hash; null counts as empty
@@ -59,6 +69,37 @@ def footer_of(data: bytes) -> tuple[str, int]:
     """Digest and size of a Parquet file's footer: all after its pages."""
     size = int.from_bytes(data[-8:-4], "little") + 8
     return hashlib.sha256(data[-size:]).hexdigest(), size
+
+
+def rebuilt(folder: Folder) -> Manifest:
+    """What parts say of themselves, to follow a manifest that is broken.
+
+    Of a unit in several the last written has it. Units that were deleted since are there again: a
+    run deletes those of replaced shards once more.
+    """
+    manifest = Manifest()
+    files = folder.files()
+    for name in sorted(filter(PART_NAME.fullmatch, files), key=lambda n: written_ns(files[n])):
+        place = f"{folder.place}/{name}"
+        try:
+            data = get(folder.uri(name), folder.endpoint)
+            found = seal.read_parquet(data, place, ["prompt_hash"])
+            units = unpack_units(found.facts[UNITS_KEY.encode()].decode())
+        except (seal.BrokenError, FileNotFoundError):
+            continue
+        footer, size = footer_of(data)
+        part = Part(
+            name=name,
+            version=files[name],
+            footer=footer,
+            footer_size=size,
+            n_rows=len(found.table),
+            n_units=len(units),
+            mark=found.facts.get(KEY.encode(), b"").decode() or None,
+            units=units,
+        )
+        manifest = Manifest(0, (*manifest.without(units).parts, part))
+    return Manifest(highest(files), manifest.parts)
 
 
 def read_part(
