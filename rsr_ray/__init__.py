@@ -22,7 +22,7 @@ _HOME = {
     "score_conversations": "run.local",
     "score_corpus": "run.pipeline",
     "Store": "store.store",
-    "load_scored": "decide.scored",
+    "load_scored": "decide.loading",
     "rank_teachers": "decide.ranking",
     "rank_strata": "decide.strata_ranking",
     "choose_trajectories": "choose.choose",

@@ -12,9 +12,9 @@ from dataclasses import replace
 from rsr_ray.config.nightly import NightlyConfig
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.decide.changes import compare
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.nights import FailedNight, HeldNight, History, Night, StudentNight
 from rsr_ray.decide.ranking import Ranking, rank_teachers
-from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.write import store_report

@@ -329,7 +329,7 @@ UNIT = (
         "test_race.py::test_what_the_store_has_scored_costs_nothing",
     ),
     Fault(
-        "rsr_ray/decide/scored.py",
+        "rsr_ray/decide/loading.py",
         "order = order[first]",
         "order = order[first | True]",
         "test_rank.py::test_rows_of_a_store_count_once_and_rejects_do_not",

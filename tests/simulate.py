@@ -20,11 +20,12 @@ import pyarrow as pa
 
 from rsr_ray.decide.bases import Basis
 from rsr_ray.decide.inference import chances, influence, interval, more_prompts, place_bounds
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.measured import Measured, measure_by_errors, measure_on_prompts
 from rsr_ray.decide.moved import find_moves
 from rsr_ray.decide.orders import Orders
 from rsr_ray.decide.ranking import own_intervals
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.strata import Stratum
 from rsr_ray.decide.stratified import Stratified
 from rsr_ray.metrics import RSR
@@ -213,7 +214,7 @@ def count_more(
             continue
         untold += 1
         rival = int(places.best[1])
-        more = more_prompts(values[order], each[:, order], (0, rival), places.critical)
+        more = more_prompts(values[order], each[:, order], (0, rival), places.critical, len(each))
         if more is None:
             continue
         said += 1

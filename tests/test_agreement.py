@@ -26,7 +26,7 @@ from rsr_ray.decide.agreement import (
     pairs_right_interval,
 )
 from rsr_ray.decide.inference import influence
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.metrics import REGISTRY, RSR
 from rsr_ray.store.store import Store
 

@@ -21,10 +21,11 @@ from rsr_ray.cli import main
 from rsr_ray.decide.bases import Basis, aligned, on_matched_prompts
 from rsr_ray.decide.comparison import Comparison, compare_sides
 from rsr_ray.decide.inference import DRAWS
+from rsr_ray.decide.loading import gives, load_scored
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.measured import Measured, measure_on_prompts
 from rsr_ray.decide.moved import Move, find_moves, find_swaps, holm, kendall, p_values
 from rsr_ray.decide.ranking import rank_teachers
-from rsr_ray.decide.scored import Matrices, gives, load_scored
 from rsr_ray.decide.shared_trajectories import SharedTrajectories, match_trajectories
 from rsr_ray.decide.sides import open_side
 from rsr_ray.errors import UserError

@@ -16,12 +16,12 @@ from scipy import stats
 from rsr_ray.cli import main
 from rsr_ray.decide.correlation import Correlations, MetricCorrelation, correlate
 from rsr_ray.decide.evidence import find_scored, from_table, set_cells, teacher_values, without
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.pair import Pair, spearman_in_any_order
 from rsr_ray.decide.paper import compare_with_paper
 from rsr_ray.decide.published import TWICE
 from rsr_ray.decide.ranking import rank_teachers
 from rsr_ray.decide.resampling import BootstrapInterval, bootstrap_interval, permutation_p
-from rsr_ray.decide.scored import load_scored
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY
 from rsr_ray.schema import SCORES, TEACHERS

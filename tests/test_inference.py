@@ -171,7 +171,7 @@ def test_teachers_that_are_one_teacher(n_teachers):
         [1] * n_teachers,
         [n_teachers] * n_teachers,
     )
-    assert more_prompts(values, each, (0, 1), found.critical) is None
+    assert more_prompts(values, each, (0, 1), found.critical, len(each)) is None
     order = chances(values, each)
     assert 0.4 <= order.before.min() <= order.before.max() <= 0.6
 

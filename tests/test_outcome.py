@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from rsr_ray.cli import main
 from rsr_ray.decide import within_prompts
 from rsr_ray.decide.inference import interval
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.outcome import Outcome, TeacherOutcome, outcome
 from rsr_ray.decide.ranking import rank_teachers
-from rsr_ray.decide.scored import load_scored
 from rsr_ray.decide.verified import read_verdicts
 from rsr_ray.decide.within_prompts import Column, WithinPrompts, correlate_within
 from rsr_ray.errors import UserError

@@ -12,9 +12,10 @@ from scipy import stats
 
 from rsr_ray.cli import main
 from rsr_ray.decide.inference import influence, interval, value_draws
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.naturalness import naturalness
 from rsr_ray.decide.ranking import rank_teachers
-from rsr_ray.decide.scored import Scored, load_scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.wording import about, sentence
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import REGISTRY

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from rsr_ray.decide.comparison import compare_sides
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.naturalness import Naturalness, TeacherNaturalness
 from rsr_ray.decide.ranking import rank_teachers
-from rsr_ray.decide.scored import load_scored
 from rsr_ray.decide.sides import open_side
 from rsr_ray.decide.wording import probability
 from rsr_ray.errors import safe

@@ -36,9 +36,11 @@ from rsr_ray.decide.inference import (
     place_bounds,
     resamples,
 )
+from rsr_ray.decide.loading import load_scored
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.orders import OrderChange
 from rsr_ray.decide.overall import Overall, OverallPlace
-from rsr_ray.decide.scored import Matrices, Scored, load_scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.strata_ranking import StrataRanking, StratumRanking, rank_strata
 from rsr_ray.decide.stratified import Stratified, bonferroni
 from rsr_ray.errors import UserError

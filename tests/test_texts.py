@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.utils import htmlsafe_json_dumps
 
-from rsr_ray.decide.scored import load_scored
+from rsr_ray.decide.loading import load_scored
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.contents import TEXT_EACH, Contents, Sources, find_contents
 from rsr_ray.report.page.corpus_rows import Missing, read_rows

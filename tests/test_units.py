@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsr_ray.corpus.shards import list_corpus
-from rsr_ray.decide.scored import load_scored, load_units
+from rsr_ray.decide.loading import load_scored, load_units
 from rsr_ray.errors import StoreError
 from rsr_ray.metrics import RSR
 from rsr_ray.schema import SCORES, TEACHERS

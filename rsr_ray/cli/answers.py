@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def teachers(config: TeachersConfig, as_json: bool) -> int:
+    from rsr_ray.decide.loading import load_scored
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
-    from rsr_ray.decide.scored import load_scored
     from rsr_ray.metrics import find_metric
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
@@ -44,10 +44,9 @@ def teachers(config: TeachersConfig, as_json: bool) -> int:
     metric = find_metric(config.by, config.segment)
     store = Store(config.store, config.student, config.s3_endpoint)
     table = store.read_teacher_rows()
-    scored = load_scored(store, [metric], stratum=config.by_stratum)
-    if config.teachers:
-        scored = scored.only(config.teachers)
-    scored = scored.valued(metric)
+    scored = load_scored(
+        store, [metric], stratum=config.by_stratum, teachers=config.teachers
+    ).valued(metric)
     ranking = rank_teachers(scored, metric, confidence=config.confidence, seed=config.seed)
     beside = naturalness(scored) if metric is LOCAL else None
     by_verdict = _outcome(store, scored, metric, config) if config.verified else None

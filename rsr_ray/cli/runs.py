@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from rsr_ray.run.ledger import Run
     from rsr_ray.store.teacher_rows import TeacherRow
 
-# of more the end of a run shows no intervals: `rsr-ray teachers` has the time to read them all
-RANKED_ROWS = 2_000_000
-
 
 def preview(config: PreviewConfig, as_json: bool) -> int:
     from rsr_ray.report.terminal.console import console
@@ -97,9 +94,9 @@ def score(config: ScoreConfig, as_json: bool = False) -> int:
 
 
 def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) -> None:
+    from rsr_ray.decide.loading import load_scored
     from rsr_ray.decide.naturalness import LOCAL, naturalness
     from rsr_ray.decide.ranking import rank_teachers
-    from rsr_ray.decide.scored import load_scored
     from rsr_ray.metrics import RSR
     from rsr_ray.report.terminal.console import console
     from rsr_ray.report.terminal.naturalness import print_naturalness
@@ -111,7 +108,7 @@ def _print_scores(config: ScoreConfig, run: "Run", table: list["TeacherRow"]) ->
     out, student = console(), str(config.student_name)
     print_run(run, config.store, out)
     out.print()
-    if run.n_read > RANKED_ROWS or not any(t.n_trajectories for t in table):
+    if not any(t.n_trajectories for t in table):
         print_teachers(table, student, out)
         return
     store = Store(config.store, student, config.s3_endpoint)

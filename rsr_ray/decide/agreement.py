@@ -26,7 +26,7 @@ from rsr_ray.decide.inference import (
     standard_error,
     value_draws,
 )
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.errors import counted
 from rsr_ray.metrics import REGISTRY, Metric
 
@@ -157,7 +157,7 @@ def _of_student(name: str, student: StudentColumns, by: list[str]) -> StudentAgr
 def _n_shared(student: StudentColumns) -> int:
     """Prompts that all teachers of the store answered."""
     assert student.scored is not None
-    return int((student.scored.matrices(REGISTRY["n_tokens"]).n > 0).all(1).sum())
+    return student.scored.matrices(REGISTRY["n_tokens"]).matched().n_prompts
 
 
 def _of_metric(name: str, student: StudentColumns) -> MetricAgreement:
@@ -189,8 +189,8 @@ def _why_null(
         return "every teacher has the same accuracy"
     if not is_matched:
         return "the teachers answered different prompts"
-    if len(compared.x) < FEWEST:
-        return f"{counted(len(compared.x), 'shared prompt')}, {FEWEST} are needed"
+    if compared.n_prompts < FEWEST:
+        return f"{counted(compared.n_prompts, 'shared prompt')}, {FEWEST} are needed"
     if not np.allclose(compared.values(), student.metrics[metric.name], rtol=NOTHING, atol=0):
         return "a value was set by hand (--set), not computed from prompts"
     return None

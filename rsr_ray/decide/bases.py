@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.measured import Measured, measure_by_errors, measure_on_prompts
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.sides import Pair, Side
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import Metric

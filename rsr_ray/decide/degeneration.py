@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsr_ray.decide.flags import Flags
 from rsr_ray.decide.json_values import known
 from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
 from rsr_ray.errors import counted
-from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, cut_off, degenerate
+from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.metrics import Metric
 
 if TYPE_CHECKING:
@@ -25,34 +26,6 @@ if TYPE_CHECKING:
 # Of the test behind a warning. It looks at the first teacher, which is first for what the test
 # looks at as well, so warnings without reason may be more frequent: README.md has how frequent.
 SURE = 0.01
-
-
-@dataclass(frozen=True)
-class Flags:
-    """Which trajectories are cut off, and which are degenerate: 1, 0, or NaN if not known, [N]."""
-
-    cut_off: np.ndarray
-    degenerate: np.ndarray
-
-    @classmethod
-    def of(cls, scored: Scored) -> "Flags":
-        """Nothing is known where the guard's columns were not read."""
-        if not all(name in scored.columns for name in JUDGED_BY):
-            unknown = np.full(len(scored.teacher), math.nan)
-            return cls(unknown, unknown)
-        # Of rows without the guard's columns only those that are cut off would be told.
-        is_guarded = ~np.isnan(scored.columns["longest_repeat"])
-        flags = np.where(is_guarded, degenerate(scored.columns), math.nan)
-        return cls(cut_off(scored.columns), flags)
-
-    def shares(self, mine: np.ndarray) -> dict[str, float | None]:
-        """Of some trajectories, bool [N], whose flags are known, the share that has each."""
-        return {name: _share(flags[mine]) for name, flags in vars(self).items()}
-
-
-def _share(flags: np.ndarray) -> float | None:
-    told = flags[~np.isnan(flags)]
-    return float(told.mean()) if len(told) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +49,20 @@ class Degeneration:
         cls, scored: Scored, metric: Metric, first: str, rank: Callable[[Scored], "Ranking"]
     ) -> "Degeneration | None":
         """Of trajectories that `rank` puts this teacher first of; None where nothing is known."""
-        flags = Flags.of(scored)
-        is_told = ~np.isnan(flags.degenerate)
-        if not is_told.any():
+        counts = scored.flag_counts()
+        if not counts.known.any():
             return None
+        flags = Flags.of(scored.columns)
         flagged = flags.degenerate == 1
         values = metric.order(metric.values(scored.columns, scored.prompt))
-        left_out = _mostly(scored, flagged)
-        kept = [name for name in scored.teachers if name not in left_out]
-        # One that has few left would take from all the prompts that they share.
-        others = scored.where(~flagged).only(kept) if kept and flagged.any() else None
+        is_mostly = 2 * counts.degenerate > scored.per_teacher
+        left_out = [scored.teachers[t] for t in np.flatnonzero(is_mostly)]
+        others = scored.others(flagged, left_out)
         without = rank(others) if others is not None else None
         return cls(
-            n_degenerate=int(flagged.sum()),
-            n_cut_off=int((flagged & (flags.cut_off == 1)).sum()),
-            n_unknown=int((~is_told).sum()),
+            n_degenerate=int(counts.degenerate.sum()),
+            n_cut_off=int(counts.both.sum()),
+            n_unknown=scored.n_trajectories - int(counts.known.sum()),
             within_teachers=_within_teachers(scored, flags, metric),
             left_out=left_out,
             without=without,
@@ -134,13 +106,6 @@ def guarded(scored: Scored, metric: Metric, rank: Callable[[Scored], "Ranking"])
     )
 
 
-def _mostly(scored: Scored, flagged: np.ndarray) -> list[str]:
-    """Teachers most of whose trajectories are flagged, bool [N]."""
-    n_T = np.bincount(scored.teacher, minlength=len(scored.teachers))
-    flagged_T = np.bincount(scored.teacher[flagged], minlength=len(scored.teachers))
-    return [scored.teachers[t] for t in np.flatnonzero(2 * flagged_T > n_T)]
-
-
 def _within_teachers(scored: Scored, flags: Flags, metric: Metric) -> dict[str, float | None]:
     values = metric.values(scored.columns, scored.prompt)
     numbers = {name: scored.columns[name] for name in GUARD_COLUMNS}
@@ -172,6 +137,10 @@ def warning(
         return None
     mine = scored.teacher == scored.teachers.index(first)
     n_bad, n_good = int((mine & flagged).sum()), int((mine & ~flagged).sum())
+    if scored.told:  # these are a sample
+        t = scored.teachers.index(first)
+        n_bad = int(scored.told.flags.degenerate[t])
+        n_good = int(scored.per_teacher[t]) - n_bad
     if n_bad > n_good:
         most = f"{n_bad:,} of {n_bad + n_good:,} trajectories of {first} are degenerate"
         return f"Warning: {most}; without it {now} is first."

@@ -129,7 +129,7 @@ def from_store(store_uri: str, accuracies_uri: str, endpoint: str | None) -> Evi
 
 def find_scored(store_uri: str, student: str, endpoint: str | None) -> "Scored | None":
     """The scores of a student; None if the store does not have it. Raises UserError."""
-    from rsr_ray.decide.scored import load_scored
+    from rsr_ray.decide.loading import load_scored
     from rsr_ray.store.store import Store
 
     if student not in Store.students(store_uri, endpoint):
@@ -151,7 +151,7 @@ def teacher_values(scored: "Scored") -> tuple[dict[str, dict[str, float]], str]:
         compared, is_matched = scored.matrices(metric).compared()
         for teacher, value in zip(scored.teachers, compared.values().tolist(), strict=True):
             values[teacher][name] = value
-        prompts = _prompts(len(compared.x), len(scored.teachers), is_matched)
+        prompts = _prompts(compared.n_prompts, len(scored.teachers), is_matched)
     return values, "; ".join([prompts, *scored.notes])
 
 

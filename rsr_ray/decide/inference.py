@@ -181,14 +181,15 @@ def chances_of(
 
 
 def more_prompts(
-    values: np.ndarray, each: np.ndarray, pair: tuple[int, int], critical: float
+    values: np.ndarray, each: np.ndarray, pair: tuple[int, int], critical: float, n: int
 ) -> int | None:
     """About how many more prompts would tell a pair of teachers apart, with a chance of 80%.
 
-    `critical` standard errors are needed. The seen difference is shrunk as in `chances`, of these
-    two teachers alone. None where it would take TOO_MANY times the prompts.
+    `critical` standard errors are needed; n prompts were seen, of which `each` may have blocks. The
+    seen difference is shrunk as in `chances`, of these two teachers alone. None where it would take
+    TOO_MANY times the prompts.
     """
-    n, (a, b) = len(each), pair
+    a, b = pair
     error = standard_error(each[:, [a]] - each[:, [b]])
     t = abs(float(t_of(values[[a]] - values[[b]], error, values)[0]))
     kept = 1 - _mean_share_of_noise(t)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from rsr_ray.decide.inference import DRAWS, FEWEST, NOTHING, influence, interval, value_draws
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.matrices import Matrices
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def naturalness(scored: Scored) -> Naturalness:
         TeacherNaturalness(scored.teachers[t], known(local_T[t]), known(global_T[t]))
         for t in np.argsort(-local_T, kind="stable")
     ]
-    return Naturalness(is_matched, len(compared.x), teachers, notes)
+    return Naturalness(is_matched, compared.n_prompts, teachers, notes)
 
 
 def naturalness_notes(columns: Mapping[str, np.ndarray]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rsr_ray.decide.degeneration import Degeneration, Flags, guarded
+from rsr_ray.decide.degeneration import Degeneration, guarded
 from rsr_ray.decide.inference import (
     DRAWS,
     FEWEST,
@@ -26,11 +26,12 @@ from rsr_ray.decide.inference import (
     interval,
     more_prompts,
     place_bounds,
-    share_first,
 )
 from rsr_ray.decide.json_values import known
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.spearman import spearman
+from rsr_ray.decide.sums import Values
 from rsr_ray.decide.wording import notes, sentence
 from rsr_ray.metrics import Metric
 from rsr_ray.store.records import read_as
@@ -160,7 +161,8 @@ class Certainty:
         values, each = metric.order(values), metric.order(each)
         places = place_bounds(values, each, confidence, seed)
         rival = next((int(t) for t in places.best if t), None)
-        more = more_prompts(values, each, (0, rival), places.critical) if rival else None
+        n = compared.n_prompts
+        more = more_prompts(values, each, (0, rival), places.critical, n) if rival else None
         return cls(places, chances(values, each, seed), more)
 
 
@@ -186,14 +188,14 @@ class Measured:
         compared, every = compared.teachers(order), every.teachers(order)
         own = own_intervals(every, confidence, seed)
         is_paired = is_matched and len(order) > 1
-        is_known = is_paired and len(compared.x) >= FEWEST and len(order) <= MOST
+        is_known = is_paired and compared.n_prompts >= FEWEST and len(order) <= MOST
         return cls(
             order=order,
             is_matched=is_matched,
-            n_prompts=len(compared.x),
+            n_prompts=compared.n_prompts,
             values=values[order],
             interval=own_intervals(compared, confidence, seed) if is_matched else own,
-            won=share_first(metric.order(compared.ratios())) if is_paired else None,
+            won=compared.won(metric) if is_paired else None,
             on_all=_on_all_prompts(every, own),
             certainty=Certainty.of(compared, metric, confidence, seed) if is_known else None,
         )
@@ -237,7 +239,7 @@ def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranki
     measured = Measured.of(every, metric, confidence, seed)
     of_trajectories = metric.values(scored.columns, scored.prompt)
     n_tokens = scored.columns[metric.n_tokens]
-    teachers = list(_teacher_places(scored, measured, of_trajectories, n_tokens))
+    teachers = list(_teacher_places(scored, measured, of_trajectories, scored.values_of(metric)))
     names = [t.teacher for t in teachers]
     return Ranking(
         metric=metric.name,
@@ -248,8 +250,8 @@ def _rank(scored: Scored, metric: Metric, confidence: float, seed: int) -> Ranki
         seed=seed,
         matched=measured.is_matched,
         n_prompts=measured.n_prompts,
-        n_prompts_all=len(scored.prompts),
-        n_trajectories=len(scored.teacher),
+        n_prompts_all=scored.n_prompts,
+        n_trajectories=scored.n_trajectories,
         teachers=teachers,
         best=[names[t] for t in measured.best],
         more_prompts=measured.more_prompts,
@@ -272,16 +274,15 @@ def _answer(names: list[str], measured: Measured, confidence: float) -> str:
 
 
 def _teacher_places(
-    scored: Scored, measured: Measured, of_trajectories: np.ndarray, n_tokens: np.ndarray
+    scored: Scored, measured: Measured, of_trajectories: np.ndarray, values: Values
 ) -> Iterator[TeacherPlace]:
-    """Best first; `of_trajectories` are values [N], `n_tokens` what they are taken over, [N]."""
+    """Best first; `of_trajectories` are values of the metric, [N]."""
     found = measured.certainty
     won = measured.won
-    flags = Flags.of(scored)
+    flags = scored.flag_counts()
     for place, t in enumerate(measured.order.tolist()):
-        mine = scored.teacher == t
-        own = of_trajectories[mine]
-        q25, median, q75 = np.percentile(own, [25, 50, 75])
+        own = of_trajectories[scored.teacher == t]
+        q25, median, q75 = np.percentile(own, [25, 50, 75]) if len(own) else 3 * [math.nan]
         yield TeacherPlace(
             teacher=scored.teachers[t],
             place=place + 1,
@@ -293,20 +294,20 @@ def _teacher_places(
             p_best=known(found.chances.best[place]) if found else None,
             won=known(won[place]) if won is not None else None,
             all=measured.on_all[place],
-            n_trajectories=len(own),
-            mean_tokens=float(n_tokens[mine].mean()),
-            mean=known(own.mean()),
+            n_trajectories=int(values.n[t]),
+            mean_tokens=float(values.mean_tokens[t]),
+            mean=known(values.mean[t]),
             median=known(median),
-            std=known(own.std(ddof=1)) if len(own) > 1 else None,
+            std=known(values.std[t]),
             q25=known(q25),
             q75=known(q75),
-            **flags.shares(mine),
+            **flags.shares(t),
         )
 
 
 def _on_all_prompts(every: Matrices, own: Interval) -> list[OnAllPrompts]:
     values = every.values()
-    n_prompts = (every.n > 0).sum(0)
+    n_prompts = every.n_answered
     return [
         OnAllPrompts(
             value=known(values[t]),

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.config.nightly import NIGHT
+from rsr_ray.decide.loading import gives, load_units
 from rsr_ray.decide.nights import Night, StudentNight
 from rsr_ray.decide.ranking import Ranking
-from rsr_ray.decide.scored import Scored, gives, load_units
+from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import UserError
 from rsr_ray.files.filesystems import absolute
 from rsr_ray.files.objects import list_files

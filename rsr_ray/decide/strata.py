@@ -3,16 +3,15 @@
 Legend: N trajectories, P prompts, T teachers of a stratum.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rsr_ray.decide.inference import FEWEST, MOST
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import Metric
 
@@ -31,7 +30,7 @@ class Stratum:
 
     @property
     def n_prompts(self) -> int:
-        return len(self.compared.x)
+        return self.compared.n_prompts
 
     @property
     def why_unsure(self) -> str | None:
@@ -60,7 +59,8 @@ def split_strata(
     """
     if scored.stratum is None:
         raise UserError(f"stratum {column}: load the scores with load_scored(..., stratum=...)")
-    names = sorted(scored.stratum.unique().drop_null().to_pylist())
+    within = scored.in_strata()
+    names = [*within]
     if not names:
         raise UserError(f"--by-stratum {column}: no scored row has a value in this column")
     if len(names) > MOST_STRATA:
@@ -68,12 +68,8 @@ def split_strata(
             f"--by-stratum {column}: has {len(names):,} values (e.g. {names[0]!r:.40}); use a "
             f"column with at most {MOST_STRATA}"
         )
-    shares = _shares(names, column, weights)
-    whole = dataclasses.replace(scored, notes=())  # what the store lacks is said once
     strata = []
-    for name, weight in zip(names, shares, strict=True):
-        is_in = pc.fill_null(pc.equal(scored.stratum, name), False)
-        own = whole.where(is_in.to_numpy(zero_copy_only=False))
+    for (name, own), weight in zip(within.items(), _shares(names, column, weights), strict=True):
         compared, is_matched = own.matrices(metric).compared()
         strata.append(Stratum(name, weight, own, compared, is_matched))
     return strata
@@ -100,5 +96,7 @@ def _shares(names: list[str], column: str, weights: Mapping[str, float] | None) 
 
 def n_in_several(strata: list[Stratum]) -> int:
     """Prompts with answers in more than one stratum."""
+    if strata and (whole := strata[0].scored.whole):
+        return whole.n_in_several
     prompts = pa.concat_arrays([stratum.scored.prompts for stratum in strata])
     return len(prompts) - len(prompts.unique())

@@ -82,8 +82,8 @@ def rank_strata(
     strata = split_strata(scored, column, metric, weights)
     orders = Orders.of(strata, metric, confidence, seed)
     changes = orders.changes()
-    n_trajectories = sum(len(stratum.scored.teacher) for stratum in strata)
-    n_without = len(scored.teacher) - n_trajectories
+    n_trajectories = sum(stratum.scored.n_trajectories for stratum in strata)
+    n_without = scored.n_trajectories - n_trajectories
     n_weighty = sum(stratum.weight > 0 for stratum in strata)
     over = over_strata(n_weighty, column, equal_weights=weights is None)
     return StrataRanking(

@@ -8,6 +8,7 @@ strata` prints how often they are right; README holds the table.
 Legend: S strata, P prompts of a stratum, T teachers, K pairs of them, B draws.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from rsr_ray.decide.inference import (
     resamples,
     t_of_draws,
 )
-from rsr_ray.decide.scored import Matrices
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.metrics import Metric
 
 FEWEST_GROUPS = 20  # of a stratum's prompts, where all strata together have more than GROUPS
@@ -44,6 +45,7 @@ class Stratified:
     # same way in all, so that it does not shrink beside the error of the sum.
     bias: np.ndarray  # float64 [T]
     parts: Parts  # [P, T] each
+    n_prompts: int  # in all strata, of which parts may have blocks
 
     @classmethod
     def of(cls, strata: Sequence[Matrices], weights: Sequence[float]) -> "Stratified":
@@ -55,21 +57,23 @@ class Stratified:
             values = values + weight * of_stratum
             bias = bias + weight * _bias(each, stratum.y)
             parts.append(weight * each / len(each))
-        return cls(values, bias, tuple(parts))
+        return cls(values, bias, tuple(parts), sum(stratum.n_prompts for stratum in strata))
 
     def teachers(self, order: np.ndarray) -> "Stratified":
         """The columns of teachers, int [K], in this order."""
         parts = tuple(part[:, order] for part in self.parts)
-        return Stratified(self.values[order], self.bias[order], parts)
+        return dataclasses.replace(
+            self, values=self.values[order], bias=self.bias[order], parts=parts
+        )
 
     def turned(self, metric: Metric) -> "Stratified":
         """Turned so that lower is better."""
-        parts = tuple(map(metric.order, self.parts))
-        return Stratified(metric.order(self.values), metric.order(self.bias), parts)
-
-    @property
-    def n_prompts(self) -> int:
-        return sum(map(len, self.parts))
+        return dataclasses.replace(
+            self,
+            values=metric.order(self.values),
+            bias=metric.order(self.bias),
+            parts=tuple(map(metric.order, self.parts)),
+        )
 
     @property
     def _unbiased(self) -> np.ndarray:
@@ -111,10 +115,11 @@ class Stratified:
 
     def _grouped(self, seed: int) -> Parts:
         """The parts, or of those with many prompts sums over random groups of them."""
-        if self.n_prompts <= GROUPS:
+        n = sum(map(len, self.parts))
+        if n <= GROUPS:
             return self.parts
         return tuple(
-            _in_groups(part, max(FEWEST_GROUPS, GROUPS * len(part) // self.n_prompts), seed)
+            _in_groups(part, max(FEWEST_GROUPS, GROUPS * len(part) // n), seed)
             for part in self.parts
         )
 

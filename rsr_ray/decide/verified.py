@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rsr_ray.corpus.verdicts import columns_read, says, scored_rows
+from rsr_ray.decide.loading import READERS
 from rsr_ray.decide.reread import readings_of, way_of
-from rsr_ray.decide.scored import READERS, Scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject, version_of
 from rsr_ray.store.packs import stored_packs

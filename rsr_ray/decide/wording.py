@@ -3,8 +3,9 @@
 import numpy as np
 
 from rsr_ray.decide.inference import FEWEST
+from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.naturalness import LOCAL, naturalness_notes
-from rsr_ray.decide.scored import Matrices, Scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.guard import UNCHECKED
 from rsr_ray.metrics import Metric
 
@@ -87,35 +88,38 @@ def notes(scored: Scored, metric: Metric, every: Matrices, is_matched: bool) -> 
     said = [*scored.notes]
     if np.isnan(scored.columns.get("longest_repeat", 0)).all():
         said.append(UNCHECKED)
-    answered_PT = every.n > 0
-    share = answered_PT.all(1).mean()
+    share = every.matched().n_prompts / every.n_prompts
     if not is_matched:
         said.append(
             f"no prompt was answered by all {len(scored.teachers)} teachers: they are "
-            f"compared on different prompts. {_largest_group(scored.teachers, answered_PT)}"
+            f"compared on different prompts. {_largest_group(scored.teachers, every)}"
         )
     elif len(scored.teachers) > 2 and share < 0.5:
-        fewest = int(answered_PT.sum(0).argmin())
-        n_without = int(np.delete(answered_PT, fewest, 1).all(1).sum())
+        fewest = int(every.n_answered.argmin())
         said.append(
             f"all teachers answered only {share:.0%} of the prompts; {scored.teachers[fewest]} "
-            f"answered the fewest: without it the others share {n_without:,}, so leave it out "
-            "with --teachers"
+            f"answered the fewest: without it the others share {every.n_without[fewest]:,}, so "
+            "leave it out with --teachers"
         )
     return said + (naturalness_notes(scored.columns) if metric is LOCAL else [])
 
 
-def _largest_group(teachers: list[str], answered_PT: np.ndarray) -> str:
+def _largest_group(teachers: list[str], every: Matrices) -> str:
     """The largest group of teachers that share prompts, among those that are found by adding one
     at a time the teacher that keeps the most shared prompts.
     """
+    answered_PT = every.answered
     busiest = np.argsort(-answered_PT.sum(0), kind="stable")[:GROUPS_TRIED]
     groups = [_group_of(first, answered_PT) for first in busiest.tolist()]
     n_members, n_prompts, members = max(groups)
     if n_members < 2:
         return "No two of them share a prompt."
+    share = n_prompts / len(answered_PT)
+    of_all = (
+        f"{n_prompts:,}" if len(answered_PT) == every.n_prompts else f"About {share:.2g} of all"
+    )
     return (
-        f"{n_prompts:,} prompts are shared by {', '.join(teachers[t] for t in members)}: compare "
+        f"{of_all} prompts are shared by {', '.join(teachers[t] for t in members)}: compare "
         "only these with --teachers."
     )
 

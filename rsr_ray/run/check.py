@@ -184,7 +184,7 @@ def _verify(what: str, place: str, data: bytes) -> bool:
 
 def _tables(root: str, endpoint: str | None, places: list[str], bad: set[str]) -> list[Finding]:
     """Of each student, whose files are all well, whether its table says what its units say."""
-    from rsr_ray.decide.scored import load_scored
+    from rsr_ray.decide.loading import load_scored
 
     findings = []
     for place in places:

@@ -10,8 +10,8 @@ from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
+from rsr_ray.decide.loading import READERS
 from rsr_ray.decide.reread import readings_of, way_of
-from rsr_ray.decide.scored import READERS
 from rsr_ray.errors import one_line
 from rsr_ray.files.objects import InputObject
 from rsr_ray.report.page.trajectories import ShownTrajectory

@@ -7,9 +7,10 @@ from typing import Any
 
 from rsr_ray.config.command_line import command_line
 from rsr_ray.decide.advice import advice, advised, verdict
+from rsr_ray.decide.loading import load_ends, load_scored
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
-from rsr_ray.decide.scored import Scored, load_scored
+from rsr_ray.decide.scored import Scored
 from rsr_ray.decide.strata_ranking import StrataRanking, rank_strata
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
@@ -234,16 +235,15 @@ def _with_ranking(
 ) -> StudentReport:
     """The report with the ranking, the trajectories, their tokens, and the charts."""
     metric = settings.metric
-    scored = load_scored(store, [metric, RSR], stratum=settings.by_stratum)
-    if settings.teachers:
-        scored = scored.only(settings.teachers)
-    scored = scored.valued(metric)
+    scored = load_scored(
+        store, [metric, RSR], stratum=settings.by_stratum, teachers=settings.teachers
+    ).valued(metric)
     if ranking is None:
         ranking = rank_teachers(scored, metric, confidence=settings.confidence, seed=settings.seed)
     values = metric.values(scored.columns, scored.prompt)
     order = [scored.teachers.index(t.teacher) for t in ranking.teachers]
     ranked = RankedScores(scored, values, order)
-    shown = shown_trajectories(ranked, metric)
+    shown = shown_trajectories(RankedScores(*load_ends(store, scored, values), order), metric)
     mean_tokens = float(scored.columns["n_tokens"].mean())
     sources = Sources(settings.tokens_from, said.run, mean_tokens, settings.share)
     points = points_of(ranked)

@@ -61,8 +61,11 @@ def points_of(ranked: RankedScores) -> list[Point]:
         n = sums.n[answered, code]
         means = np.stack([sums.y[answered, code], sums.x[answered, code]]) / n  # [2, prompts]
         surprisal, rank = np.average(means, axis=1, weights=n).tolist()
-        covariance = np.cov(means).tolist() if len(n) > 1 else None
-        points.append(Point(scored.teachers[code], len(n), (surprisal, rank), covariance))
+        # blocks of prompts vary less than prompts
+        of_each = sums.n_answered[code] / len(n)
+        covariance = (np.cov(means) * of_each).tolist() if len(n) > 1 else None
+        n_prompts = int(sums.n_answered[code])
+        points.append(Point(scored.teachers[code], n_prompts, (surprisal, rank), covariance))
     return points
 
 
@@ -72,7 +75,8 @@ def spreads_of(ranked: RankedScores) -> list[Spread]:
     spreads = []
     for code in ranked.order:
         own = ranked.values[scored.teacher == code]
-        spreads.append(Spread(scored.teachers[code], np.percentile(own, PERCENTS).tolist()))
+        found = np.percentile(own, PERCENTS) if len(own) else np.full(len(PERCENTS), np.nan)
+        spreads.append(Spread(scored.teachers[code], found.tolist()))
     return spreads
 
 

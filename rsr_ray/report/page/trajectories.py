@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.corpus.row_faults import Row
+from rsr_ray.decide.ends import SHOWN
 from rsr_ray.errors import StoreError
 from rsr_ray.metrics import Metric
 from rsr_ray.report.page.summaries import RankedScores
 from rsr_ray.store.store import Store
 
-SHOWN = 3  # best and worst trajectories of a teacher in the table
 SHOWN_TEACHERS = 40
 WINDOW = 40  # tokens shown together of the most surprising parts
 BINS = 100  # of the strip that shows a whole trajectory
