@@ -110,7 +110,7 @@ def _rescore(
     import ray.data
 
     cluster.connect()
-    files = store.score_files(fingerprint, names)
+    files = store.files_of(fingerprint, names)
     tasks = ray.data.from_arrow([pa.table({"name": file.units}) for file in files]).map_batches(
         rescore_units,
         fn_args=(store, fingerprint, r_max, out, new),

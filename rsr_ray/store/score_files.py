@@ -62,17 +62,21 @@ class ScoreFiles(Scores):
     """The score rows of one student in a store."""
 
     def score_files(self, fingerprint: str, names: Iterable[str] | None = None) -> list[ScoreFile]:
-        """The files whose rows are those of a fingerprint's units that count, or of some of these.
-
-        Opens none of them.
+        """The files with the rows of a fingerprint's units, or of some of these; none of them
+        repeats rows. Opens none of them.
         """
         laid = self.laid(fingerprint)
-        counted = laid.units.keys() - {*settle_units(list(laid.units))[1]}
-        return self._score_files(
-            fingerprint, laid, counted & {*(counted if names is None else names)}
-        )
+        units = laid.units.keys() & {*(laid.units if names is None else names)}
+        return self._files_of(fingerprint, laid, units - {*settle_units(list(units))[1]})
 
-    def _score_files(self, fingerprint: str, laid: Laid, names: Iterable[str]) -> list[ScoreFile]:
+    def files_of(self, fingerprint: str, names: Iterable[str]) -> list[ScoreFile]:
+        """The files with the rows of these units, whether or not they repeat others, if they are
+        there.
+        """
+        laid = self.laid(fingerprint)
+        return self._files_of(fingerprint, laid, laid.units.keys() & {*names})
+
+    def _files_of(self, fingerprint: str, laid: Laid, names: Iterable[str]) -> list[ScoreFile]:
         files: dict[str, list[str]] = defaultdict(list)
         for name in sorted(names):
             part = laid.in_part.get(name)
@@ -106,7 +110,7 @@ class ScoreFiles(Scores):
                     [self._read(fingerprint, some, columns, prompts) for some in files]
                 ).unify_dictionaries()
             except FileNotFoundError:
-                files = self.score_files(fingerprint, file.units)
+                files = self.files_of(fingerprint, file.units)
                 if {n for some in files for n in some.units} != {*file.units}:
                     raise
         raise StoreError(f"store file {self.uri}/{file.place}: it keeps moving; try again")
@@ -291,7 +295,7 @@ class ScoreFiles(Scores):
             pc.field("reject_reason") == reason if reason else pc.field("reject_reason").is_valid()
         )
         for fingerprint, names in units.items():
-            files = self.score_files(fingerprint, names)
+            files = self.files_of(fingerprint, names)
             for rows in self._tables(fingerprint, files, [*columns, "unit"]):
                 some = rows.filter(wanted)
                 of_units = some["unit"].to_pylist()
