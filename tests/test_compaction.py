@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -13,7 +14,7 @@ from rsr_ray.errors import StoreError
 from rsr_ray.files.objects import list_files
 from rsr_ray.run.check import check_store
 from rsr_ray.schema import SCORES
-from rsr_ray.store import compaction, manifest
+from rsr_ray.store import compaction, manifest, parts
 from rsr_ray.store.compaction import compact, compact_once, find_work
 from rsr_ray.store.status import read_status
 from rsr_ray.store.store import Store
@@ -100,6 +101,16 @@ def test_a_part_is_sorted_by_the_hash_of_the_prompt_and_read_in_places(store):
             for row in whole(store)
             if bounds[0] <= digest(row["prompt_id"]) < bounds[1]
         )
+
+
+def test_other_tools_read_parts_and_units_at_once(store):
+    fill(store, KEYS[:2])
+    compact_once(store, FINGERPRINT)
+    write(store, 0, 5, KEYS[2])
+    query = "select count(*), count(distinct teacher), sum(n_tokens) from "
+    (rows,) = duckdb.sql(f"{query} '{store.uri}/scores/student=*/**/*.parquet'").fetchall()
+    there = whole(store)
+    assert rows == (85, 3, sum(row["n_tokens"] for row in there))
 
 
 def test_a_small_store_stays_as_it_is(store):
@@ -259,6 +270,36 @@ def test_a_unit_that_is_dropped_while_it_is_compacted_does_not_come_back(store, 
     assert name not in {row["unit"] for row in whole(store)}
 
 
+def test_a_unit_written_while_it_is_compacted_stays(store, monkeypatch):
+    fill(store)
+    real = compaction.put
+
+    def put(*given):
+        real(*given)
+        write(store, 10, 20, n_tokens=99)
+
+    monkeypatch.setattr(compaction, "put", put)
+    compact_once(store, FINGERPRINT)
+    changed = [row for row in whole(store) if row["n_tokens"] == 99]
+    assert len(changed) == 10
+    assert len(whole(store)) == 120
+
+
+def test_a_manifest_that_others_have_passed_does_not_count(store):
+    fill(store)
+    folder = store.parts(FINGERPRINT)
+    late = folder.read()[0]
+    compact_once(store, FINGERPRINT)
+    fill(store, ["b" * 16])
+    compact_once(store, FINGERPRINT)
+    rows, now = whole(store), folder.read()[0]
+    assert now.number > late.number + 1
+    assert not folder.put(late)
+    assert whole(store) == rows
+    assert folder.read()[0] == now
+    assert len([name for name in folder.files() if name.endswith(".json")]) == 1
+
+
 def test_a_unit_written_again_counts_before_its_part(store):
     fill(store)
     compact_once(store, FINGERPRINT)
@@ -305,6 +346,20 @@ def test_no_bit_of_a_part_is_read_otherwise(store):
         except StoreError:
             refused += 1
     assert refused > 20
+
+
+def test_a_footer_that_was_turned_over_is_refused(store):
+    """What it says of columns nobody else checks; it is read anew."""
+    fill(store, KEYS[:1])
+    compact_once(store, FINGERPRINT)
+    (part, *_) = store.laid(FINGERPRINT).manifest.parts
+    path = Path(store.parts(FINGERPRINT).uri(part.name))
+    data = path.read_bytes()
+    at = data.rindex(b"rsr_ray:place:")
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    parts._footers.clear()
+    with pytest.raises(StoreError, match="digest"):
+        whole(store)
 
 
 def turn_a_bit(path: str) -> None:

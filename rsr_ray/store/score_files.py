@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.errors import StoreError, UserError
-from rsr_ray.schema import SCORES, SINCE_VERSION_3
-from rsr_ray.store.beside import KEY, PARTS, Beside
+from rsr_ray.schema import SCORES
+from rsr_ray.store.beside import KEY
+from rsr_ray.store.columns import as_asked, stored_columns
 from rsr_ray.store.manifest import Laid, Part
 from rsr_ray.store.parts import (
     HASHED,
@@ -125,8 +126,8 @@ class ScoreFiles(Scores):
         """`read_score_file` of a file that is there. Raises FileNotFoundError where it is not."""
         if file.part is not None:
             where = (self.uri, file.place, self.endpoint)
-            rows = read_part(where, file.part, file.units, _stored(columns), prompts)
-            return self._as_asked(rows, file.part.mark, columns)
+            rows = read_part(where, file.part, file.units, stored_columns(columns), prompts)
+            return as_asked(self.uri, rows, file.part.mark, columns)
         (name,) = file.units
         asked = [*columns, *(["prompt_hash"] if prompts else [])]
         needed = dict.fromkeys(n for c in asked for n in HASHED.get(c, (c,)))
@@ -152,8 +153,8 @@ class ScoreFiles(Scores):
 
     def _read_file(self, fingerprint: str, name: str, wanted: list[str]) -> pa.Table:
         """`read_unit` of a unit that has a file. Raises FileNotFoundError where it has none."""
-        mark, rows = self.open_unit(fingerprint, name, _stored(wanted))
-        return self._as_asked(rows, mark, wanted)
+        mark, rows = self.open_unit(fingerprint, name, stored_columns(wanted))
+        return as_asked(self.uri, rows, mark, wanted)
 
     def open_unit(
         self, fingerprint: str, name: str, columns: list[str] | None = None
@@ -181,7 +182,7 @@ class ScoreFiles(Scores):
         for name in names:
             try:
                 mark, rows = self.open_unit(fingerprint, name)
-                yield name, mark, self._as_asked(rows, mark, SCORES.names)
+                yield name, mark, as_asked(self.uri, rows, mark, SCORES.names)
             except FileNotFoundError:
                 in_parts.append(name)
         for file in self._in_parts(fingerprint, in_parts):
@@ -214,24 +215,6 @@ class ScoreFiles(Scores):
             (rows["unit_row"].to_numpy(), rows["unit"].cast(pa.string()).to_numpy(False))
         )
         return rows.select(columns).take(pa.array(order))
-
-    def _as_asked(self, rows: pa.Table, mark: str | None, wanted: list[str]) -> pa.Table:
-        """Columns of stored rows, of units with this mark. Raises UserError."""
-        for missing in [column for column in _stored(wanted) if column not in rows.column_names]:
-            if missing not in SINCE_VERSION_3:
-                raise UserError(
-                    f"store {self.uri}: its scores have no column {missing}, because an earlier "
-                    "version wrote them; score again"
-                )
-            field = SCORES.field(missing).remove_metadata()
-            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
-        for nested in (column for column in wanted if "/" in column):
-            segment, of_it = nested.rsplit("/", 1)
-            kept = rows["segments"]
-            if not _has_segment(mark, segment):
-                kept = pa.chunked_array([pa.nulls(rows.num_rows, kept.type)])
-            rows = rows.append_column(nested, _of_segment(kept, segment, of_it))
-        return rows.select(wanted)
 
     def read_mark(self, fingerprint: str, name: str) -> str | None:
         """What a unit says of what it has beside its scores; None: nothing."""
@@ -361,27 +344,3 @@ class ScoreFiles(Scores):
         files = self._in_parts(fingerprint, in_parts)
         of_parts = [self._in_order(fingerprint, file, columns) for file in files]
         return pa.concat_tables([*of_files, *of_parts])
-
-
-def _stored(wanted: list[str]) -> list[str]:
-    """The columns that have to be read for these."""
-    return list(dict.fromkeys("segments" if "/" in name else name for name in wanted))
-
-
-def _has_segment(mark: str | None, segment: str) -> bool:
-    """Whether a unit may have tokens of a segment; one that says nothing may."""
-    if mark is None:
-        return True
-    named = Beside.of_mark(mark).segments
-    return named is not None and segment in {*PARTS, *(name for name, _ in named)}
-
-
-def _of_segment(segments: pa.ChunkedArray, segment: str, name: str) -> pa.Array:
-    """A sum of one segment of each row: 0 without such tokens, null where none were kept."""
-    rows = segments.combine_chunks()
-    parts = rows.flatten()
-    is_it = pc.equal(pc.struct_field(parts, "segment"), segment)
-    values = pc.filter(pc.struct_field(parts, name), is_it).to_numpy()
-    sums = np.zeros(len(rows), values.dtype)
-    sums[pc.filter(pc.list_parent_indices(rows), is_it).to_numpy()] = values
-    return pa.array(sums, mask=rows.is_null().to_numpy(zero_copy_only=False))

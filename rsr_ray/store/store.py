@@ -2,6 +2,10 @@
 
     scores/student=<name>/<fingerprint>/<digit>/<unit>.parquet
                                      one row a trajectory, rejects included; one file a work unit
+    scores/student=<name>/<fingerprint>/parts/<hex>.parquet
+                                     the same rows of many units (parts.py, compaction.py)
+    scores/student=<name>/<fingerprint>/parts/<number>.json
+                                     the manifest: which units are in which part (manifest.py)
     tokens/student=<name>/<fingerprint>/<digit>/<unit>.parquet
                                      its tokens, where --token-scores asked for them
     teachers/student=<name>.parquet  one row a teacher
@@ -15,11 +19,16 @@
     claims/student=<name>/           who is at work on a student (lease.py)
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice
-overwrites itself, and a unit whose file is there, and is what was written, is done. A file is there
-whole or not at all, and its seal (seal.py) says whether it still is, and of which place. <digit> is
-the name's first: sixteen folders are listed sixteen times as fast as one. Only what lies at exactly
-such a place is read or deleted. The teachers table keeps the names of the units that it was made
-of, each with its size and time: when one of them changes it is made again.
+overwrites itself, and a unit whose file is there, and is what was written, is done, as is one that
+the manifest has in a part. A file is there whole or not at all, and its seal (seal.py) says whether
+it still is, and of which place. <digit> is the name's first: sixteen folders are listed sixteen
+times as fast as one. Only what lies at exactly such a place is read or deleted. The teachers table
+keeps the names of the units that it was made of, each with its size and time: when one of them
+changes it is made again. A unit that went into a part keeps the size and time that its file had.
+
+Whoever reads lists units first and then the manifest, so that a unit that moves meanwhile is seen
+in one of them, and looks again where a file is gone (score_files.py). Whoever drops a unit deletes
+its file first, and then takes it out of the manifest.
 """
 
 import re
