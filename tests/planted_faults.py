@@ -281,9 +281,9 @@ UNIT = (
         "test_store.py::test_a_write_that_fails_leaves_nothing",
     ),
     Fault(
-        "rsr_ray/store/scores.py",
-        "for reason, reject in of_unit.items():",
-        "for reason, reject in list(of_unit.items())[:0]:",
+        "rsr_ray/store/score_files.py",
+        "for reason, reject in rejects_of(rows).items():",
+        "for reason, reject in list(rejects_of(rows).items())[:0]:",
         "browser/test_page.py::test_rejects_are_the_rows_of_the_store_whatever_its_runs_say",
     ),
     Fault(
@@ -424,6 +424,54 @@ UNIT = (
         "for (teacher, sample), columns in sorted(answers.items()):",
         "for (teacher, sample), columns in sorted(answers.items())[:1]:",
         "test_reading.py::test_answers_of_several_teachers_side_by_side_are_rows_of_each",
+    ),
+    Fault(
+        "rsr_ray/store/manifest.py",
+        "and (name not in self.files or self._version(name, part) == self.files[name])",
+        "",
+        "test_compaction.py::test_a_unit_written_again_counts_before_its_part",
+    ),
+    Fault(
+        "rsr_ray/store/manifest.py",
+        "if highest(files) > manifest.number + 1:",
+        "if False:",
+        "test_compaction.py::test_a_manifest_that_others_have_passed_does_not_count",
+    ),
+    Fault(
+        "rsr_ray/store/compaction.py",
+        "if gone := moved - files.keys():",
+        "if gone := set():",
+        "test_compaction.py::test_a_unit_that_is_dropped_while_it_is_compacted_does_not_come_back",
+    ),
+    Fault(
+        "rsr_ray/store/compaction.py",
+        "if files.get(name) == part.units[name]",
+        "if name in files",
+        "test_compaction.py::test_a_unit_written_while_it_is_compacted_stays",
+    ),
+    Fault(
+        "rsr_ray/store/compaction.py",
+        "if not folder.put(Manifest(number, parts)):",
+        "if folder.put(Manifest(number, parts)) is None:",
+        "test_compaction.py::test_of_two_at_once_nothing_is_lost",
+    ),
+    Fault(
+        "rsr_ray/store/scores.py",
+        "self.parts(fingerprint).change(lambda manifest: manifest.without(names))",
+        "pass",
+        "test_compaction.py::test_a_unit_that_is_dropped_is_gone_and_its_part_is_rewritten",
+    ),
+    Fault(
+        "rsr_ray/store/parts.py",
+        "if hashlib.sha256(data).hexdigest() != part.footer:",
+        "if False:",
+        "test_compaction.py::test_a_footer_that_was_turned_over_is_refused",
+    ),
+    Fault(
+        "rsr_ray/store/parts.py",
+        "page_checksum_verification=True, ",
+        "",
+        "test_compaction.py::test_no_bit_of_a_part_is_read_otherwise",
     ),
     Fault(
         "rsr_ray/store/packs.py",

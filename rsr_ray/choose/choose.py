@@ -26,7 +26,7 @@ from rsr_ray.errors import UserError
 from rsr_ray.files.objects import put
 from rsr_ray.guard import UNCHECKED
 from rsr_ray.run.display import at_stage
-from rsr_ray.store.scores import READ_UNITS
+from rsr_ray.store.score_files import READ_UNITS
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import n_rows, settle_units
 

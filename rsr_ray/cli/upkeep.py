@@ -21,8 +21,8 @@ def rejects(config: RejectsConfig, as_json: bool) -> int:
     store = Store(config.store, config.student, config.s3_endpoint)
     found = store.find_rejects(config.reason)
     if config.retry:
-        for fingerprint, name in found:
-            store.drop(fingerprint, [name])
+        for fingerprint in {fingerprint for fingerprint, _ in found}:
+            store.drop(fingerprint, [name for of, name in found if of == fingerprint])
         print(
             f"Deleted {counted(len(found), 'work unit')} with "
             f"{counted(sum(map(len, found.values())), 'rejected row')}; "

@@ -19,7 +19,8 @@ from numpy.lib.recfunctions import repack_fields
 
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
-from rsr_ray.store.score_files import ScoreFile, hashes
+from rsr_ray.store.parts import hashes
+from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 
 READERS = 4  # files read at once

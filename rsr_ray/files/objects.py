@@ -5,13 +5,15 @@ Where S3 refuses any of it, a DeniedError names the right that is missing.
 
 import contextlib
 import datetime
+import errno
 import glob
 import hashlib
 import itertools
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +36,7 @@ from rsr_ray.files.rights import LIST, DeniedError, is_listed, rights
 
 if TYPE_CHECKING:
     import fsspec
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +226,11 @@ def put(uri: str, data: bytes | memoryview, endpoint: str | None) -> None:
         with rights(uri, endpoint), fs.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
+    _write_aside(path, data, os.replace)
+
+
+def _write_aside(path: str, data: bytes | memoryview, bring: Callable[[str, str], None]) -> None:
+    """Write a local file under another name, and `bring` it under its own."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     aside = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
     try:
@@ -230,26 +238,35 @@ def put(uri: str, data: bytes | memoryview, endpoint: str | None) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        if os.path.exists(aside):
+        bring(aside, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
-        raise
+
+
+def _bring_first(aside: str, path: str) -> None:
+    """Bring a file under a name that no other has. Raises FileExistsError."""
+    try:
+        os.link(aside, path)
+    except OSError as e:
+        if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        with open(aside, "rb") as data, open(path, "xb") as file:  # a disk without links
+            shutil.copyfileobj(data, file)
 
 
 def create(uri: str, data: bytes, endpoint: str | None) -> bool:
     """Write an object only if there is none of that name; returns whether this call did.
 
-    Of many calls at once one wins. On S3 this is a put with `If-None-Match: *`, which Arrow's
-    client does not know. A store that ignores the condition lets every call win.
+    It appears complete, and of many calls at once one wins. On S3 this is a put with
+    `If-None-Match: *`, which Arrow's client does not know. A store that ignores the condition lets
+    every call win.
     """
     protocol = protocol_of(uri)
     path = absolute(uri).split("://", 1)[-1]
     try:
         if protocol == "file":
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "xb") as file:
-                file.write(data)
+            _write_aside(path, data, _bring_first)
         else:
             with rights(uri, endpoint):
                 open_fsspec(protocol, endpoint).pipe_file(path, data, mode="create")
@@ -273,6 +290,14 @@ def get(uri: str, endpoint: str | None) -> bytes:
     fs, path = open_filesystem(uri, endpoint)
     with rights(uri, endpoint), fs.open_input_stream(path, compression=None) as stream:
         return stream.read()
+
+
+@contextlib.contextmanager
+def opened(uri: str, endpoint: str | None) -> Iterator["pa.NativeFile"]:
+    """A file or object, to be read in places. Raises FileNotFoundError."""
+    fs, path = open_filesystem(uri, endpoint)
+    with rights(uri, endpoint), fs.open_input_file(path) as file:
+        yield file
 
 
 def delete(uri: str, endpoint: str | None) -> None:

@@ -3,11 +3,12 @@
 It reads all of them, and removes what is not where that is asked for.
 
 A broken unit is removed with its tokens, and tokens with their unit: only a unit that is not there
-is scored again.
+is scored again. A broken part is removed with all its units; a broken manifest is made again from
+what the parts say.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from rsr_ray.files.objects import delete, get, list_versions
 from rsr_ray.metrics import RSR
 from rsr_ray.schema import SCORES, TEACHERS, TOKENS
 from rsr_ray.store import seal
+from rsr_ray.store.manifest import part_at
+from rsr_ray.store.parts import rebuilt
 from rsr_ray.store.scores import STUDENT_NAME
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import unit_at
@@ -31,7 +34,7 @@ KINDS = {
 WRONG = ("broken", "table")  # what makes the exit code 1
 REMOVED = ("broken", "leftover")  # what --repair removes
 NO_DAMAGE = ("are not work units", "an earlier version of rsr_ray")  # of notes on a store
-SCHEMAS = {"scores": SCORES, "tokens": TOKENS}
+SCHEMAS = {"scores": SCORES, "parts": SCORES, "tokens": TOKENS}
 
 IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
 OF_STUDENT = re.compile(
@@ -155,6 +158,8 @@ def kind_of(place: str) -> str:
     at = OF_STUDENT.fullmatch(place)
     if at and at["kind"] in SCHEMAS and unit_at(at["rest"][1:]):
         return str(at["kind"])
+    if at and at["kind"] == "scores" and part_at(at["rest"][1:]):
+        return "manifest" if place.endswith(".json") else "parts"
     return "teachers" if at and at["kind"] == "teachers" and at["rest"] == ".parquet" else "stray"
 
 
@@ -162,13 +167,13 @@ def _verify(what: str, place: str, data: bytes) -> bool:
     """Whether it is sealed. Raises BrokenError."""
     if what == "lease":
         place = str(LEASE.fullmatch(place)["name"])  # type: ignore[index]
-    if what in ("lease", "record"):
+    if what in ("lease", "record", "manifest"):
         seal.read_record(data, place)
         return seal.check_seal(data, place)
     if seal.check_seal(data, place):
         return seal.read_parquet(data, place, []).is_sealed
     table = seal.read_parquet(data, place, None, SCHEMAS.get(what, TEACHERS)).table
-    if what == "scores":
+    if what in ("scores", "parts"):
         given = (
             {*table["fingerprint"].to_pylist()} if "fingerprint" in table.column_names else set()
         )
@@ -211,12 +216,27 @@ def _student(place: str) -> str:
 def _remove(root: str, endpoint: str | None, findings: list[Finding], there: set[str]) -> list[str]:
     """The places that were deleted, of those that are there."""
     places = {f.place for f in findings if f.kind in REMOVED}
-    for place in list(places):
+    units: dict[tuple[str, str, str], set[str]] = defaultdict(set)  # by store, student, fingerprint
+    for place in sorted(places, key=lambda place: kind_of(_inside(place)[1]) != "manifest"):
         above, inside = _inside(place)
         kind = kind_of(inside)
-        if kind in SCHEMAS:
-            other = "tokens" if kind == "scores" else "scores"
-            places.add(f"{above}{other}{inside.removeprefix(kind)}")
+        if kind not in (*SCHEMAS, "manifest"):
+            continue
+        store = Store(f"{root}/{above}".rstrip("/"), _student(inside), endpoint)
+        fingerprint, name = inside.split("/")[2], inside.rpartition("/")[2]
+        folder = store.parts(fingerprint)
+        if kind == "manifest":  # before others look into it
+            folder.put(rebuilt(folder))
+            continue
+        parts = folder.read()[0].parts if kind == "parts" else ()
+        names = {name} if kind != "parts" else {n for p in parts if p.name == name for n in p.units}
+        units[store.uri, store.student_name, fingerprint] |= names
+        tail = f"student={store.student_name}/{fingerprint}"
+        places |= {
+            f"{above}{of}/{tail}/{unit[0]}/{unit}" for unit in names for of in ("scores", "tokens")
+        }
     for place in sorted(places & there):
         delete(f"{root}/{place}", endpoint)
+    for (uri, student, fingerprint), names in units.items():
+        Store(uri, student, endpoint).drop(fingerprint, names)
     return sorted(places & there)

@@ -105,10 +105,14 @@ def find_lacking(
 
 def _read_marks(store: Store, generation: Generation, names: list[str]) -> dict[str, str]:
     """What units say that they have; one that is gone meanwhile is left out."""
+    fingerprint = generation.fingerprint
+    in_part = store.laid(fingerprint).in_part if names else {}
 
     def read(name: str) -> str | None:
+        if name in in_part:
+            return in_part[name].mark or generation.kept.mark
         try:
-            return store.read_mark(generation.fingerprint, name) or generation.kept.mark
+            return store.read_mark(fingerprint, name) or generation.kept.mark
         except FileNotFoundError:
             return None
 

@@ -33,6 +33,7 @@ from rsr_ray.run.resources import (
     take,
 )
 from rsr_ray.run.score import Replica, Score, Wanted
+from rsr_ray.store.compaction import compact
 from rsr_ray.store.lease import alone, at_work
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
@@ -86,6 +87,7 @@ def run_through(run: Run, cluster: Cluster | None = None, label: str = "") -> No
             run.units.tidy(store, run.fingerprint, objects, files)
             run.teachers = make_teachers(store, run.fingerprint, run.units.marks)
             store.write_run(run.finish())
+            compact(store, run.fingerprint)
 
 
 def read_plan(run: Run) -> list[InputObject]:

@@ -21,6 +21,7 @@ from rsr_ray.run.resources import TASK_CPUS
 from rsr_ray.run.score_table import Rejects, RowSums, score_table, whole_tokens
 from rsr_ray.schema import OF_ROW, SCORES, SINCE_VERSION_3, TOKENS
 from rsr_ray.store.beside import Beside
+from rsr_ray.store.compaction import compact
 from rsr_ray.store.lease import at_work
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
@@ -109,10 +110,11 @@ def _rescore(
     import ray.data
 
     cluster.connect()
-    tasks = ray.data.from_arrow([pa.table({"name": [name]}) for name in names]).map_batches(
-        rescore_unit,
+    files = store.files_of(fingerprint, names)
+    tasks = ray.data.from_arrow([pa.table({"name": file.units}) for file in files]).map_batches(
+        rescore_units,
         fn_args=(store, fingerprint, r_max, out, new),
-        batch_size=1,
+        batch_size=None,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
     )
@@ -120,7 +122,9 @@ def _rescore(
     if out is None:
         return list(told), None
     with at_work(out, new):
-        return list(told), make_teachers(out, new)
+        rescored = list(told), make_teachers(out, new)
+        compact(out, new)
+        return rescored
 
 
 def derived_fingerprint(fingerprint: str, r_max: int) -> str:
@@ -128,24 +132,26 @@ def derived_fingerprint(fingerprint: str, r_max: int) -> str:
     return hashlib.sha256(f"{fingerprint} r_max={r_max}".encode()).hexdigest()[:16]
 
 
-def rescore_unit(
-    unit: pa.Table, store: Store, fingerprint: str, r_max: int, out: Store | None, new: str
+def rescore_units(
+    units: pa.Table, store: Store, fingerprint: str, r_max: int, out: Store | None, new: str
 ) -> pa.Table:
-    """Ray Data UDF over names of units: their scores again, written to `out` where there is one,
-    and how far from the store's they are.
+    """Ray Data UDF over names of units, those of a file at once: their scores again, written to
+    `out` where there is one, and how far from the store's they are.
     """
-    (name,) = unit["name"].to_pylist()
-    scores = store.read_unit(fingerprint, name).combine_chunks()
-    tokens, off = TOKENS.empty_table(), 0.0
-    if len(scores):  # else it only says where its shard ends
-        tokens, (_, off) = store.read_tokens(fingerprint, name)
-    again = scores_of_tokens(scores, tokens, r_max, new)
-    if out is not None:
-        out.write_scores(new, name, again, _mark_of(again, store.read_mark(fingerprint, name)))
-    worst, column = largest_difference(scores, again)
-    told = {"name": name, "n_rows": scores.num_rows, "difference": worst, "column": column}
-    told["expected"] = ROUNDING + 2 * off  # of a ratio: of both of its sums
-    return pa.table({key: [value] for key, value in told.items()})
+    told = []
+    for name, mark, rows in store.read_each(fingerprint, units["name"].to_pylist()):
+        scores = rows.combine_chunks()
+        tokens, off = TOKENS.empty_table(), 0.0
+        if len(scores):  # else it only says where its shard ends
+            tokens, (_, off) = store.read_tokens(fingerprint, name)
+        again = scores_of_tokens(scores, tokens, r_max, new)
+        if out is not None:
+            out.write_scores(new, name, again, _mark_of(again, mark))
+        worst, column = largest_difference(scores, again)
+        of_unit = {"name": name, "n_rows": scores.num_rows, "difference": worst, "column": column}
+        of_unit["expected"] = ROUNDING + 2 * off  # of a ratio: of both of its sums
+        told.append(of_unit)
+    return pa.Table.from_pylist(told)
 
 
 def _mark_of(again: pa.Table, mark: str | None) -> str | None:

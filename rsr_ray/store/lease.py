@@ -209,6 +209,16 @@ class Claim(Renewed):
                 delete(f"{self.folder}/{name}", self.endpoint)
         return found
 
+    def is_only_one(self) -> bool:
+        """Whether no other process is at work."""
+        mine = {held.me.id for held in HELD}
+        for name, age in self._ages().items():
+            if CLAIM.fullmatch(name) and name[-37:-5] not in mine:
+                wrote = self._read(name)
+                if age < (wrote or self.me).seconds:
+                    return False
+        return True
+
     def take(self, fingerprint: str) -> None:
         name = f"{fingerprint}/{self.me.id}.json"
         self._hold(name)
@@ -225,6 +235,15 @@ def alone(store: "Store") -> AbstractContextManager[None]:
     """Of all that do so for a student of a store, one at a time; the others wait."""
     folder = f"{store.uri}/claims/student={store.student_name}/lock"
     return one_at_a_time(folder, store.endpoint, f"student {store.student_name} of {store.uri}")
+
+
+def is_alone_at_work(store: "Store") -> bool:
+    """Whether no run of another process is at work on the student."""
+    return _claim(store).is_only_one()
+
+
+def _claim(store: "Store") -> Claim:
+    return Claim(f"{store.uri}/claims/student={store.student_name}", SECONDS, store.endpoint)
 
 
 @contextmanager
@@ -248,7 +267,7 @@ def at_work(store: "Store", fingerprint: str) -> Iterator[None]:
 
     Raises UserError where a run under another one is at work.
     """
-    claim = Claim(f"{store.uri}/claims/student={store.student_name}", SECONDS, store.endpoint)
+    claim = _claim(store)
     with alone(store):
         if others := claim.others(fingerprint):
             other = others[0]

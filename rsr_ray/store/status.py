@@ -10,11 +10,12 @@ from rsr_ray.files.filesystems import absolute
 from rsr_ray.files.objects import list_infos
 from rsr_ray.store.figures import NightFigures, RunFigures, read_figures
 from rsr_ray.store.lease import CLAIM, NUMBERED, SECONDS, read_holder
+from rsr_ray.store.manifest import part_at
 from rsr_ray.store.records import NIGHT_FILE
 from rsr_ray.store.scores import STUDENT_NAME
 from rsr_ray.store.store import RUN_NAME, Store
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
-from rsr_ray.store.units import unit_at
+from rsr_ray.store.units import unit_at, written_ns
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo
@@ -131,7 +132,7 @@ def _student_status(store: Store, infos: Infos, last: RunFigures | None) -> Stud
     of_table = {row.fingerprint for row in rows or []}
     return StudentStatus(
         name=store.student_name,
-        generations=_generations(store.student_name, infos, of_table),
+        generations=_generations(store, infos, of_table),
         teachers=None if rows is None else len(rows),
         trajectories=None if rows is None else sum(row.n_trajectories for row in rows),
         rejected=None if rows is None else sum(row.n_rejected for row in rows),
@@ -140,36 +141,31 @@ def _student_status(store: Store, infos: Infos, last: RunFigures | None) -> Stud
     )
 
 
-def _generations(student: str, infos: Infos, ranked: set[str]) -> list[Generation]:
+def _generations(store: Store, infos: Infos, ranked: set[str]) -> list[Generation]:
     """The last written first."""
-    units: dict[str, int] = defaultdict(int)
     sizes: dict[str, int] = defaultdict(int)
-    times: dict[str, list[datetime.datetime]] = defaultdict(list)
     for kind in ("scores", "tokens"):
-        folder = f"{kind}/student={student}/"
+        folder = f"{kind}/student={store.student_name}/"
         for place, info in infos.items():
-            at = unit_at(place.removeprefix(folder)) if place.startswith(folder) else None
-            if at is None:
-                continue
-            sizes[at[0]] += info.size
-            if kind == "scores":
-                units[at[0]] += 1
-                times[at[0]] += [info.mtime] if info.mtime else []
+            path = place.removeprefix(folder)
+            if place != path and (unit_at(path) or part_at(path)):
+                sizes[path.partition("/")[0]] += info.size
     found = [
         Generation(
             fingerprint=fingerprint,
-            units=n,
+            units=len(units),
             bytes=sizes[fingerprint],
-            written=_said(max(times[fingerprint])) if times[fingerprint] else None,
+            written=_said(max(map(written_ns, units.values()))),
             ranked=fingerprint in ranked,
         )
-        for fingerprint, n in units.items()
+        for fingerprint, units in store.listing().units.items()
     ]
     return sorted(found, key=lambda one: one.written or "", reverse=True)
 
 
-def _said(time: datetime.datetime) -> str:
-    return time.astimezone(datetime.UTC).isoformat(timespec="seconds")
+def _said(ns: int) -> str | None:
+    time = datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC)
+    return time.isoformat(timespec="seconds") if ns else None
 
 
 def _working(root: str, endpoint: str | None, infos: Infos) -> list[Working]:

@@ -2,6 +2,10 @@
 
     scores/student=<name>/<fingerprint>/<digit>/<unit>.parquet
                                      one row a trajectory, rejects included; one file a work unit
+    scores/student=<name>/<fingerprint>/parts/<hex>.parquet
+                                     the same rows of many units (parts.py, compaction.py)
+    scores/student=<name>/<fingerprint>/parts/<number>.json
+                                     the manifest: which units are in which part (manifest.py)
     tokens/student=<name>/<fingerprint>/<digit>/<unit>.parquet
                                      its tokens, where --token-scores asked for them
     teachers/student=<name>.parquet  one row a teacher
@@ -15,11 +19,16 @@
     claims/student=<name>/           who is at work on a student (lease.py)
 
 A unit's file name is a function of the input object and the row range: a unit that is done twice
-overwrites itself, and a unit whose file is there, and is what was written, is done. A file is there
-whole or not at all, and its seal (seal.py) says whether it still is, and of which place. <digit> is
-the name's first: sixteen folders are listed sixteen times as fast as one. Only what lies at exactly
-such a place is read or deleted. The teachers table keeps the names of the units that it was made
-of, each with its size and time: when one of them changes it is made again.
+overwrites itself, and a unit whose file is there, and is what was written, is done, as is one that
+the manifest has in a part. A file is there whole or not at all, and its seal (seal.py) says whether
+it still is, and of which place. <digit> is the name's first: sixteen folders are listed sixteen
+times as fast as one. Only what lies at exactly such a place is read or deleted. The teachers table
+keeps the names of the units that it was made of, each with its size and time: when one of them
+changes it is made again. A unit that went into a part keeps the size and time that its file had.
+
+Whoever reads lists units first and then the manifest, so that a unit that moves meanwhile is seen
+in one of them, and looks again where a file is gone (score_files.py). Whoever drops a unit deletes
+its file first, and then takes it out of the manifest.
 """
 
 import re
@@ -30,7 +39,7 @@ import pyarrow as pa
 
 from rsr_ray.errors import StoreError, UserError
 from rsr_ray.files.filesystems import absolute
-from rsr_ray.files.objects import check_access, list_files, list_folders, put
+from rsr_ray.files.objects import check_access, list_files, put
 from rsr_ray.files.rights import DeniedError
 from rsr_ray.schema import SCORES_VERSION, TEACHERS
 from rsr_ray.store import seal
@@ -41,7 +50,6 @@ from rsr_ray.store.score_files import ScoreFiles
 from rsr_ray.store.seal import Record
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
-    FINGERPRINT,
     MadeOf,
     named,
     settle_units,
@@ -82,10 +90,6 @@ class Store(ScoreFiles):
         return Generation(
             fingerprint=name, kept=same.get(name, NOTHING), same=frozenset({*same, own})
         )
-
-    def _fingerprints(self) -> list[str]:
-        """Those that a folder of scores is named by, whether units lie there or not."""
-        return [n for n in list_folders(self.scores_uri, self.endpoint) if FINGERPRINT.fullmatch(n)]
 
     def find_under(self, generation: Generation, *, new_generation: bool) -> dict[str, str]:
         """File names of the units of a generation, each with the version of its file.

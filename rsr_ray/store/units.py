@@ -8,6 +8,7 @@ from typing import Any
 
 from rsr_ray.files.objects import InputObject
 from rsr_ray.store import seal
+from rsr_ray.store.manifest import part_at
 
 UNIT_NAME = re.compile(
     r"(?P<key>[0-9a-f]{16})-(?P<version>[0-9a-f]{12}(?P<reading>-[0-9a-f]{12})?)"
@@ -50,7 +51,7 @@ class Listing:
         for path, version in sorted(files.items()):
             if at := unit_at(path):
                 units[at[0]][at[1]] = version
-            else:
+            elif not part_at(path):
                 strays.append(path)
         return cls(dict(units), tuple(strays))
 
@@ -64,10 +65,11 @@ def unit_at(path: str) -> tuple[str, str] | None:
 
 
 def store_of(uri: str) -> str | None:
-    """The store that a unit's file, of scores or tokens, lies in; None where it is no unit's."""
+    """The store that a file with rows of units, scores or tokens, lies in; None for another."""
     root, mark, rest = uri.rpartition("/student=")
     above, _, kind = root.rpartition("/")
-    is_unit = mark and kind in ("scores", "tokens") and unit_at(rest.partition("/")[2])
+    below = rest.partition("/")[2]
+    is_unit = mark and kind in ("scores", "tokens") and (unit_at(below) or part_at(below))
     return above if is_unit else None
 
 
@@ -133,6 +135,12 @@ class MadeOf:
                 "score adds them"
             )
         return said
+
+
+def written_ns(version: str) -> int:
+    """When a unit's file was written, nanoseconds since 1970, as its version says; 0: untold."""
+    time = version.partition("@")[0].partition(":")[2]
+    return int(time) if time.isdigit() else 0
 
 
 def named(names: Collection[str]) -> str:

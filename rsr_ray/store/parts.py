@@ -1,0 +1,222 @@
+"""parts: the file with the rows of many units, sorted by the hash of their prompts.
+
+It has the columns of their files, and four more: what a reader asks for need not be computed again,
+and rows can be told apart by their unit. Its row groups are small, so that rows of some prompts are
+read without the others. A seal covers a file only as a whole: where a part is read in places, the
+manifest's digest covers its footer, and a checksum each page.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rsr_ray.errors import one_line
+from rsr_ray.files.objects import get, opened
+from rsr_ray.files.rights import DeniedError
+from rsr_ray.schema import SCORES
+from rsr_ray.store import seal
+from rsr_ray.store.beside import KEY
+from rsr_ray.store.manifest import (
+    PART_NAME,
+    UNITS_KEY,
+    Folder,
+    Manifest,
+    Part,
+    highest,
+    pack_units,
+    unpack_units,
+)
+from rsr_ray.store.records import broken
+from rsr_ray.store.units import written_ns
+
+GROUP_ROWS = 16_384
+HASHED = {  # of which columns each is a hash; null counts as empty
+    "prompt_hash": ("prompt_id",),
+    "row_hash": ("teacher", "trajectory_id", "content"),
+}
+UNIT_COLUMNS = ("unit", "unit_row")  # which unit a row is of, and its place there
+FOOTERS = 256  # kept by a process
+_footers: dict[str, pq.FileMetaData] = {}  # by digest
+
+
+def part_bytes(rows: pa.Table, place: str, units: dict[str, str], mark: str | None) -> bytes:
+    """The file of a part: SCORES rows, perhaps of an earlier version, with HASHED and UNIT_COLUMNS.
+
+    `units` are what it was made of, with the versions of their files.
+    """
+    order = np.argsort(rows["prompt_hash"].to_numpy(), kind="stable")
+    groups = (
+        rows.take(pa.array(order[i : i + GROUP_ROWS])) for i in range(0, len(order), GROUP_ROWS)
+    )
+    facts = {UNITS_KEY: pack_units(units)} | ({KEY: mark} if mark else {})
+    return seal.write_tables(
+        groups,
+        rows.schema,
+        place,
+        facts,
+        write_statistics=["prompt_hash"],
+        sorting_columns=[pq.SortingColumn(rows.schema.get_field_index("prompt_hash"))],
+    )
+
+
+def footer_of(data: bytes) -> tuple[str, int]:
+    """Digest and size of a Parquet file's footer: all after its pages."""
+    size = int.from_bytes(data[-8:-4], "little") + 8
+    return hashlib.sha256(data[-size:]).hexdigest(), size
+
+
+def rebuilt(folder: Folder) -> Manifest:
+    """What parts say of themselves, to follow a manifest that is broken.
+
+    Of a unit in several the last written has it. Units that were deleted since are there again: a
+    run deletes those of replaced shards once more.
+    """
+    manifest = Manifest()
+    files = folder.files()
+    for name in sorted(filter(PART_NAME.fullmatch, files), key=lambda n: written_ns(files[n])):
+        place = f"{folder.place}/{name}"
+        try:
+            data = get(folder.uri(name), folder.endpoint)
+            found = seal.read_parquet(data, place, ["prompt_hash"])
+            units = unpack_units(found.facts[UNITS_KEY.encode()].decode())
+        except (seal.BrokenError, FileNotFoundError):
+            continue
+        footer, size = footer_of(data)
+        part = Part(
+            name=name,
+            version=files[name],
+            footer=footer,
+            footer_size=size,
+            n_rows=len(found.table),
+            n_units=len(units),
+            mark=found.facts.get(KEY.encode(), b"").decode() or None,
+            units=units,
+        )
+        manifest = Manifest(0, (*manifest.without(units).parts, part))
+    return Manifest(highest(files), manifest.parts)
+
+
+def read_part(
+    where: tuple[str, str, str | None],
+    part: Part,
+    units: Collection[str],
+    columns: list[str],
+    prompts: tuple[int, int] | None = None,
+) -> pa.Table:
+    """The rows of these units in a part; of `columns` those that it has.
+
+    `where` are the store, the place of the part there, and its endpoint; `prompts` (low, high):
+    only rows with low <= prompt_hash < high. Raises FileNotFoundError without it, StoreError where
+    it is not what was written.
+    """
+    store, place, endpoint = where
+    some = len(units) < part.n_units
+    extra = [*(["unit"] if some else []), *(["prompt_hash"] if prompts else [])]
+    try:
+        with opened(f"{store}/{place}", endpoint) as file:
+            rows = _read_groups(file, part, list(dict.fromkeys([*columns, *extra])), prompts)
+    except (FileNotFoundError, DeniedError):
+        raise
+    except seal.UNREADABLE as e:  # or the connection broke: the whole file says which
+        try:
+            seal.check_seal(get(f"{store}/{place}", endpoint), place)
+        except seal.BrokenError as found:
+            raise broken(store, place, found) from None
+        if isinstance(e, OSError):
+            raise
+        raise broken(store, place, one_line(e)) from None
+    if prompts:
+        rows = rows.filter(within(rows["prompt_hash"].to_numpy(), prompts))
+    if some:
+        rows = rows.filter(pc.is_in(rows["unit"].cast(pa.string()), pa.array([*units])))
+    return rows.select([name for name in columns if name in rows.column_names])
+
+
+def _read_groups(
+    file: pa.NativeFile, part: Part, columns: list[str], prompts: tuple[int, int] | None
+) -> pa.Table:
+    """The row groups that may have rows of these prompts. Raises one of `seal.UNREADABLE`."""
+    footer = _footers.get(part.footer)
+    if footer is None:
+        footer = _read_footer(file, part)
+        while len(_footers) >= FOOTERS:
+            _footers.pop(next(iter(_footers)), None)
+        _footers[part.footer] = footer
+    groups = [i for i in range(footer.num_row_groups) if _may_have(footer.row_group(i), prompts)]
+    with pq.ParquetFile(
+        file, metadata=footer, page_checksum_verification=True, pre_buffer=True
+    ) as parquet:
+        there = {*parquet.schema_arrow.names}
+        rows = parquet.read_row_groups(groups, [name for name in columns if name in there])
+    for field in SCORES:
+        at = rows.schema.get_field_index(field.name)
+        if at >= 0 and rows.schema.field(at).type != field.type:
+            raise seal.BrokenError(f"column {field.name} is not {field.type}")
+    return rows.replace_schema_metadata()
+
+
+def _read_footer(file: pa.NativeFile, part: Part) -> pq.FileMetaData:
+    """Raises BrokenError where it is not the one that was written."""
+    file.seek(max(0, part.size - part.footer_size))
+    data = file.read(part.footer_size)
+    if hashlib.sha256(data).hexdigest() != part.footer:
+        raise seal.BrokenError("its footer is not the one that was written (digest)")
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + data))
+
+
+def _may_have(group: pq.RowGroupMetaData, prompts: tuple[int, int] | None) -> bool:
+    if prompts is None:
+        return True
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if column.path_in_schema == "prompt_hash" and column.statistics is not None:
+            low, high = prompts
+            return bool(column.statistics.max >= low and column.statistics.min < high)
+    return True
+
+
+def within(values: np.ndarray, prompts: tuple[int, int]) -> pa.Array:
+    """Which prompt hashes lie in [low, high); high may be 2**63."""
+    low, high = prompts
+    return pa.array((values >= low) & (values <= high - 1))
+
+
+def with_hashes(rows: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Rows with the HASHED columns of these names; an earlier version wrote no `content`."""
+    none = pa.chunked_array([pa.nulls(len(rows), pa.string())])
+    there = {*rows.column_names}
+    for name in names:
+        texts = [rows[column] if column in there else none for column in HASHED[name]]
+        rows = rows.append_column(name, hashes(texts))
+    return rows
+
+
+def with_unit(rows: pa.Table, name: str) -> pa.Table:
+    """The rows of a unit with its name, a dictionary, and their places in it."""
+    at = np.arange(rows.num_rows, dtype=np.int32)
+    unit = pa.DictionaryArray.from_arrays(pa.array(np.zeros_like(at)), pa.array([name]))
+    return rows.append_column("unit", unit).append_column("unit_row", pa.array(at))
+
+
+def hashes(columns: list[pa.ChunkedArray]) -> pa.Array:
+    """Of each row of text columns an int64: its texts, with a zero byte between them, by BLAKE2b
+    with a digest of 8 bytes, little-endian.
+    """
+    texts = [pc.fill_null(column.cast(pa.string()), "") for column in columns]
+    joined = pc.binary_join_element_wise(*texts, "\0") if len(texts) > 1 else texts[0]
+    found = (blake2b(text, digest_size=8).digest() for text in joined.cast(pa.binary()).to_pylist())
+    return pa.array(np.frombuffer(b"".join(found), "<i8"))
+
+
+def by_unit(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Rows of units, one after the other, with the column `unit` -> each unit's name and rows."""
+    names = rows["unit"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]][: len(names)]).tolist()
+    for start, stop in itertools.pairwise([*starts, len(names)]):
+        yield str(names[start]), rows.slice(start, stop - start)
