@@ -168,6 +168,18 @@ def test_a_table_added_up_in_buckets_is_the_one_added_up_at_once(store, in_bucke
         assert reduce_scores(store, FINGERPRINT, units[::-1]).to_pylist() == exact
 
 
+def test_the_first_by_source_and_row_counts(store, in_buckets):
+    """Of rows that repeat each other, the places that are kept are those of all rows at once."""
+    exact = load_scored(store, [RSR]).rows
+    in_buckets(1_000, sample=ROWS - 1)
+    sample = load_scored(store, [RSR]).rows
+    assert len(sample) > 0.9 * len(exact)
+    kept = {*zip(exact["source"].to_pylist(), exact["source_row"].to_pylist(), strict=True)}
+    assert {
+        *zip(sample["source"].to_pylist(), sample["source_row"].to_pylist(), strict=True)
+    } <= kept
+
+
 def test_the_page_shows_the_same_trajectories(store, in_buckets, tmp_path, capsys):
     def page(name: str) -> dict:
         assert main(["report", "--store", store.uri, "--out", str(tmp_path / name)]) == 0
