@@ -147,11 +147,12 @@ def _ids(
     stratum = _of_prompts(prompt, "stratum")
     has = stratum < len(STRATA)
     values = pa.array(np.append(STRATA, "")).take(pa.array(stratum))
+    ids = np.where(nth % 200 == 7, nth - 1, nth)  # some name two answers
     offsets = pa.array(np.arange(n + 1, dtype=np.int32))
     values = pc.if_else(pa.array(has), values, None)
     return {
         "trajectory_id": pc.binary_join_element_wise(
-            f"t{t:02d}", pa.array(nth).cast("string"), "-"
+            f"t{t:02d}", pa.array(ids).cast(pa.string()), "-"
         ),
         "prompt_id": _of_prompts(prompt, "ids"),
         "teacher": pa.repeat(f"t{t:02d}", n),

@@ -17,7 +17,7 @@ def main(folder: str, names: list[str]) -> None:
             "report": ["--out", f"{out}/report"],
         }
         for name in names or commands:
-            seconds, mib = measure([name, "--store", folder, *commands[name]], f"{out}/{name}")
+            seconds, mib = measure([name, "--store", folder, *commands[name]], f"{out}/{name}.txt")
             print(f"{name}: {seconds:.0f} s, peak {mib:.0f} MiB", flush=True)
 
 

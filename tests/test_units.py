@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsr_ray.corpus.shards import list_corpus
-from rsr_ray.decide.loading import load_scored, load_units
+from rsr_ray.decide.loading import load_files, load_scored
 from rsr_ray.errors import StoreError
 from rsr_ray.metrics import RSR
 from rsr_ray.schema import SCORES, TEACHERS
@@ -46,7 +46,7 @@ def write_unit(store: Store, start: int, stop: int, *, rank: int = 4, last: bool
 def write_table(store: Store) -> None:
     """The TEACHERS rows of what is there, as far as they are compared."""
     units = store.counted("f")
-    scored = load_units(store, "f", list(units), [RSR])
+    scored = load_files(store, "f", store.score_files("f"), [RSR])
     every = scored.matrices(RSR)
     table = [
         {"teacher": teacher, "fingerprint": "f", "n_trajectories": int(n), "rsr": float(value)}

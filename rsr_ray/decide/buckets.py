@@ -19,45 +19,76 @@ from numpy.lib.recfunctions import repack_fields
 
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
+from rsr_ray.store.parts import hashes
 from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 
 READERS = 4  # files read at once
 BUCKET_ROWS = 200_000
+TASK_ROWS = 10_000  # of small files that are read by one task
 FLUSHED_ROWS = 400_000  # that are laid into files at once
 BLOCK_BITS = 12  # prompts are in 4,096 blocks by the first bits of their hash; no bucket cuts one
 CODED = ("teacher", "source", "unit")
+OF_ROWS = ("unit", "stratum")  # which rows that repeat others are not told by
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Scored trajectories, each once, sorted by prompt: all that answer its prompts."""
+    """All rows with its prompts, sorted by these."""
 
     prompt: np.ndarray  # int64 [N]: the prompt's hash
-    rows: np.ndarray  # structured [N]: `teacher`, `source`, `unit`, `stratum` index into names
+    # structured [N]: `teacher`, `source`, `unit`, `stratum`, `reject_reason` index into names, -1
+    # for null
+    rows: np.ndarray
+    is_first: np.ndarray  # bool [N]: of the rows of a trajectory
 
     @property
     def block(self) -> np.ndarray:
         """Of prompts, int64 [N]."""
         return first_bits(self.prompt, BLOCK_BITS)
 
+    def each_once(self) -> "Bucket":
+        """Without rows that repeat another one."""
+        return self if self.is_first.all() else self.where(self.is_first)
+
+    def where(self, keep: np.ndarray) -> "Bucket":
+        """The rows of a mask, bool [N]."""
+        if keep.all():
+            return self
+        return Bucket(self.prompt[keep], self.rows[keep], self.is_first[keep])
+
     def columns(self) -> dict[str, np.ndarray]:
         return {name: self.rows[name] for name in self.rows.dtype.names or ()}
 
 
 class Buckets:
-    """The scored rows of some files, by prompt. Use as a context: its folder goes with it."""
+    """The rows of some files, by prompt: those that were scored or, with `rejects`, all. Use as a
+    context: its folder goes with it.
+    """
 
     def __init__(
-        self, store: Store, fingerprint: str, numbers: list[str], *, stratum: str | None = None
+        self,
+        store: Store,
+        fingerprint: str,
+        numbers: list[str],
+        *,
+        stratum: str | None = None,
+        rejects: bool = False,
     ):
         self.store, self.fingerprint, self.numbers = store, fingerprint, numbers
-        self.coded = (*CODED, *(["stratum"] if stratum else []))
-        self.stratum = stratum
+        more = {"stratum": stratum is not None, "reject_reason": rejects}
+        self.coded = (*CODED, *(name for name, is_there in more.items() if is_there))
+        self.stratum, self.rejects = stratum, rejects
         self.names: dict[str, list[str]] = {}
-        fields = [("prompt_hash", "i8"), ("row_hash", "i8"), ("source_row", "i8")]
+        # what repeats another row has the same row_hash, and what has the same id this hash
+        self.by_id = "id_hash" if rejects else "row_hash"
+        hashed = dict.fromkeys(["prompt_hash", "row_hash", self.by_id])
+        self.plain = (*hashed, "source_row")
+        fields = [(name, "i8") for name in self.plain]
         fields += [(name, "i4") for name in self.coded] + [(name, "f8") for name in numbers]
         self.dtype = np.dtype(fields)
+        self._placed = [*self.plain, *(n for n in self.coded if n not in OF_ROWS)]
+        self._place_dtype = np.dtype([(name, self.dtype[name]) for name in self._placed])
 
     def __enter__(self) -> "Buckets":
         self._folder = tempfile.TemporaryDirectory(prefix="rsr_ray-")
@@ -73,7 +104,7 @@ class Buckets:
         codes = {name: _Codes() for name in self.coded}
         pending: list[np.ndarray] = []
         with ThreadPoolExecutor(READERS) as pool:
-            waiting = (pool.submit(self._read, file) for file in files)
+            waiting = (pool.submit(self._read, some) for some in _together(files))
             ahead = list(islice(waiting, 2 * READERS))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
@@ -90,14 +121,22 @@ class Buckets:
         for bucket in range(1 << self.bits):
             rows = self._load("rows", bucket, self.dtype)
             if len(rows):
-                yield self._each_once(rows)
+                yield self._bucket(rows)
 
-    def _read(self, file: ScoreFile) -> pa.Table:
-        """The scored rows of a file."""
+    def _read(self, files: list[ScoreFile]) -> pa.Table:
+        """The rows of some files."""
+        return pa.concat_tables(map(self._read_file, files))
+
+    def _read_file(self, file: ScoreFile) -> pa.Table:
         hashed = ["prompt_hash", "row_hash", "source_row", "reject_reason"]
+        hashed += ["trajectory_id"] if self.rejects else []
         wanted = [*CODED, *hashed, *self.numbers, *(["strata"] if self.stratum else [])]
         table = self.store.read_score_file(self.fingerprint, file, wanted)
-        table = table.filter(table["reject_reason"].is_null())
+        if self.rejects:
+            ids = hashes([table["teacher"], table["trajectory_id"]])
+            table = table.append_column("id_hash", ids)
+        else:
+            table = table.filter(table["reject_reason"].is_null())
         if self.stratum:
             said = values_of(table["strata"], self.stratum)
             table = table.append_column("stratum", said)
@@ -105,7 +144,7 @@ class Buckets:
 
     def _numbered(self, table: pa.Table, codes: dict[str, "_Codes"]) -> np.ndarray:
         rows = np.empty(len(table), self.dtype)
-        for name in ("prompt_hash", "row_hash", "source_row"):
+        for name in self.plain:
             rows[name] = table[name].to_numpy()
         for name in self.coded:
             rows[name] = codes[name].of(table[name])
@@ -120,7 +159,7 @@ class Buckets:
         rows = np.concatenate(pending)
         pending.clear()
         self._lay("rows", rows, rows["prompt_hash"])
-        self._lay("places", repack_fields(rows[_PLACES]), rows["row_hash"])
+        self._lay("places", repack_fields(rows[self._placed]), rows[self.by_id])
 
     def _lay(self, kind: str, rows: np.ndarray, hashes: np.ndarray) -> None:
         bucket = first_bits(hashes, self.bits).astype(np.uint16)
@@ -137,35 +176,66 @@ class Buckets:
     def _load(self, kind: str, bucket: int, dtype: np.dtype) -> np.ndarray:
         path = self._path(kind, bucket)
         rows = np.fromfile(path, dtype) if path.exists() else np.empty(0, dtype)
-        for name in {*self.coded} & {*dtype.names}:
+        for name in {*self.coded} & {*(dtype.names or ())}:
             rows[name] = self._places[name][rows[name]]
         return rows
 
     def _find_repeats(self) -> np.ndarray:
-        """(row_hash, prompt_hash) of rows that repeat one of another prompt that counts."""
+        """(row_hash, prompt_hash) of rows that repeat one of another prompt that counts; counts
+        what else has the same id.
+        """
         found = []
-        dtype = np.dtype([(name, self.dtype[name]) for name in _PLACES])
+        self.n_repeated_ids = np.zeros(len(self.names["teacher"]), np.int64)
         for bucket in range(1 << self.bits):
-            rows = self._load("places", bucket, dtype)
-            rows = rows[np.lexsort([rows[n] for n in ("source_row", "source", "row_hash")])]
-            is_first = _changes(rows["row_hash"])
+            rows = self._load("places", bucket, self._place_dtype)
+            rows, is_first = self._sorted(rows, "row_hash", self.by_id)
             first = np.flatnonzero(is_first)[np.cumsum(is_first) - 1] if len(rows) else []
             others = rows[rows["prompt_hash"] != rows["prompt_hash"][first]]
             found.append(repack_fields(others[["row_hash", "prompt_hash"]]))
+            if self.rejects:
+                counts = rows[is_first & (rows["reject_reason"] < 0)]
+                again = counts["teacher"][~_changes(counts["id_hash"])]
+                self.n_repeated_ids += np.bincount(again, minlength=len(self.n_repeated_ids))
             self._path("places", bucket).unlink(missing_ok=True)
         return np.concatenate(found)
 
-    def _each_once(self, rows: np.ndarray) -> Bucket:
-        """Of a trajectory that a teacher has twice the first by source and row."""
-        keys = [rows[name] for name in ("source_row", "source", "row_hash", "prompt_hash")]
-        rows = rows[np.lexsort(keys)]
-        counts = _changes(rows["row_hash"]) | _changes(rows["prompt_hash"])
+    def _bucket(self, rows: np.ndarray) -> Bucket:
+        """Of a trajectory that a teacher has twice the first by source and row counts, and one that
+        was scored before those that were not.
+        """
+        rows, is_first = self._sorted(rows, "row_hash", "prompt_hash")
         some = np.flatnonzero(np.isin(rows["row_hash"], self._repeats["row_hash"]))
         gone = {*self._repeats.tolist()} if len(some) else set()
         for i in some.tolist():
-            counts[i] &= (int(rows["row_hash"][i]), int(rows["prompt_hash"][i])) not in gone
-        rows = rows[counts]
-        return Bucket(rows["prompt_hash"].copy(), rows)
+            is_first[i] &= (int(rows["row_hash"][i]), int(rows["prompt_hash"][i])) not in gone
+        return Bucket(rows["prompt_hash"].copy(), rows, is_first)
+
+    def _sorted(self, rows: np.ndarray, *by: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rows by hashes, the last first, and which of them is the first with its own."""
+        order = np.argsort(np.ascontiguousarray(rows[by[0]]))
+        for name in by[1:]:
+            order = order[np.argsort(rows[name][order], kind="stable")]
+        is_first: np.ndarray = np.logical_or.reduce([_changes(rows[name][order]) for name in by])
+        if not is_first.all():  # those with the same hashes, in their own order
+            again = ~is_first
+            again[:-1] |= again[1:]
+            some = rows[order[again]]
+            keys = [some["source_row"], some["source"]]
+            keys += [some["reject_reason"] >= 0] if self.rejects else []
+            order[again] = order[again][np.lexsort([*keys, *(some[name] for name in by)])]
+        return rows[order], is_first
+
+
+def _together(files: list[ScoreFile]) -> Iterator[list[ScoreFile]]:
+    """Files that are read by one task: small ones by the dozen."""
+    some: list[ScoreFile] = []
+    for file in files:
+        some.append(file)
+        if sum(one.n_rows for one in some) >= TASK_ROWS:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
@@ -179,9 +249,6 @@ def values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
             f"{' '.join([column, *others])} --new-generation"
         )
     return pc.map_lookup(strata, pa.scalar(column), "first")
-
-
-_PLACES = ["row_hash", "prompt_hash", "source_row", "source"]
 
 
 class _Codes:
@@ -201,7 +268,8 @@ class _Codes:
             encoded = encoded.chunk(0)
         own = [self.names.setdefault(n, len(self.names)) for n in encoded.dictionary.to_pylist()]
         indices = encoded.indices.fill_null(len(own)).to_numpy()
-        return np.array([*own, -1])[indices]
+        codes: np.ndarray = np.array([*own, -1])[indices]
+        return codes
 
     def places(self) -> np.ndarray:
         """Of each number the place of its name among all, sorted; -1 for that of null."""

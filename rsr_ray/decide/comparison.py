@@ -104,7 +104,7 @@ def _compare(
         only_a=sorted({*on_a} - {*on_b}),
         only_b=sorted({*on_b} - {*on_a}),
         unmatched=basis.unmatched,
-        notes=[*check.notes, *_store_notes(pair), *basis.notes],
+        notes=[*check.notes, *_store_notes(pair), *filter(None, [pair.note]), *basis.notes],
     )
 
 

@@ -9,7 +9,7 @@ SHOWN = 3  # best and worst trajectories of a teacher
 
 
 class Ends:
-    """The SHOWN best and worst rows of each teacher, so far. Ties go by the hash of the row."""
+    """The SHOWN best and worst rows of each teacher so far; of equal ones, of earlier buckets."""
 
     def __init__(self, metric: Metric):
         self.metric = metric
@@ -36,7 +36,8 @@ class Ends:
 
 def _ends(rows: np.ndarray, turned: np.ndarray) -> np.ndarray:
     """The places of the first and the last rows of each teacher, by these values, int [K]."""
-    order = np.lexsort([rows["row_hash"], turned, rows["teacher"]])
+    order = np.argsort(turned, kind="stable")
+    order = order[np.argsort(rows["teacher"][order].astype(np.uint16), kind="stable")]
     teacher = rows["teacher"][order]
     _, start, n = np.unique(teacher, return_index=True, return_counts=True)
     place = np.arange(len(order)) - np.repeat(start, n)

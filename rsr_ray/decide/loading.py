@@ -78,13 +78,6 @@ def _are(every: dict[str, tuple[int, float]], made_of: dict[str, TeacherRow]) ->
     return np.allclose([rsr for _, rsr in every.values()], values, rtol=1e-9, atol=0)
 
 
-def load_units(
-    store: Store, fingerprint: str, names: list[str], metrics: Iterable[Metric]
-) -> Scored:
-    """The score rows of these units, as `load_files` has them."""
-    return load_files(store, fingerprint, store.score_files(fingerprint, names), list(metrics))
-
-
 def load_files(
     store: Store,
     fingerprint: str,
@@ -93,37 +86,44 @@ def load_files(
     more: Iterable[str] = (),
     stratum: str | None = None,
     teachers: Iterable[str] = (),
+    share: float = 1.0,
 ) -> Scored:
     """The score rows of these files, as `load_scored` has them; `teachers` count for sums only.
 
-    Raises UserError where there are none, or they were scored without --stratum `stratum`.
+    With a `share` below 1, all answers to that share of the prompts: those with the least hashes,
+    the same in every store. Raises UserError where there are none, or they were scored without
+    --stratum `stratum`.
     """
     if not files:
         raise UserError(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
-    if LOCAL in metrics:  # which is shown beside it
-        metrics = [*metrics, REGISTRY["mean_surprisal"]]
-    of_metrics = (column for metric in metrics for column in metric.columns)
-    numbers = list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
+    metrics = [*metrics, *([REGISTRY["mean_surprisal"]] if LOCAL in metrics else [])]
+    numbers = _columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
-    if n_rows > MOST_ROWS:
-        numbers = list(dict.fromkeys([*numbers, *RSR.columns]))
+    if share == 1 and n_rows > MOST_ROWS:
         asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
         with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
             buckets.fill(files)
             if buckets.names["teacher"]:
                 return _sampled(sum_up(buckets, asked))
-        raise _all_rejected(store)
+            raise _all_rejected(store)
+    prompts = None if share == 1 else (-(2**63), -(2**63) + int(share * 2**64))
 
     def read(file: ScoreFile) -> pa.Table:
-        return _read_rows(store, fingerprint, file, numbers, stratum)
+        return _read_rows(store, fingerprint, file, numbers, stratum, prompts)
 
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(read, files))
-    if not sum(table.num_rows for table in tables):
-        raise _all_rejected(store)
-    return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
+    if sum(table.num_rows for table in tables):
+        return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
+    raise _all_rejected(store)
+
+
+def _columns_of(metrics: list[Metric], more: Iterable[str]) -> list[str]:
+    """The number columns that are read."""
+    of_metrics = (column for metric in [*metrics, RSR] for column in metric.columns)
+    return list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
 
 
 def _all_rejected(store: Store) -> UserError:
@@ -209,12 +209,17 @@ def _named(numbers: np.ndarray, names: list[str]) -> pa.DictionaryArray:
 
 
 def _read_rows(
-    store: Store, fingerprint: str, file: ScoreFile, numbers: list[str], stratum: str | None
+    store: Store,
+    fingerprint: str,
+    file: ScoreFile,
+    numbers: list[str],
+    stratum: str | None,
+    prompts: tuple[int, int] | None,
 ) -> pa.Table:
     """The scored rows of a file, without its rejects; names are dictionary-encoded."""
     columns = ["teacher", "prompt_id", "reject_reason", *ROW, "unit", *numbers]
     columns += ["strata"] if stratum else []
-    table = store.read_score_file(fingerprint, file, columns)
+    table = store.read_score_file(fingerprint, file, columns, prompts)
     table = table.filter(table["reject_reason"].is_null()).drop_columns(["reject_reason"])
     if stratum:
         strata = values_of(table["strata"], stratum)

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from rsr_ray.config.nightly import NIGHT
-from rsr_ray.decide.loading import gives, load_units
+from rsr_ray.decide import loading
+from rsr_ray.decide.loading import gives, load_files
 from rsr_ray.decide.nights import Night, StudentNight
 from rsr_ray.decide.ranking import Ranking
 from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import UserError
 from rsr_ray.files.filesystems import absolute
 from rsr_ray.files.objects import list_files
-from rsr_ray.metrics import REGISTRY, Metric
+from rsr_ray.metrics import RSR, Metric
 from rsr_ray.store.records import NIGHT_FILE, NIGHT_KEYS, get_record, night_place
+from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.scores import STUDENT_NAME
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
@@ -59,24 +61,32 @@ class Side:
         values = {row.teacher: getattr(row, name) for row in self.table}
         return [values[teacher] for teacher in teachers]
 
-    def load(self, metric: Metric) -> Scored | None:
-        """Its score rows; None for a night whose rows can no longer be told from the others.
-
-        A night's rows are those of the units that are not younger than its record. They count only
-        if they give the record's own numbers again: a copied store has other times, and a shard
-        that was replaced has lost its rows. Raises UserError for a store without scores.
+    def files(self) -> list[ScoreFile]:
+        """Those with its score rows: of a night, of the units that are not younger than its record;
+        none where these can no longer be told.
         """
-        metrics = [metric, REGISTRY["rsr"]]
         if self.night is None:
-            units = self.store.units().get(self.fingerprint, [])
-            return load_units(self.store, self.fingerprint, units, metrics)
+            return self.store.score_files(self.fingerprint)
         if self.written is None:
-            return None
+            return []
         units = self.store.units_until(self.fingerprint, self.written)
-        if not units:
+        return self.store.score_files(self.fingerprint, units)
+
+    def load(self, metric: Metric, files: list[ScoreFile], share: float = 1.0) -> Scored | None:
+        """Its score rows, or all answers to a share of the prompts; None for a night whose rows can
+        no longer be told from the others.
+
+        They count only if they give the night's own numbers again: a copied store has other times,
+        and a shard that was replaced has lost its rows. Raises UserError for a store without
+        scores.
+        """
+        if self.night and not files:
             return None
-        scored = load_units(self.store, self.fingerprint, units, metrics)
-        return scored if gives(scored, self.table) else None
+        rows = load_files(self.store, self.fingerprint, files, [metric, RSR], share=share)
+        if self.night is None:
+            return rows
+        every = rows if share == 1 else load_files(self.store, self.fingerprint, files, [RSR])
+        return rows if gives(every, self.table) else None
 
 
 @dataclass(frozen=True)
@@ -87,16 +97,32 @@ class Pair:
     b: Side
     rows: tuple[Scored, Scored] | None  # None: only aggregates are known of one side or both
     lost: list[str]  # nights whose rows can no longer be told
+    share: float = 1.0  # of the prompts that are compared, drawn at random
 
     @classmethod
     def load(cls, a: Side, b: Side, metric: Metric) -> "Pair":
         """Raises UserError for a store without scores."""
-        rows_a = a.load(metric)
-        rows_b = b.load(metric)
+        files = a.files(), b.files()
+        most = max(sum(file.n_rows for file in some) for some in files)
+        share = min(1.0, loading.MOST_ROWS / max(1, most))
+        rows_a, rows_b = (
+            side.load(metric, some, share) for side, some in zip((a, b), files, strict=True)
+        )
         rows = (rows_a, rows_b) if rows_a and rows_b else None
         loaded = ((a, rows_a), (b, rows_b))
         lost = [str(side.night) for side, of_side in loaded if of_side is None]
-        return cls(a, b, rows, lost)
+        return cls(a, b, rows, lost, share)
+
+    @property
+    def note(self) -> str | None:
+        """What is compared, if it is not all."""
+        if self.share == 1 or self.rows is None:
+            return None
+        counts = " and ".join(f"{len(side.prompts):,}" for side in self.rows)
+        return (
+            f"all but the numbers of trajectories is of {self.share:.2g} of the prompts, drawn at "
+            f"random: {counts} on A and B"
+        )
 
     @property
     def is_one_history(self) -> bool:
@@ -128,7 +154,7 @@ class Pair:
 
     def n_trajectories(self, teachers: list[str]) -> np.ndarray:
         """How many trajectories each of these teachers has on A and on B, int [2, T]."""
-        if self.rows is None:
+        if self.rows is None or self.share < 1:
             counts = [side.column("n_trajectories", teachers) for side in (self.a, self.b)]
         else:
             counts = [_count_trajectories(side, teachers) for side in self.rows]

@@ -29,6 +29,8 @@ class Rows:
     def where(self, keep: np.ndarray, teacher: np.ndarray | None = None) -> "Rows":
         """Those of a mask, bool [N], with other numbers for their teachers, if given."""
         own = self.teacher if teacher is None else teacher
+        if keep.all():
+            return Rows(self.prompt, self.block, own, self.columns)
         columns = {name: values[keep] for name, values in self.columns.items()}
         return Rows(self.prompt[keep], self.block, own[keep], columns)
 
@@ -103,9 +105,11 @@ class TermSums:
         matched = Prompts(
             self.n_shared, np.full(self.n_teachers, self.n_shared), self.without, some, won
         )
-        shared = Blocks(*_filled(self.shared), matched, None)
+        x, y, n = _filled(self.shared)
+        shared = Blocks(x, y, n, matched, None)
         prompts = Prompts(self.n_prompts, self.answered, self.without, some)
-        return Blocks(*_filled(self.every), prompts, shared)
+        x, y, n = _filled(self.every)
+        return Blocks(x, y, n, prompts, shared)
 
 
 def _filled(sums: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from rsr_ray.decide.buckets import BLOCK_BITS, Bucket, Buckets
 from rsr_ray.decide.ends import Ends
 from rsr_ray.decide.flags import FlagCounts, Flags
-from rsr_ray.decide.matrices import Matrices
+from rsr_ray.decide.matrices import Matrices, ratio
 from rsr_ray.decide.sums import Rows, TermSums, Values, ValueSums, bits_of
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
@@ -81,7 +81,7 @@ class Asked:
 class _View:
     """The sums of a ranking in the making."""
 
-    def __init__(self, asked: Asked, own: np.ndarray, n_teachers: int, bits: int):
+    def __init__(self, own: np.ndarray, asked: Asked, n_teachers: int, bits: int):
         self.by = asked.by.name
         self.own = own  # int [K]: teachers of the store that are in it
         self.place = np.full(n_teachers, -1)
@@ -103,7 +103,7 @@ class _View:
         )
 
     def told(self, names: list[str]) -> Told:
-        matrices = {name: sums.result() for name, sums in self.terms.items()}
+        matrices: dict[str, Matrices] = {name: sums.result() for name, sums in self.terms.items()}
         n_prompts = max(matrix.n_prompts for matrix in matrices.values())
         own = [names[t] for t in self.own]
         return Told(self.by, own, matrices, self.values.result(), self.flags, n_prompts)
@@ -113,8 +113,8 @@ class _Views:
     """Those of all trajectories, or of a stratum: all, and without the degenerate ones."""
 
     def __init__(self, asked: Asked, teachers: np.ndarray, n_teachers: int, bits: int):
-        self._make = lambda own: _View(asked, own, n_teachers, bits)
-        self.every, self.others = self._make(teachers), self._make(teachers)
+        self._how = (asked, n_teachers, bits)
+        self.every, self.others = (_View(teachers, *self._how) for _ in range(2))
         self.left_out = teachers[:0]
 
     def add(self, rows: Rows, flags: Flags, keep: np.ndarray) -> None:
@@ -130,7 +130,7 @@ class _Views:
         kept = np.setdiff1d(there, self.left_out)
         same = np.array_equal(there, self.every.own) and np.array_equal(kept, self.others.own)
         if not same:
-            self.every, self.others = self._make(there), self._make(kept)
+            self.every, self.others = _View(there, *self._how), _View(kept, *self._how)
         return not same
 
     def told(self, names: list[str]) -> Told:
@@ -157,7 +157,7 @@ def sum_up(buckets: Buckets, asked: Asked) -> Whole:
     within = [_Views(asked, wanted, n_teachers, of_strata) for _ in strata]
     while True:
         found = _Pass(asked, n_teachers, wanted)
-        for bucket in buckets:
+        for bucket in (one.each_once() for one in buckets):
             rows, flags, keep = found.look(bucket)
             whole.add(rows, flags, keep)
             for s, views in enumerate(within):
@@ -187,7 +187,7 @@ class _Pass:
     def __init__(self, asked: Asked, n_teachers: int, wanted: np.ndarray):
         self.asked = asked
         self.is_wanted = np.isin(np.arange(n_teachers), wanted)
-        self.every = TermSums(RSR, n_teachers, BLOCK_BITS)
+        self.every = np.zeros((3, 1 << BLOCK_BITS, n_teachers))  # x, y, n
         self.lacking: set[str] = set()
         self.n_without_value = self.n_in_several = 0
         self.ends = Ends(asked.by)
@@ -199,18 +199,26 @@ class _Pass:
         block = bucket.block[np.searchsorted(bucket.prompt, prompts)]
         columns = {name: np.ascontiguousarray(c) for name, c in bucket.columns().items()}
         rows = Rows(prompt, block, columns["teacher"], columns)
-        self.every.add(rows)
+        self._count_every(rows)
         keep = self.is_wanted[rows.teacher]
         for metric in self.asked.metrics:
             if any(np.isnan(columns[name][keep]).any() for name in metric.columns):
                 self.lacking.add(metric.name)
         keep[keep] &= self._valued(rows.where(keep))
-        self.ends.add(bucket.rows[keep], rows.where(keep))
+        self.ends.add(bucket.where(keep).rows, rows.where(keep))
         if "stratum" in columns:
             self._count_several(prompt[keep], columns["stratum"][keep])
         some = keep & (block[prompt] < self.asked.sample_share * (1 << BLOCK_BITS))
-        self.sampled.append(Bucket(bucket.prompt[some], bucket.rows[some]))
+        self.sampled.append(bucket.where(some))
         return rows, Flags.of(columns), keep
+
+    def _count_every(self, rows: Rows) -> None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x, y = RSR.terms(rows.columns)
+        there = np.isfinite(x) & np.isfinite(y)
+        flat = (rows.block[rows.prompt] * self.every.shape[2] + rows.teacher)[there]
+        for total, values in zip(self.every, (x[there], y[there], None), strict=True):
+            total += np.bincount(flat, values, total.size).reshape(total.shape)
 
     def _valued(self, rows: Rows) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -228,8 +236,8 @@ class _Pass:
         hashes = np.concatenate([bucket.prompt for bucket in self.sampled])
         prompts, prompt = np.unique(hashes, return_inverse=True)
         rows = np.concatenate([bucket.rows for bucket in self.sampled])
-        every = self.every.result()
-        totals = zip(every.n.sum(0).astype(int).tolist(), every.values().tolist(), strict=True)
+        x, y, n = self.every.sum(1)
+        totals = zip(n.astype(int).tolist(), ratio(x, y).tolist(), strict=True)
         return Whole(
             names=names,
             numbers=buckets.numbers,

@@ -37,7 +37,6 @@ from rsr_ray.store.compaction import compact
 from rsr_ray.store.lease import alone, at_work
 from rsr_ray.store.run_record import RunRecord
 from rsr_ray.store.store import Store
-from rsr_ray.store.units import n_rows
 from rsr_ray.student.facts import StudentFacts, identify, inspect_identified
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def run_through(run: Run, cluster: Cluster | None = None, label: str = "") -> No
                 files = list_corpus(config.corpus, config.s3_endpoint, config.store)
             run.check_equation()
             run.units.tidy(store, run.fingerprint, objects, files)
-            run.teachers = make_teachers(store, run.fingerprint, cluster, run.units.marks)
+            run.teachers = make_teachers(store, run.fingerprint, run.units.marks)
             store.write_run(run.finish())
             compact(store, run.fingerprint)
 
@@ -180,7 +179,7 @@ def scored_units(
 
 
 def make_teachers(
-    store: Store, fingerprint: str, cluster: Cluster, marks: Mapping[str, str] | None = None
+    store: Store, fingerprint: str, marks: Mapping[str, str] | None = None
 ) -> pa.Table:
     """The TEACHERS table of all units that are there: the stored one if it is of them as they are,
     else made anew and stored. `marks` are what a run knows of what they have beside their scores.
@@ -196,7 +195,7 @@ def make_teachers(
         units = store.counted(fingerprint)
         teachers = store.current_teachers(units)
         if teachers is None:
-            teachers = reduce_scores(store, fingerprint, list(units), n_rows(units), cluster)
+            teachers = reduce_scores(store, fingerprint, units)
         store.write_teachers(
             teachers, units, {**store.made_of().known_marks(units), **(marks or {})}
         )

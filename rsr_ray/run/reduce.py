@@ -4,16 +4,21 @@ Sums are integers or fixed point, so no value depends on the order of addition.
 """
 
 import dataclasses
+import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsr_ray.decide.buckets import Buckets
 from rsr_ray.engine.sums import FIXED_POINT_BITS, fixed_total, from_fixed, to_fixed
-from rsr_ray.run.cluster import Cluster
-from rsr_ray.schema import TEACHERS
+from rsr_ray.guard import as_numbers
+from rsr_ray.schema import SCORES, TEACHERS
+from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
@@ -34,6 +39,7 @@ COLUMNS = [
     "content",
     "complete",
 ]
+NUMBERS = {pa.int64(), pa.float64(), pa.bool_()}
 # parts of their fixed point
 AVERAGED = {
     "mean_rank": 2,
@@ -59,28 +65,26 @@ COUNTED: tuple[str, ...] = (
 MOST_RSR = 2.0**47
 # Of equal rows the first counts, so one that is scored comes before those that are rejected.
 SORTED_BY = ("teacher", "trajectory_id", "content", "rejected", "source", "source_row")
-PARTITION_ROWS = 50_000
 Totals = dict[str, Any]  # of a teacher: the sums of `count_once` columns, by name
-# up to so many one process is done, in 0.1 GiB, before Ray's shuffle has started its workers
-DRIVER_ROWS = 200_000
+HERE_ROWS = 200_000  # of more, a bucket of prompts at a time is in memory
 
 
-def reduce_scores(
-    store: Store, fingerprint: str, names: list[str], n_rows: int, cluster: Cluster
-) -> pa.Table:
+def reduce_scores(store: Store, fingerprint: str, names: Iterable[str]) -> pa.Table:
     """The TEACHERS table of the scores in units of a fingerprint, best first.
 
-    `n_rows` decides where they are added up: few of them here, more on the cluster; either way to
-    the same bits. A trajectory_id that a teacher has twice with the same content counts once, the
-    first by source and row.
+    A trajectory_id that a teacher has twice with the same content counts once, the first by source
+    and row. Any number of rows is added up to the same bits, in bounded memory.
     """
-    if n_rows <= DRIVER_ROWS:
-        rows = store.read_units(
-            pa.table({"name": pa.array(names, pa.string())}), fingerprint, COLUMNS
+    files = store.score_files(fingerprint, names)
+    if sum(file.n_rows for file in files) <= HERE_ROWS:
+        rows = pa.concat_tables(
+            [
+                SCORES.empty_table().select(COLUMNS),
+                *(store.read_score_file(fingerprint, file, COLUMNS) for file in files),
+            ]
         )
         return teacher_table(add_up(count_once(rows)), fingerprint)
-    cluster.connect()
-    return teacher_table(add_up_on_ray(store, fingerprint, names, n_rows), fingerprint)
+    return teacher_table(add_up_in_buckets(store, fingerprint, files), fingerprint)
 
 
 def add_up(counted: pa.Table) -> list[Totals]:
@@ -107,39 +111,73 @@ def add_up(counted: pa.Table) -> list[Totals]:
     return found
 
 
-def add_up_on_ray(store: Store, fingerprint: str, names: list[str], n_rows: int) -> list[Totals]:
-    """`add_up` of more rows than one process should hold, by a shuffle of Ray Data's; `n_rows`
-    only sizes it.
-    """
-    from ray.data.aggregate import Count, CountDistinct, Quantile, Sum, ValueCounter
+def add_up_in_buckets(store: Store, fingerprint: str, files: list[ScoreFile]) -> list[Totals]:
+    """`add_up` of more rows than should be in memory at once."""
+    numbers = [name for name in COLUMNS if SCORES.field(name).type in NUMBERS]
+    numbers.remove("source_row")
+    with Buckets(store, fingerprint, numbers, rejects=True) as buckets, Kept() as kept:
+        buckets.fill(files)
+        names, reasons = buckets.names["teacher"], buckets.names["reject_reason"]
+        found: list[Totals] = [{} for _ in names]
+        totals: dict[str, np.ndarray] = {}
+        rejects = np.zeros((len(names), len(reasons)), np.int64)
+        for bucket in buckets:
+            bucket = bucket.where(bucket.rows["teacher"] >= 0)
+            rows, teacher = bucket.columns(), bucket.rows["teacher"]
+            sums = _of_bucket(rows, bucket.is_first)
+            for name, values in sums.items():
+                total = totals.setdefault(name, np.zeros(len(names), np.int64))
+                np.add.at(total, teacher, values)
+            is_reject = bucket.is_first & (rows["reject_reason"] >= 0)
+            np.add.at(rejects, (teacher[is_reject], rows["reject_reason"][is_reject]), 1)
+            counts = sums["is_scored"] == 1
+            pairs = np.unique(np.stack([bucket.prompt, teacher])[:, counts], axis=1)
+            n_prompts = totals.setdefault("n_prompts", np.zeros(len(names), np.int64))
+            n_prompts += np.bincount(pairs[1], minlength=len(names))
+            kept.add(teacher[counts], rows["rsr"][counts])
+        totals["is_repeated_id"] = buckets.n_repeated_ids
+        for t, name in enumerate(names):
+            found[t] = {"teacher": name, "rsr_median": kept.median(t)}
+            found[t] |= {"rejects": {"values": reasons, "counts": rejects[t].tolist()}}
+            found[t] |= {name: int(total[t]) for name, total in totals.items()}
+    return found
 
-    partitions = int(np.clip(n_rows // PARTITION_ROWS, 2, 200))
-    rows = (
-        store.read_scores(fingerprint, names, COLUMNS)
-        .repartition(partitions, keys=["trajectory_id"])
-        .map_batches(count_once, batch_size=None, batch_format="pyarrow")
-    )
-    parts = [f"{name}_{n}" for name, n_parts in AVERAGED.items() for n in range(n_parts)]
-    totals = (
-        rows.groupby("teacher", num_partitions=min(partitions, 8))
-        .aggregate(
-            Count(),
-            CountDistinct("scored_prompt", alias_name="n_prompts"),
-            Quantile("rsr", q=0.5, alias_name="rsr_median"),
-            ValueCounter("reject_reason", alias_name="rejects"),
-            *(Sum(name, alias_name=name) for name in (*COUNTED, *parts)),
-        )
-        .take_all()
-    )
-    return [t for t in totals if t["teacher"] is not None]
+
+class Kept:
+    """Values of each teacher, in files of a temporary folder."""
+
+    def __enter__(self) -> "Kept":
+        self._folder = tempfile.TemporaryDirectory(prefix="rsr_ray-")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+    def add(self, teacher: np.ndarray, values: np.ndarray) -> None:
+        values = values[np.argsort(teacher, kind="stable")]
+        ends = np.cumsum(np.bincount(teacher))
+        for t, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
+            if stop > start:
+                with self._path(t).open("ab") as file:
+                    values[start:stop].tofile(file)
+
+    def median(self, t: int) -> float | None:
+        path = self._path(t)
+        return float(np.median(np.fromfile(path))) if path.exists() else None
+
+    def _path(self, t: int) -> Path:
+        return Path(self._folder.name) / str(t)
+
+
+def _of_bucket(rows: dict[str, np.ndarray], is_first: np.ndarray) -> dict[str, np.ndarray]:
+    """What is summed of the rows of a bucket, int64 [n] each."""
+    rejected = rows["reject_reason"] >= 0
+    return _summed(rows, is_first & ~rejected, is_first & rejected, ~is_first)
 
 
 def count_once(rows: pa.Table) -> pa.Table:
     """Marks further rows of a (teacher, trajectory_id, content) and adds the columns that are
-    summed.
-
-    Ray Data UDF over partitions: all rows of a trajectory_id are in one. Rows that do not count get
-    null and 0.
+    summed: rows that do not count get null and 0.
     """
     rows = rows.append_column("rejected", pc.is_valid(rows["reject_reason"]))
     rows = rows.sort_by([(name, "ascending") for name in SORTED_BY])
@@ -149,38 +187,53 @@ def count_once(rows: pa.Table) -> pa.Table:
     same[1:] = same_id[1:] & _repeats(rows["content"])
     rejected = rows["rejected"].to_numpy()
     counts = ~same & ~rejected
-    complete = pc.fill_null(rows["complete"], False).to_numpy()
-    incomplete = ~pc.fill_null(rows["complete"], True).to_numpy()
-    truncated = pc.fill_null(rows["truncated"], False).to_numpy()
-    is_endless = counts & ~(pc.fill_null(rows["rsr"], 0.0).to_numpy() < MOST_RSR)
-    out = {
-        "teacher": rows["teacher"],
-        "reject_reason": pc.if_else(pa.array(~same), rows["reject_reason"], None),
-        "scored_prompt": pc.if_else(pa.array(counts), rows["prompt_id"], None),
-        "rsr": pc.if_else(pa.array(counts), rows["rsr"], None),
-        "is_scored": counts.astype(np.int64),
-        "is_rejected": (~same & rejected).astype(np.int64),
-        "is_duplicate": same.astype(np.int64),
-        "is_repeated_id": _repeated(same_id, counts),
-        "is_complete": (counts & complete).astype(np.int64),
-        "is_incomplete": (counts & incomplete).astype(np.int64),
-        "is_truncated": (counts & truncated).astype(np.int64),
-        "is_endless": is_endless.astype(np.int64),
+    numbers = {
+        name: as_numbers(rows[name]) for name in COLUMNS if SCORES.field(name).type in NUMBERS
     }
+    summed = _summed(numbers, counts, ~same & rejected, same)
+    return pa.table(
+        {
+            "teacher": rows["teacher"],
+            "reject_reason": pc.if_else(pa.array(~same), rows["reject_reason"], None),
+            "scored_prompt": pc.if_else(pa.array(counts), rows["prompt_id"], None),
+            "rsr": pc.if_else(pa.array(counts), rows["rsr"], None),
+            "is_repeated_id": _repeated(same_id, counts),
+            **summed,
+        }
+    )
+
+
+def _summed(
+    numbers: Mapping[str, np.ndarray], counts: np.ndarray, rejected: np.ndarray, same: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What is summed of rows, int64 [n] each: of those that count, that were rejected, and that
+    repeat others, bool [n] each. `numbers` have NaN for null.
+    """
+    is_endless = counts & ~(np.nan_to_num(numbers["rsr"], nan=0.0, posinf=np.inf) < MOST_RSR)
+    flags = {
+        "is_scored": counts,
+        "is_rejected": rejected,
+        "is_duplicate": same,
+        "is_complete": counts & (numbers["complete"] == 1),
+        "is_incomplete": counts & (numbers["complete"] == 0),
+        "is_truncated": counts & (numbers["truncated"] == 1),
+        "is_endless": is_endless,
+    }
+    out = {name: flag.astype(np.int64) for name, flag in flags.items()}
     for name in ("n_tokens", "rank_sum"):
-        out[name] = np.where(counts, pc.fill_null(rows[name], 0).to_numpy(), 0)
-    return pa.table(out | _in_fixed_point(rows, counts, is_endless))
+        out[name] = np.where(counts, numbers[name], 0).astype(np.int64)
+    return out | _in_fixed_point(numbers, counts, is_endless)
 
 
 def _in_fixed_point(
-    rows: pa.Table, counts: np.ndarray, is_endless: np.ndarray
+    numbers: Mapping[str, np.ndarray], counts: np.ndarray, is_endless: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The parts of each AVERAGED value, int64 [n]; 0 for rows that do not count, bool [n], and of
     rsr for those that are endless.
     """
     out = {}
     for name, n_parts in AVERAGED.items():
-        values = pc.fill_null(rows[name.removesuffix("_squared")], 0.0).to_numpy()
+        values = numbers[name.removesuffix("_squared")]
         values = np.where(counts & ~is_endless if name.startswith("rsr") else counts, values, 0.0)
         values = values**2 if name == "rsr_squared" else values
         for n, part in enumerate(to_fixed(values, n_parts)):

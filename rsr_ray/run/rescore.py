@@ -122,7 +122,7 @@ def _rescore(
     if out is None:
         return list(told), None
     with at_work(out, new):
-        rescored = list(told), make_teachers(out, new, cluster)
+        rescored = list(told), make_teachers(out, new)
         compact(out, new)
         return rescored
 
