@@ -16,6 +16,7 @@ from rsr_ray.run.check import check_store
 from rsr_ray.schema import SCORES
 from rsr_ray.store import compaction, manifest, parts
 from rsr_ray.store.compaction import compact, compact_once, find_work
+from rsr_ray.store.lease import HELD, Claim
 from rsr_ray.store.status import read_status
 from rsr_ray.store.store import Store
 
@@ -140,6 +141,18 @@ def test_a_later_one_takes_small_parts_in(store):
     compact_once(store, FINGERPRINT)
     assert left(store) == (0, 2, 1)
     assert len(whole(store)) == len(rows) + 30
+
+
+def test_the_last_run_at_work_compacts(store):
+    fill(store)
+    other = Claim(f"{store.uri}/claims/student=demo", 60, None)
+    other.take(FINGERPRINT)
+    HELD.discard(other)  # as if another process held it
+    compact(store, FINGERPRINT)
+    assert left(store) == (15, 0, 0)
+    other.release()
+    compact(store, FINGERPRINT)
+    assert left(store) == (0, 3, 1)
 
 
 class DiedError(BaseException):

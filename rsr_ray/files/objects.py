@@ -288,8 +288,15 @@ def create(uri: str, data: bytes, endpoint: str | None) -> bool:
 def get(uri: str, endpoint: str | None) -> bytes:
     """The whole content of a file or object. Raises FileNotFoundError."""
     fs, path = open_filesystem(uri, endpoint)
-    with rights(uri, endpoint), fs.open_input_stream(path, compression=None) as stream:
-        return stream.read()
+    try:
+        with rights(uri, endpoint), fs.open_input_stream(path, compression=None) as stream:
+            return stream.read()
+    except (FileNotFoundError, DeniedError):
+        raise
+    except OSError as e:  # S3, of one that was deleted since it was opened
+        if fs.get_file_info(path).type != pafs.FileType.NotFound:
+            raise
+        raise FileNotFoundError(uri) from e
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from rsr_ray.errors import StoreError
 from rsr_ray.files.objects import delete, put
+from rsr_ray.files.rights import DeniedError
 from rsr_ray.store.lease import alone, is_alone_at_work
 from rsr_ray.store.manifest import PART_NAME, Laid, Manifest, Part
 from rsr_ray.store.parts import HASHED, footer_of, part_bytes, with_hashes, with_unit
@@ -64,15 +65,19 @@ class Pile:
 def compact(store: Store, fingerprint: str) -> None:
     """Compact what is worth it, unless another run is at work on the student: the last one does it.
 
-    Whoever starts meanwhile waits.
+    Whoever starts meanwhile waits. What goes wrong is said, and left to the next run: every score
+    is in the store. Raises DeniedError where a right to it is missing.
     """
-    if not find_work(store.laid(fingerprint)):
-        return
-    with alone(store):
-        if is_alone_at_work(store):
-            for _ in range(TRIES):
-                if compact_once(store, fingerprint):
-                    return
+    try:
+        if not find_work(store.laid(fingerprint)):
+            return
+        with alone(store):
+            tries = range(TRIES if is_alone_at_work(store) else 0)
+            any(compact_once(store, fingerprint) for _ in tries)
+    except DeniedError:
+        raise
+    except (OSError, StoreError) as e:
+        warn_once(f"the units of {store.scores_uri} could not go into parts: {e}")
 
 
 def find_work(laid: Laid) -> Work:

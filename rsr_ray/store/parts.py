@@ -145,8 +145,8 @@ def _read_groups(
     footer = _footers.get(part.footer)
     if footer is None:
         footer = _read_footer(file, part)
-        while len(_footers) >= FOOTERS:
-            _footers.pop(next(iter(_footers)), None)
+        if len(_footers) >= FOOTERS:
+            _footers.clear()
         _footers[part.footer] = footer
     groups = [i for i in range(footer.num_row_groups) if _may_have(footer.row_group(i), prompts)]
     with pq.ParquetFile(

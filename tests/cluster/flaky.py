@@ -20,6 +20,7 @@ class Flaky:
 
     def __init__(self, url: str):
         self.url, self.share, self.ways, self.seen = url, 0.0, ("500",), Counter()
+        self.sent = 0  # bytes of answers
         self.random, self.lock = random.Random(7), threading.Lock()
 
     def way(self) -> str:
@@ -55,6 +56,8 @@ def flaky(port: int) -> Iterator[Flaky]:
             upstream.endheaders(body)
             response = upstream.getresponse()
             content = response.read()
+            with proxy.lock:
+                proxy.sent += len(content)
             headers = [
                 (name, value)
                 for name, value in response.getheaders()
