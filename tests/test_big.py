@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -248,6 +249,14 @@ def test_a_store_of_rejects_alone_says_so(store, in_buckets, monkeypatch):
     in_buckets(1_000)
     monkeypatch.setattr(Store, "read_score_file", rejected)
     with pytest.raises(UserError, match="every row was rejected"):
+        load_scored(store, [RSR])
+
+
+def test_without_room_for_the_rows_it_is_said_where(store, in_buckets, monkeypatch):
+    in_buckets(1_000)
+    real = shutil.disk_usage
+    monkeypatch.setattr("shutil.disk_usage", lambda path: real(path)._replace(free=100_000))
+    with pytest.raises(UserError, match=r"9,000 rows need up to 0\.0 GB in .*: set TMPDIR to a"):
         load_scored(store, [RSR])
 
 
