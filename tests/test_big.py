@@ -170,6 +170,15 @@ def test_some_teachers_are_ranked_as_if_there_were_no_others(store, in_buckets):
         ranked(store, teachers=["nobody"])
 
 
+def test_another_metric_than_the_first_is_ranked_on_the_sample_alone(store, in_buckets):
+    in_buckets(1_000)
+    scored = load_scored(store, [RSR, REGISTRY["hes"]])
+    found = rank_teachers(scored, REGISTRY["hes"])
+    assert found.n_trajectories == len(scored.teacher) < 0.6 * scored.n_trajectories
+    assert "this is of that sample alone: load the scores with hes first" in found.notes
+    assert len(found.notes) == len({*found.notes})
+
+
 def test_a_table_added_up_in_buckets_is_the_one_added_up_at_once(store, in_buckets):
     """To the bit, with rows that repeat others of the same and of another prompt, and rejects."""
     units = list(store.counted(FINGERPRINT))

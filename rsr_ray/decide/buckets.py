@@ -107,7 +107,7 @@ class Buckets:
         pending: list[np.ndarray] = []
         with ThreadPoolExecutor(READERS) as pool:
             waiting = (pool.submit(self._read, some) for some in _together(files))
-            ahead = list(islice(waiting, 2 * READERS))
+            ahead = list(islice(waiting, READERS + 1))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
                 ahead += islice(waiting, 1)
