@@ -26,7 +26,7 @@ from rsr_ray.files.objects import delete, put
 from rsr_ray.files.rights import DeniedError
 from rsr_ray.store.lease import alone, is_alone_at_work
 from rsr_ray.store.manifest import PART_NAME, Laid, Manifest, Part
-from rsr_ray.store.parts import HASHED, footer_of, part_bytes, with_hashes, with_unit
+from rsr_ray.store.parts import HASHED, described, part_bytes, with_hashes, with_unit
 from rsr_ray.store.records import warn_once
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import n_rows, settle_units
@@ -214,19 +214,7 @@ class Writer:
         name = f"{uuid4().hex}.parquet"
         data = part_bytes(rows, f"{folder.place}/{name}", pile.units, kind[0])
         put(folder.uri(name), data, self.store.endpoint)
-        footer, size = footer_of(data)
-        self.parts.append(
-            Part(
-                name=name,
-                version="",
-                footer=footer,
-                footer_size=size,
-                n_rows=len(rows),
-                n_units=len(pile.units),
-                mark=kind[0],
-                units=pile.units,
-            )
-        )
+        self.parts.append(described(name, "", data, pile.units, kind[0]))
 
     def finish(self) -> list[Part]:
         """Write what is left; all parts, without their versions."""

@@ -34,6 +34,7 @@ class Part:
     version: str  # its size and time
     footer: str  # digest of its last `footer_size` bytes
     footer_size: int
+    checks: str  # CRC-32 of each column of each row group, base64
     n_rows: int
     n_units: int  # that it was made of
     mark: str | None  # what these have beside their scores (beside.py)

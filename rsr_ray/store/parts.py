@@ -2,13 +2,16 @@
 
 It has the columns of their files, and four more: what a reader asks for need not be computed again,
 and rows can be told apart by their unit. Its row groups are small, so that rows of some prompts are
-read without the others. A seal covers a file only as a whole: where a part is read in places, the
-manifest's digest covers its footer, and a checksum each page.
+read without the others. A seal covers a file only as a whole: where a part is read in places, what
+the manifest says covers its footer, and each column of each row group.
 """
 
+import base64
 import hashlib
 import itertools
+import zlib
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
 import numpy as np
@@ -36,6 +39,8 @@ from rsr_ray.store.records import broken
 from rsr_ray.store.units import written_ns
 
 GROUP_ROWS = 16_384
+GAP = 256 * 1024  # bytes that are read with what is wanted rather than asked for twice
+AT_ONCE = 8  # pieces of a file
 HASHED = {  # of which columns each is a hash; null counts as empty
     "prompt_hash": ("prompt_id",),
     "row_hash": ("teacher", "trajectory_id", "content"),
@@ -65,10 +70,40 @@ def part_bytes(rows: pa.Table, place: str, units: dict[str, str], mark: str | No
     )
 
 
-def footer_of(data: bytes) -> tuple[str, int]:
-    """Digest and size of a Parquet file's footer: all after its pages."""
-    size = int.from_bytes(data[-8:-4], "little") + 8
-    return hashlib.sha256(data[-size:]).hexdigest(), size
+def described(
+    name: str, version: str, data: bytes, units: dict[str, str], mark: str | None
+) -> Part:
+    """A part as a manifest has it, from its file."""
+    size = int.from_bytes(data[-8:-4], "little") + 8  # all after its pages
+    footer = pq.read_metadata(pa.BufferReader(data))
+    checks = [
+        zlib.crc32(memoryview(data)[start : start + length])
+        for group in range(footer.num_row_groups)
+        for start, length in _chunks(footer.row_group(group))
+    ]
+    return Part(
+        name=name,
+        version=version,
+        footer=hashlib.sha256(data[-size:]).hexdigest(),
+        footer_size=size,
+        checks=base64.b64encode(np.array(checks, "<u4").tobytes()).decode(),
+        n_rows=footer.num_rows,
+        n_units=len(units),
+        mark=mark,
+        units=units,
+    )
+
+
+def _chunks(group: pq.RowGroupMetaData) -> list[tuple[int, int]]:
+    """Where the columns of a row group begin in the file, and how many bytes each has."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return [
+        (
+            c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset,
+            c.total_compressed_size,
+        )
+        for c in columns
+    ]
 
 
 def rebuilt(folder: Folder) -> Manifest:
@@ -83,21 +118,12 @@ def rebuilt(folder: Folder) -> Manifest:
         place = f"{folder.place}/{name}"
         try:
             data = get(folder.uri(name), folder.endpoint)
-            found = seal.read_parquet(data, place, ["prompt_hash"])
+            found = seal.read_parquet(data, place, [])
             units = unpack_units(found.facts[UNITS_KEY.encode()].decode())
         except (seal.BrokenError, FileNotFoundError):
             continue
-        footer, size = footer_of(data)
-        part = Part(
-            name=name,
-            version=files[name],
-            footer=footer,
-            footer_size=size,
-            n_rows=len(found.table),
-            n_units=len(units),
-            mark=found.facts.get(KEY.encode(), b"").decode() or None,
-            units=units,
-        )
+        mark = found.facts.get(KEY.encode(), b"").decode() or None
+        part = described(name, files[name], data, units, mark)
         manifest = Manifest(0, (*manifest.without(units).parts, part))
     return Manifest(highest(files), manifest.parts)
 
@@ -149,9 +175,8 @@ def _read_groups(
             _footers.clear()
         _footers[part.footer] = footer
     groups = [i for i in range(footer.num_row_groups) if _may_have(footer.row_group(i), prompts)]
-    with pq.ParquetFile(
-        file, metadata=footer, page_checksum_verification=True, pre_buffer=True
-    ) as parquet:
+    read = _read_chunks(file, part, footer, groups, {*columns})
+    with pq.ParquetFile(pa.BufferReader(read), metadata=footer) as parquet:
         there = {*parquet.schema_arrow.names}
         rows = parquet.read_row_groups(groups, [name for name in columns if name in there])
     for field in SCORES:
@@ -159,6 +184,42 @@ def _read_groups(
         if at >= 0 and rows.schema.field(at).type != field.type:
             raise seal.BrokenError(f"column {field.name} is not {field.type}")
     return rows.replace_schema_metadata()
+
+
+def _read_chunks(
+    file: pa.NativeFile, part: Part, footer: pq.FileMetaData, groups: list[int], columns: set[str]
+) -> bytearray:
+    """The file with only the bytes of these columns in it, each as it was written, else zeros.
+
+    A checksum of Parquet's own covers no header of a page. Raises BrokenError.
+    """
+    checks = np.frombuffer(base64.b64decode(part.checks), "<u4").reshape(
+        footer.num_row_groups, footer.num_columns
+    )
+    wanted = [
+        (*chunk, check)
+        for group in groups
+        for i, (chunk, check) in enumerate(
+            zip(_chunks(footer.row_group(group)), checks[group].tolist(), strict=True)
+        )
+        if footer.schema.column(i).path.partition(".")[0] in columns
+    ]
+    runs: list[list[int]] = []  # start, stop
+    for start, length, _ in sorted(wanted):
+        if runs and start - runs[-1][1] < GAP:
+            runs[-1][1] = start + length
+        else:
+            runs.append([start, start + length])
+    whole = bytearray(part.size)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for (start, stop), data in zip(
+            runs, pool.map(lambda run: file.read_at(run[1] - run[0], run[0]), runs), strict=True
+        ):
+            whole[start:stop] = data
+    view = memoryview(whole)
+    if any(zlib.crc32(view[start : start + n]) != check for start, n, check in wanted):
+        raise seal.BrokenError("a column is not what was written (checksum)")
+    return whole
 
 
 def _read_footer(file: pa.NativeFile, part: Part) -> pq.FileMetaData:

@@ -67,12 +67,12 @@ def serve(names: dict[str, list[str]]) -> str:
             query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
             below = query.get("prefix", "").removeprefix(PREFIX).strip("/")
             if query.get("prefix", "").startswith(f"{PREFIX}/") and below:
+                some = names.get(below, [])  # there are no parts
                 first = int(query.get("continuation-token", "0"))
                 page = "".join(
-                    entry.format(f"{PREFIX}/{below}/{name}")
-                    for name in names[below][first : first + 1000]
+                    entry.format(f"{PREFIX}/{below}/{name}") for name in some[first : first + 1000]
                 )
-                if first + 1000 < len(names[below]):
+                if first + 1000 < len(some):
                     token = f"{first + 1000}</NextContinuationToken>"
                     page += f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}"
             elif query.get("prefix", "").startswith(PREFIX):

@@ -21,7 +21,7 @@ from rsr_ray.store.store import Store
 from ..conftest import REPOSITORY
 from ..test_compaction import whole
 from ..test_score_files import FINGERPRINT, write
-from .conftest import kill, rsr_ray, score
+from .conftest import kill, on_moto, rsr_ray, score
 from .test_nights import write_shard
 
 COMPACTS = f"""
@@ -85,36 +85,38 @@ def is_tidy(store: Store) -> bool:
 
 
 def killed_at_random_times(store: Store, times: int) -> None:
-    """Compactions that are killed and read meanwhile; units go into parts, some again, so that
-    parts are rewritten.
+    """Compactions that are killed so many times, and read meanwhile; units go into parts, some
+    again, so that parts are rewritten.
     """
     fill(store, KEYS)
     rows = whole(store)
-    begun = time.monotonic()
     with compacting(store) as run:
+        begun = time.monotonic()
         run.wait()
-    lasts = time.monotonic() - begun
+        lasts = time.monotonic() - begun
     assert whole(store) == rows
-    n_read = ended = 0
-    for n in range(times):
-        fill(store, random.sample(KEYS, 4))
-        until = time.monotonic() + random.uniform(0, lasts)
+    n_read = killed = ended = 0
+    while killed < times:
+        fill(store, random.sample(KEYS, 6))
         with compacting(store) as run:
+            until = time.monotonic() + random.uniform(0, 0.7 * lasts)
             while time.monotonic() < until:
-                if n % 2:
+                if (killed + ended) % 2:
                     assert whole(store) == rows
                     n_read += 1
                 else:
                     time.sleep(0.002)
-            ended += run.poll() is not None
+            is_over = run.poll() is not None
             kill(run.pid)
+        killed, ended = killed + (not is_over), ended + is_over
+        assert ended <= 20 + 2 * times
         assert whole(store) == rows
     fill(store, KEYS[:1])
     with compacting(store) as run:
         assert run.wait() == 0
     assert whole(store) == rows
     assert is_tidy(store)
-    print(f"{times} kills over {lasts:.2f} s, {ended} after the end; read {n_read} times beside")
+    print(f"{killed} killed within {lasts:.2f} s, {ended} had ended; read beside {n_read} times")
 
 
 @pytest.mark.parametrize("empty", ["local"], indirect=True)
@@ -130,10 +132,19 @@ def test_a_killed_compaction_on_s3(s3, empty):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_compaction_killed_at_twenty_random_times(s3, empty):
+def test_a_compaction_killed_at_twenty_random_times_on_a_disk(tmp_path):
+    killed_at_random_times(Store(str(tmp_path), "demo", None), 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("empty", ["s3"], indirect=True)
+def test_a_compaction_killed_at_twenty_random_times_on_s3(s3, empty):
     killed_at_random_times(empty, 20)
 
 
+@on_moto
+@pytest.mark.parametrize("empty", ["s3"], indirect=True)
 def test_two_compactions_at_once_in_processes(s3, empty):
     """The one waits for the other, or comes first: either way the store is whole."""
     fill(empty, KEYS[:6])
