@@ -125,7 +125,7 @@ def shard_rows(
     if other:
         at = n - n // 200 - other
         repeated = table.slice(0, other)
-        prompts = table["prompt_id"].slice(other, other)
+        prompts = table["prompt_id"].slice(n // 2, other)
         place = repeated.schema.get_field_index("prompt_id")
         table = _repeating(table, at, repeated.set_column(place, "prompt_id", prompts))
         is_fresh[at : at + other] = False

@@ -3,6 +3,7 @@
 FOLDER holds a store of tests/big_store.py; each command runs in a process of its own.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,22 +18,20 @@ def main(folder: str, names: list[str]) -> None:
             "report": ["--out", f"{out}/report"],
         }
         for name in names or commands:
-            seconds, mib = measure([name, "--store", folder, *commands[name]], f"{out}/{name}.txt")
-            print(f"{name}: {seconds:.0f} s, peak {mib:.0f} MiB", flush=True)
+            print(name, measure([name, "--store", folder, *commands[name]], f"{out}/{name}.txt"))
 
 
-def measure(command: list[str], out: str) -> tuple[float, float]:
-    """Seconds that an rsr-ray command takes, and the most memory it had in MiB."""
-    begun, peak = time.monotonic(), 0
+def measure(command: list[str], out: str) -> str:
+    """What an rsr-ray command takes."""
+    begun = time.monotonic()
     with Path(out).open("wb") as file:
         running = subprocess.Popen([sys.executable, "-m", "rsr_ray", *command], stdout=file)
-        while running.poll() is None:
-            status = Path(f"/proc/{running.pid}/status").read_text().splitlines()
-            peak = max([peak, *(int(s.split()[1]) for s in status if s.startswith("VmHWM"))])
-            time.sleep(0.2)
-    if running.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {running.returncode}")
-    return time.monotonic() - begun, peak / 1024
+        _, status, used = os.wait4(running.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: status {status}")
+    cpu = used.ru_utime + used.ru_stime
+    seconds = f"{time.monotonic() - begun:.0f} s ({cpu:.0f} s of processors)"
+    return f"{seconds}, peak {used.ru_maxrss / 1024:.0f} MiB"
 
 
 if __name__ == "__main__":

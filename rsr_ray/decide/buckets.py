@@ -5,6 +5,7 @@ prompt; then one bucket at a time is in memory. Which bucket a prompt is in, and
 in it, come from hashes: not from how the rows lie in the store. Legend: N rows of a bucket.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,14 +99,15 @@ class Buckets:
         self._folder.cleanup()
 
     def fill(self, files: list[ScoreFile]) -> None:
-        """Read the files. Raises as `Store.read_score_file`."""
+        """Read the files. Raises as `Store.read_score_file`, and UserError without room for it."""
         n_rows = sum(file.n_rows for file in files)
+        self._check_room(n_rows)
         self.bits = min(BLOCK_BITS, max(0, -(-n_rows // BUCKET_ROWS) - 1).bit_length())
         codes = {name: _Codes() for name in self.coded}
         pending: list[np.ndarray] = []
         with ThreadPoolExecutor(READERS) as pool:
             waiting = (pool.submit(self._read, some) for some in _together(files))
-            ahead = list(islice(waiting, 2 * READERS))
+            ahead = list(islice(waiting, READERS + 1))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
                 ahead += islice(waiting, 1)
@@ -115,6 +117,16 @@ class Buckets:
         self.names = {name: sorted(code.names) for name, code in codes.items()}
         self._places = {name: code.places() for name, code in codes.items()}
         self._repeats = self._find_repeats()
+
+    def _check_room(self, n_rows: int) -> None:
+        needed = n_rows * (self.dtype.itemsize + self._place_dtype.itemsize)
+        free = shutil.disk_usage(self._folder.name).free
+        if needed > free:
+            raise UserError(
+                f"{n_rows:,} rows need up to {needed / 1e9:.1f} GB in "
+                f"{Path(self._folder.name).parent}, which has {free / 1e9:.1f} GB left: set TMPDIR "
+                "to a folder with more"
+            )
 
     def __iter__(self) -> Iterator[Bucket]:
         """The buckets, in the order of hashes."""

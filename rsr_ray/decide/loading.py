@@ -20,7 +20,7 @@ from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
-LOCAL = REGISTRY["local_naturalness"]
+LOCAL, SURPRISAL = REGISTRY["local_naturalness"], REGISTRY["mean_surprisal"]
 MOST_ROWS = 1_000_000  # of more, those of a sample of prompts are kept, and sums over all
 ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
 READERS = 8  # files read at once
@@ -98,7 +98,7 @@ def load_files(
         raise UserError(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
-    metrics = [*metrics, *([REGISTRY["mean_surprisal"]] if LOCAL in metrics else [])]
+    metrics = list(dict.fromkeys([*metrics, *([SURPRISAL] if LOCAL in metrics else [])]))
     numbers = _columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:

@@ -77,6 +77,10 @@ class Scored:
         self._check_has(metric)
         if self.told and self.told.by == metric.name and self.told.teachers:
             return self
+        if self.told and self.told.by != metric.name:
+            note = f"this is of that sample alone: load the scores with {metric.name} first"
+            sample = self.where(np.ones(len(self.teacher), bool))
+            return dataclasses.replace(sample, notes=(*self.notes, note)).valued(metric)
         with np.errstate(divide="ignore", invalid="ignore"):
             has_value = np.isfinite(metric.values(self.columns, self.prompt))
         if has_value.all():

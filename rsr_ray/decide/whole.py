@@ -187,7 +187,8 @@ class _Pass:
     def __init__(self, asked: Asked, n_teachers: int, wanted: np.ndarray):
         self.asked = asked
         self.is_wanted = np.isin(np.arange(n_teachers), wanted)
-        self.every = np.zeros((3, 1 << BLOCK_BITS, n_teachers))  # x, y, n
+        self.bits = bits_of(n_teachers, CELLS)
+        self.every = np.zeros((3, 1 << self.bits, n_teachers))  # x, y, n
         self.lacking: set[str] = set()
         self.n_without_value = self.n_in_several = 0
         self.ends = Ends(asked.by)
@@ -216,7 +217,8 @@ class _Pass:
         with np.errstate(divide="ignore", invalid="ignore"):
             x, y = RSR.terms(rows.columns)
         there = np.isfinite(x) & np.isfinite(y)
-        flat = (rows.block[rows.prompt] * self.every.shape[2] + rows.teacher)[there]
+        block = rows.block >> (BLOCK_BITS - self.bits)
+        flat = (block[rows.prompt] * self.every.shape[2] + rows.teacher)[there]
         for total, values in zip(self.every, (x[there], y[there], None), strict=True):
             total += np.bincount(flat, values, total.size).reshape(total.shape)
 

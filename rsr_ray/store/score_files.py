@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,10 +33,7 @@ from rsr_ray.store.rejects import Reject, RejectedRow, add_reject, rejects_of
 from rsr_ray.store.scores import Scores
 from rsr_ray.store.units import n_rows, settle_units
 
-if TYPE_CHECKING:
-    import ray.data
-
-READ_UNITS = 64  # units a task of the reduce reads
+READ_UNITS = 64  # units a task reads
 MOVES = 5  # times that rows may move while they are read
 
 
@@ -304,28 +300,8 @@ class ScoreFiles(Scores):
                 lambda file: self.read_score_file(fingerprint, file, columns), files
             )
 
-    def read_scores(
-        self, fingerprint: str, names: list[str], columns: list[str]
-    ) -> "ray.data.Dataset":
-        """Columns of the SCORES rows of units, as a Ray Data dataset.
-
-        Ray's own reader is not used: an Arrow S3 filesystem that is sent to another process is back
-        at three attempts a request.
-        """
-        import ray
-
-        paths = [
-            pa.table({"name": names[i : i + READ_UNITS]}) for i in range(0, len(names), READ_UNITS)
-        ]
-        task: dict[str, Any] = {
-            "batch_size": None,
-            "batch_format": "pyarrow",
-            "fn_args": (fingerprint, columns),
-        }
-        return ray.data.from_arrow(paths).map_batches(self.read_units, **task)  # type: ignore[arg-type]
-
     def read_units(self, names: pa.Table, fingerprint: str, columns: list[str]) -> pa.Table:
-        """Ray Data UDF over names of units: their rows."""
+        """Of names of units: their rows."""
         if not names.num_rows:
             return SCORES.empty_table().select(columns)
         in_parts = []

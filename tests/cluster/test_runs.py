@@ -14,7 +14,6 @@ import pytest
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
 from rsr_ray.run import display
-from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.reduce import reduce_scores
 from rsr_ray.run.resources import take
 from rsr_ray.store.store import Store
@@ -396,15 +395,13 @@ def test_the_sums_of_each_turn_on_request(tmp_path):
         assert sum(turn[name] for turn in row["turns"]) == pytest.approx(row[name]), name
 
 
-def test_a_table_added_up_on_ray_is_the_one_added_up_here(demo_run, monkeypatch):
-    """To the bit: more rows than one process should hold are added up by a shuffle of Ray's."""
+def test_a_table_of_a_run_is_the_one_added_up_in_buckets(demo_run, monkeypatch):
+    """To the bit: more rows than are added up at once go by buckets of prompts."""
     run, uri = demo_run
     store = Store(str(uri), "student", None)
-    names = list(store.counted(run.fingerprint))
-    monkeypatch.setattr("rsr_ray.run.reduce.DRIVER_ROWS", -1)
-    with Cluster(None) as cluster:
-        there = reduce_scores(store, run.fingerprint, names, 120_000, cluster)
-    assert there.to_pylist() == run.teachers.to_pylist()
+    monkeypatch.setattr("rsr_ray.run.reduce.HERE_ROWS", -1)
+    found = reduce_scores(store, run.fingerprint, store.counted(run.fingerprint))
+    assert found.to_pylist() == run.teachers.to_pylist()
 
 
 def test_no_more_replicas_than_have_something_to_do(local_ray, demo_corpus, tmp_path):
