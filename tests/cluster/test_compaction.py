@@ -78,17 +78,18 @@ def compacting(store: Store, how: str = "compact_once"):
 
 
 def is_tidy(store: Store) -> bool:
-    """Whether nothing is there that is not read."""
-    files = {f"scores/student=demo/{name}" for name in list_files(store.scores_uri, store.endpoint)}
+    """Whether nothing is there that is not read, but for writes that were cut off on a disk."""
+    found = [n for n in list_files(store.scores_uri, store.endpoint) if not n.endswith(".part")]
+    files = {f"scores/student=demo/{name}" for name in found}
     read = {file.place for file in store.score_files(FINGERPRINT)}
     return len(files - read) == 1  # the manifest
 
 
-def killed_at_random_times(store: Store, times: int) -> None:
+def killed_at_random_times(store: Store, times: int, keys: list[str] = KEYS) -> None:
     """Compactions that are killed so many times, and read meanwhile; units go into parts, some
     again, so that parts are rewritten.
     """
-    fill(store, KEYS)
+    fill(store, keys)
     rows = whole(store)
     with compacting(store) as run:
         begun = time.monotonic()
@@ -97,7 +98,7 @@ def killed_at_random_times(store: Store, times: int) -> None:
     assert whole(store) == rows
     n_read = killed = ended = 0
     while killed < times:
-        fill(store, random.sample(KEYS, 6))
+        fill(store, random.sample(keys, len(keys) // 2))
         with compacting(store) as run:
             until = time.monotonic() + random.uniform(0, 0.7 * lasts)
             while time.monotonic() < until:
@@ -121,13 +122,13 @@ def killed_at_random_times(store: Store, times: int) -> None:
 
 @pytest.mark.parametrize("empty", ["local"], indirect=True)
 def test_a_killed_compaction_on_a_disk(empty):
-    killed_at_random_times(empty, 3)
+    killed_at_random_times(empty, 3, KEYS[:4])
 
 
 @pytest.mark.parametrize("s3", ["moto"], indirect=True, scope="module")
 @pytest.mark.parametrize("empty", ["s3"], indirect=True)
 def test_a_killed_compaction_on_s3(s3, empty):
-    killed_at_random_times(empty, 2)
+    killed_at_random_times(empty, 2, KEYS[:4])
 
 
 @pytest.mark.slow
@@ -147,10 +148,10 @@ def test_a_compaction_killed_at_twenty_random_times_on_s3(s3, empty):
 @pytest.mark.parametrize("empty", ["s3"], indirect=True)
 def test_two_compactions_at_once_in_processes(s3, empty):
     """The one waits for the other, or comes first: either way the store is whole."""
-    fill(empty, KEYS[:6])
+    fill(empty, KEYS[:3])
     rows = whole(empty)
     for how in ("compact", "compact_once"):
-        fill(empty, KEYS[:6])
+        fill(empty, KEYS[:3])
         with compacting(empty, how) as one, compacting(empty, how) as other:
             while one.poll() is None or other.poll() is None:
                 assert whole(empty) == rows
