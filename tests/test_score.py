@@ -1,5 +1,7 @@
 """Batches through the student against one row at a time through its full logits."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,6 +16,7 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from rsr_ray.engine import scoring
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_rows, score_tokens
 from rsr_ray.engine.sums import Tokens, sum_by_row, sum_by_turn, turn_lengths
@@ -190,7 +193,8 @@ def test_no_rows_and_all_rejected(score):
 
 def test_a_student_that_gives_no_number_is_a_reject(score):
     class Broken:
-        vocab_size, packed, head_device = 5, False, torch.device("cpu")
+        vocab_size, packed, n_devices = 5, False, 1
+        beside_head = staticmethod(torch.from_numpy)
 
         def hidden(self, ids, _):
             return torch.zeros(*ids.shape, 2)
@@ -266,6 +270,46 @@ def test_a_batch_that_does_not_fit_is_split_and_later_ones_are_smaller(student):
     again = Small(student, 400)
     score_rows(again, ids, spans, work, 100)
     assert max(again.tried) <= 400
+
+
+@pytest.mark.parametrize("n_devices", [1, 3])
+@pytest.mark.parametrize("fits", [10_000, 300])
+def test_results_are_fetched_while_later_batches_are_under_way(
+    student, monkeypatch, n_devices, fits
+):
+    """No batch is waited for before as many more were begun as there are devices, in whatever
+    order memory runs out; and what comes out has the bits of one batch at a time.
+    """
+    ids, spans = random_rows(40, 600, 100)
+    monkeypatch.setattr(student, "n_devices", 0)
+    want = score_tokens(Small(student, fits), ids, spans, Work(500))
+    monkeypatch.setattr(student, "n_devices", n_devices)
+    happened = []
+    begin, tokens = scoring._Begun.__init__, scoring._Begun.tokens
+
+    def begun(self, batch, *more):
+        happened.append(("begun", tuple(batch)))
+        begin(self, batch, *more)
+
+    def fetched(self):
+        happened.append(("fetched", tuple(self.batch)))
+        return tokens(self)
+
+    monkeypatch.setattr(scoring._Begun, "__init__", begun)
+    monkeypatch.setattr(scoring._Begun, "tokens", fetched)
+    small = Small(student, fits)
+    got = score_tokens(small, ids, spans, Work(500))
+    for one, other in zip(got, want, strict=True):
+        assert all((a == b).all() for a, b in zip(one, other, strict=True))
+    order = {kind: [batch for k, batch in happened if k == kind] for kind in ("begun", "fetched")}
+    assert order["begun"] == order["fetched"]
+    waiting = list(itertools.accumulate({"begun": 1, "fetched": -1}[kind] for kind, _ in happened))
+    assert max(waiting) == min(n_devices + 1, len(order["begun"]))
+    if fits == 10_000:  # nothing had to be split: none is fetched early
+        kinds = [kind for kind, _ in happened]
+        all_begun = len(kinds) - kinds[::-1].index("begun")
+        fetched_early = [n for n in range(all_begun) if kinds[n] == "fetched"]
+        assert {waiting[n] for n in fetched_early} == {n_devices}
 
 
 def test_a_row_that_does_not_fit_alone_is_a_reject_and_the_rest_is_scored(score, student):

@@ -144,6 +144,16 @@ def _given_backbone() -> Any:
     return Given()
 
 
+def _moved(values: np.ndarray, device: "torch.device") -> "torch.Tensor":
+    """An array on a device. To a GPU from pinned memory: from other memory, a copy first waits for
+    all that the GPU has begun.
+    """
+    import torch
+
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 class Student:
     """A causal language model in two halves: token ids -> hidden states -> logits.
 
@@ -200,6 +210,7 @@ class Student:
         # Where the ids go, and where hidden states and targets meet.
         self.device = self.model.get_input_embeddings().weight.device
         self.head_device = self.model.get_output_embeddings().weight.device
+        self.n_devices = len({weight.device for weight in self.model.parameters()})
         for name, module in self.backbone.named_modules():
             if name.split(".")[-1] == "mlp":
                 module.forward = _in_slices(module.forward)
@@ -215,16 +226,15 @@ class Student:
         it, and without a mask no [T, T] tensor is built. Where rows are packed, their positions
         start anew, and the attention finds their borders in them.
         """
-        import torch
-
         given = {"input_ids": ids_BT} | (
             {} if position_BT is None else {"position_ids": position_BT}
         )
-        moved = {
-            name: torch.from_numpy(values).to(self.device, non_blocking=True)
-            for name, values in given.items()
-        }
+        moved = {name: _moved(values, self.device) for name, values in given.items()}
         return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
+
+    def beside_head(self, values_N: np.ndarray) -> "torch.Tensor":
+        """Values on the device of the head, without waiting for the device."""
+        return _moved(values_N, self.head_device)
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """The model's own logits [N, V], in its own dtype."""
