@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -21,6 +22,7 @@ from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_rows, score_tokens
 from rsr_ray.engine.sums import Tokens, sum_by_row, sum_by_turn, turn_lengths
 from rsr_ray.engine.windows import cut_windows, score_windows
+from rsr_ray.errors import UserError
 from rsr_ray.run.score import Scorer, Wanted
 from rsr_ray.schema import REJECT_REASONS, SCORES
 from rsr_ray.student.model import Student
@@ -124,6 +126,51 @@ def test_what_an_architecture_does_to_its_logits_counts(tmp_path, config, kind):
     got = score_rows(Student(str(tmp_path), "float32", "cpu"), ids, spans, Work(500), 100)
     assert got["rank_sum"].tolist() == rank_sum.tolist()
     np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
+
+
+EXPERTS = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+}
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "gpt_oss", "olmoe", "gpt2"])
+def test_heads_that_look_for_more_than_hidden_states(tmp_path, kind):
+    """Mixtures of experts look for their routing, older models for attention to another text."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**EXPERTS), dtype=torch.float32)
+    for weight in model.parameters():  # some are left as the memory was
+        torch.nn.init.normal_(weight, std=0.1)
+    model.eval().save_pretrained(tmp_path)
+    ids, spans = random_rows(8, 300, 60)
+    _, rank_sum, surprisal_sum, _ = slow_sums(model, ids, spans, 100)
+    got = score_rows(Student(str(tmp_path), "float32", "cpu"), ids, spans, Work(500), 100)
+    assert got["rank_sum"].tolist() == rank_sum.tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
+
+
+def test_a_model_whose_head_cannot_be_had_alone_is_refused(tmp_path):
+    config = CONFIG_MAPPING["opt"](
+        vocab_size=300,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"OPTForCausalLM has no separate backbone and head"):
+        Student(str(tmp_path), "float32", "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
