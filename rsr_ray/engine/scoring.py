@@ -99,17 +99,23 @@ def score_tokens(
             torch.cuda.empty_cache()
             if len(batch) == 1:
                 continue
-            work.splits += 1
-            work.batch_tokens = size // 2
-            rows = np.concatenate([batch, *left])
-            smaller = batches(lengths[rows], work.batch_tokens, packed=student.packed)
-            left = [rows[again] for again in smaller]
+            left = _smaller([batch, *left], lengths, size, work, packed=student.packed)
             continue
         work.padded += size
         work.positions += n_positions
         fetch(student.n_devices)
     fetch(0)
     return found
+
+
+def _smaller(
+    left: list[np.ndarray], lengths: np.ndarray, size: int, work: Work, *, packed: bool
+) -> list[np.ndarray]:
+    """The batches that are left, none of them over half the size of the first."""
+    work.splits += 1
+    work.batch_tokens = size // 2
+    rows = np.concatenate(left)
+    return [rows[again] for again in batches(lengths[rows], work.batch_tokens, packed=packed)]
 
 
 class _Begun:
