@@ -36,8 +36,8 @@ CLUSTER = (
         "rsr_ray/cli/__init__.py",
         'os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"',
         "pass",
-        "cluster/test_ending.py::"
-        "test_a_night_that_is_ended_lets_its_lease_go_and_keeps_what_is_finished[SIGTERM after Ray]",
+        "cluster/test_ending.py::test_a_night_that_is_ended_lets_its_lease_go_and_keeps_what_is_"
+        "finished[SIGTERM after Ray]",
     ),
     Fault(
         "rsr_ray/files/objects.py",
