@@ -5,7 +5,7 @@ whole; once killed at half of it, and resumed. In a terminal of tmux (120 column
 second), and as a job whose log is read. Of each run a line: its estimates of the time left from a
 third of it on; how far the numbers shown while it ran are off what the store had then (2 s more or
 less, and what is lost by rounding), and those at the end off the run's record; lines of Ray.
-FORM is terminal or job (both). SUMS are the word problems of a row (25): they make a run longer.
+FORM is terminal or job (both). SUMS are the word problems of a row (7): they make a run longer.
 """
 
 import contextlib
@@ -152,7 +152,7 @@ class Job:
         command = [str(BIN / "ray"), "job", "submit", *where, "--no-wait", "--working-dir", "jobs"]
         env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         command += ["--", "python", str(REPOSITORY / "jobs" / "score.py"), *options]
-        subprocess.run(command, check=True, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, cwd=REPOSITORY, env=env, capture_output=True)
         log = self.folder / "session_latest" / "logs" / f"job-driver-{name}.log"
         wait_for(lambda: bool(drivers()))
         while pids := drivers():
@@ -272,7 +272,9 @@ def compare(name: str, seen: Seen, store: str) -> None:
     units = units_of(store, begun)
     ran = while_it_ran(seen.frames, units)
     ended = at_its_end(seen.text, seen.frames[-1], record)
-    of_ray = [line for line in seen.text.splitlines() if OF_RAY.search(line)]
+    # a job's log begins with what Ray says of the job
+    said = [line for line in seen.text.splitlines() if "job_manager.py" not in line]
+    of_ray = [line for line in said if OF_RAY.search(line)]
     print(
         f"{name}: {record.seconds:.0f} s, {record.tokens_per_second:,.0f} tokens/s\n"
         f"  {within} of {len(late)} estimates of the time left within 25%, worst "
@@ -333,4 +335,4 @@ def main(sums: int, forms: list[str]) -> None:
 if __name__ == "__main__":
     given = sys.argv[1:]
     sums = [int(word) for word in given if word.isdigit()]
-    main(sums[0] if sums else 25, [word for word in given if not word.isdigit()] or [*FORMS])
+    main(sums[0] if sums else 7, [word for word in given if not word.isdigit()] or [*FORMS])
