@@ -229,8 +229,8 @@ def while_it_ran(frames: list[Frame], units: np.ndarray) -> dict[str, float]:
     return worst
 
 
-def at_its_end(said: str, last: Frame, record: RunRecord) -> dict[str, float]:
-    """How far the summary, and what the last frame takes the whole to be, are off the record."""
+def at_its_end(said: str, record: RunRecord) -> dict[str, float]:
+    """How far the summary of a run is off its record."""
     scored, rejected, before, tokens, speed, padding = (
         float(re.findall(pattern, said)[-1].replace(",", ""))
         for pattern in (
@@ -245,8 +245,6 @@ def at_its_end(said: str, last: Frame, record: RunRecord) -> dict[str, float]:
     equation = record.equation
     assert record.padding_share is not None
     n_rejected = sum(equation.rejected.values())
-    about = last.numbers["scored"][1]
-    assert about is not None
     return {
         "scored": off(scored, equation.scored, equation.scored),
         "rejected": off(rejected, n_rejected, n_rejected),
@@ -254,7 +252,6 @@ def at_its_end(said: str, last: Frame, record: RunRecord) -> dict[str, float]:
         "tokens": off(tokens, *[record.scored_tokens + record.prompt_tokens] * 2),
         "speed": off(speed, record.tokens_per_second - 0.5, record.tokens_per_second + 0.5),
         "padding": off(padding, 100 * record.padding_share - 0.5, 100 * record.padding_share + 0.5),
-        "estimated trajectories": off(about, *[equation.scored + n_rejected] * 2),
     }
 
 
@@ -271,7 +268,7 @@ def compare(name: str, seen: Seen, store: str) -> None:
     some = ", ".join(f"at {at:.0f} s {said:.0f} for {was:.0f}" for said, was, at in few)
     units = units_of(store, begun)
     ran = while_it_ran(seen.frames, units)
-    ended = at_its_end(seen.text, seen.frames[-1], record)
+    ended = at_its_end(seen.text, record)
     # a job's log begins with what Ray says of the job
     said = [line for line in seen.text.splitlines() if "job_manager.py" not in line]
     of_ray = [line for line in said if OF_RAY.search(line)]
