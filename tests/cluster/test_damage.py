@@ -18,7 +18,7 @@ import ray
 from rsr_ray.files.objects import delete, get, list_versions, put
 from rsr_ray.store.seal import write_record
 
-from ..conftest import DEMO_STUDENT, WHOLE
+from ..conftest import DEMO_STUDENT
 from .conftest import in_a_process, rsr_ray, stored, upload, write_many
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -226,8 +226,7 @@ def test_a_damaged_file_is_named_or_does_not_matter_and_the_next_run_heals_it(ba
                     command,
                     said,
                 )
-        # What heals is the same whatever is wrong, and on S3 for a table as for a unit.
-        if damage == "cut" and (WHOLE or base.fs is None or sort == "unit"):
+        if damage == "cut":  # what heals is the same whatever is wrong
             heal(base, name, want)
 
 
