@@ -33,6 +33,13 @@ class Fault:
 
 CLUSTER = (
     Fault(
+        "rsr_ray/cli/__init__.py",
+        'os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"',
+        "pass",
+        "cluster/test_ending.py::test_a_night_that_is_ended_lets_its_lease_go_and_keeps_what_is_"
+        "finished[SIGTERM after Ray]",
+    ),
+    Fault(
         "rsr_ray/files/objects.py",
         "    attempt(remove, place)\n    if not missing",
         "    if not missing",
@@ -126,8 +133,8 @@ CLUSTER = (
     ),
     Fault(
         "rsr_ray/engine/scoring.py",
-        "fetch(student.n_devices)",
-        "fetch(0)",
+        "_fetch(begun, found, student.n_devices)",
+        "_fetch(begun, found, 0)",
         "test_score.py::test_results_are_fetched_while_later_batches_are_under_way",
     ),
     Fault(

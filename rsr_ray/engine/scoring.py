@@ -79,15 +79,7 @@ def score_tokens(
     lengths = np.array([len(row) - 1 for row in ids], np.int64)
     found: list[Tokens | None] = [None] * len(ids)
     left = batches(lengths, work.batch_tokens, packed=student.packed)
-    begun: deque[_Begun] = deque()
-
-    def fetch(most: int) -> None:
-        """Until at most so many batches are under way."""
-        while len(begun) > most:
-            oldest = begun.popleft()
-            for i, row in zip(oldest.batch, oldest.tokens(), strict=True):
-                found[i] = row
-
+    begun = deque[_Begun]()
     while left:
         batch = left.pop(0)
         n_positions = int(lengths[batch].sum())
@@ -95,7 +87,7 @@ def score_tokens(
         try:
             begun.append(_begin(student, batch, [ids[i] for i in batch], [spans[i] for i in batch]))
         except torch.OutOfMemoryError:
-            fetch(0)
+            _fetch(begun, found, 0)
             torch.cuda.empty_cache()
             if len(batch) == 1:
                 continue
@@ -103,9 +95,17 @@ def score_tokens(
             continue
         work.padded += size
         work.positions += n_positions
-        fetch(student.n_devices)
-    fetch(0)
+        _fetch(begun, found, student.n_devices)
+    _fetch(begun, found, 0)
     return found
+
+
+def _fetch(begun: "deque[_Begun]", found: list[Tokens | None], most: int) -> None:
+    """Results of the oldest batches, until at most so many are under way."""
+    while len(begun) > most:
+        oldest = begun.popleft()
+        for i, row in zip(oldest.batch, oldest.tokens(), strict=True):
+            found[i] = row
 
 
 def _smaller(
