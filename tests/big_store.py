@@ -215,7 +215,8 @@ def _rejected(rows: dict[str, Any], n: int, rng: np.random.Generator) -> pa.Tabl
     for field in SCORES:
         column = rows.get(field.name, pa.nulls(n, field.type))
         if field.name == "reject_reason":
-            column = pc.if_else(is_rejected, "over_length", None)
+            reason = "over_length" if rows["teacher"][0].as_py() < "t01" else "empty_response"
+            column = pc.if_else(is_rejected, reason, None)
         elif field.name not in OF_REJECTS:
             column = pc.if_else(is_rejected, None, column)
         columns.append(column.cast(field.type))

@@ -138,7 +138,9 @@ def add_up_in_buckets(store: Store, fingerprint: str, files: list[ScoreFile]) ->
         totals["is_repeated_id"] = buckets.n_repeated_ids
         for t, name in enumerate(names):
             found[t] = {"teacher": name, "rsr_median": kept.median(t)}
-            found[t] |= {"rejects": {"values": reasons, "counts": rejects[t].tolist()}}
+            of_teacher = zip(reasons, rejects[t].tolist(), strict=True)
+            counted = {reason: n for reason, n in of_teacher if n}
+            found[t] |= {"rejects": {"values": [*counted], "counts": [*counted.values()]}}
             found[t] |= {name: int(total[t]) for name, total in totals.items()}
     return found
 

@@ -275,7 +275,7 @@ class ScoreFiles(Scores):
         )
         for fingerprint, names in units.items():
             files = self.files_of(fingerprint, names)
-            for rows in self._tables(fingerprint, files, [*columns, "unit"]):
+            for rows in self._rejected_rows(fingerprint, files, [*columns, "unit"]):
                 some = rows.filter(wanted)
                 of_units = some["unit"].to_pylist()
                 for name, row in zip(of_units, some.select(columns).to_pylist(), strict=True):
@@ -286,19 +286,22 @@ class ScoreFiles(Scores):
         """Rejected rows by reason; rows without a teacher count too."""
         columns = ["trajectory_id", "source", "source_row", "reject_reason", "reject_detail"]
         found: dict[str, Reject] = {}
-        for rows in self._tables(fingerprint, self.score_files(fingerprint), columns):
+        for rows in self._rejected_rows(fingerprint, self.score_files(fingerprint), columns):
             for reason, reject in rejects_of(rows).items():
                 add_reject(found, reason, reject)
         return found
 
-    def _tables(
+    def _rejected_rows(
         self, fingerprint: str, files: list[ScoreFile], columns: list[str]
     ) -> Iterator[pa.Table]:
-        """The rows of each file, in this order."""
+        """The rejected rows of each file, in this order: what is waiting to be taken is few."""
+
+        def read(file: ScoreFile) -> pa.Table:
+            rows = self.read_score_file(fingerprint, file, columns)
+            return rows.filter(pc.field("reject_reason").is_valid())
+
         with ThreadPoolExecutor(2 if any(file.is_part for file in files) else 16) as pool:
-            yield from pool.map(
-                lambda file: self.read_score_file(fingerprint, file, columns), files
-            )
+            yield from pool.map(read, files)
 
     def read_units(self, names: pa.Table, fingerprint: str, columns: list[str]) -> pa.Table:
         """Of names of units: their rows."""
