@@ -1,0 +1,157 @@
+"""A corpus of many shards: python -m tests.cluster.measure_shards [100000] [packed] [s3]
+
+Writes so many JSON Lines files of a short row each, too big for packs (70 KB, most of it a hole in
+the file) or, with `packed`, small ones. Prints, of steps that each follow those before in a process
+of its own, seconds and the peak memory of that process: finding the files, looking at the first
+rows, asking the store, planning, and the time until the first unit is written; then of a whole
+command that finds nothing new. With `s3` the files lie on a server of its own that only lists.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.corpus.plan import make_plan
+from rsr_ray.corpus.shards import find_corpus
+from rsr_ray.files.objects import InputObject
+from rsr_ray.run.cluster import Cluster
+from rsr_ray.run.datasets import one_block_a_row
+from rsr_ray.run.ledger import Run
+from rsr_ray.run.pipeline import build_scores, score_corpus
+from rsr_ray.run.resources import take
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import unit_name
+from rsr_ray.student.facts import identify, inspect_identified
+
+from ..conftest import DEMO_STUDENT
+
+BIG = 70_000  # bytes of a file, more than a pack takes
+
+
+def write(folder: Path, first: int, stop: int, *, packed: bool) -> None:
+    for n in range(first, stop):
+        path = folder / f"teacher=t{n % 40:02}" / f"{n:06}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"id": f"r{n}", "prompt": f"{n} and 2?", "response": f"It is {n + 2}."}
+        with path.open("w") as file:
+            file.write(json.dumps(row) + "\n")
+            if not packed:
+                file.truncate(BIG)
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{name:24} {time.monotonic() - begun:6.1f} s, peak {peak:6,.0f} MiB", flush=True)
+
+
+def config_of(folder: str, **more: object) -> ScoreConfig:
+    return ScoreConfig(
+        corpus=(f"{folder}/corpus",), store=f"{folder}/store", student=str(DEMO_STUDENT),
+        max_rejects=1.0, **more,
+    )  # fmt: skip
+
+
+def plan(folder: str) -> None:
+    """Up to the first unit."""
+    config = config_of(folder, replicas=1)
+    run, store = Run(config), Store(config.store, str(config.student_name), None)
+    with step("imports"):
+        pass
+    with step("finding the files"):
+        files, _ = find_corpus(config.corpus, None, config.store)
+    with step("the first rows"):
+        run.reading = make_plan(files, None, config.reading)
+    identity = identify(config.student, False, None)
+    student = inspect_identified(identity, config.student, False, None)
+    with step("the student"):
+        run.settle(store, student, "float32")
+    with step("asking the store"):
+        objects = run.units.find(store, run.generation, files)
+    with step("planning"):
+        todo = run.plan(objects)
+    print(f"{todo.num_rows:,} objects, {todo.nbytes / 2**20:.0f} MiB")
+    with Cluster(None) as cluster:
+        with step("starting Ray"):
+            cluster.connect()
+            run.use(take(config))
+        with step("the first unit"), one_block_a_row():
+            written = build_scores(todo, run, student, store).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
+            next(iter(written))
+
+
+def fill(folder: str, n: int) -> None:
+    """Give the store a unit of each shard, as if all were scored."""
+    config = config_of(folder)
+    store = Store(config.store, str(config.student_name), None)
+    (fingerprint,) = store.units()
+    (name,) = store.units()[fingerprint]
+    rows = store.read_unit(fingerprint, name)
+    mark = store.read_mark(fingerprint, name)
+    files, _ = find_corpus(config.corpus, None, config.store)
+    assert len(files) == n
+    for obj in objects_of(files, store):
+        table = rows.set_column(
+            rows.schema.get_field_index("source"), "source", pa.array([obj.uri] * rows.num_rows)
+        )
+        facts = {"key": obj.key, "version": obj.version + config.reading.label}
+        facts |= {"start": 0, "stop": rows.num_rows, "last": True}
+        store.write_scores(fingerprint, unit_name(facts), table, mark)
+    units = store.counted(fingerprint)
+    store.write_teachers(store.read_teachers(), units, dict.fromkeys(units, mark))
+
+
+def objects_of(files: list[InputObject], store: Store) -> list[InputObject]:
+    from rsr_ray.store.packs import pack_up
+
+    return pack_up(files, store, [])[0]
+
+
+def again(folder: str) -> None:
+    with step("a run with nothing new"):
+        run = score_corpus(config_of(folder))
+    print(run.equation)
+
+
+def main(n: int, *, packed: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "corpus")
+        write(folder, 0, n, packed=packed)
+        command = [sys.executable, "-m", "tests.cluster.measure_shards"]
+        subprocess.run([*command, "plan", name], check=True)
+        for path in Path(name, "store").rglob("*"):
+            path.is_file() and path.unlink()
+        alone = Path(name, "alone")
+        os.rename(folder, alone)
+        write(folder, 0, 1, packed=packed)
+        score_corpus(config_of(name))
+        folder.rename(Path(name, "first"))
+        os.rename(alone, folder)
+        subprocess.run([*command, "fill", name, str(n)], check=True)
+        subprocess.run([*command, "again", name], check=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["plan"]:
+        plan(sys.argv[2])
+    elif sys.argv[1:2] == ["fill"]:
+        fill(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1:2] == ["again"]:
+        again(sys.argv[2])
+    else:
+        numbers = [int(given) for given in sys.argv[1:] if given.isdigit()]
+        main(numbers[0] if numbers else 100_000, packed="packed" in sys.argv)
