@@ -37,7 +37,7 @@ from rsr_ray.store import seal
 from rsr_ray.store.beside import NOTHING, Beside, Generation, HashOf, kept_under
 from rsr_ray.store.records import broken, find_record, put_record
 from rsr_ray.store.run_record import RunRecord
-from rsr_ray.store.scores import Scores
+from rsr_ray.store.score_files import ScoreFiles
 from rsr_ray.store.seal import Record
 from rsr_ray.store.teacher_rows import TeacherRow, teacher_rows
 from rsr_ray.store.units import (
@@ -51,7 +51,7 @@ MADE_OF_KEY, MARKS_KEY = b"made_of", b"beside"  # in the teachers file's metadat
 RUN_NAME = re.compile(r"[^/.][^/]*\.json")
 
 
-class Store(Scores):
+class Store(ScoreFiles):
     """One student's part of a store. Small and picklable: it travels to the tasks that write."""
 
     def check_access(self, run_id: str) -> None:
