@@ -28,7 +28,14 @@ from rsr_ray.arms.pool import Request
 from rsr_ray.arms.solve import solve_request
 from rsr_ray.arms.write import write_arms
 from rsr_ray.choose.candidates import Candidates
-from rsr_ray.choose.choose import LOST, find_units, notes, read_candidates
+from rsr_ray.choose.choose import (
+    LOST,
+    find_files,
+    n_objects,
+    notes,
+    read_candidates,
+    rows_in,
+)
 from rsr_ray.choose.columns import candidates_of
 from rsr_ray.choose.files import clear, refuse_foreign
 from rsr_ray.choose.manifest import Criterion, most_frequent_first, versions_of
@@ -42,8 +49,8 @@ from rsr_ray.files.objects import put
 from rsr_ray.metrics import REGISTRY, find_metric
 from rsr_ray.run.display import at_stage
 from rsr_ray.schema import DROPPED
+from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
-from rsr_ray.store.units import n_rows
 
 ROUNDS = 5  # of leaving out prompts with rows that the trainer cuts
 
@@ -54,7 +61,7 @@ class Scores:
 
     store: Store
     fingerprint: str
-    names: list[str]  # of the units that count
+    files: list[ScoreFile]
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,11 @@ def make_arms(config: ArmsConfig) -> ArmsManifest:
     from rsr_ray.run.cluster import Cluster
 
     store = Store(config.store, config.student, config.s3_endpoint)
-    scores = Scores(store, *find_units(store, config.fingerprint))
+    scores = Scores(store, *find_files(store, config.fingerprint))
     refuse_foreign(config)
     with Cluster(config.ray_address, "text", LOST, verbose=config.verbose) as cluster:
         cluster.connect()
-        with at_stage(f"reading {n_rows(scores.names):,} rows"):
+        with at_stage(f"reading {rows_in(scores.files):,} rows"):
             rows = _read(scores, config)
         audit = None
         for _ in range(ROUNDS):
@@ -111,10 +118,8 @@ def _read(scores: Scores, config: ArmsConfig) -> pa.Table:
     """All scored rows as CANDIDATES, copies and what has no value of the metric dropped."""
     if config.quota and not config.teachers:
         config = dataclasses.replace(config, teachers=tuple(config.quota))
-    find = Candidates(config, scores.store, scores.fingerprint, scores.names)
-    blocks = read_candidates(find, scores.names).iter_batches(
-        batch_size=None, batch_format="pyarrow"
-    )
+    find = Candidates(config, scores.store, scores.fingerprint, scores.files)
+    blocks = read_candidates(find).iter_batches(batch_size=None, batch_format="pyarrow")
     none = candidates_of(config.metric).empty_table()
     rows = mark_copies(pa.concat_tables([none, *blocks]).combine_chunks())
     if config.trainer_length is not None:
@@ -190,9 +195,8 @@ def _write(draft: Draft, scores: Scores, config: ArmsConfig) -> list[Arm]:
     clear(config)
     ranked = draft.request.ranked
     chosen = [ranked.chosen_rows(rows, config.criterion) for rows in draft.chosen]
-    n_objects = len({name[:16] for name in scores.names})
     with at_stage(f"writing {sum(arm.rows for arm in draft.arms):,} rows"):
-        return write_arms(draft.arms, chosen, n_objects, config)
+        return write_arms(draft.arms, chosen, n_objects(scores.files), config)
 
 
 def _manifest(
@@ -222,5 +226,5 @@ def _manifest(
         flops_formula=formula(config),
         audit=audit,
         versions=versions_of("ray", "pyarrow", "numpy", "scipy"),
-        notes=notes(config, scores.store, scores.fingerprint, scores.names, **known),
+        notes=notes(config, scores.store, scores.fingerprint, scores.files, **known),
     )

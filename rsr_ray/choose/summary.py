@@ -1,6 +1,5 @@
 """summary: what is counted and added up in each partition, and over all of them."""
 
-import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -116,7 +115,7 @@ class Summary:
     because: dict[str, int] = field(default_factory=dict)  # reason -> such prompts that lost a row
     short_prompts: int = 0  # prompts with fewer than k candidates, but with one
     tied_prompts: int = 0  # prompts cut between equal values
-    capped: dict[str, Moves] = field(default_factory=dict)  # by teacher
+    capped: dict[str, Moves] = field(default_factory=dict)  # by teacher; of all partitions only
     teachers: dict[str, TeacherCounts] = field(default_factory=dict)
     sets: dict[str, SetSums] = field(default_factory=dict)  # chosen, candidates, random
 
@@ -126,7 +125,6 @@ class Summary:
         rows: pa.Table,
         ranked: RankedCandidates,
         chosen: np.ndarray,
-        capped: dict[str, Moves],
         config: ChooseConfig,
     ) -> "Summary":
         """Of a partition: all its rows, its candidates, and which of them are chosen, bool [N]."""
@@ -148,7 +146,6 @@ class Summary:
             because=_count(lost.group_by(["prompt_id", "dropped"]).aggregate([])["dropped"]),
             short_prompts=int((ranked.candidates_of_prompt < config.k).sum()),
             tied_prompts=ranked.n_tied(config.k),
-            capped=capped,
             teachers=_count_teachers(ranked.rows, chosen),
             sets={
                 name: SetSums.of(ranked.rows, ranked.prompt, some, config.metric)
@@ -170,14 +167,13 @@ class Summary:
         found = _added([json.loads(text) for text in texts])
         if not found:
             return cls()
-        capped = {name: Moves(**moves) for name, moves in found["capped"].items()}
         teachers = {name: TeacherCounts(**counts) for name, counts in found["teachers"].items()}
         sets = {name: SetSums.from_json(sums) for name, sums in found["sets"].items()}
-        return cls(**found | {"capped": capped, "teachers": teachers, "sets": sets})
+        return cls(**found | {"teachers": teachers, "sets": sets})
 
     def to_text(self) -> str:
         """As JSON, which travels between tasks."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self, default=vars)
 
 
 def _added(parts: list[Any]) -> Any:
