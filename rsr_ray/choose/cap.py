@@ -55,7 +55,7 @@ class CappedChoice:
         self.chosen = chosen.copy()
         self.did: dict[int, Counter[str]] = defaultdict(Counter)  # by teacher: fields of Moves
         self._share = share
-        self._order = offers.order
+        self._order = offers.numbers["order"]
         # of the prompt
         self._end = np.searchsorted(offers.prompt, offers.prompt, side="right").astype(np.int32)
         self._teacher = offers.teacher

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from rsr_ray.choose.candidates import Candidates
 from rsr_ray.choose.cap import cap_shares
-from rsr_ray.choose.files import clear, refuse_foreign, write_files
+from rsr_ray.choose.files import WHOLE, clear, refuse_foreign, write_files
 from rsr_ray.choose.manifest import Manifest, make_manifest
 from rsr_ray.choose.offers import Offers, offers_of
 from rsr_ray.choose.prompts import choose_prompts
@@ -146,11 +146,10 @@ def read_candidates(find: Candidates) -> "ray.data.Dataset":
     """The lazy dataset of the CANDIDATES rows of its files, all of a prompt in one partition."""
     import ray.data
 
-    whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-    rows = ray.data.from_arrow(list(_batches(find.files))).map_batches(find.read, **whole)
+    rows = ray.data.from_arrow(list(_batches(find.files))).map_batches(find.read, **WHOLE)
     if find.reads_corpus:
         partitions = min(n_objects(find.files), MOST_PARTITIONS)
-        rows = rows.repartition(partitions, keys=["source"]).map_batches(find.judge, **whole)
+        rows = rows.repartition(partitions, keys=["source"]).map_batches(find.judge, **WHOLE)
     partitions = int(np.clip(rows_in(find.files) // PARTITION_ROWS, 2, MOST_PARTITIONS))
     return rows.repartition(partitions, keys=["prompt_id"])
 
@@ -161,26 +160,31 @@ def _choose_rows(find: Candidates, config: ChooseConfig) -> tuple["ray.data.Data
     capped = None
     if config.max_share is not None:
         candidates = candidates.materialize()  # they are looked at twice
-        capped = cap_shares(offers_in(candidates, config), config.k, config.max_share)
-    chosen = candidates.map_batches(
-        choose_prompts,
-        batch_size=None,
-        batch_format="pyarrow",
-        fn_args=(config, capped and capped.exchanged),
-    ).materialize()
-    # The rows come by a block at a time: another stage would start workers for a few lines of text.
-    blocks = chosen.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    texts = [text for block in blocks for text in block["summary"].drop_null().to_pylist()]
-    found = Summary.added(texts)
+        offers, _ = read_offers(candidates.map_batches(offers_of, fn_args=(config,), **WHOLE))
+        capped = cap_shares(offers, config.k, config.max_share)
+    asked = (config, capped and capped.exchanged)
+    chosen = candidates.map_batches(choose_prompts, fn_args=asked, **WHOLE).materialize()
+    found = Summary.added(summaries_of(chosen))
     return chosen, dataclasses.replace(found, capped=capped.moves) if capped else found
 
 
-def offers_in(candidates: "ray.data.Dataset", config: ChooseConfig) -> Offers:
-    """The candidates of a dataset of CANDIDATES, as numbers."""
-    blocks: Iterable[Any] = candidates.map_batches(
-        offers_of, batch_size=None, batch_format="pyarrow", fn_args=(config,)
-    ).iter_batches(batch_size=None, batch_format="pyarrow")
-    return Offers.of(list(blocks))
+def read_offers(partitions: "ray.data.Dataset") -> tuple[Offers, list[str]]:
+    """The candidates that partitions tell of, and their summaries."""
+    tables, texts = list[pa.Table](), list[str]()
+    for block in _blocks(partitions):
+        texts += block["summary"].drop_null().to_pylist()
+        tables.append(block)
+    return Offers.of(tables), texts
+
+
+def summaries_of(partitions: "ray.data.Dataset") -> list[str]:
+    """What partitions have in `summary`."""
+    return [t for block in _blocks(partitions) for t in block["summary"].drop_null().to_pylist()]
+
+
+def _blocks(rows: "ray.data.Dataset") -> Iterable[Any]:
+    # One at a time: another stage would start workers for a few lines of text.
+    return rows.iter_batches(**WHOLE, prefetch_batches=0)
 
 
 def _batches(files: Sequence[ScoreFile]) -> Iterator[pa.Table]:

@@ -94,7 +94,7 @@ def write_files(
     no common one.
     """
     partitions = int(np.clip(n_chosen // 64, 1, min(n_objects, 200)))
-    rows = chosen.map_batches(_without_summary, **WHOLE).repartition(partitions, keys=["source"])
+    rows = chosen.map_batches(without_summary, **WHOLE).repartition(partitions, keys=["source"])
     written = rows.map_batches(write_chosen, fn_args=(config,), **WHOLE).take_all()
     return settle_files(written, n_chosen, config)
 
@@ -143,7 +143,8 @@ def _rewritten(names: list[str], schema: pa.Schema, config: PoolConfig) -> list[
     return tables.map_batches(rewrite, fn_args=(config, serialized), **WHOLE).take_all()
 
 
-def _without_summary(rows: pa.Table) -> pa.Table:
+def without_summary(rows: pa.Table) -> pa.Table:
+    """Ray Data UDF over CHOSEN rows: those that are rows of the choice."""
     return rows.filter(pc.is_null(rows["summary"]))
 
 

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rsr_ray.choose.files import without_summary
 from rsr_ray.choose.prompts import rank_prompts
+from rsr_ray.choose.ranked import RankedCandidates
 from rsr_ray.config.choose import ChooseConfig
 
 
@@ -18,12 +21,13 @@ class Offers:
     teachers: list[str]  # ascending
     prompt: np.ndarray  # int32: index into prompts
     teacher: np.ndarray  # int32: index into teachers
-    order: np.ndarray  # float64: what the choice goes by, turned so that lower is better
+    numbers: dict[str, np.ndarray]  # what else is known of each, by name
 
     @classmethod
     def of(cls, blocks: Iterable[pa.Table]) -> "Offers":
-        """Of what `offers_of` gives for partitions."""
-        rows = pa.concat_tables(blocks).unify_dictionaries()
+        """Of what `offered` gives for partitions, each prompt in one of them."""
+        tables = [without_summary(block).drop_columns(["summary"]) for block in blocks]
+        rows = pa.concat_tables(tables).unify_dictionaries()
         prompt, prompts = _sorted_codes(rows["prompt_id"])
         teacher, teachers = _sorted_codes(rows["teacher"])
         by_prompt = np.argsort(prompt, kind="stable")
@@ -32,7 +36,7 @@ class Offers:
             teachers.to_pylist(),
             prompt[by_prompt],
             teacher[by_prompt],
-            rows["order"].to_numpy()[by_prompt],
+            {name: rows[name].to_numpy()[by_prompt] for name in rows.column_names[2:]},
         )
 
     @property
@@ -42,18 +46,28 @@ class Offers:
 
 
 def offers_of(rows: pa.Table, config: ChooseConfig) -> pa.Table:
-    """Ray Data UDF over partitions of CANDIDATES: prompt_id, teacher and order of the candidates,
-    in the order of `RankedCandidates`.
+    """Ray Data UDF over partitions of CANDIDATES: the candidates as `Offers.of` takes them, with
+    what the choice goes by, turned so that lower is better, as `order`.
     """
     _, ranked = rank_prompts(rows, config)
+    return offered(ranked, {"order": ranked.order})
+
+
+def offered(
+    ranked: RankedCandidates, numbers: dict[str, np.ndarray], summary: str = ""
+) -> pa.Table:
+    """Candidates as `Offers.of` takes them, with these numbers, each [N], and a row more that has
+    nothing but `summary`.
+    """
     names = {name: ranked.rows[name].dictionary_encode() for name in ("prompt_id", "teacher")}
-    return pa.table({**names, "order": ranked.order})
+    last = pa.table({"summary": [summary]})
+    return pa.concat_tables([pa.table({**names, **numbers}), last], promote_options="default")
 
 
 def _sorted_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """A dictionary column as int32 [N] indices into its values in order, and these."""
-    whole = pa.concat_arrays(column.chunks)
-    order = pa.compute.sort_indices(whole.dictionary)
+    whole = column.combine_chunks()
+    order = pc.sort_indices(whole.dictionary)
     place = np.empty(len(order), np.int32)
     place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
     return place[whole.indices.to_numpy()], whole.dictionary.take(order)

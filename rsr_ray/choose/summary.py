@@ -137,13 +137,13 @@ class Summary:
         }
         return cls(
             rows=rows.num_rows,
-            seen=_count(rows["teacher"]),
+            seen=counts_of(rows["teacher"]),
             said_complete=rows.num_rows - rows["complete"].null_count,
             guarded=pc.sum(rows["is_guarded"]).as_py() or 0,
-            dropped=_count(rows["dropped"]),
+            dropped=counts_of(rows["dropped"]),
             prompts=len(pc.unique(named["prompt_id"])),
             prompts_without=len(pc.unique(lost["prompt_id"])),
-            because=_count(lost.group_by(["prompt_id", "dropped"]).aggregate([])["dropped"]),
+            because=counts_of(lost.group_by(["prompt_id", "dropped"]).aggregate([])["dropped"]),
             short_prompts=int((ranked.candidates_of_prompt < config.k).sum()),
             tied_prompts=ranked.n_tied(config.k),
             teachers=_count_teachers(ranked.rows, chosen),
@@ -164,7 +164,7 @@ class Summary:
     @classmethod
     def added(cls, texts: Iterable[str]) -> "Summary":
         """Those of partitions, each as `to_text` gives it, added up."""
-        found = _added([json.loads(text) for text in texts])
+        found = added([json.loads(text) for text in texts])
         if not found:
             return cls()
         teachers = {name: TeacherCounts(**counts) for name, counts in found["teachers"].items()}
@@ -176,17 +176,17 @@ class Summary:
         return json.dumps(self, default=vars)
 
 
-def _added(parts: list[Any]) -> Any:
+def added(parts: list[Any]) -> Any:
     """JSON values added up: numbers are summed, mappings key by key, with their keys sorted."""
     if not parts:
         return {}
     if isinstance(parts[0], dict):
         keys = sorted({key for part in parts for key in part})
-        return {key: _added([part[key] for part in parts if key in part]) for key in keys}
+        return {key: added([part[key] for part in parts if key in part]) for key in keys}
     return sum(parts)
 
 
-def _count(column: pa.ChunkedArray) -> dict[str, int]:
+def counts_of(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value occurs, null aside."""
     counts = column.drop_null().value_counts().to_pylist()
     return {entry["values"]: entry["counts"] for entry in counts}
