@@ -1,10 +1,10 @@
-"""A corpus of many shards: python -m tests.cluster.measure_shards [100000] [packed] [s3]
+"""A corpus of many shards: python -m tests.cluster.measure_shards [100000] [packed]
 
 Writes so many JSON Lines files of a short row each, too big for packs (70 KB, most of it a hole in
-the file) or, with `packed`, small ones. Prints, of steps that each follow those before in a process
-of its own, seconds and the peak memory of that process: finding the files, looking at the first
-rows, asking the store, planning, and the time until the first unit is written; then of a whole
-command that finds nothing new. With `s3` the files lie on a server of its own that only lists.
+the file) or, with `packed`, small ones. Prints, of steps that follow each other in one process,
+seconds and the peak memory of that process so far: finding the files, looking at the first rows,
+asking the store, planning, and the time until the first unit is written; then of a whole command
+that finds nothing new. Last, of finding as many objects on an S3 server of its own that only lists.
 """
 
 import json
@@ -13,9 +13,12 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,17 +26,17 @@ import pyarrow as pa
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.corpus.plan import make_plan
 from rsr_ray.corpus.shards import find_corpus
-from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import Cluster
 from rsr_ray.run.datasets import one_block_a_row
 from rsr_ray.run.ledger import Run
 from rsr_ray.run.pipeline import build_scores, score_corpus
 from rsr_ray.run.resources import take
+from rsr_ray.store.packs import pack_up
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import unit_name
 from rsr_ray.student.facts import identify, inspect_identified
 
-from ..conftest import DEMO_STUDENT
+from ..conftest import DEMO_STUDENT, S3_KEYS
 
 BIG = 70_000  # bytes of a file, more than a pack takes
 
@@ -94,6 +97,51 @@ def plan(folder: str) -> None:
             next(iter(written))
 
 
+def find_on_s3(endpoint: str) -> None:
+    with step("finding them on S3"):
+        files, _ = find_corpus(("s3://rsr/corpus",), endpoint, None)
+    print(f"{len(files):,} objects")
+
+
+def serve(n: int) -> str:
+    """The endpoint of a server that lists so many shards, 1,000 a page, 50 ms a page."""
+    when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+    facts = f"{when}<ETag>&quot;0&quot;</ETag><Size>70000</Size>"
+    entry = f"<Contents><Key>{{}}</Key>{facts}</Contents>"
+    keys = sorted(f"corpus/teacher=t{shard % 40:02}/{shard:06}.jsonl" for shard in range(n))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            time.sleep(0.05)
+            query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+            first = int(query.get("continuation-token", "0"))
+            page = "".join(entry.format(key) for key in keys[first : first + 1000])
+            if first + 1000 < n:
+                token = f"{first + 1000}</NextContinuationToken>"
+                page += f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}"
+            listing = f"<ListBucketResult><Name>rsr</Name>{page}</ListBucketResult>"
+            content = f'<?xml version="1.0"?>{listing}'.encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.send_header("content-type", "application/xml")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
 def fill(folder: str, n: int) -> None:
     """Give the store a unit of each shard, as if all were scored."""
     config = config_of(folder)
@@ -104,7 +152,7 @@ def fill(folder: str, n: int) -> None:
     mark = store.read_mark(fingerprint, name)
     files, _ = find_corpus(config.corpus, None, config.store)
     assert len(files) == n
-    for obj in objects_of(files, store):
+    for obj in pack_up(files, store, [])[0]:
         table = rows.set_column(
             rows.schema.get_field_index("source"), "source", pa.array([obj.uri] * rows.num_rows)
         )
@@ -113,12 +161,6 @@ def fill(folder: str, n: int) -> None:
         store.write_scores(fingerprint, unit_name(facts), table, mark)
     units = store.counted(fingerprint)
     store.write_teachers(store.read_teachers(), units, dict.fromkeys(units, mark))
-
-
-def objects_of(files: list[InputObject], store: Store) -> list[InputObject]:
-    from rsr_ray.store.packs import pack_up
-
-    return pack_up(files, store, [])[0]
 
 
 def again(folder: str) -> None:
@@ -134,7 +176,8 @@ def main(n: int, *, packed: bool) -> None:
         command = [sys.executable, "-m", "tests.cluster.measure_shards"]
         subprocess.run([*command, "plan", name], check=True)
         for path in Path(name, "store").rglob("*"):
-            path.is_file() and path.unlink()
+            if path.is_file():
+                path.unlink()
         alone = Path(name, "alone")
         os.rename(folder, alone)
         write(folder, 0, 1, packed=packed)
@@ -143,6 +186,7 @@ def main(n: int, *, packed: bool) -> None:
         os.rename(alone, folder)
         subprocess.run([*command, "fill", name, str(n)], check=True)
         subprocess.run([*command, "again", name], check=True)
+    subprocess.run([*command, "s3", serve(n)], check=True, env=os.environ | S3_KEYS)
 
 
 if __name__ == "__main__":
@@ -152,6 +196,8 @@ if __name__ == "__main__":
         fill(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1:2] == ["again"]:
         again(sys.argv[2])
+    elif sys.argv[1:2] == ["s3"]:
+        find_on_s3(sys.argv[2])
     else:
         numbers = [int(given) for given in sys.argv[1:] if given.isdigit()]
         main(numbers[0] if numbers else 100_000, packed="packed" in sys.argv)
