@@ -35,6 +35,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.guard import UNCHECKED
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.schema import DROPPED, SCORES
+from rsr_ray.store.packs import FEWEST, pack_up
 from rsr_ray.store.store import Store
 
 TIE = ["teacher", "sample", "trajectory_id"]
@@ -364,17 +365,21 @@ def test_means_of_a_set_are_those_of_a_teacher():
     json.dumps(manifest.to_json())
 
 
-def write_rows(store: Store, key: str, version: str, source: str, n: int, first: int = 0) -> None:
+FIRST = pa.table({"place": [0]})
+
+
+def write_rows(store: Store, key: str, version: str, source: str, n: int) -> None:
     """Scored rows of a version of a file, as a unit."""
     row = {"teacher": "T", "source": source, "fingerprint": "f", "prompt_id": "p"}
-    numbers = {"n_tokens": 10, "rank_sum": 9, "surprisal_sum": 3.0}
-    rows = [
-        {**row, **numbers, "trajectory_id": f"{source} {version} {i}", "source_row": i}
-        for i in range(first, first + n)
-    ]
-    facts = {"key": [key], "version": [version], "start": [first], "stop": [first + n]}
-    unit = {**facts, "last": [True], "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}
-    store.write_unit(pa.table(unit), "f")
+    row |= {"n_tokens": 10, "rank_sum": 9, "surprisal_sum": 3.0}
+    ids = [{"trajectory_id": f"{source} {version} {i}", "source_row": i} for i in range(n)]
+    write_unit(store, key, version, [row | of for of in ids])
+
+
+def write_unit(store: Store, key: str, version: str, rows: list[dict]) -> None:
+    facts = {"key": [key], "version": [version], "start": [0], "stop": [len(rows)], "last": [True]}
+    of_unit = pa.array([rows], pa.list_(pa.struct(list(SCORES))))
+    store.write_unit(pa.table({**facts, "rows": of_unit}), "f")
 
 
 @pytest.mark.parametrize("skip_missing", [False, True])
@@ -403,6 +408,24 @@ def test_of_a_file_that_was_scored_in_several_versions_its_present_one_counts(
     find = Candidates(config(skip_missing=True), store, "f", store.score_files("f"))
     with pytest.raises(UserError, match="now was scored with 2 different settings"):
         find.read(pa.table({"place": range(len(find.files))}))
+
+
+def test_files_of_a_pack_are_missing_one_by_one(tmp_path, monkeypatch):
+    store = Store(str(tmp_path), "m", None)
+    small = [InputObject(uri=f"s{n:02}", version=f"{n:012}", size=9) for n in range(FEWEST)]
+    (pack,), _ = pack_up(small, store, [])
+    row = {"teacher": "T", "fingerprint": "f", "prompt_id": "p", "source_row": 0, "n_tokens": 10}
+    numbers = {"rank_sum": 9, "surprisal_sum": 3.0}
+    sources = ["s00", "s01", "s02", "no member"]
+    rows = [{**row, **numbers, "trajectory_id": uri, "source": uri} for uri in sources]
+    write_unit(store, pack.key, pack.version, rows)
+    now = {"s00": f"{0:012}", "s01": "f" * 12}
+    monkeypatch.setattr("rsr_ray.choose.candidates.version_of", lambda uri, _: now.get(uri))
+    find = Candidates(config(skip_missing=True), store, "f", store.score_files("f"))
+    found = {(r["source"], r["version"], r["dropped"]) for r in find.read(FIRST).to_pylist()}
+    assert found == {
+        ("s00", f"{0:012}", None), ("s01", f"{1:012}", "missing"), ("s02", f"{2:012}", "missing"),
+    }  # fmt: skip
 
 
 KNOWN = {"said_complete": 1, "guarded": 1}  # of these rows everything is known
