@@ -102,9 +102,15 @@ CLUSTER = (
     ),
     Fault(
         "rsr_ray/run/doctor/estimate.py",
-        "residuals = tokens - a_byte * sizes",
-        "residuals = 0 * tokens",
+        "residuals = each - each.sum() / self.sizes.sum() * self.sizes",
+        "residuals = 0 * each",
         "test_estimate.py::test_the_tokens_of_a_corpus_are_within_the_range",
+    ),
+    Fault(
+        "rsr_ray/run/doctor/engine.py",
+        "pairs = lengths * np.minimum(lengths, window)",
+        "pairs = lengths",
+        "test_estimate.py::test_a_corpus_of_long_rows_is_estimated_from_shorter_ones",
     ),
     Fault(
         "rsr_ray/run/cluster.py",

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rsr_ray.config.score import ScoreConfig
-from rsr_ray.run.doctor.engine import Speed, _batches, measure_speed
+from rsr_ray.run.doctor.engine import Speed, Timed, _batches, fit_speed, measure_speed
 from rsr_ray.run.doctor.estimate import (
     FEWEST,
     MARGIN,
@@ -48,8 +48,9 @@ def test_the_tokens_of_a_corpus_are_within_the_range(spread, kind, rejects):
         sample = rng.choice(5000, 48, replace=False)
         load = load_of(lengths[sample], sizes[sample], sizes.sum())
         truth = lengths.sum() / load.tokens
-        inside += 1 / load.off <= truth <= load.off
-        factors.append(load.off)
+        off = load.off(load.lengths)
+        inside += 1 / off <= truth <= off
+        factors.append(off)
     assert inside >= 0.9 * 200
     if kind == "text" and not rejects:
         assert np.median(factors) < 1.2, "bytes say how long rows are"
@@ -57,8 +58,10 @@ def test_the_tokens_of_a_corpus_are_within_the_range(spread, kind, rejects):
 
 def test_of_few_rows_the_range_is_wide():
     rows = np.full(FEWEST - 1, 100)
-    assert load_of(rows, rows * 4, 10**6).off == UNSURE
-    assert load_of(np.full(FEWEST, 100), np.full(FEWEST, 400), 10**6).off == MARGIN
+    few = load_of(rows, rows * 4, 10**6)
+    assert few.off(few.lengths) == UNSURE
+    alike = load_of(np.full(FEWEST, 100), np.full(FEWEST, 400), 10**6)
+    assert alike.off(alike.lengths) == MARGIN
 
 
 FACTS = StudentFacts(
@@ -70,7 +73,7 @@ FACTS = StudentFacts(
     context_length=512,
     vocab_size=512,
 )
-SPEED = Speed("cpu", 100.0, 80.0, 125.0, 50)
+SPEED = Speed("cpu", 0.01, 0.0, 0.8, 1.25, 50)
 
 
 def cost_of(load: Load, replicas: int, speed: Speed | None = SPEED, gpus: int = 0):
@@ -132,8 +135,35 @@ def test_speed_is_of_seconds_of_work_and_a_long_row_is_cut_to_its_scored_end(stu
     spans = [np.array([10, 40]), np.array([5, 20, 280, 300]), np.array([470, 480])]
     spans = [span.astype(np.int32) for span in spans]
     speed = measure_speed(student, EncodedSample(ids=ids, spans=spans), 256, 100, "cpu")
-    assert 0 < speed.slowest <= speed.tokens_per_second <= speed.fastest
-    assert speed.longest_row == 256
+    assert 0 < speed.least <= 1 <= speed.most
+    assert speed.longest_row == 480
+    assert speed.seconds_a_token + speed.seconds_a_pair > 0
+
+
+@pytest.mark.parametrize("a_pair", [0.0, 2e-8, 1e-6])
+def test_a_corpus_of_long_rows_is_estimated_from_shorter_ones(a_pair):
+    """Random speeds and noise: rows eight times as long as any that was timed."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a_token = 10 ** rng.uniform(-6, -3)
+        timed = []
+        for lengths in ([256] * 16, [900, 1500, 700], [2000, 1100], [4096], [300] * 12, [8192]):
+            tokens, pairs = sum(lengths), sum(n**2 for n in lengths)
+            took = (a_token * tokens + a_pair * pairs) * rng.uniform(0.95, 1.05)
+            timed.append(Timed(tokens, pairs, took))
+        speed = fit_speed(timed, "cpu", 8192)
+        rows = np.array([200.0, 5000.0, 65536.0])
+        truth = a_token * rows + a_pair * rows**2
+        off = speed.seconds(rows, 65536) / truth
+        assert (abs(np.log(off)) < np.log([1.1, 1.2, 1.8])).all()
+        assert speed.seconds(rows, 4096)[2] <= speed.seconds(rows, 65536)[2]
+        assert 0.8 < speed.least <= 1 <= speed.most < 1.25
+
+
+def test_of_short_rows_alone_no_price_of_length_is_made_up():
+    timed = [Timed(4000, 4000 * n, 1.0 + 0.001 * n) for n in (40, 60, 100)]
+    speed = fit_speed(timed, "cpu", 300)
+    assert speed.seconds_a_pair == 0
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2"])

@@ -22,19 +22,36 @@ BATCH_SECONDS = 1.0
 TIMED_SECONDS = 3.0
 FEWEST_TIMED = 3
 LEAST_TOKENS = 256  # of a timed batch
+LONG = 2  # times the tokens of a timed batch: as much of the longest row is timed by itself
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a replica is, from timed batches of the sample: all of them, the slowest, the
-    fastest.
+    """How fast a replica is. A token of a row takes some time, and more by as much for each other
+    token of its row, because attention looks at all of them.
     """
 
     device: str
-    tokens_per_second: float
-    slowest: float
-    fastest: float
+    seconds_a_token: float
+    seconds_a_pair: float  # of a token and a token of its row
+    # of the timed batches, the least and the most: the time it took, over what these say
+    least: float
+    most: float
     longest_row: int  # tokens of the longest row timed
+
+    def seconds(self, lengths: np.ndarray, window: int) -> np.ndarray:
+        """Of rows with so many tokens, [R], that are scored in windows of at most `window`."""
+        pairs = lengths * np.minimum(lengths, window)
+        return self.seconds_a_token * lengths + self.seconds_a_pair * pairs
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A batch that was timed."""
+
+    tokens: int
+    pairs: int  # of tokens of the same row
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -143,28 +160,51 @@ def compare(student: Student, ids: list[np.ndarray], batch_tokens: int, r_max: i
 def measure_speed(
     student: Student, sample: EncodedSample, batch_tokens: int, r_max: int, device: str
 ) -> Speed:
-    """Of batches of the sample's rows in random order; of a row longer than a batch, its end."""
+    """Of batches of the sample's rows in random order, of short rows and of the longest one. Of a
+    row that is longer than what is timed, its end is.
+    """
 
-    def seconds(rows: list[int], most: int) -> tuple[int, float]:
-        """Tokens of these rows, of each at most so many, and the time they take."""
+    def time_rows(rows: list[int], most: int) -> Timed:
+        """These rows, of each at most so many tokens."""
         ids = [sample.ids[i][-most:] for i in rows]
         spans = [np.maximum(sample.spans[i] - max(0, len(sample.ids[i]) - most), 1) for i in rows]
         begun = time.monotonic()
         score_rows(student, ids, spans, Work(batch_tokens), r_max)
-        return sum(map(len, ids)), time.monotonic() - begun
+        lengths = [len(row) for row in ids]
+        return Timed(sum(lengths), sum(n**2 for n in lengths), time.monotonic() - begun)
 
-    shortest = [int(np.argmin([len(row) for row in sample.ids]))]
-    seconds(shortest, LEAST_TOKENS)  # the first time is slower
-    tokens, took = seconds(shortest, LEAST_TOKENS)
-    most = min(batch_tokens, max(LEAST_TOKENS, int(BATCH_SECONDS * tokens / took)))
-    batches = _batches([min(len(row), most) for row in sample.ids], most)
-    timed: list[tuple[int, float]] = []
-    while len(timed) < FEWEST_TIMED or sum(took for _, took in timed) < TIMED_SECONDS:
-        timed.append(seconds(next(batches), most))
-    speeds = [tokens / took for tokens, took in timed]
-    in_all = sum(tokens for tokens, _ in timed) / sum(took for _, took in timed)
-    longest = min(most, max(map(len, sample.ids)))
-    return Speed(device, in_all, min(speeds), max(speeds), longest)
+    lengths = [len(row) for row in sample.ids]
+    shortest = [int(np.argmin(lengths))]
+    time_rows(shortest, LEAST_TOKENS)  # the first time is slower
+    short = time_rows(shortest, LEAST_TOKENS)
+    most = min(batch_tokens, max(LEAST_TOKENS, int(BATCH_SECONDS * short.tokens / short.seconds)))
+    batches = _batches([min(n, most) for n in lengths], most)
+    timed: list[Timed] = []
+    while len(timed) < FEWEST_TIMED or sum(batch.seconds for batch in timed) < TIMED_SECONDS:
+        timed.append(time_rows(next(batches), most))
+    longest = min(LONG * most, max(lengths))
+    if longest > LONG * LEAST_TOKENS:  # long enough to tell tokens from pairs
+        some = next(_batches([min(n, LEAST_TOKENS) for n in lengths], most))
+        timed.append(time_rows(some, LEAST_TOKENS))
+        timed.append(time_rows([int(np.argmax(lengths))], longest))
+    return fit_speed(timed, device, longest)
+
+
+def fit_speed(timed: list[Timed], device: str, longest: int) -> Speed:
+    """The speed that is least off, relatively, from the time that batches took; `longest` is the
+    longest of their rows.
+    """
+    from scipy.optimize import nnls
+
+    took = np.array([batch.seconds for batch in timed])
+    work = np.array([[batch.tokens, batch.pairs] for batch in timed], float)
+    if longest <= LONG * LEAST_TOKENS:
+        work[:, 1] = 0.0
+    unit = np.maximum(work.max(0), 1.0)
+    found = nnls(work / unit / took[:, None], np.ones(len(timed)))[0] / unit
+    off = took / (work @ found)
+    a_token, a_pair = found.tolist()
+    return Speed(device, a_token, a_pair, float(off.min()), float(off.max()), longest)
 
 
 def _batches(lengths: list[int], most: int) -> Iterator[list[int]]:

@@ -1,11 +1,11 @@
 """What a run would cost.
 
-A range of times comes from how much the tokens per byte of the sampled rows vary, from the slowest
-and the fastest of the timed batches, and from how long a run takes to start.
+A range of times comes from how much the time per byte of the sampled rows varies, from how far the
+timed batches are from the fitted speed, and from how long a run takes to start.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,42 +27,59 @@ STANDARD_ERRORS = 2.0
 MARGIN = 1.1  # for what the sample does not show
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Load:
-    """What is left to score, from a sample of rows."""
+    """What is left to score, from a sample of R rows."""
 
-    trajectories: float
-    tokens: float
-    off: float  # the factor, 1 or more, by which the tokens may be more or fewer
+    lengths: np.ndarray  # float64 [R]: tokens of each; 0 if it is rejected
+    sizes: np.ndarray  # float64 [R]: bytes in its shard
+    n_bytes: int  # of the shards that are left
     shards: int
 
     @classmethod
     def of(cls, sample: Sample, encoded: EncodedSample, n_bytes: int, shards: int) -> "Load":
         """Of `n_bytes` of the corpus, in `shards`."""
-        tokens = np.array([0 if ids is None else len(ids) for ids in encoded.of_rows], float)
-        sizes = np.array(sample.row_bytes[: len(tokens)])
-        a_byte = tokens.sum() / sizes.sum()
-        off = UNSURE
-        if len(tokens) >= FEWEST:
-            residuals = tokens - a_byte * sizes
-            error = math.sqrt((residuals**2).sum() / (len(tokens) - 1) / len(tokens))
-            off = MARGIN * math.exp(STANDARD_ERRORS * error / tokens.mean())
-        return cls(
-            trajectories=n_bytes / sizes.mean(), tokens=n_bytes * a_byte, off=off, shards=shards
-        )
+        lengths = np.array([0 if ids is None else len(ids) for ids in encoded.of_rows], float)
+        return cls(lengths, np.array(sample.row_bytes[: len(lengths)]), n_bytes, shards)
+
+    @property
+    def trajectories(self) -> float:
+        return float(self.n_bytes / self.sizes.mean())
+
+    @property
+    def tokens(self) -> float:
+        return self.total(self.lengths)
+
+    def total(self, each: np.ndarray) -> float:
+        """Over all rows, of what each of the sample has, [R]."""
+        return float(self.n_bytes * each.sum() / self.sizes.sum())
+
+    def off(self, each: np.ndarray) -> float:
+        """The factor, 1 or more, by which a `total` may be more or less."""
+        n = len(each)
+        if n < FEWEST:
+            return UNSURE
+        residuals = each - each.sum() / self.sizes.sum() * self.sizes
+        error = math.sqrt((residuals**2).sum() / (n - 1) / n)
+        return MARGIN * math.exp(STANDARD_ERRORS * error / each.mean())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The work of a run, about. Hours are None if the speed of such a replica was not measured."""
+    """The work of a run, about. Hours and the speed of a replica are None if that of such a replica
+    was not measured.
+    """
 
     trajectories: float
     tokens: float
     flop: float
     replicas: int
-    hours: float | None
-    hours_low: float | None
-    hours_high: float | None
+    tokens_per_second: float | None = None  # of a replica, on rows as long as these
+    slowest: float | None = None
+    fastest: float | None = None
+    hours: float | None = None
+    hours_low: float | None = None
+    hours_high: float | None = None
 
     @property
     def span(self) -> str:
@@ -88,7 +105,8 @@ def estimate_cost(
     is_here: bool,
 ) -> Cost:
     """The cost of a load; `is_here` without Ray."""
-    cost = _cost(facts, resources, load, speed, is_here)
+    limit = config.length_limit(facts)
+    cost = _cost(facts, resources, load, speed, limit, is_here)
     said = (
         f"about {cost.trajectories:,.0f} trajectories to score, {cost.tokens / 1e6:,.1f} M tokens, "
         f"{cost.flop / 1e15:,.3g} PFLOP"
@@ -104,34 +122,48 @@ def estimate_cost(
         findings.ok(
             "estimate",
             f"{said}; {cost.span} on {counted(cost.replicas, 'replica')}: tokens within a "
-            f"factor of {load.off:.2f}, {speed.slowest:,.0f} to {speed.fastest:,.0f} tokens/s per "
-            f"replica, timed on rows of up to {speed.longest_row:,} tokens{_without(config)}",
+            f"factor of {load.off(load.lengths):.2f}, {cost.slowest:,.0f} to {cost.fastest:,.0f} "
+            f"tokens/s per replica, timed on rows of up to {speed.longest_row:,} "
+            f"tokens{_without(config)}",
         )
     return cost
 
 
 def _cost(
-    facts: StudentFacts, resources: Resources, load: Load, speed: Speed | None, is_here: bool
+    facts: StudentFacts,
+    resources: Resources,
+    load: Load,
+    speed: Speed | None,
+    limit: int,
+    is_here: bool,
 ) -> Cost:
-    replicas = max(1, min(resources.replicas, load.shards))  # a shard is never shared
-    device = "cuda" if resources.gpus_per_replica else "cpu"
-    hours = low = high = None
-    if not load.shards:
-        hours = low = high = 0.0
-    elif speed is not None and speed.device == device:
-        start = START_HERE if is_here else START_ON_RAY
-        at = load.tokens / replicas / 3600
-        low = at / load.off / speed.fastest + start[0] / 3600
-        high = at * load.off / speed.slowest + start[1] / 3600
-        hours = at / speed.tokens_per_second + sum(start) / 2 / 3600
-    return Cost(
+    """`limit` is the most tokens that a row is scored with at a time."""
+    cost = Cost(
         trajectories=load.trajectories,
         tokens=load.tokens,
         flop=2.0 * n_parameters(facts.source) * load.tokens,
-        replicas=replicas,
-        hours=hours,
-        hours_low=low,
-        hours_high=high,
+        replicas=max(1, min(resources.replicas, load.shards)),  # a shard is never shared
+    )
+    if not load.shards:
+        return replace(cost, hours=0.0, hours_low=0.0, hours_high=0.0)
+    device = "cuda" if resources.gpus_per_replica else "cpu"
+    if speed is None or speed.device != device:
+        return cost
+    each = speed.seconds(load.lengths, limit)
+    seconds, off = load.total(each), load.off(each)
+    start = START_HERE if is_here else START_ON_RAY
+
+    def hours(of_all: float, start: float) -> float:
+        return (of_all / cost.replicas + start) / 3600
+
+    return replace(
+        cost,
+        tokens_per_second=cost.tokens / seconds,
+        slowest=cost.tokens / seconds / speed.most,
+        fastest=cost.tokens / seconds / speed.least,
+        hours=hours(seconds, sum(start) / 2),
+        hours_low=hours(seconds * speed.least / off, start[0]),
+        hours_high=hours(seconds * speed.most * off, start[1]),
     )
 
 
