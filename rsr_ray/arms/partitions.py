@@ -63,8 +63,8 @@ def offer(rows: pa.Table, config: ArmsConfig, cut: pa.Array) -> pa.Table:
     )
     numbers = {
         "value": ranked.value,
-        "n_tokens": ranked.rows["n_tokens"].to_numpy(),
-        "length": length_of(ranked.rows).to_numpy(),
+        "n_tokens": ranked.rows["n_tokens"].to_numpy().astype(np.int32),
+        "length": length_of(ranked.rows).to_numpy().astype(np.int32),
         **{arm: draw(ranked.rows, config.seed, arm) for arm in config.arms if arm not in BY_COST},
     }
     return offered(ranked, numbers, json.dumps(found, default=vars))

@@ -32,17 +32,17 @@ class Request:
                 f"--quotas {unknown[0]}: no trajectory of this teacher can be chosen; "
                 f"there: {', '.join(teachers) or 'none'}"
             )
-        teacher = offers.teacher.astype(np.int64)
+        teacher = offers.teacher
         same_prompts = "prompts" in config.match
         place = places(offers.numbers["value"], offers.prompt if same_prompts else teacher)
         rng = np.random.default_rng(config.seed)
         pool = Pool(
             teacher=teacher,
-            prompt=offers.prompt.astype(np.int64),
+            prompt=offers.prompt,
             length_bin=_length_bins(offers.numbers["n_tokens"], teacher),
             costs=np.array([cost(arm, place, offers) for arm in config.arms]),
             measures=np.array([*measures.values()]).reshape(len(measures), len(place)),
-            order=rng.permutation(len(offers.prompts))[offers.prompt].astype(float),
+            order=rng.permutation(len(offers.prompts)).astype(np.int32)[offers.prompt],
         )
         wanted = Wanted(
             quotas=np.array([quota.get(name, 0) for name in teachers]),
@@ -94,6 +94,6 @@ def places(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _length_bins(tokens: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """int64 [N]: 0 for the shortest tenth of its teacher's rows, to 9."""
+    """int8 [N]: 0 for the shortest tenth of its teacher's rows, to 9."""
     bins = places(tokens, teacher) * LENGTH_BINS
-    return np.minimum(bins, LENGTH_BINS - 1).astype(np.int64)
+    return np.minimum(bins, LENGTH_BINS - 1).astype(np.int8)

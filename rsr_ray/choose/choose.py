@@ -170,11 +170,14 @@ def _choose_rows(find: Candidates, config: ChooseConfig) -> tuple["ray.data.Data
 
 def read_offers(partitions: "ray.data.Dataset") -> tuple[Offers, list[str]]:
     """The candidates that partitions tell of, and their summaries."""
-    tables, texts = list[pa.Table](), list[str]()
-    for block in _blocks(partitions):
-        texts += block["summary"].drop_null().to_pylist()
-        tables.append(block)
-    return Offers.of(tables), texts
+    texts = list[str]()
+
+    def read() -> Iterator[pa.Table]:
+        for block in _blocks(partitions):
+            texts.extend(block["summary"].drop_null().to_pylist())
+            yield block
+
+    return Offers.of(read()), texts
 
 
 def summaries_of(partitions: "ray.data.Dataset") -> list[str]:
