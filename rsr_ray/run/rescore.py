@@ -15,7 +15,6 @@ from rsr_ray.engine.sums import metric_sums_by_row, sum_by_turn
 from rsr_ray.errors import UserError
 from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.run.cluster import Cluster
-from rsr_ray.run.datasets import shared_out
 from rsr_ray.run.display import each
 from rsr_ray.run.pipeline import make_teachers
 from rsr_ray.run.resources import TASK_CPUS
@@ -110,8 +109,7 @@ def _rescore(
     import ray.data
 
     cluster.connect()
-    units = pa.table({"name": names, "size": [n_rows([name]) for name in names]})
-    tasks = ray.data.from_arrow(shared_out(units)).map_batches(
+    tasks = ray.data.from_arrow([pa.table({"name": [name]}) for name in names]).map_batches(
         rescore_unit,
         fn_args=(store, fingerprint, r_max, out, new),
         batch_size=1,

@@ -146,6 +146,30 @@ def test_replicas_the_order_of_shards_and_their_blocks_change_no_bit(
         assert table(other) == table(run)
 
 
+@pytest.mark.slow
+def test_a_replica_that_dies_within_a_block_of_several_shards(
+    local_ray, demo_run, demo_corpus, tmp_path, monkeypatch
+):
+    """What it had of the block is done again, and counts once."""
+    run, store = demo_run
+    monkeypatch.setattr(datasets, "MOST", 1)
+    monkeypatch.setattr(datasets, "ROUNDS", 1)
+    counted, was = [], Run.count
+
+    def count(self, unit):
+        counted.append(unit)
+        if len(counted) == 5:
+            kill(replicas()[0])
+        was(self, unit)
+
+    monkeypatch.setattr(Run, "count", count)
+    again = score(demo_corpus, tmp_path, unit_rows=16, replicas=2)
+    assert again.equation == run.equation
+    assert len(counted) == len({unit.file for unit in counted})
+    assert stored(tmp_path) == stored(store)
+    assert table(again) == table(run)
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 64 * 300])
 def test_batch_size_changes_no_rank_and_sums_only_in_the_last_digits(
     demo_run, demo_corpus, tmp_path, batch_tokens
@@ -407,30 +431,6 @@ def test_a_table_added_up_on_ray_is_the_one_added_up_here(demo_run, monkeypatch)
     with Cluster(None) as cluster:
         there = reduce_scores(store, run.fingerprint, names, 120_000, cluster)
     assert there.to_pylist() == run.teachers.to_pylist()
-
-
-@pytest.mark.slow
-def test_a_replica_that_dies_within_a_block_of_several_shards(
-    local_ray, demo_run, demo_corpus, tmp_path, monkeypatch
-):
-    """What it had of the block is done again, and counts once."""
-    run, store = demo_run
-    monkeypatch.setattr(datasets, "MOST", 1)
-    monkeypatch.setattr(datasets, "ROUNDS", 1)
-    counted, was = [], Run.count
-
-    def count(self, unit):
-        counted.append(unit)
-        if len(counted) == 5:
-            kill(replicas()[0])
-        was(self, unit)
-
-    monkeypatch.setattr(Run, "count", count)
-    again = score(demo_corpus, tmp_path, unit_rows=16, replicas=2)
-    assert again.equation == run.equation
-    assert len(counted) == len({unit.file for unit in counted})
-    assert stored(tmp_path) == stored(store)
-    assert table(again) == table(run)
 
 
 def test_no_more_replicas_than_have_something_to_do(local_ray, demo_corpus, tmp_path):
