@@ -45,6 +45,7 @@ RAY = {
     "PYTHONPATH": f"{JOBS.parent}:{os.environ.get('PYTHONPATH', '')}",
     "RAY_metrics_report_interval_ms": "500",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # a node that is told to end ends at once
 }
 
 

@@ -21,6 +21,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # by spinning, which costs up to five times the work on the small matrices of tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if not Path("/dev/nvidia0").exists():
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # kernels run on the CPU; read on Triton's import
 # The keys of the tests' own servers, there before any Ray worker starts; no test can reach a real
 # account.
 S3_KEYS = {

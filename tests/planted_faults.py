@@ -33,6 +33,13 @@ class Fault:
 
 CLUSTER = (
     Fault(
+        "rsr_ray/cli/__init__.py",
+        'os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"',
+        "pass",
+        "cluster/test_ending.py::test_a_night_that_is_ended_lets_its_lease_go_and_keeps_what_is_"
+        "finished[SIGTERM after Ray]",
+    ),
+    Fault(
         "rsr_ray/files/objects.py",
         "    attempt(remove, place)\n    if not missing",
         "    if not missing",
@@ -123,6 +130,24 @@ CLUSTER = (
         "rng.choice((-10, -2, 2, 10))",
         "rng.choice((-10, -2, 2, 11))",
         "cluster/test_runs.py::test_the_repositorys_golden_numbers",
+    ),
+    Fault(
+        "rsr_ray/engine/scoring.py",
+        "_fetch(begun, found, student.n_devices)",
+        "_fetch(begun, found, 0)",
+        "test_score.py::test_results_are_fetched_while_later_batches_are_under_way",
+    ),
+    Fault(
+        "rsr_ray/engine/lm_head_triton.py",
+        "above += (x > of_target).to(tl.int32)",
+        "above += (x >= of_target).to(tl.int32)",
+        "test_lm_head_triton.py::test_equals_the_slow_definition",
+    ),
+    Fault(
+        "rsr_ray/student/model.py",
+        "        router_logits: None = None\n",
+        "",
+        "test_score.py::test_heads_that_look_for_more_than_hidden_states",
     ),
 )
 

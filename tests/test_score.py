@@ -1,5 +1,7 @@
 """Batches through the student against one row at a time through its full logits."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -14,10 +17,12 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from rsr_ray.engine import scoring
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_rows, score_tokens
 from rsr_ray.engine.sums import Tokens, sum_by_row, sum_by_turn, turn_lengths
 from rsr_ray.engine.windows import cut_windows, score_windows
+from rsr_ray.errors import UserError
 from rsr_ray.run.score import Scorer, Wanted
 from rsr_ray.schema import REJECT_REASONS, SCORES
 from rsr_ray.student.model import Student
@@ -123,6 +128,51 @@ def test_what_an_architecture_does_to_its_logits_counts(tmp_path, config, kind):
     np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
 
 
+EXPERTS = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+}
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "gpt_oss", "olmoe", "gpt2"])
+def test_heads_that_look_for_more_than_hidden_states(tmp_path, kind):
+    """Mixtures of experts look for their routing, older models for attention to another text."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**EXPERTS), dtype=torch.float32)
+    for weight in model.parameters():  # some are left as the memory was
+        torch.nn.init.normal_(weight, std=0.1)
+    model.eval().save_pretrained(tmp_path)
+    ids, spans = random_rows(8, 300, 60)
+    _, rank_sum, surprisal_sum, _ = slow_sums(model, ids, spans, 100)
+    got = score_rows(Student(str(tmp_path), "float32", "cpu"), ids, spans, Work(500), 100)
+    assert got["rank_sum"].tolist() == rank_sum.tolist()
+    np.testing.assert_allclose(got["surprisal_sum"], surprisal_sum, rtol=1e-5)
+
+
+def test_a_model_whose_head_cannot_be_had_alone_is_refused(tmp_path):
+    config = CONFIG_MAPPING["opt"](
+        vocab_size=300,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"OPTForCausalLM has no separate backbone and head"):
+        Student(str(tmp_path), "float32", "cpu")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near(student, dtype):
     ids, spans = random_rows(10, 600, 100)
@@ -190,7 +240,8 @@ def test_no_rows_and_all_rejected(score):
 
 def test_a_student_that_gives_no_number_is_a_reject(score):
     class Broken:
-        vocab_size, packed, head_device = 5, False, torch.device("cpu")
+        vocab_size, packed, n_devices = 5, False, 1
+        beside_head = staticmethod(torch.from_numpy)
 
         def hidden(self, ids, _):
             return torch.zeros(*ids.shape, 2)
@@ -266,6 +317,46 @@ def test_a_batch_that_does_not_fit_is_split_and_later_ones_are_smaller(student):
     again = Small(student, 400)
     score_rows(again, ids, spans, work, 100)
     assert max(again.tried) <= 400
+
+
+@pytest.mark.parametrize("n_devices", [1, 3])
+@pytest.mark.parametrize("fits", [10_000, 300])
+def test_results_are_fetched_while_later_batches_are_under_way(
+    student, monkeypatch, n_devices, fits
+):
+    """No batch is waited for before as many more were begun as there are devices, in whatever
+    order memory runs out; and what comes out has the bits of one batch at a time.
+    """
+    ids, spans = random_rows(40, 600, 100)
+    monkeypatch.setattr(student, "n_devices", 0)
+    want = score_tokens(Small(student, fits), ids, spans, Work(500))
+    monkeypatch.setattr(student, "n_devices", n_devices)
+    happened = []
+    begin, tokens = scoring._Begun.__init__, scoring._Begun.tokens
+
+    def begun(self, batch, *more):
+        happened.append(("begun", tuple(batch)))
+        begin(self, batch, *more)
+
+    def fetched(self):
+        happened.append(("fetched", tuple(self.batch)))
+        return tokens(self)
+
+    monkeypatch.setattr(scoring._Begun, "__init__", begun)
+    monkeypatch.setattr(scoring._Begun, "tokens", fetched)
+    small = Small(student, fits)
+    got = score_tokens(small, ids, spans, Work(500))
+    for one, other in zip(got, want, strict=True):
+        assert all((a == b).all() for a, b in zip(one, other, strict=True))
+    order = {kind: [batch for k, batch in happened if k == kind] for kind in ("begun", "fetched")}
+    assert order["begun"] == order["fetched"]
+    waiting = list(itertools.accumulate({"begun": 1, "fetched": -1}[kind] for kind, _ in happened))
+    assert max(waiting) == min(n_devices + 1, len(order["begun"]))
+    if fits == 10_000:  # nothing had to be split: none is fetched early
+        kinds = [kind for kind, _ in happened]
+        all_begun = len(kinds) - kinds[::-1].index("begun")
+        fetched_early = [n for n in range(all_begun) if kinds[n] == "fetched"]
+        assert {waiting[n] for n in fetched_early} == {n_devices}
 
 
 def test_a_row_that_does_not_fit_alone_is_a_reject_and_the_rest_is_scored(score, student):

@@ -13,6 +13,7 @@ FUNCTION_LINES = 40
 LONGER = {
     "encode/texts.py find_texts": "its helper is inside it",
     "demo/train_student.py main": "a recipe, from top to bottom",
+    "engine/lm_head_triton.py _token_stats": "a kernel, and an argument a line",
 }
 
 # What is open by its nature, each under a name that says what it is; the rest is typed.

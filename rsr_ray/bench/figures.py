@@ -4,10 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from rsr_ray.bench.student import Shape
-from rsr_ray.report.terminal.console import console
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,10 @@ class Benchmark:
 
 def print_bench(result: Benchmark) -> None:
     """The figures as a terminal table."""
+    from rich.table import Table  # a machine that only measures need not have it
+
+    from rsr_ray.report.terminal.console import console
+
     out = console()
     table = Table(
         title=(f"{result.device}: {result.tokens:,} tokens, {result.scored_tokens:,} scored"),

@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str] | None = None) -> NoReturn:
     """`main` as a process of its own."""
+    # Ray reads it when it is imported. It would put handlers of its own over these, and leave none
+    # once it is shut down: a SIGTERM while a night draws its report would end it, lease and all.
+    os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is in a shell's background
             signal.signal(number, _end)

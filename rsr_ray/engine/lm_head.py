@@ -4,7 +4,9 @@ They are rank, surprisal, entropy and squared probabilities. Legend: N scored po
 size, V vocabulary.
 """
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 512 << 20
 BYTES_A_LOGIT = 16  # the model's logit and at most three float32 values made of it live at once
+# On a GPU: of the logits of a chunk, at 4 bytes each. With fewer than some 300 positions (H100) a
+# chunk's time is that of reading the head's weights; this is 1,766 at vocabulary 151,936.
+GPU_BYTES = 1 << 30
 # On a CPU: logits swept together stay in its cache. A third of the time of a whole chunk's, see
 # CHANGELOG.
 CACHE_BYTES = 1 << 20
@@ -35,15 +40,38 @@ def token_stats(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> TokenSta
     The rank compares logits in the dtype the model gave them: a tie there is a tie. Adding a
     constant to all logits or permuting the vocabulary changes nothing beyond rounding.
     """
-    rows = len(logits_NV)
-    if logits_NV.device.type == "cpu":
-        rows = max(1, CACHE_BYTES // (logits_NV.shape[1] * 4))
+    if logits_NV.is_cuda and (in_one_reading := _kernel()):
+        rank_N, surprisal_N, entropy_N, square_N = in_one_reading(logits_NV, target_N)
+        return TokenStats(rank_N, surprisal_N.clamp_min(0.0), entropy_N.clamp_min(0.0), square_N)
+    most = HEAD_BYTES // BYTES_A_LOGIT if logits_NV.is_cuda else CACHE_BYTES // 4
+    rows = max(1, most // logits_NV.shape[1])
     return _join(
         [
             _token_stats(logits_nV, target_n)
             for logits_nV, target_n in zip(logits_NV.split(rows), target_N.split(rows), strict=True)
         ]
     )
+
+
+@cache
+def _kernel() -> Callable[..., tuple["torch.Tensor", ...]] | None:
+    """The kernel for GPUs, tried once; None, with a warning, where this machine cannot build it."""
+    import torch
+
+    try:
+        from rsr_ray.engine.lm_head_triton import token_stats_triton
+
+        token_stats_triton(
+            torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
+        )
+    except Exception as e:  # of many kinds: no Triton, no C compiler, an unknown GPU
+        logging.getLogger(__name__).warning(
+            "the Triton kernel of the head cannot be used (%s: %s): torch alone is slower",
+            type(e).__name__,
+            e,
+        )
+        return None
+    return token_stats_triton
 
 
 def _token_stats(logits_NV: "torch.Tensor", target_N: "torch.Tensor") -> TokenStats:
@@ -82,7 +110,12 @@ def sweep(
     vocab_size: int,
     head_bytes: int = HEAD_BYTES,
 ) -> TokenStats:
-    """`token_stats(head(hidden_ND), target_N)` in chunks that hold at most about `head_bytes`."""
-    chunk = max(1, head_bytes // (vocab_size * BYTES_A_LOGIT))
+    """`token_stats(head(hidden_ND), target_N)` in chunks that hold at most about `head_bytes`, or
+    GPU_BYTES on a GPU.
+    """
+    a_position = vocab_size * BYTES_A_LOGIT
+    if hidden_ND.is_cuda:
+        head_bytes, a_position = GPU_BYTES, vocab_size * 4
+    chunk = max(1, head_bytes // a_position)
     chunks = zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True)
     return _join([token_stats(head(hidden_cD), target_c) for hidden_cD, target_c in chunks])

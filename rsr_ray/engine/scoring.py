@@ -3,13 +3,14 @@
 Legend: B rows of a batch, T positions, N scored positions, D hidden size, V vocabulary.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from rsr_ray.engine.batching import batches
-from rsr_ray.engine.lm_head import sweep
+from rsr_ray.engine.lm_head import TokenStats, sweep
 from rsr_ray.engine.sums import Tokens, sum_by_row
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ class Halves(Protocol):
 
     packed: bool  # rows go through it one behind the other, without padding
     vocab_size: int
-    head_device: "torch.device"
+    n_devices: int  # that its layers are on
+
+    def beside_head(self, values_N: np.ndarray, /) -> "torch.Tensor":
+        """Values on the device of the head, without waiting for the device."""
 
     def hidden(self, ids_BT: np.ndarray, position_BT: np.ndarray | None, /) -> "torch.Tensor":
         """Hidden states [B, T, D]."""
@@ -67,37 +71,80 @@ def score_tokens(
 
     `ids` int32 [T] and `spans` int32 [2S] a row, as `encode` gives them: every span starts at 1 or
     later. A batch that does not fit into memory is split, and batches are smaller from then on; a
-    row that does not fit alone gives None.
+    row that does not fit alone gives None. More batches are begun while the results of one are
+    fetched: one more than the student has devices.
     """
     import torch
 
     lengths = np.array([len(row) - 1 for row in ids], np.int64)
     found: list[Tokens | None] = [None] * len(ids)
     left = batches(lengths, work.batch_tokens, packed=student.packed)
+    begun = deque[_Begun]()
     while left:
         batch = left.pop(0)
         n_positions = int(lengths[batch].sum())
         size = n_positions if student.packed else len(batch) * int(lengths[batch].max())
         try:
-            tokens = _score_batch(student, [ids[i] for i in batch], [spans[i] for i in batch])
+            begun.append(_begin(student, batch, [ids[i] for i in batch], [spans[i] for i in batch]))
         except torch.OutOfMemoryError:
+            _fetch(begun, found, 0)
             torch.cuda.empty_cache()
             if len(batch) == 1:
                 continue
-            work.splits += 1
-            work.batch_tokens = size // 2
-            rows = np.concatenate([batch, *left])
-            smaller = batches(lengths[rows], work.batch_tokens, packed=student.packed)
-            left = [rows[again] for again in smaller]
+            left = _smaller([batch, *left], lengths, size, work, packed=student.packed)
             continue
         work.padded += size
         work.positions += n_positions
-        for i, row in zip(batch, tokens, strict=True):
-            found[i] = row
+        _fetch(begun, found, student.n_devices)
+    _fetch(begun, found, 0)
     return found
 
 
-def _score_batch(student: Halves, ids: list[np.ndarray], spans: list[np.ndarray]) -> list[Tokens]:
+def _fetch(begun: "deque[_Begun]", found: list[Tokens | None], most: int) -> None:
+    """Results of the oldest batches, until at most so many are under way."""
+    while len(begun) > most:
+        oldest = begun.popleft()
+        for i, row in zip(oldest.batch, oldest.tokens(), strict=True):
+            found[i] = row
+
+
+def _smaller(
+    left: list[np.ndarray], lengths: np.ndarray, size: int, work: Work, *, packed: bool
+) -> list[np.ndarray]:
+    """The batches that are left, none of them over half the size of the first."""
+    work.splits += 1
+    work.batch_tokens = size // 2
+    rows = np.concatenate(left)
+    return [rows[again] for again in batches(lengths[rows], work.batch_tokens, packed=packed)]
+
+
+class _Begun:
+    """A batch that a student has begun; its statistics are copied when they are there."""
+
+    def __init__(self, batch: np.ndarray, stats: TokenStats, n_scored: list[int]):
+        import torch
+
+        self.batch = batch  # int [B]: its rows
+        self.n_scored = n_scored
+        # copied into pinned memory, so that nothing waits for them here
+        self.stats = [values.to("cpu", non_blocking=True) for values in stats]
+        self.copied = None
+        if stats.rank.is_cuda:
+            with torch.cuda.device(stats.rank.device):
+                self.copied = torch.cuda.Event()
+                self.copied.record()
+
+    def tokens(self) -> list[Tokens]:
+        """The scored tokens of its rows, once they are there."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return Tokens(*(values.numpy() for values in self.stats)).split(self.n_scored)
+
+
+def _begin(
+    student: Halves, batch: np.ndarray, ids: list[np.ndarray], spans: list[np.ndarray]
+) -> _Begun:
+    """Begin a batch; `ids` and `spans` are those of its rows."""
     import torch
 
     rows = [row[:-1].astype(np.int64) for row in ids]  # the last token is only ever a target
@@ -113,14 +160,11 @@ def _score_batch(student: Halves, ids: list[np.ndarray], spans: list[np.ndarray]
         position_BT = None
         starts = np.arange(len(rows)) * ids_BT.shape[1]
     # hidden state i predicts token i + 1
-    source_N = torch.from_numpy(
-        np.concatenate([start + p - 1 for start, p in zip(starts, scored, strict=True)])
-    ).to(student.head_device)
-    target_N = torch.from_numpy(
-        np.concatenate([row[p] for row, p in zip(ids, scored, strict=True)]).astype(np.int64)
-    ).to(student.head_device)
+    source_N = np.concatenate([start + p - 1 for start, p in zip(starts, scored, strict=True)])
+    target_N = np.concatenate([row[p] for row, p in zip(ids, scored, strict=True)])
     with torch.inference_mode():
-        hidden_ND = student.hidden(ids_BT, position_BT).flatten(0, 1)[source_N]
-        stats = sweep(hidden_ND, target_N, student.logits, student.vocab_size)
-        whole = Tokens(*(values.cpu().numpy() for values in stats))
-    return whole.split([len(p) for p in scored])
+        hidden_BTD = student.hidden(ids_BT, position_BT)
+        hidden_ND = hidden_BTD.flatten(0, 1)[student.beside_head(source_N)]
+        target = student.beside_head(target_N.astype(np.int64))
+        stats = sweep(hidden_ND, target, student.logits, student.vocab_size)
+        return _Begun(batch, stats, [len(p) for p in scored])

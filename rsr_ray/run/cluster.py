@@ -131,6 +131,8 @@ def _init(address: str, log: str, *, verbose: bool) -> None:
     logs = ray.LoggingConfig(encoding="JSON") if log == "json" else None
     # Ray's own handler of SIGTERM exits at once, and no lease would be let go.
     ray._private.utils.set_sigterm_handler = lambda _: None
+    # This process was told by it (cli.run); workers write a trace of C++ where they crash.
+    os.environ.pop("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", None)
     try:
         if match := re.fullmatch(r"(.+):(\d+)", address.split("://")[-1]):
             # Ray itself tries for two minutes

@@ -1,6 +1,7 @@
 """A student's weights in two halves for scoring, backbone and head."""
 
 import ctypes
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,17 +132,45 @@ def _quantization(quantize: str, dtype: str) -> Any:
 
 
 def _given_backbone() -> Any:
-    """A backbone that ignores its arguments and returns the hidden states it was given."""
+    """A backbone that ignores its arguments and returns the hidden states it was given, with a
+    place for all else that the heads of mixtures of experts and of older models look for.
+    """
     import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPast
+    from transformers.utils import ModelOutput
+
+    @dataclass
+    class Output(ModelOutput):
+        last_hidden_state: torch.Tensor | None = None
+        past_key_values: None = None
+        hidden_states: None = None
+        attentions: None = None
+        cross_attentions: None = None
+        router_logits: None = None
 
     class Given(torch.nn.Module):
         hidden: torch.Tensor
 
-        def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
-            return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+        def forward(self, *_: Any, **__: Any) -> Output:
+            return Output(last_hidden_state=self.hidden)
 
     return Given()
+
+
+def _no_halves(source: str, model: Any) -> str:
+    return (
+        f"student {source}: {type(model).__name__} has no separate backbone and head, "
+        "which scoring needs; use a checkpoint of a causal language model"
+    )
+
+
+def _moved(values: np.ndarray, device: "torch.device") -> "torch.Tensor":
+    """An array on a device. To a GPU from pinned memory: from other memory, a copy first waits for
+    all that the GPU has begun.
+    """
+    import torch
+
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Student:
@@ -185,21 +214,30 @@ class Student:
         check_finite(source, self.model)
         if "device_map" not in placed:
             self.model.to(torch.device(device))
-        self.model.eval()
         self._take_apart(source)
+
+    @classmethod
+    def around(cls, model: Any, *, packed: bool) -> "Student":
+        """Of a model that is there already, on its device. It is taken apart: what else is done
+        with it needs a copy.
+        """
+        student = cls.__new__(cls)
+        student.model, student.packed = model, packed
+        student._take_apart(type(model).__name__)
+        return student
 
     def _take_apart(self, source: str) -> None:
         """Set the backbone, the head and their devices. Raises UserError where it has no halves."""
-        self.vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        self.model.eval()
+        head = self.model.get_output_embeddings()
+        self.vocab_size = head.weight.shape[0]
         self.backbone = self.model.base_model
         if self.backbone is self.model:
-            raise UserError(
-                f"student {source}: {type(self.model).__name__} has no separate backbone and head, "
-                "which scoring needs; use a checkpoint of a causal language model"
-            )
+            raise UserError(_no_halves(source, self.model))
         # Where the ids go, and where hidden states and targets meet.
         self.device = self.model.get_input_embeddings().weight.device
-        self.head_device = self.model.get_output_embeddings().weight.device
+        self.head_device = head.weight.device
+        self.n_devices = len({weight.device for weight in self.model.parameters()})
         for name, module in self.backbone.named_modules():
             if name.split(".")[-1] == "mlp":
                 module.forward = _in_slices(module.forward)
@@ -207,6 +245,21 @@ class Student:
         # architecture does to logits (soft caps, scales): nothing of that is written again here.
         self._given = _given_backbone()
         setattr(self.model, self.model.base_model_prefix, self._given)
+        self._try_head(source, getattr(head, "in_features", head.weight.shape[1]))
+
+    def _try_head(self, source: str, size: int) -> None:
+        """On hidden states of a size. Raises UserError where the forward is not the head alone."""
+        import torch
+
+        dtype = next(w.dtype for w in self.model.parameters() if w.is_floating_point())
+        try:
+            with torch.inference_mode():
+                hidden = torch.zeros(1, size, dtype=dtype, device=self.head_device)
+                fits = self.logits(hidden).shape == (1, self.vocab_size)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as e:
+            raise UserError(_no_halves(source, self.model) + f" ({one_line(e)})") from e
+        if not fits:
+            raise UserError(_no_halves(source, self.model))
 
     def hidden(self, ids_BT: np.ndarray, position_BT: np.ndarray | None = None) -> "torch.Tensor":
         """Hidden states [B, T, D] of right-padded ids, or of packed rows.
@@ -215,16 +268,15 @@ class Student:
         it, and without a mask no [T, T] tensor is built. Where rows are packed, their positions
         start anew, and the attention finds their borders in them.
         """
-        import torch
-
         given = {"input_ids": ids_BT} | (
             {} if position_BT is None else {"position_ids": position_BT}
         )
-        moved = {
-            name: torch.from_numpy(values).to(self.device, non_blocking=True)
-            for name, values in given.items()
-        }
+        moved = {name: _moved(values, self.device) for name, values in given.items()}
         return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
+
+    def beside_head(self, values_N: np.ndarray) -> "torch.Tensor":
+        """Values on the device of the head, without waiting for the device."""
+        return _moved(values_N, self.head_device)
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """The model's own logits [N, V], in its own dtype."""

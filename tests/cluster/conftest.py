@@ -40,6 +40,11 @@ HEAD = {
     # Workers that hold torch already wait for the next run instead of ending after a second.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "RAY_num_workers_soft_limit": "6",
+    # Workers have the priority of the tests and servers that wait for them; Ray gives them 15.
+    "RAY_worker_niceness": "0",
+    # A node that is gone is missed after three seconds instead of fifteen; one that is only slow
+    # to answer has as long as before.
+    "RAY_health_check_period_ms": "600",
 }
 
 
@@ -60,11 +65,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def head(tmp_path_factory):
-    """One head for all tests; its workers are forked, and a poison text crashes their tokenizer."""
+def head(request, tmp_path_factory):
+    """One head for all tests; its workers are forked, and a poison text crashes their tokenizer.
+    It has a dashboard, which takes a dozen processes, where a test submits jobs.
+    """
     port, dashboard, temp = free_port(), free_port(), tmp_path_factory.mktemp("ray")
+    with_jobs = any("test_job_submit" in item.path.name for item in request.session.items)
     options = [
         f"--port={port}",
+        f"--include-dashboard={with_jobs}",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}",
         f"--temp-dir={temp}",
@@ -75,11 +84,11 @@ def head(tmp_path_factory):
         sys.executable,
         POISON / "forks.py",
         socket_of,
-        ready=socket_of.exists,
+        ready=lambda: True,  # it imports while Ray starts; workers wait for it
         env=os.environ | HEAD,
     )
     with server, ray_node("--head", *options, **HEAD, **forked) as (_, metrics):
-        wait_for(lambda: listens(dashboard))
+        wait_for(lambda: socket_of.exists() and (listens(dashboard) or not with_jobs))
         yield Head(
             f"127.0.0.1:{port}",
             f"http://127.0.0.1:{dashboard}",
@@ -99,25 +108,43 @@ def local_ray(head):
 
 
 @pytest.fixture(scope="session")
-def aside():
-    """The process in which small runs encode, kept for the next of them: its start takes seconds
-    of each.
-    """
-    kept = Aside(run_here._ready_to_encode, str(DEMO_STUDENT))
-    kept.close = lambda: None
-    yield kept
-    Aside.close(kept)
+def asides():
+    """Processes aside, kept for the next that wants the same: the start of each takes seconds."""
+    kept: dict[tuple, Aside] = {}
+
+    def kept_or_started(*wanted):
+        if wanted not in kept:
+            kept[wanted] = Aside(*wanted)
+            kept[wanted].close = lambda: None
+        return kept[wanted]
+
+    yield kept_or_started
+    for one in kept.values():
+        Aside.close(one)
 
 
 @pytest.fixture(scope="module")
-def here(aside):
+def here(asides):
     """Small runs of a module whose point is not Ray do without it, as a user's do; this process
     may be connected to one by now, which alone would send them there. What needs Ray in any case,
     such as choose and rescore, takes `local_ray` as well.
     """
+    aside = asides(run_here._ready_to_encode, str(DEMO_STUDENT))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cluster, "is_elsewhere", property(lambda self: self.address != "local"))
         patch.setattr(run_here, "Aside", lambda *_: aside)
+        yield
+
+
+@pytest.fixture(scope="module")
+def brief_doctor(asides):
+    """A doctor who measures the speed on three small batches instead of for three seconds, and
+    renders with the process of the one before, where student and settings are the same.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TIMED_SECONDS", "BATCH_SECONDS"):
+            patch.setattr(f"rsr_ray.run.doctor.engine.{name}", 0.0)
+        patch.setattr("rsr_ray.run.doctor.student.Aside", asides)
         yield
 
 

@@ -138,7 +138,7 @@ def test_nothing_scored_is_no_success(tmp_path):
 
 
 def test_teachers_of_nobody():
-    done = in_a_process("teachers", "--store", "/nowhere", "--student", "x")
+    done = rsr_ray("teachers", "--store", "/nowhere", "--student", "x")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 

@@ -15,6 +15,8 @@ from rsr_ray.run.doctor.doctor import Examination, examine
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, write_many
 
+pytestmark = pytest.mark.usefixtures("local_ray", "brief_doctor")
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -124,7 +126,7 @@ WARNINGS = (another_end_token, a_template_that_drops_reasoning)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_planted_fault_is_found(local_ray, corpus, tmp_path, fault):
+def test_a_planted_fault_is_found(corpus, tmp_path, fault):
     changes, check, says = fault(tmp_path, corpus)
     doctor = examined(tmp_path, **({"corpus": (str(corpus),)} | changes))
     found = [
@@ -138,7 +140,7 @@ def test_a_planted_fault_is_found(local_ray, corpus, tmp_path, fault):
     assert doctor.failed or fault in WARNINGS
 
 
-def test_all_is_well(local_ray, corpus, tmp_path):
+def test_all_is_well(corpus, tmp_path):
     options = ["--corpus", corpus, "--student", DEMO_STUDENT, "--store", tmp_path / "store"]
     done = rsr_ray("doctor", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
@@ -165,7 +167,7 @@ def test_all_is_well(local_ray, corpus, tmp_path):
     assert not (tmp_path / "store" / "scores").exists()
 
 
-def test_what_the_store_has_is_left_out_of_the_estimate(local_ray, corpus, tmp_path):
+def test_what_the_store_has_is_left_out_of_the_estimate(corpus, tmp_path):
     expected = examined(tmp_path, corpus=(str(corpus),)).cost
     record = score(corpus, tmp_path / "store").record
     assert record.estimate.hours_high == expected.hours_high  # what came out is beside it
@@ -177,7 +179,7 @@ def test_what_the_store_has_is_left_out_of_the_estimate(local_ray, corpus, tmp_p
     assert 80 < both.trajectories < 160  # 120 of 240
 
 
-def test_a_failure_is_exit_code_1(local_ray, tmp_path):
+def test_a_failure_is_exit_code_1(tmp_path):
     done = rsr_ray(
         "doctor",
         "--corpus",
@@ -193,7 +195,7 @@ def test_a_failure_is_exit_code_1(local_ray, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_store_without_room(local_ray, corpus, tmp_path):
+def test_a_store_without_room(corpus, tmp_path):
     (tmp_path / "store").mkdir()
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path / "store"], check=True

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections import defaultdict
 
@@ -24,9 +25,9 @@ from .conftest import BIN, Head, as_options, rsr_ray, write_many
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
-def submit(head: Head, *command) -> subprocess.CompletedProcess:
-    """The README's command line."""
-    return subprocess.run(
+def submit(head: Head, *command) -> subprocess.Popen:
+    """The README's command line, begun."""
+    return subprocess.Popen(
         [
             str(BIN / "ray"),
             "job",
@@ -42,22 +43,18 @@ def submit(head: Head, *command) -> subprocess.CompletedProcess:
         ],
         cwd=REPOSITORY,
         env=ENVIRONMENT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=500,
     )
 
 
-def test_the_same_table_as_a_submitted_job(head, a_corpus, local_table, tmp_path):
+def test_of_two_jobs_one_gives_the_same_table_and_one_with_a_mistake_fails(
+    head, a_corpus, local_table, tmp_path
+):
     corpus, settings = a_corpus
-    done = submit(head, "--corpus", corpus, "--store", tmp_path / "store", *as_options(settings))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    shown = rsr_ray("teachers", "--store", tmp_path / "store", "--student", "s", "--json")
-    assert json.loads(shown.stdout)["table"] == local_table
-
-
-def test_a_job_with_a_mistake_fails(head):
-    done = submit(
+    good = submit(head, "--corpus", corpus, "--store", tmp_path / "store", *as_options(settings))
+    bad = submit(
         head,
         "--corpus",
         "/nowhere",
@@ -66,8 +63,12 @@ def test_a_job_with_a_mistake_fails(head):
         "--store",
         "/nowhere/store",
     )
-    assert done.returncode != 0
-    assert "no such file or folder" in done.stdout + done.stderr
+    said_of_good, said_of_bad = (job.communicate(timeout=500)[0] for job in (good, bad))
+    assert good.returncode == 0, said_of_good[-3000:]
+    shown = rsr_ray("teachers", "--store", tmp_path / "store", "--student", "s", "--json")
+    assert json.loads(shown.stdout)["table"] == local_table
+    assert bad.returncode != 0
+    assert "no such file or folder" in said_of_bad
 
 
 def test_a_night_by_the_readmes_command(tmp_path):
@@ -147,6 +148,7 @@ def test_prometheus_sees_a_run_and_its_logs_carry_its_id(head, tmp_path):
         while run.poll() is None:
             for name, value in scraped(head.metrics).items():
                 seen[name] = max(seen[name], value)
+            time.sleep(0.2)
         record = json.loads(run.stdout.read().splitlines()[-1])
     assert run.returncode == 0
     assert 0 < seen["ray_rsr_trajectories_total"] <= 800

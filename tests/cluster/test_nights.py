@@ -25,6 +25,8 @@ from rsr_ray.store.lease import Lease
 from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import on_ceph, rsr_ray, stored, upload, write_many
 
+pytestmark = pytest.mark.usefixtures("brief_doctor")
+
 
 def config_file(folder: Path, corpus, store, **changes) -> Path:
     students = [
@@ -411,16 +413,18 @@ def test_of_many_at_once_one_gets_the_lease_and_a_dead_ones_expires(s3):
     with ThreadPoolExecutor(8) as pool:
         refused = list(pool.map(Lease.take, many))
     assert refused.count(None) == 1
-    winner = many[refused.index(None)]
+    dead = Lease("s3://rsr/dead", 3, s3[1])
+    assert dead.take() is None
+    dead._ended.set()  # as if its process had died: nobody renews it, nobody releases it
+    dead._renewing.join()
+    assert Lease("s3://rsr/dead", 3, s3[1]).take() is not None
     time.sleep(5)
     assert Lease("s3://rsr/race", 3, s3[1]).take() is not None, "a live one is renewed"
-    winner._ended.set()  # as if its process had died: nobody renews it, nobody releases it
-    winner._renewing.join()
-    assert Lease("s3://rsr/race", 3, s3[1]).take() is not None
-    time.sleep(5)
-    after = Lease("s3://rsr/race", 3, s3[1])
-    assert after.take() is None
-    after.release()
+    many[refused.index(None)].release()
+    for name in ("race", "dead"):
+        after = Lease(f"s3://rsr/{name}", 3, s3[1])
+        assert after.take() is None
+        after.release()
 
 
 def test_an_object_is_created_once(s3):

@@ -14,7 +14,7 @@ from ..conftest import DEMO_STUDENT, REPOSITORY
 from .conftest import OWNER, in_a_process, rsr_ray
 from .test_nights import config_file, write_shard
 
-pytestmark = pytest.mark.ceph
+pytestmark = [pytest.mark.ceph, pytest.mark.usefixtures("brief_doctor")]
 BUCKET = "shared"
 CORPUS, STORE = f"s3://{BUCKET}/corpus", f"s3://{BUCKET}/store"
 SCORE = ["--corpus", CORPUS, "--student", DEMO_STUDENT, "--student-name", "one", "--replicas", 1]

@@ -11,8 +11,10 @@ import pytest
 from rsr_ray.demo.corpus import conversation, make_problem
 from rsr_ray.store.store import Store
 
-from .conftest import in_a_process
+from .conftest import rsr_ray
 from .test_here import command, last_record
+
+pytestmark = pytest.mark.usefixtures("here")
 
 ROLES = {"doubtful-32b-think": "flowery-8b", "flowery-8b": "doubtful-32b-think"}
 TEACHERS = (*ROLES, "looping-3b")
@@ -38,12 +40,12 @@ def write_corpus(folder) -> None:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory):
+def scored(here, tmp_path_factory):
     """Corpus, store and options of a run with --stratum."""
     folder = tmp_path_factory.mktemp("strata")
     write_corpus(folder / "corpus")
     options = command(folder / "corpus", folder / "store", "--stratum", "meta.source")
-    done = in_a_process(*options, RAY_ADDRESS="")
+    done = rsr_ray(*options)
     assert done.returncode == 0, done.stderr
     return folder / "store", options
 
@@ -52,7 +54,7 @@ def test_an_order_that_flips_by_source_is_found(scored):
     store, _ = scored
     student = next(iter(Store.students(str(store), None)))
     options = ("teachers", "--store", str(store), "--student", student)
-    done = in_a_process(*options, "--by-stratum", "meta.source", "--json")
+    done = rsr_ray(*options, "--by-stratum", "meta.source", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["strata"]
     found_values = {
@@ -77,14 +79,14 @@ def test_an_order_that_flips_by_source_is_found(scored):
     assert {change["a"], change["b"]} == {*ROLES}
     assert {*change["a_surely"], *change["b_surely"]} == {"school", "street"}
     assert found["sentence"].startswith("The order of teachers depends on meta.source: ")
-    shown = in_a_process(*options, "--by-stratum", "meta.source")
+    shown = rsr_ray(*options, "--by-stratum", "meta.source")
     assert found["sentence"] in " ".join(shown.stdout.split())
 
 
 def test_the_same_command_goes_on_and_one_without_it_is_refused(scored):
     store, options = scored
-    assert in_a_process(*options, RAY_ADDRESS="").returncode == 0
+    assert rsr_ray(*options).returncode == 0
     assert last_record(store)["equation"]["already_scored"] == N * len(TEACHERS)
-    refused = in_a_process(*options[:-2], RAY_ADDRESS="")
+    refused = rsr_ray(*options[:-2])
     assert refused.returncode == 2
     assert "--new-generation" in refused.stderr

@@ -16,6 +16,8 @@ from rsr_ray.run.doctor.doctor import examine
 from ..conftest import DEMO_STUDENT
 from .conftest import rsr_ray, score, write_many
 
+pytestmark = pytest.mark.usefixtures("brief_doctor")
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

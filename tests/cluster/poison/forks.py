@@ -15,6 +15,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 
 SOCKET = (
@@ -48,7 +49,8 @@ def hand_over() -> None:
         }
     ).encode()
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(path)
+        while server.connect_ex(path):  # it has not started yet
+            time.sleep(0.05)
         socket.send_fds(server, [len(told).to_bytes(8, "big")], [0, 1, 2])
         server.sendall(told)
         server.recv(1)  # the fork holds the other end
@@ -89,8 +91,9 @@ def serve(path: str) -> None:
     assert "ray" not in sys.modules
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
+        server.bind(f"{path}-new")
         server.listen(64)
+        os.rename(f"{path}-new", path)
         for worker, outputs, _ in asked(server):
             if os.fork() == 0:
                 server.close()

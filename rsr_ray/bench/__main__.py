@@ -1,0 +1,5 @@
+import sys
+
+from rsr_ray.bench.suite import main
+
+sys.exit(main())

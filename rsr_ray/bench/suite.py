@@ -1,0 +1,322 @@
+"""python -m rsr_ray.bench: everything that is checked and measured of the engine on this machine,
+in one run of some minutes.
+
+It needs torch, transformers and numpy alone: a bare machine with a GPU and a copy of this folder
+will do. Students have random weights. A part that breaks is told as such, and the next one begins.
+"""
+
+import datetime
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsr_ray.bench.bench import R_MAX, Load, Way, measure, surprisals_apart, times_faster
+from rsr_ray.bench.machine import device_name, peak_memory
+from rsr_ray.bench.models import (
+    make_both,
+    of_shape,
+    parameters_of,
+    with_experts,
+    with_sliding_window,
+)
+from rsr_ray.bench.naive import naive_padding, naive_rows
+from rsr_ray.bench.student import SHAPES, Shape, rows_of
+from rsr_ray.engine.lm_head import sweep
+from rsr_ray.engine.lm_head_reference import token_stats_reference
+from rsr_ray.engine.scoring import Work, score_rows, score_tokens
+from rsr_ray.errors import one_line
+from rsr_ray.student.model import Student
+
+GIB = 1 << 30
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something that was measured, and what it should at most, or at least, be."""
+
+    name: str
+    value: float
+    unit: str = ""
+    most: float | None = None
+    least: float | None = None
+
+    @property
+    def is_met(self) -> bool:
+        low = -math.inf if self.least is None else self.least
+        high = math.inf if self.most is None else self.most
+        return low <= self.value <= high
+
+
+@dataclass
+class Part:
+    """A part of the suite, and what came out."""
+
+    name: str
+    seconds: float = 0.0
+    figures: list[Figure] = field(default_factory=list)
+    skipped: str = ""  # why, where it was
+    broke: str = ""  # how, where it did
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is measured on it."""
+
+    device: str
+    sizes: dict[str, Shape]
+    small: Shape  # of the checks
+    long_row: int  # tokens
+    window: int  # of the student with a sliding one
+
+
+def this_machine() -> Machine:
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+        small = replace(SHAPES["cpu"], vocabulary=8000, hidden=64, intermediate=128, layers=2)
+        return Machine("cpu", {"4 layers of 256": SHAPES["cpu"]}, small, 8192, 256)
+    large = SHAPES["cuda"]
+    sizes = {
+        "0.6B": replace(large, hidden=1024, layers=28, heads=16, intermediate=3072),
+        "1.7B": replace(large, hidden=2048, layers=28, heads=16, intermediate=6144),
+        "8B": large,
+    }
+    return Machine("cuda", sizes, sizes["0.6B"], 131_072, 4096)
+
+
+def run_suite(machine: Machine, say: Callable[[str], None]) -> list[Part]:
+    """Every part in turn; `say` is told each as it ends."""
+    parts: dict[str, Callable[[Machine], Iterator[Figure]]] = {
+        "head": measure_head,
+        "against the full logits": partial(check_logits, make=of_shape),
+        "a sliding window": partial(
+            check_logits, make=partial(with_sliding_window, window=machine.window)
+        ),
+        "experts": partial(check_logits, make=with_experts),
+        "memory that runs out": check_splits,
+        "a long row": measure_long_row,
+    }
+    for name, shape in machine.sizes.items():
+        parts[f"speed, {name}"] = partial(measure_speed, shape=shape, name=name)
+    found = []
+    for name, measure_part in parts.items():
+        part = run_part(name, machine, measure_part)
+        found.append(part)
+        for line in lines_of(part):
+            say(line)
+    return found
+
+
+class SkippedError(Exception):
+    """A part that this machine has no place for."""
+
+
+def run_part(
+    name: str, machine: Machine, measure_part: Callable[[Machine], Iterator[Figure]]
+) -> Part:
+    import torch
+
+    part, begun = Part(name), time.perf_counter()
+    try:
+        with torch.inference_mode():
+            part.figures.extend(measure_part(machine))
+    except SkippedError as e:
+        part.skipped = str(e)
+    except Exception as e:  # the parts behind it are measured all the same
+        part.broke = f"{type(e).__name__}: {one_line(e)}"
+    part.seconds = time.perf_counter() - begun
+    if machine.device == "cuda":
+        torch.cuda.empty_cache()
+    return part
+
+
+def lines_of(part: Part) -> Iterator[str]:
+    """A part for the terminal."""
+    how = f"skipped: {part.skipped}" if part.skipped else f"{part.seconds:.1f} s"
+    yield f"{part.name} ({how})" + (f": BROKE: {part.broke}" if part.broke else "")
+    for figure in part.figures:
+        bounds = [f"at most {figure.most:g}"] if figure.most is not None else []
+        bounds += [f"at least {figure.least:g}"] if figure.least is not None else []
+        wanted = f"  ({' and '.join(bounds)}{'' if figure.is_met else ': NOT MET'})"
+        yield f"  {figure.name:44} {figure.value:12,.6g} {figure.unit}{wanted if bounds else ''}"
+
+
+def measure_head(machine: Machine) -> Iterator[Figure]:
+    """Microseconds a position of the head and all that is made of its logits."""
+    import torch
+
+    for name, shape in machine.sizes.items():
+        n = 4096 if machine.device == "cuda" else 256
+        dtype = getattr(torch, shape.dtype)
+        with torch.device(machine.device):
+            hidden_ND = torch.randn(n, shape.hidden, dtype=dtype)
+            weight_VD = torch.randn(shape.vocabulary, shape.hidden, dtype=dtype) / shape.hidden
+            target_N = torch.randint(0, shape.vocabulary, (n,))
+
+        head = partial(torch.nn.functional.linear, weight=weight_VD)
+        ways: dict[str, Callable[[], Any]] = {
+            "head and statistics": partial(sweep, hidden_ND, target_N, head, shape.vocabulary),
+            "matrix product alone": partial(head, hidden_ND[:1024]),
+        }
+        for what, way in ways.items():
+            yield Figure(
+                f"{what}, {name}", 1e6 * seconds_of(way, machine.device) / n, "us/position"
+            )
+
+
+def seconds_of(way: Callable[[], Any], device: str) -> float:
+    """The least of some times, after a first one that is not counted."""
+    import torch
+
+    taken = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        way()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begun)
+    return min(taken[1:])
+
+
+def check_logits(machine: Machine, make: Callable[[Shape], Any]) -> Iterator[Figure]:
+    """Rows in batches against the model's own full logits, row by row, and against rows alone."""
+    shape = machine.small
+    student, whole = make_both(make(shape), shape.dtype, machine.device)
+    ids, spans = rows_of(replace(shape, rows=12, median=500, p95=1500, longest=2048))
+    together = score_tokens(student, ids, spans, Work(shape.batch_tokens))
+    flips, flips_alone, n, off = 0, 0, 0, 0.0
+    for row, span, found in zip(ids, spans, together, strict=True):
+        assert found is not None
+        (alone,) = score_tokens(student, [row], [span], Work(shape.batch_tokens))
+        assert alone is not None
+        rank, surprisal = reference(whole, row, span)
+        flips += int((found.rank != rank).sum())
+        flips_alone += int((found.rank != alone.rank).sum())
+        off = max(off, abs(float(found.surprisal.sum(dtype=np.float64) / surprisal.sum()) - 1))
+        n += len(rank)
+    is_exact = shape.dtype == "float32"
+    yield Figure("tokens", n)
+    yield Figure("ranks unlike the full logits'", flips / n, "", most=1e-3 if is_exact else None)
+    # of the few tokens here, one may be at a tie
+    most = 1e-3 if is_exact else 1e-4
+    yield Figure("ranks unlike those of rows alone", flips_alone / n, "", most=most)
+    yield Figure("surprisal of a row, relative error", off, "", most=1e-5 if is_exact else 1e-2)
+
+
+def reference(whole: Any, ids: np.ndarray, span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks and surprisals of a row's scored tokens by the slow definition."""
+    import torch
+
+    start, stop = span.tolist()
+    row_T = torch.from_numpy(ids.astype(np.int64)).to(whole.device)
+    logits_TV = whole(input_ids=row_T[None], use_cache=False).logits[0, start - 1 : stop - 1]
+    found = [
+        token_stats_reference(logits_nV, target_n)[:2]
+        for logits_nV, target_n in zip(
+            logits_TV.split(256), row_T[start:stop].split(256), strict=True
+        )
+    ]
+    rank, surprisal = (torch.cat(values).cpu().numpy() for values in zip(*found, strict=True))
+    return rank, surprisal
+
+
+def check_splits(machine: Machine) -> Iterator[Figure]:
+    """A batch that does not fit is split, and the sums stay."""
+    import torch
+
+    if machine.device == "cpu":
+        raise SkippedError("only a GPU says that a batch does not fit")
+    shape = machine.small
+    student, _ = make_both(of_shape(shape), shape.dtype, machine.device)
+    ids, spans = rows_of(replace(shape, rows=48, median=2000, p95=4000, longest=4096))
+    want = score_rows(student, ids, spans, Work(8192), R_MAX)
+    torch.cuda.empty_cache()
+    room = torch.cuda.memory_allocated() + GIB
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+    try:
+        work = Work(1 << 18)
+        got = score_rows(student, ids, spans, work, R_MAX)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    off = np.abs(got["surprisal_sum"] / want["surprisal_sum"] - 1).max()
+    yield Figure("splits", work.splits, "", least=1)
+    yield Figure("batches afterwards", work.batch_tokens, "tokens")
+    yield Figure("surprisal of a row, relative difference", float(off), "", most=1e-2)
+
+
+def measure_long_row(machine: Machine) -> Iterator[Figure]:
+    """One row as long as a context, under students with and without a sliding window."""
+    shape = machine.small
+    rng = np.random.default_rng(0)
+    row = rng.integers(0, shape.vocabulary, machine.long_row).astype(np.int32)
+    span = np.array([1, len(row)], np.int32)
+    yield Figure("tokens", len(row))
+    for name, make in (
+        ("full attention", of_shape),
+        ("sliding window", partial(with_sliding_window, window=machine.window)),
+    ):
+        student, _ = make_both(make(shape), shape.dtype, machine.device)
+        with peak_memory(machine.device) as used:
+            begun = time.perf_counter()
+            score_rows(student, [row], [span], Work(shape.batch_tokens), R_MAX)
+            taken = time.perf_counter() - begun
+        yield Figure(f"speed, {name}", len(row) / taken, "tokens/s")
+        yield Figure(f"peak above the weights, {name}", used[0] / GIB, "GiB", most=6.0)
+
+
+def measure_speed(machine: Machine, shape: Shape, name: str) -> Iterator[Figure]:
+    """The engine beside the naive way, as `rsr-ray bench` has them."""
+    student, whole = make_both(of_shape(shape), shape.dtype, machine.device)
+    ids, spans = rows_of(shape)
+    work = Work(shape.batch_tokens)
+    engine = Way(partial(score_rows, student, ids, spans, work, R_MAX))
+    naive = Way(partial(naive_rows, whole, ids, spans, R_MAX))
+    warm_up(student, ids, spans, shape)
+    ceiling = measure([engine, naive], ROUNDS, shape, machine.device)
+    lengths = np.array([len(row) for row in ids])
+    load = Load.of(shape, parameters_of(whole), lengths, spans, ceiling)
+    ours = load.figures(engine, 1 - work.positions / work.padded)
+    theirs = load.figures(naive, naive_padding(lengths))
+    share = {"8B": 0.6, "0.6B": 0.45}.get(name)
+    yield Figure("speed", ours.tokens_per_second, "tokens/s")
+    yield Figure("naive way", theirs.tokens_per_second, "tokens/s")
+    yield Figure("engine over naive", times_faster(engine, naive), "x", least=2.5)
+    yield Figure("ceiling of a matrix product", ceiling / 1e12, "TFLOP/s")
+    yield Figure("share of the ceiling", ours.share_of_matmul_ceiling, "", least=share)
+    yield Figure("padding", ours.padding_share)
+    yield Figure("peak above the weights", ours.peak_bytes_above_weights / GIB, "GiB")
+    yield Figure("surprisal of a row against naive", surprisals_apart(engine, naive))
+
+
+def warm_up(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], shape: Shape) -> None:
+    """What happens once is not measured."""
+    score_rows(student, ids[:2], spans[:2], Work(shape.batch_tokens), R_MAX)
+
+
+def main() -> int:
+    """Run the suite, print it and keep it as JSON; 1 where a part broke."""
+    import torch
+    import transformers
+
+    machine = this_machine()
+    print(f"{device_name(machine.device)}, torch {torch.__version__}", flush=True)
+    parts = run_suite(machine, partial(print, flush=True))
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    facts = {"date": today, "device": device_name(machine.device), **versions}
+    path = Path("bench") / f"suite-{platform.node() or 'machine'}-{today}.json"
+    path.parent.mkdir(exist_ok=True)
+    kept = facts | {"parts": [asdict(part) for part in parts]}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"saved to {path}")
+    return int(any(part.broke for part in parts))
