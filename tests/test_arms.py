@@ -169,6 +169,12 @@ def test_a_matched_arm_has_the_lengths_of_the_other():
     assert not np.array_equal(np.bincount(bins[chosen[0]]), np.bincount(bins[chosen[1]]))
 
 
+def test_a_matched_arm_in_one_program_with_the_others():
+    arms = ("low", "high", "random", "matched-low")
+    _, chosen = check(planted(60, samples=2), config(arms=arms, tolerance=0.05))
+    assert len(chosen) == len(arms)
+
+
 def test_a_random_arm_is_the_seeds_draw_where_nothing_else_is_asked():
     ranked = planted(80)
     asked = config(arms=("low", "random"), match=("none",), disjoint="none", k=3, per_teacher=7)

@@ -196,7 +196,7 @@ def _add_lengths(
     program: Program, pool: Pool, wanted: Wanted, arm: np.ndarray, row: np.ndarray
 ) -> None:
     """A matched arm has as many rows of each teacher and length as the arm it is matched to."""
-    bins = pool.length_bin.max(initial=0) + 1
+    bins = int(pool.length_bin.max(initial=0)) + 1
     group = pool.teacher[row] * bins + pool.length_bin[row]
     for control, of in wanted.copies:
         (here,), (there,) = np.nonzero(arm == control), np.nonzero(arm == of)
