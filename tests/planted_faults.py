@@ -672,6 +672,24 @@ UNIT = (
         "-e '.'",
         "test_readme.py::test_ci_does_what_the_readme_says",
     ),
+    Fault(
+        "rsr_ray/run/datasets.py",
+        "        most = min(1 / MOST, (1 - done) / (ROUNDS * workers))\n",
+        "        most = 1 / MOST\n",
+        "test_blocks.py::test_the_last_objects_go_one_by_one",
+    ),
+    Fault(
+        "rsr_ray/choose/prompts.py",
+        "        chosen ^= ranked.are_among(exchanged)\n",
+        "        pass\n",
+        "test_choose.py::test_partitions_change_no_row_and_no_sum",
+    ),
+    Fault(
+        "rsr_ray/choose/candidates.py",
+        "counting = now if now in versions else versions[0]",
+        "counting = versions[0]",
+        "test_choose.py::test_of_a_file_that_was_scored_in_several_versions_its_present_one_counts",
+    ),
 )
 
 FAULTS = (*UNIT, *BROWSER, *CLUSTER)

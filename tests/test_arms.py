@@ -13,12 +13,16 @@ import pytest
 from rsr_ray.arms.blocks import blocks_of, natural, solve_in_blocks
 from rsr_ray.arms.flow import fits
 from rsr_ray.arms.manifest import describe_arms, in_common
+from rsr_ray.arms.partitions import named_rows, offer, sums_of_arms, take
 from rsr_ray.arms.pool import Request, places
 from rsr_ray.arms.problem import Pool, Wanted, solve
 from rsr_ray.arms.solve import aimed, solve_request
 from rsr_ray.choose.columns import CANDIDATES
+from rsr_ray.choose.files import without_summary
+from rsr_ray.choose.offers import Offers
 from rsr_ray.choose.prompts import mark_copies
 from rsr_ray.choose.ranked import RankedCandidates
+from rsr_ray.choose.summary import SetSums
 from rsr_ray.config.arms import ARMS, ArmsConfig
 from rsr_ray.errors import UserError
 
@@ -42,7 +46,9 @@ def planted(
     n = n_prompts * n_teachers * samples
     prompt, teacher, sample = np.unravel_index(np.arange(n), (n_prompts, n_teachers, samples))
     tokens = np.maximum(rng.lognormal(6 + 0.3 * teacher, 0.6), 20).astype(np.int64)
-    rsr = 3 - 0.2 * np.log(tokens) + rng.normal(0, 0.3, n)
+    about = 3 - 0.2 * np.log(tokens) + rng.normal(0, 0.3, n)
+    ranks = np.maximum((about * tokens * 0.5).astype(np.int64), 1)
+    rsr = ranks / (tokens * 0.5)
     columns = {
         "trajectory_id": [f"{p}/{t}/{s}" for p, t, s in zip(prompt, teacher, sample, strict=True)],
         "prompt_id": [f"p{p:05d}" for p in prompt],
@@ -51,7 +57,7 @@ def planted(
         "n_tokens": tokens,
         "n_prompt_tokens": rng.integers(20, 200, n),
         "surprisal_sum": tokens * 0.5,
-        "rank_sum": np.maximum((rsr * tokens * 0.5).astype(np.int64), 1),
+        "rank_sum": ranks,
         "rsr": rsr,
     }
     rows = pa.table(
@@ -61,23 +67,36 @@ def planted(
     return RankedCandidates.of(rows, rsr, "lower")
 
 
+NO_PROMPTS = pa.array([], pa.string())
+
+
+def partitions(ranked: RankedCandidates) -> list[pa.Table]:
+    """The rows, each partition with every third prompt."""
+    return [ranked.rows.filter(pa.array(ranked.prompt % 3 == n)) for n in range(3)]
+
+
+def offers_of(ranked: RankedCandidates, asked: ArmsConfig) -> Offers:
+    return Offers.of(offer(rows, asked, NO_PROMPTS) for rows in partitions(ranked))
+
+
 def request_of(ranked: RankedCandidates, asked: ArmsConfig) -> Request:
-    measures = {}
+    measures, offers = {}, offers_of(ranked, asked)
     if "tokens" in asked.match:
-        measures["tokens"] = ranked.rows["n_tokens"].to_numpy().astype(float)
+        measures["tokens"] = offers.numbers["n_tokens"].astype(float)
     if "flops" in asked.match:
-        s = ranked.rows["n_tokens"].to_numpy() + ranked.rows["n_prompt_tokens"].to_numpy()
+        s = offers.numbers["length"]
         measures["flops"] = 6e9 * s + 1e6 * s.astype(float) ** 2
-    return Request.of(ranked, measures, asked)
+    return Request.of(offers, measures, asked)
 
 
 def check(ranked: RankedCandidates, asked: ArmsConfig) -> tuple[Request, np.ndarray]:
     """The arms, after everything that was asked was looked at one by one."""
     request = request_of(ranked, asked)
     chosen = solve_request(request, asked)
-    names = ranked.rows["teacher"].to_pylist()
+    offers = request.offers
+    names = [offers.teachers[t] for t in offers.teacher]
     quota = asked.quota or dict.fromkeys(set(names), asked.per_teacher)
-    prompts = ranked.rows["prompt_id"].to_pylist()
+    prompts = offers.prompts.take(pa.array(offers.prompt)).to_pylist()
     for rows in chosen:
         at = np.flatnonzero(rows)
         assert {t: sum(names[i] == t for i in at) for t in quota} == quota
@@ -148,6 +167,12 @@ def test_a_matched_arm_has_the_lengths_of_the_other():
         assert abs(request.place[chosen[control]].mean() - 0.5) < 0.25
     # lengths follow rsr here, so the arms themselves differ
     assert not np.array_equal(np.bincount(bins[chosen[0]]), np.bincount(bins[chosen[1]]))
+
+
+def test_a_matched_arm_in_one_program_with_the_others():
+    arms = ("low", "high", "random", "matched-low")
+    _, chosen = check(planted(60, samples=2), config(arms=arms, tolerance=0.05))
+    assert len(chosen) == len(arms)
 
 
 def test_a_random_arm_is_the_seeds_draw_where_nothing_else_is_asked():
@@ -280,7 +305,19 @@ def test_blocks_keep_every_promise_and_cost_little():
     asked = config(arms=("low", "middle", "high", "random", "matched-low"), per_teacher=150)
     request, chosen = check(ranked, asked)
     assert blocks_of(request.pool, aimed(request, asked)) > 1
-    arms = describe_arms(request, chosen, None, asked)
+    named = named_rows(request.offers, chosen, asked)
+    tables = [take(rows, asked, NO_PROMPTS, named) for rows in partitions(ranked)]
+    rows = without_summary(pa.concat_tables(tables))
+    ids = ranked.rows["trajectory_id"].to_pylist()
+    for arm, own in zip(asked.arms, chosen, strict=True):
+        got = [row["trajectory_id"] for row in rows.to_pylist() if row["arm"] == arm]
+        assert sorted(got) == sorted(ids[i] for i in np.flatnonzero(own))
+    sums = sums_of_arms((text for t in tables for text in t["summary"].to_pylist()), asked)
+    arms = describe_arms(request, chosen, sums, None, asked)
+    lengths = ranked.rows["n_tokens"].to_numpy()
+    for arm, own in zip(arms, chosen, strict=True):
+        assert arm.means == SetSums.of(ranked.rows, ranked.prompt, own, asked.metric).means
+        assert arm.lengths.p100 == lengths[own].max()
     for arm in arms[:3]:
         assert abs(arm.place - arm.free_place) < 0.05, arm.name
     for arm in arms[3:]:

@@ -2,6 +2,7 @@
 controls.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -12,15 +13,18 @@ import random
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from rsr_ray.choose.candidates import Candidates, drop_by_scores
+from rsr_ray.choose.cap import cap_shares
 from rsr_ray.choose.card import CARD_BEGINS, card
-from rsr_ray.choose.choose import find_units, notes
+from rsr_ray.choose.choose import find_files, notes
 from rsr_ray.choose.columns import CANDIDATES
 from rsr_ray.choose.files import refuse_foreign
 from rsr_ray.choose.manifest import Manifest, make_manifest
+from rsr_ray.choose.offers import Offers, offers_of
 from rsr_ray.choose.prompts import choose_prompts
 from rsr_ray.choose.summary import Summary
 from rsr_ray.config.choose import ChooseConfig
@@ -31,6 +35,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.guard import UNCHECKED
 from rsr_ray.metrics import CONTROLS, REGISTRY
 from rsr_ray.schema import DROPPED, SCORES
+from rsr_ray.store.packs import FEWEST, pack_up
 from rsr_ray.store.store import Store
 
 TIE = ["teacher", "sample", "trajectory_id"]
@@ -118,9 +123,21 @@ def as_table(rows: pd.DataFrame) -> pa.Table:
 
 def chosen_of(table: pa.Table, **changes) -> tuple[list[dict], Summary]:
     """The chosen rows and the partition's summary."""
-    rows = choose_prompts(table, config(**changes)).to_pylist()
-    summary = Summary.added(row["summary"] for row in rows if row["summary"])
-    return [row for row in rows if not row["summary"]], summary
+    rows, summary = chosen_in([table], **changes)
+    return rows.to_pylist(), summary
+
+
+def chosen_in(partitions: list[pa.Table], **changes) -> tuple[pa.Table, Summary]:
+    """The chosen rows of partitions and their summary, as `choose_trajectories` has them."""
+    asked, capped = config(**changes), None
+    if asked.max_share is not None:
+        offers = Offers.of(offers_of(rows, asked) for rows in partitions)
+        capped = cap_shares(offers, asked.k, asked.max_share)
+    found = [choose_prompts(rows, asked, capped and capped.exchanged) for rows in partitions]
+    rows = pa.concat_tables(found)
+    summary = Summary.added(rows["summary"].drop_null().to_pylist())
+    summary = dataclasses.replace(summary, capped=capped.moves) if capped else summary
+    return rows.filter(pc.is_null(rows["summary"])), summary
 
 
 def manifest_of(*summaries: Summary, **changes) -> Manifest:
@@ -238,23 +255,33 @@ def test_every_metric_can_be_chosen_by_in_its_registered_direction():
 )
 def test_the_order_of_rows_changes_no_bit(changes):
     rows = made_up(seed=3)
-    first = choose_prompts(as_table(rows), config(**changes))
+    first = chosen_in([as_table(rows)], **changes)
     for seed in range(3):
-        assert choose_prompts(
-            as_table(rows.sample(frac=1, random_state=seed)), config(**changes)
-        ).equals(first)
+        assert chosen_in([as_table(rows.sample(frac=1, random_state=seed))], **changes) == first
 
 
-@pytest.mark.parametrize("changes", [{}, {"by": "lark"}, {"by": "rule_quality", "k": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"by": "lark"},
+        {"by": "rule_quality", "k": 2},
+        {"max_share": 0.25},
+        {"k": 2, "max_share": 0.22},
+        {"by": "longest", "max_share": 0.21},
+    ],
+)
 def test_partitions_change_no_row_and_no_sum(changes):
     rows = made_up(seed=4)
     whole, summary = chosen_of(as_table(rows), **changes)
     parts = [
-        chosen_of(as_table(rows[rows.prompt_id.str[-1].isin(list(digits))]), **changes)
+        as_table(rows[rows.prompt_id.str[-1].isin(list(digits))])
         for digits in ("012", "345", "6789")
     ]
-    assert sorted(map(str, whole)) == sorted(str(row) for part, _ in parts for row in part)
-    assert Summary.added(part.to_text() for _, part in parts) == summary
+    found, added = chosen_in(parts, **changes)
+    assert sorted(map(str, whole)) == sorted(map(str, found.to_pylist()))
+    assert added == summary
+    assert bool(summary.capped) == ("max_share" in changes)
 
 
 def test_random_depends_on_the_seed_and_favours_nobody():
@@ -338,6 +365,69 @@ def test_means_of_a_set_are_those_of_a_teacher():
     json.dumps(manifest.to_json())
 
 
+FIRST = pa.table({"place": [0]})
+
+
+def write_rows(store: Store, key: str, version: str, source: str, n: int) -> None:
+    """Scored rows of a version of a file, as a unit."""
+    row = {"teacher": "T", "source": source, "fingerprint": "f", "prompt_id": "p"}
+    row |= {"n_tokens": 10, "rank_sum": 9, "surprisal_sum": 3.0}
+    ids = [{"trajectory_id": f"{source} {version} {i}", "source_row": i} for i in range(n)]
+    write_unit(store, key, version, [row | of for of in ids])
+
+
+def write_unit(store: Store, key: str, version: str, rows: list[dict]) -> None:
+    facts = {"key": [key], "version": [version], "start": [0], "stop": [len(rows)], "last": [True]}
+    of_unit = pa.array([rows], pa.list_(pa.struct(list(SCORES))))
+    store.write_unit(pa.table({**facts, "rows": of_unit}), "f")
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+def test_of_a_file_that_was_scored_in_several_versions_its_present_one_counts(
+    tmp_path, monkeypatch, skip_missing
+):
+    """Else the first that has rows, which is then missing."""
+    versions = {"now": "b" * 12, "gone": None, "replaced": "c" * 12, "empty": "a" * 12}
+    store = Store(str(tmp_path), "m", None)
+    for n, source in enumerate(versions):
+        for version, rows in (("a" * 12, 0 if source in ("gone", "empty") else 2), ("b" * 12, 3)):
+            write_rows(store, f"{n:016}", version, source, rows)
+    monkeypatch.setattr("rsr_ray.choose.candidates.version_of", lambda uri, _: versions[uri])
+    files = store.score_files("f")
+    find = Candidates(config(skip_missing=skip_missing), store, "f", files)
+    places = pa.table({"place": range(len(files))})
+    if not skip_missing:
+        with pytest.raises(UserError, match="shard gone no longer exists"):
+            find.read(places)
+        return
+    found = {(r["source"], r["version"], r["dropped"]) for r in find.read(places).to_pylist()}
+    assert found == {
+        ("now", "b" * 12, None), ("gone", "b" * 12, "missing"), ("replaced", "a" * 12, "missing"),
+    }  # fmt: skip
+    write_rows(store, f"{0:016}", f"{'b' * 12}-{'1' * 12}", "now", 1)
+    find = Candidates(config(skip_missing=True), store, "f", store.score_files("f"))
+    with pytest.raises(UserError, match="now was scored with 2 different settings"):
+        find.read(pa.table({"place": range(len(find.files))}))
+
+
+def test_files_of_a_pack_are_missing_one_by_one(tmp_path, monkeypatch):
+    store = Store(str(tmp_path), "m", None)
+    small = [InputObject(uri=f"s{n:02}", version=f"{n:012}", size=9) for n in range(FEWEST)]
+    (pack,), _ = pack_up(small, store, [])
+    row = {"teacher": "T", "fingerprint": "f", "prompt_id": "p", "source_row": 0, "n_tokens": 10}
+    numbers = {"rank_sum": 9, "surprisal_sum": 3.0}
+    sources = ["s00", "s01", "s02", "no member"]
+    rows = [{**row, **numbers, "trajectory_id": uri, "source": uri} for uri in sources]
+    write_unit(store, pack.key, pack.version, rows)
+    now = {"s00": f"{0:012}", "s01": "f" * 12}
+    monkeypatch.setattr("rsr_ray.choose.candidates.version_of", lambda uri, _: now.get(uri))
+    find = Candidates(config(skip_missing=True), store, "f", store.score_files("f"))
+    found = {(r["source"], r["version"], r["dropped"]) for r in find.read(FIRST).to_pylist()}
+    assert found == {
+        ("s00", f"{0:012}", None), ("s01", f"{1:012}", "missing"), ("s02", f"{2:012}", "missing"),
+    }  # fmt: skip
+
+
 KNOWN = {"said_complete": 1, "guarded": 1}  # of these rows everything is known
 
 
@@ -366,15 +456,15 @@ def test_local_naturalness_is_compared_with_the_global_one_from_what_was_scored(
         store.write_unit(
             pa.table({**facts, "rows": pa.array([rows], pa.list_(pa.struct(list(SCORES))))}), "f"
         )
-    names = store.units()["f"]
-    said, collapsed = notes(config(by="local_naturalness"), store, "f", names, **KNOWN)
+    files = store.score_files("f")
+    said, collapsed = notes(config(by="local_naturalness"), store, "f", files, **KNOWN)
     assert said == (
         "local naturalness: rank correlation with global naturalness over 4 trajectories "
         "1.000; median number of steps 3.5"
     )
     assert collapsed.startswith("local naturalness has collapsed")
-    assert notes(config(by="local_naturalness"), store, "f", [names[1]], **KNOWN) == []
-    assert notes(config(by="rsr"), store, "f", names, **KNOWN) == []
+    assert notes(config(by="local_naturalness"), store, "f", files[1:], **KNOWN) == []
+    assert notes(config(by="rsr"), store, "f", files, **KNOWN) == []
 
 
 def test_a_store_without_the_guards_columns_is_noted(tmp_path):
@@ -546,7 +636,7 @@ def test_a_wrong_option_is_named(wrong, says):
 def test_scores_of_several_fingerprints_do_not_mix(tmp_path):
     store = Store(str(tmp_path), "m", None)
     with pytest.raises(UserError, match="no scores of student m"):
-        find_units(store, None)
+        find_files(store, None)
     for fingerprint in ("a" * 16, "b" * 16):
         path = (
             tmp_path
@@ -558,10 +648,10 @@ def test_scores_of_several_fingerprints_do_not_mix(tmp_path):
         path.parent.mkdir(parents=True)
         path.touch()
     with pytest.raises(UserError, match=f"--fingerprint {'a' * 16} or {'b' * 16}"):
-        find_units(store, None)
+        find_files(store, None)
     with pytest.raises(UserError, match="the store has"):
-        find_units(store, "c" * 16)
-    assert find_units(store, "a" * 16)[1] == [path.name]
+        find_files(store, "c" * 16)
+    assert [file.units for file in find_files(store, "a" * 16)[1]] == [(path.name,)]
 
 
 def test_units_that_overlap_count_once(tmp_path):
@@ -573,7 +663,9 @@ def test_units_that_overlap_count_once(tmp_path):
     ]
     for name in names:
         (folder / name).touch()
-    assert find_units(Store(str(tmp_path), "m", None), None) == ("f", [names[0], names[2]])
+    fingerprint, files = find_files(Store(str(tmp_path), "m", None), None)
+    assert fingerprint == "f"
+    assert [file.units for file in files] == [(names[0],), (names[2],)]
 
 
 def test_a_folder_with_anything_else_in_it_is_not_written_to(tmp_path):
@@ -629,7 +721,7 @@ def test_reasons_and_controls_are_explained():
     assert all(direction in ("lower", "higher") for _, direction in CONTROLS.values())
     assert not CONTROLS.keys() & REGISTRY.keys()
     assert {"version", "dropped"} <= {*CANDIDATES.names} - {*SCORES.names}
-    assert not Candidates(config(), Store("s", "m", None), "f").reads_corpus
+    assert not Candidates(config(), Store("s", "m", None), "f", []).reads_corpus
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
@@ -639,5 +731,5 @@ def test_lists_of_answers_are_split_as_they_were_scored_whatever_else_is_read(tm
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     shard = InputObject(uri=str(tmp_path / "a.parquet"), version="v", size=1)
     chosen = config(verified="ok")
-    candidates = Candidates(chosen, Store(chosen.store, "m", None), "f")
+    candidates = Candidates(chosen, Store(chosen.store, "m", None), "f", [])
     assert [(n, row["ok"]) for n, row in candidates._rows(shard, {0, 1})] == [(0, True), (1, True)]

@@ -456,9 +456,9 @@ def test_a_trajectory_without_a_value_is_left_out_and_counted(tmp_path, capsys):
 
 def choice(store: Store, **settings) -> tuple[dict[str, str], Summary, ChooseConfig]:
     config = ChooseConfig(store=store.uri, student="m", out="o", **settings)
-    names = sorted(store.units()[FINGERPRINT])
-    found = Candidates(config, store, FINGERPRINT, names)
-    rows = found.of_object(names)
+    files = store.score_files(FINGERPRINT)
+    found = Candidates(config, store, FINGERPRINT, files)
+    rows = found.read(pa.table({"place": range(len(files))}))
     out = choose_prompts(rows, config).to_pylist()
     summary = Summary.added([out[-1]["summary"]])
     assert summary.sets["chosen"].metrics[config.criterion].n == len(out) - 1

@@ -27,6 +27,7 @@ from rsr_ray.encode.how import How
 from rsr_ray.encode.rendering import render
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject
+from rsr_ray.run.datasets import shared_out
 from rsr_ray.run.display import at_stage
 from rsr_ray.store.store import Store
 from rsr_ray.student.tokenizer import load_tokenizer
@@ -65,10 +66,11 @@ def audit_arms(
 
     source, how = scored_by(store, fingerprint)
     load_tokenizer(source, how.chat_template)  # raises here, not in a task
-    files = pa.table({"uri": [f"{arm.folder}/{file.name}" for arm in arms for file in arm.files]})
+    every = [(f"{arm.folder}/{file.name}", file.rows) for arm in arms for file in arm.files]
+    files = pa.table({"uri": [uri for uri, _ in every], "size": [rows for _, rows in every]})
     with at_stage(f"checking the tokens of {sum(arm.rows for arm in arms):,} rows"):
         found = (
-            ray.data.from_arrow([files.slice(n, 1) for n in range(files.num_rows)])
+            ray.data.from_arrow(shared_out(files))
             .map_batches(
                 audit_files,
                 fn_args=(source, how, config.s3_endpoint),

@@ -77,7 +77,8 @@ def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int, thorough: bool) -> Sol
 
 def _dealt(pool: Pool, n_blocks: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The rows of each block, and those of this and all blocks behind it."""
-    prompts = np.unique(np.stack([pool.order, pool.prompt]), axis=1)[1].astype(np.int64)
+    prompts, first = np.unique(pool.prompt, return_index=True)
+    prompts = prompts[np.argsort(pool.order[first], kind="stable")]
     block_of = np.empty(pool.prompt.max() + 1, np.int64)
     block_of[prompts] = np.arange(len(prompts)) * n_blocks // len(prompts)
     block = block_of[pool.prompt]

@@ -41,7 +41,9 @@ def served(pool: Pool, wanted: Wanted) -> np.ndarray:
     """Rows of each teacher, at most `demand`, that a maximum flow finds, int64 [T]."""
     n_teachers = len(wanted.quotas)
     prompts, prompt = np.unique(pool.prompt, return_inverse=True)
-    pairs, count = np.unique(pool.teacher * len(prompts) + prompt, return_counts=True)
+    pairs, count = np.unique(
+        pool.teacher.astype(np.int64) * len(prompts) + prompt, return_counts=True
+    )
     of, to = np.divmod(pairs, max(1, len(prompts)))
     most = wanted.k * (1 if wanted.disjoint == "prompts" else arms_apart(pool, wanted))
     source, sink = n_teachers + len(prompts), n_teachers + len(prompts) + 1

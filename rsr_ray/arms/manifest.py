@@ -83,28 +83,33 @@ class ArmsManifest:
 
 
 def describe_arms(
-    request: Request, chosen: np.ndarray, flops: np.ndarray | None, config: ArmsConfig
+    request: Request,
+    chosen: np.ndarray,
+    sums: dict[str, SetSums],
+    flops: np.ndarray | None,
+    config: ArmsConfig,
 ) -> list[Arm]:
-    """Each arm, without its files; `chosen` bool [A, N], `flops` float64 [N] if known."""
-    ranked, pool = request.ranked, request.pool
-    tokens = ranked.rows["n_tokens"].to_numpy()
+    """Each arm, without its files; `chosen` bool [A, N], `sums` by name, `flops` float64 [N] if
+    known.
+    """
+    offers, pool = request.offers, request.pool
+    tokens = offers.numbers["n_tokens"]
     arms = []
     for number, (name, rows) in enumerate(zip(config.arms, chosen, strict=True)):
-        sums = SetSums.of(ranked.rows, ranked.prompt, rows, config.metric)
         counts = np.bincount(pool.teacher[rows], minlength=len(request.teachers)).tolist()
         arms.append(
             Arm(
                 name=name,
                 folder=f"{config.out}/{name}",
                 rows=int(rows.sum()),
-                prompts=len(np.unique(ranked.prompt[rows])),
+                prompts=len(np.unique(offers.prompt[rows])),
                 teachers={t: n for t, n in zip(request.teachers, counts, strict=True) if n},
                 tokens=int(tokens[rows].sum()),
                 flops=float(flops[rows].sum()) if flops is not None else None,
                 place=float(request.place[rows].mean()),
                 free_place=free_place(request, number, config),
-                lengths=Lengths.of(sums.lengths),
-                means=sums.means,
+                lengths=Lengths.of(sums[name].lengths),
+                means=sums[name].means,
             )
         )
     return arms
@@ -123,7 +128,7 @@ def free_place(request: Request, arm: int, config: ArmsConfig) -> float | None:
 
 def in_common(request: Request, chosen: np.ndarray, names: tuple[str, ...]) -> list[Common]:
     """What each two arms have in common; `chosen` bool [A, N]."""
-    prompts = [set(request.ranked.prompt[rows].tolist()) for rows in chosen]
+    prompts = [set(request.offers.prompt[rows].tolist()) for rows in chosen]
     return [
         Common(
             [names[a], names[b]], int((chosen[a] & chosen[b]).sum()), len(prompts[a] & prompts[b])

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from rsr_ray.arms.problem import Pool, Wanted
-from rsr_ray.choose.ranked import RankedCandidates
-from rsr_ray.choose.rule import random_draw
+from rsr_ray.choose.offers import Offers
 from rsr_ray.config.arms import COPIES, ArmsConfig
 from rsr_ray.errors import UserError
 
@@ -18,38 +16,33 @@ LENGTH_BINS = 10  # of each teacher, of as many rows each
 class Request:
     """Arms that are asked for, of candidates."""
 
-    ranked: RankedCandidates
-    teachers: list[str]  # by their number in the pool
+    offers: Offers
     measures: tuple[str, ...]  # tokens, flops: those that the arms have the same of
     place: np.ndarray  # float64 [N]: 0 the lowest of its teacher (or prompt), 1 the highest
     pool: Pool
     wanted: Wanted
 
     @classmethod
-    def of(
-        cls, ranked: RankedCandidates, measures: dict[str, np.ndarray], config: ArmsConfig
-    ) -> "Request":
+    def of(cls, offers: Offers, measures: dict[str, np.ndarray], config: ArmsConfig) -> "Request":
         """`measures` are float64 [N] of the candidates. Raises UserError for an unknown teacher."""
-        names = ranked.rows["teacher"].to_pylist()
-        teachers = sorted(set(names))
+        teachers = offers.teachers
         quota = config.quota or dict.fromkeys(teachers, config.per_teacher)
         if unknown := sorted({*quota} - {*teachers}):
             raise UserError(
                 f"--quotas {unknown[0]}: no trajectory of this teacher can be chosen; "
                 f"there: {', '.join(teachers) or 'none'}"
             )
-        teacher = np.searchsorted(teachers, names)
+        teacher = offers.teacher
         same_prompts = "prompts" in config.match
-        group = ranked.prompt if same_prompts else teacher
-        place = places(ranked.value, group)
+        place = places(offers.numbers["value"], offers.prompt if same_prompts else teacher)
         rng = np.random.default_rng(config.seed)
         pool = Pool(
             teacher=teacher,
-            prompt=ranked.prompt,
-            length_bin=_length_bins(ranked.rows["n_tokens"].to_numpy(), teacher),
-            costs=np.array([cost(arm, place, ranked.rows, config.seed) for arm in config.arms]),
+            prompt=offers.prompt,
+            length_bin=_length_bins(offers.numbers["n_tokens"], teacher),
+            costs=np.array([cost(arm, place, offers) for arm in config.arms]),
             measures=np.array([*measures.values()]).reshape(len(measures), len(place)),
-            order=rng.permutation(int(ranked.prompt.max()) + 1)[ranked.prompt].astype(float),
+            order=rng.permutation(len(offers.prompts)).astype(np.int32)[offers.prompt],
         )
         wanted = Wanted(
             quotas=np.array([quota.get(name, 0) for name in teachers]),
@@ -62,10 +55,15 @@ class Request:
                 if arm in COPIES
             ),
         )
-        return cls(ranked, teachers, tuple(measures), place, pool, wanted)
+        return cls(offers, tuple(measures), place, pool, wanted)
+
+    @property
+    def teachers(self) -> list[str]:
+        """By their number in the pool."""
+        return self.offers.teachers
 
 
-def cost(arm: str, place: np.ndarray, rows: pa.Table, seed: int) -> np.ndarray:
+def cost(arm: str, place: np.ndarray, offers: Offers) -> np.ndarray:
     """What makes each row unfit for an arm, float64 [N], from 0 to 1."""
     if arm == "low":
         return place
@@ -73,7 +71,7 @@ def cost(arm: str, place: np.ndarray, rows: pa.Table, seed: int) -> np.ndarray:
         return 1 - place
     if arm == "middle":
         return 2 * np.abs(place - 0.5)
-    return random_draw(rows, f"{seed} {arm}")
+    return offers.numbers[arm]
 
 
 def places(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -96,6 +94,6 @@ def places(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _length_bins(tokens: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """int64 [N]: 0 for the shortest tenth of its teacher's rows, to 9."""
+    """int8 [N]: 0 for the shortest tenth of its teacher's rows, to 9."""
     bins = places(tokens, teacher) * LENGTH_BINS
-    return np.minimum(bins, LENGTH_BINS - 1).astype(np.int64)
+    return np.minimum(bins, LENGTH_BINS - 1).astype(np.int8)

@@ -25,12 +25,12 @@ GAP = 1e-3  # by how much the cost may be above the least, as a share
 class Pool:
     """Candidate rows as numbers."""
 
-    teacher: np.ndarray  # int64 [N], 0 to T - 1
-    prompt: np.ndarray  # int64 [N]
-    length_bin: np.ndarray  # int64 [N]: a bin of its teacher's lengths
+    teacher: np.ndarray  # int [N], 0 to T - 1
+    prompt: np.ndarray  # int [N]
+    length_bin: np.ndarray  # int [N]: a bin of its teacher's lengths
     costs: np.ndarray  # float64 [A, N], 0 to 1: what makes a row unfit for an arm
     measures: np.ndarray  # float64 [M, N], above 0: what arms are to have the same of
-    order: np.ndarray  # float64 [N]: a random number of the row's prompt
+    order: np.ndarray  # [N]: a random number of the row's prompt
 
     def __len__(self) -> int:
         return len(self.teacher)
@@ -196,7 +196,7 @@ def _add_lengths(
     program: Program, pool: Pool, wanted: Wanted, arm: np.ndarray, row: np.ndarray
 ) -> None:
     """A matched arm has as many rows of each teacher and length as the arm it is matched to."""
-    bins = pool.length_bin.max(initial=0) + 1
+    bins = int(pool.length_bin.max(initial=0)) + 1
     group = pool.teacher[row] * bins + pool.length_bin[row]
     for control, of in wanted.copies:
         (here,), (there,) = np.nonzero(arm == control), np.nonzero(arm == of)

@@ -23,7 +23,8 @@ def solve_request(request: Request, config: ArmsConfig) -> np.ndarray:
             f"{config.k}, not {n:,}"
         )
     rows = usable(request.pool, request.wanted)
-    some = dataclasses.replace(request, pool=request.pool.take(rows))
+    pool = request.pool if len(rows) == len(request.pool) else request.pool.take(rows)
+    some = dataclasses.replace(request, pool=pool)
     if not fits(some.pool, some.wanted):
         raise UserError(too_few(some.pool, request, config))
     found = _find(some, config, thorough=True)

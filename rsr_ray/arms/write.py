@@ -2,37 +2,36 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.arms.manifest import Arm
+from rsr_ray.arms.partitions import ARM
 from rsr_ray.choose.columns import CHOSEN
-from rsr_ray.choose.files import WHOLE, settle_files, write_file
+from rsr_ray.choose.files import WHOLE, settle_files, without_summary, write_file
 from rsr_ray.choose.whole_rows import whole_rows
 from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.files.objects import InputObject
 
-ARM = pa.field("arm", pa.string())
+if TYPE_CHECKING:
+    import ray.data
+
 MOST_TASKS = 200
 
 
 def write_arms(
-    arms: list[Arm], chosen: list[pa.Table], n_objects: int, config: ArmsConfig
+    arms: list[Arm], rows: "ray.data.Dataset", n_objects: int, config: ArmsConfig
 ) -> list[Arm]:
-    """The arms with the files that were written of their CHOSEN rows, of at most n_objects shards.
+    """The arms with the files that were written of their rows, OF_ARMS of at most n_objects shards.
 
     Raises UserError for what the user can fix, as a choice does.
     """
-    import ray.data
-
-    rows = pa.concat_tables(
-        table.append_column(ARM, pa.repeat(arm.name, table.num_rows))
-        for arm, table in zip(arms, chosen, strict=True)
-    )
-    tasks = int(np.clip(rows.num_rows // 64, 1, min(n_objects, MOST_TASKS)))
-    by_source = ray.data.from_arrow(rows).repartition(tasks, keys=["source"])
+    n_rows = sum(arm.rows for arm in arms)
+    tasks = int(np.clip(n_rows // 64, 1, min(n_objects, MOST_TASKS)))
+    by_source = rows.map_batches(without_summary, **WHOLE).repartition(tasks, keys=["source"])
     written = by_source.map_batches(write_rows, fn_args=(config,), **WHOLE).take_all()
     out = []
     for arm in arms:

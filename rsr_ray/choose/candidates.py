@@ -1,8 +1,12 @@
 """candidates: which scored rows can be chosen, and why the others cannot."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+import functools
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,22 +24,61 @@ from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject, version_of
 from rsr_ray.guard import GUARD_COLUMNS, JUDGED_BY, as_numbers, degenerate
 from rsr_ray.store.packs import stored_packs
+from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
-from rsr_ray.store.units import reading_of
+from rsr_ray.store.units import n_rows, reading_of
 
 # read for the filters only
 FILTERED = ("truncated", "complete", "reject_reason", *GUARD_COLUMNS)
 
 
+@dataclass(frozen=True)
+class _Objects:
+    """What the names of units say of the objects that they are of."""
+
+    packs: dict[str, dict[str, str]]  # by key of a pack: URI -> version of its files
+    # by key: of objects of several versions these, one with rows first
+    versions: dict[str, tuple[str, ...]]
+    ways: dict[tuple[str, str], int]  # by key and version: in how many it was read
+
+    @classmethod
+    def of(cls, names: list[str], store: Store) -> "_Objects":
+        packs = stored_packs(store, {name[:16] for name in names})
+        rows: dict[str, dict[str, int]] = defaultdict(Counter)
+        readings: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for name in names:
+            key, version = name[:16], name[17:29]
+            rows[key][version] += n_rows([name])
+            readings[key, version].add(reading_of(name))
+        return cls(
+            packs={p.key: {file.uri: file.version for file in p.members} for p in packs},
+            versions={
+                key: tuple(sorted(of_key, key=lambda version: (not of_key[version], version)))
+                for key, of_key in rows.items()
+                if len(of_key) > 1
+            },
+            ways={of: len(some) for of, some in readings.items() if len(some) > 1},
+        )
+
+
+class _Scored(NamedTuple):
+    """Rows of a file as a unit has them."""
+
+    version: str
+    counts: bool  # whether they are of the version that is to be chosen from
+    is_missing: bool  # whether the file is no longer what was scored
+
+
 class Candidates:
-    """Input objects -> CANDIDATES rows. Small and picklable: it travels to the tasks."""
+    """Score files -> CANDIDATES rows. Small and picklable: it travels to the tasks."""
 
     def __init__(
-        self, config: PoolConfig, store: Store, fingerprint: str, names: Iterable[str] = ()
+        self, config: PoolConfig, store: Store, fingerprint: str, files: Sequence[ScoreFile]
     ):
         self.config = config
         self.store = store
         self.fingerprint = fingerprint
+        self.files = files
         self.schema = candidates_of(config.metric)
         self.eval_set = (
             read_eval_set(
@@ -44,7 +87,9 @@ class Candidates:
             if config.eval_set
             else None
         )
-        self.packs = {pack.key: pack for pack in stored_packs(store, {name[:16] for name in names})}
+        names = [name for file in files for name in file.units]
+        self.objects = _Objects.of(names, store)
+        self.run = uuid.uuid4().hex
 
     @property
     def reads_corpus(self) -> bool:
@@ -58,69 +103,80 @@ class Candidates:
             or config.eval_set is not None
         )
 
-    def read(self, objects: pa.Table) -> pa.Table:
-        """Ray Data UDF over input objects, given as the names of their units: their rows."""
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(self.of_object, objects["names"].to_pylist()))
-        return pa.concat_tables(found)
-
-    def of_object(self, names: list[str]) -> pa.Table:
-        """The rows of one object's units. Raises UserError if a shard is not as it was scored."""
-        units: dict[str, list[str]] = defaultdict(list)  # by version of the object
-        for name in names:
-            units[name[17:29]].append(name)
-        of_segment = [name for name in self.schema.names if "/" in name]
-        tables = {
-            version: self.store.read_units(
-                pa.table({"name": some}), self.fingerprint, [*READ, *of_segment, *FILTERED]
-            )
-            for version, some in sorted(units.items())
-        }
-        if pack := self.packs.get(names[0][:16]):
-            rows = pa.concat_tables(tables.values())
-            of_members = []
-            for file in pack.members:
-                some = rows.filter(pc.equal(rows["source"], file.uri))
-                if some.num_rows:
-                    of_members.append(self.of_file(file.uri, {file.version: some}, units))
-            return pa.concat_tables(of_members)
-        sources = [table["source"][0].as_py() for table in tables.values() if table.num_rows]
-        return self.of_file(sources[0], tables, units) if sources else self.schema.empty_table()
-
-    def of_file(
-        self, source: str, tables: dict[str, pa.Table], units: dict[str, list[str]]
-    ) -> pa.Table:
-        """The rows of one file; its scores and the names of its units are given by version.
-
-        Raises UserError if the file is not as it was scored.
+    def read(self, places: pa.Table) -> pa.Table:
+        """Ray Data UDF over places in `files`: their rows, as far as their scores say what they
+        are. Raises UserError if a shard is not as it was scored.
         """
-        now = version_of(source, self.config.s3_endpoint)
-        if len(ways := {reading_of(name) for name in units.get(now or "", [])}) > 1:
+        of_segment = [name for name in self.schema.names if "/" in name]
+        columns = [*READ, *of_segment, *FILTERED, "unit"]
+        with ThreadPoolExecutor(8) as pool:
+            tables = pool.map(
+                lambda place: self.store.read_score_file(
+                    self.fingerprint, self.files[place], columns
+                ),
+                places["place"].to_pylist(),
+            )
+            rows = pa.concat_tables(tables)
+            rows = self._as_scored(rows, pool)
+        return rows.select(self.schema.names).cast(self.schema)
+
+    def _as_scored(self, rows: pa.Table, pool: ThreadPoolExecutor) -> pa.Table:
+        """The rows of the version of their shards that counts, with all columns."""
+        unit, units = _numbered(rows["unit"])
+        source, sources = _numbered(rows["source"])
+        pairs, pair = np.unique(unit * len(sources) + source, return_inverse=True)
+        of_pair = list(
+            pool.map(
+                lambda n: self._scored_in(units[n // len(sources)], sources[n % len(sources)]),
+                pairs.tolist(),
+            )
+        )
+        counts = np.array([said.counts for said in of_pair], bool)[pair]
+        is_missing = np.array([said.is_missing for said in of_pair], bool)[pair]
+        versions = pa.array([said.version for said in of_pair], pa.string()).take(pa.array(pair))
+        rows = rows.append_column("version", versions).filter(pa.array(counts))
+        is_missing = is_missing[counts]
+        dropped = drop_by_scores(rows, self.config)
+        lost = is_missing & dropped.is_null().to_numpy(zero_copy_only=False)
+        if lost.any():
+            uri = pc.min(rows["source"].filter(pa.array(lost))).as_py()
+            self._check_missing(uri, self._version_now(uri))
+            dropped = pc.if_else(pa.array(lost), "missing", dropped)
+        n = rows.num_rows
+        rows = rows.append_column("is_guarded", pc.is_valid(rows["longest_repeat"]))
+        said = pa.nulls(n, pa.bool_()) if self.config.complete_column else rows["complete"]
+        # A row that names no prompt was rejected; hash partitions want a value.
+        named = {"prompt_id": pc.fill_null(rows["prompt_id"], ""), "complete": said}
+        for name, column in named.items():
+            rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+        for name in KEYWORDS:
+            rows = rows.append_column(name, pa.nulls(n, pa.float64()))
+        return rows.append_column("dropped", dropped)
+
+    def _scored_in(self, unit: str, source: str) -> "_Scored":
+        """Whether the rows that a unit has of a file count.
+
+        Of a file that was scored in several versions its present one counts, or else the first.
+        """
+        now, version = self._version_now(source), unit[17:29]
+        if (pack := self.objects.packs.get(unit[:16])) is not None:
+            packed = pack.get(source)
+            return _Scored(packed or "", packed is not None, packed != now)
+        versions = self.objects.versions.get(unit[:16], (version,))
+        if now in versions and self.objects.ways.get((unit[:16], now), 1) > 1:
             what = (
-                f"{source} was scored with {len(ways)} different settings of --teacher and "
-                "--columns"
+                f"{source} was scored with {self.objects.ways[unit[:16], now]} different settings "
+                "of --teacher and --columns"
             )
             raise UserError(
                 f"{what}: choose can only write rows read in one way; score each into a separate "
                 "store"
             )
-        version = now if now in tables else next(v for v, table in tables.items() if table.num_rows)
-        rows = tables[version]
-        dropped = drop_by_scores(rows, self.config)
-        if now != version and dropped.null_count:
-            self._check_missing(source, now)
-            dropped = pc.fill_null(dropped, "missing")
-        read = self._read_columns(InputObject(uri=source, version=version, size=0), rows, dropped)
-        is_guarded = pc.is_valid(rows["longest_repeat"])
-        rows = rows.drop_columns([*FILTERED]).append_column("is_guarded", is_guarded)
-        rows = rows.append_column("version", pa.repeat(version, rows.num_rows).cast(pa.string()))
-        for name, column in read.items():
-            rows = rows.append_column(name, column)
-        # A row that names no prompt was rejected; hash partitions want a value.
-        prompt_id = pc.fill_null(rows["prompt_id"], "")
-        at = rows.schema.get_field_index("prompt_id")
-        rows = rows.set_column(at, "prompt_id", prompt_id)
-        return rows.select(self.schema.names).cast(self.schema)
+        counting = now if now in versions else versions[0]
+        return _Scored(version, version == counting, version != now)
+
+    def _version_now(self, uri: str) -> str | None:
+        return _version_of(self.run, uri, self.config.s3_endpoint)
 
     def _check_missing(self, source: str, now: str | None) -> None:
         """Raise UserError for a file that is not as it was scored, unless it may be left out."""
@@ -136,17 +192,28 @@ class Candidates:
             "than those that another shard also has)"
         )
 
-    def _read_columns(
-        self, obj: InputObject, rows: pa.Table, dropped: pa.Array
-    ) -> dict[str, pa.Array]:
-        """The columns KEYWORDS, `complete` and `dropped`, from the shard itself where needed."""
-        n = rows.num_rows
-        said = pa.nulls(n, pa.bool_()) if self.config.complete_column else rows["complete"]
-        if not (self.reads_corpus and dropped.null_count):
-            empty = {name: pa.nulls(n, pa.float64()) for name in KEYWORDS}
-            return {**empty, "complete": said, "dropped": dropped}
-        columns = self.read_corpus(obj, rows["source_row"].to_numpy(), dropped)
-        return columns | {"complete": pc.coalesce(columns["complete"], said)}
+    def judge(self, rows: pa.Table) -> pa.Table:
+        """Ray Data UDF over CANDIDATES rows, all of a shard in one batch: with what the shards
+        themselves say of those that are not dropped.
+        """
+        judged = [self.schema.empty_table()]
+        for source in sorted(set(rows["source"].to_pylist())):
+            of_source = rows.filter(pc.equal(rows["source"], source))
+            for version in sorted(set(of_source["version"].to_pylist())):
+                some = of_source.filter(pc.equal(of_source["version"], version))
+                if some["dropped"].null_count:
+                    obj = InputObject(uri=source, version=version, size=0)
+                    some = self._judged(obj, some)
+                judged.append(some)
+        return pa.concat_tables(judged)
+
+    def _judged(self, obj: InputObject, rows: pa.Table) -> pa.Table:
+        numbers = rows["source_row"].to_numpy()
+        columns = self.read_corpus(obj, numbers, rows["dropped"])
+        columns["complete"] = pc.coalesce(columns["complete"], rows["complete"])
+        for name, column in columns.items():
+            rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+        return rows.cast(self.schema)
 
     def read_corpus(
         self, obj: InputObject, source_rows: np.ndarray, dropped: pa.Array
@@ -159,14 +226,19 @@ class Candidates:
         reasons: list[str | None] = dropped.to_pylist()
         complete: list[bool | None] = [None] * len(reasons)
         shares = {name: np.full(len(reasons), np.nan) for name in KEYWORDS}
-        wanted = {int(source_rows[i]): i for i, reason in enumerate(reasons) if reason is None}
+        wanted = defaultdict[int, list[int]](list)  # a file may be scored alone and in a pack
+        for i, reason in enumerate(reasons):
+            if reason is None:
+                wanted[int(source_rows[i])].append(i)
         for index, row in self._rows(obj, wanted):
-            i = wanted[index]
             where = f"{obj.uri} row {index}"
-            complete[i] = self._says_complete(row, where)
-            reasons[i] = self._why_dropped(row, where, complete[i])
-            if reasons[i] is None and self.config.by == "rule_quality":
-                for name, share in keyword_shares(said_by_assistant(row, where)).items():
+            is_complete = self._says_complete(row, where)
+            why = self._why_dropped(row, where, is_complete)
+            has_quality = why is None and self.config.by == "rule_quality"
+            quality = keyword_shares(said_by_assistant(row, where)) if has_quality else {}
+            for i in wanted[index]:
+                complete[i], reasons[i] = is_complete, why
+                for name, share in quality.items():
                     shares[name][i] = share
         return {
             **{name: pa.array(values, from_pandas=True) for name, values in shares.items()},
@@ -198,6 +270,20 @@ class Candidates:
             if not verdict:
                 return "not_verified"
         return self.eval_set.why_dropped(_asked(row, where)) if self.eval_set else None
+
+
+@functools.lru_cache(1 << 18)
+def _version_of(run: str, uri: str, endpoint: str | None) -> str | None:
+    """The version of a file as it is now: looked up once by each process of a run."""
+    return version_of(uri, endpoint)
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Texts as int64 [N] indices into the distinct ones, and these."""
+    is_encoded = pa.types.is_dictionary(column.type)
+    encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
+    whole = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else encoded.combine_chunks()
+    return whole.indices.to_numpy().astype(np.int64), whole.dictionary.to_pylist()
 
 
 def drop_by_scores(rows: pa.Table, config: PoolConfig) -> pa.Array:

@@ -2,12 +2,13 @@
 
 import heapq
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 
-from rsr_ray.choose.ranked import RankedCandidates
-from rsr_ray.choose.rule import codes
+from rsr_ray.choose.offers import Offers
 from rsr_ray.choose.summary import Moves
 
 CAP_RULE = (
@@ -20,14 +21,19 @@ CAP_RULE = (
 )
 
 
-def cap_shares(
-    ranked: RankedCandidates, chosen: np.ndarray, max_share: float
-) -> tuple[np.ndarray, dict[str, Moves]]:
-    """The choice, bool [N], with no teacher above its share, and what that did to each teacher.
+@dataclass(frozen=True)
+class Capped:
+    """What a cap changed in a choice."""
 
-    The rule is CAP_RULE.
-    """
-    choice = CappedChoice(ranked, chosen, Fraction(str(max_share)))
+    exchanged: pa.Table  # prompt_id and place of the rows that are chosen instead, or no longer
+    moves: dict[str, Moves]  # by teacher
+
+
+def cap_shares(offers: Offers, k: int, max_share: float) -> Capped:
+    """The best k of each prompt with no teacher above its share, by CAP_RULE."""
+    place = offers.place
+    best = place <= k
+    choice = CappedChoice(offers, best, Fraction(str(max_share)))
     while above := choice.teachers_above():
         moves = [move for t in above if (move := choice.least_loss(t))]
         if moves:
@@ -35,22 +41,25 @@ def cap_shares(
             choice.move(row, successor)
         else:
             choice.leave_out_worst(above)
-    return choice.chosen, {name: Moves(**counts) for name, counts in choice.did.items()}
+    other = choice.chosen != best
+    exchanged = {"prompt_id": offers.prompts.take(pa.array(offers.prompt[other]))}
+    exchanged["place"] = pa.array(place[other], pa.int64())
+    did = {offers.teachers[t]: Moves(**counts) for t, counts in choice.did.items()}
+    return Capped(pa.table(exchanged), did)
 
 
 class CappedChoice:
-    """A choice on its way below the cap. Rows are indices into the ranked candidates."""
+    """A choice on its way below the cap. Rows are indices into the offers."""
 
-    def __init__(self, ranked: RankedCandidates, chosen: np.ndarray, share: Fraction):
+    def __init__(self, offers: Offers, chosen: np.ndarray, share: Fraction):
         self.chosen = chosen.copy()
-        self.did: dict[str, Counter[str]] = defaultdict(Counter)  # by teacher: fields of Moves
+        self.did: dict[int, Counter[str]] = defaultdict(Counter)  # by teacher: fields of Moves
         self._share = share
-        self._order = ranked.order
-        self._end = np.searchsorted(ranked.prompt, ranked.prompt, side="right")  # of the prompt
-        self._teacher = codes(ranked.rows["teacher"])
-        names = ranked.rows["teacher"].to_pylist()
-        self._name = dict(zip(self._teacher.tolist(), names, strict=True))
-        n_teachers = len(self._name)
+        self._order = offers.numbers["order"]
+        # of the prompt
+        self._end = np.searchsorted(offers.prompt, offers.prompt, side="right").astype(np.int32)
+        self._teacher = offers.teacher
+        n_teachers = len(offers.teachers)
         self._have = np.bincount(self._teacher[chosen], minlength=n_teachers).tolist()  # rows
         self._most = int(share * sum(self._have))  # rows that a teacher may have
         # For each teacher the rows that may move, by loss, and all its rows, the worst first. A
@@ -84,12 +93,12 @@ class CappedChoice:
         self._remove(row, "moved_away")
         self.chosen[successor] = True
         self._have[self._teacher[successor]] += 1
-        self.did[self._name[self._teacher[successor]]]["moved_to"] += 1
+        self.did[int(self._teacher[successor])]["moved_to"] += 1
         self._add(successor)
 
     def leave_out_worst(self, teachers: list[int]) -> None:
         """The row of the worst value of the teacher furthest above is left out."""
-        furthest = min(teachers, key=lambda t: (-self._have[t], self._name[t]))
+        furthest = min(teachers, key=lambda t: (-self._have[t], t))  # names are in order
         heap = self._by_value[furthest]
         row = -heapq.heappop(heap)[1]
         while not self.chosen[row]:
@@ -114,4 +123,4 @@ class CappedChoice:
     def _remove(self, row: int, why: str) -> None:
         self.chosen[row] = False
         self._have[self._teacher[row]] -= 1
-        self.did[self._name[self._teacher[row]]][why] += 1
+        self.did[int(self._teacher[row])][why] += 1

@@ -1,24 +1,26 @@
 """choose: scores -> the best trajectories of each prompt, as training data, and a manifest.
 
-Three stages: `Candidates.read` reads the scores of each input object and marks what a filter leaves
-out; `choose_prompts` gets all rows of a prompt together, as narrow columns, and keeps the best;
-`files.write_chosen` reads the shards of these again and writes their rows whole. Nothing depends on
-the order of shards, on partitions or on the number of CPUs.
+Three stages: `Candidates.read` reads the scores and marks what a filter leaves out;
+`choose_prompts` gets all rows of a prompt together, as narrow columns, and keeps the best;
+`files.write_chosen` reads the shards of these again and writes their rows whole. A cap on shares
+looks at all candidates in between, at a few numbers of each. Nothing depends on the order of
+shards, on partitions or on the number of CPUs.
 """
 
 import dataclasses
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from rsr_ray.choose.candidates import Candidates
-from rsr_ray.choose.files import clear, refuse_foreign, write_files
+from rsr_ray.choose.cap import cap_shares
+from rsr_ray.choose.files import WHOLE, clear, refuse_foreign, write_files
 from rsr_ray.choose.manifest import Manifest, make_manifest
+from rsr_ray.choose.offers import Offers, offers_of
 from rsr_ray.choose.prompts import choose_prompts
 from rsr_ray.choose.summary import Summary
 from rsr_ray.config.choose import ChooseConfig, PoolConfig
@@ -26,16 +28,16 @@ from rsr_ray.errors import UserError
 from rsr_ray.files.objects import put
 from rsr_ray.guard import UNCHECKED
 from rsr_ray.run.display import at_stage
-from rsr_ray.store.score_files import READ_UNITS
+from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
-from rsr_ray.store.units import n_rows, settle_units
 
 if TYPE_CHECKING:
     import ray.data
 
-PARTITION_ROWS = 50_000
-# Units of which local naturalness is compared with the global one: more would say the same.
-NOTED_UNITS = 200
+PARTITION_ROWS, MOST_PARTITIONS = 50_000, 200
+READ_ROWS = 16_384  # of a task that reads scores, at least
+# Of which local naturalness is compared with the global one: more would say the same.
+NOTED_FILES, NOTED_ROWS = 200, 100_000
 LOST = "No files of this choice were kept: rerun the same command."
 
 
@@ -49,14 +51,14 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
     from rsr_ray.run.datasets import share_done
 
     store = Store(config.store, config.student, config.s3_endpoint)
-    fingerprint, names = find_units(store, config.fingerprint)
+    fingerprint, files = find_files(store, config.fingerprint)
     refuse_foreign(config)
     with Cluster(config.ray_address, "text", LOST, verbose=config.verbose) as cluster:
         cluster.connect()
-        with at_stage(f"choosing from {n_rows(names):,} rows", share=lambda: share_done("read")):
-            chosen, found = _choose_rows(config, store, fingerprint, names)
+        with at_stage(f"choosing from {rows_in(files):,} rows", share=lambda: share_done("read")):
+            chosen, found = _choose_rows(Candidates(config, store, fingerprint, files), config)
         known = {"said_complete": found.said_complete, "guarded": found.guarded}
-        said = notes(config, store, fingerprint, names, **known)
+        said = notes(config, store, fingerprint, files, **known)
         manifest = make_manifest(config, fingerprint, found, said)
         clear(config)
         try:
@@ -64,9 +66,8 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
                 f"writing {manifest.chosen:,} chosen trajectories",
                 share=lambda: share_done("write_chosen"),
             ):
-                n_objects = len({name[:16] for name in names})
-                files, columns = write_files(chosen, manifest.chosen, n_objects, config)
-            manifest = dataclasses.replace(manifest, files=files, columns=columns)
+                written, columns = write_files(chosen, manifest.chosen, n_objects(files), config)
+            manifest = dataclasses.replace(manifest, files=written, columns=columns)
             text = json.dumps(manifest.to_json(), indent=1)
             put(f"{config.out}/manifest.json", text.encode(), config.s3_endpoint)
         except BaseException:
@@ -75,8 +76,8 @@ def choose_trajectories(config: ChooseConfig) -> Manifest:
     return manifest
 
 
-def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
-    """The fingerprint to choose by and the names of its units that count. Raises UserError."""
+def find_files(store: Store, fingerprint: str | None) -> tuple[str, list[ScoreFile]]:
+    """The fingerprint to choose by and the files of its rows that count. Raises UserError."""
     units = store.units()
     student = store.student_name
     if not units:
@@ -93,22 +94,31 @@ def find_units(store: Store, fingerprint: str | None) -> tuple[str, list[str]]:
             f"--fingerprint {fingerprint}: the store has {', '.join(sorted(units))} for student "
             f"{student}"
         )
-    _, repeated = settle_units(units[fingerprint])
-    return fingerprint, sorted({*units[fingerprint]} - {*repeated})
+    return fingerprint, store.score_files(fingerprint)
+
+
+def rows_in(files: Sequence[ScoreFile]) -> int:
+    """At most so many, rejects included."""
+    return sum(file.n_rows for file in files)
+
+
+def n_objects(files: Sequence[ScoreFile]) -> int:
+    """Shards, or packs of them, that files have rows of."""
+    return len({name[:16] for file in files for name in file.units})
 
 
 def notes(
     config: PoolConfig,
     store: Store,
     fingerprint: str,
-    names: list[str],
+    files: Sequence[ScoreFile],
     *,
     said_complete: int,
     guarded: int,
 ) -> list[str]:
     """What the store lacks, and whether local naturalness says another thing than the global one.
 
-    The latter from some of the units, spread over all. `said_complete` and `guarded` count the rows
+    The latter from some of the files, spread over all. `said_complete` and `guarded` count the rows
     of which it is known whether they are complete, and whether they are degenerate.
     """
     from rsr_ray.decide.naturalness import naturalness_notes
@@ -123,53 +133,71 @@ def notes(
         )
     if config.by != "local_naturalness":
         return said
-    some = pa.table({"name": names[:: math.ceil(len(names) / NOTED_UNITS)]})
     columns = ["n_tokens", "surprisal_sum", "n_steps", "step_surprisal_sum"]
-    rows = store.read_units(some, fingerprint, columns).drop_null()
+    tables: list[pa.Table] = []
+    for file in files[:: math.ceil(len(files) / NOTED_FILES)]:
+        if sum(map(len, tables)) < NOTED_ROWS:
+            tables.append(store.read_score_file(fingerprint, file, columns))
+    rows = pa.concat_tables(tables).drop_null()
     return said + naturalness_notes({name: rows[name].to_numpy() for name in columns})
 
 
-def read_candidates(find: Candidates, names: list[str]) -> "ray.data.Dataset":
-    """The lazy dataset of the CANDIDATES rows of these units."""
+def read_candidates(find: Candidates) -> "ray.data.Dataset":
+    """The lazy dataset of the CANDIDATES rows of its files, all of a prompt in one partition."""
     import ray.data
 
-    objects = _batches(names, 1 if find.reads_corpus else READ_UNITS)
-    return ray.data.from_arrow(list(objects)).map_batches(
-        find.read, batch_size=None, batch_format="pyarrow"
-    )
+    rows = ray.data.from_arrow(list(_batches(find.files))).map_batches(find.read, **WHOLE)
+    if find.reads_corpus:
+        partitions = min(n_objects(find.files), MOST_PARTITIONS)
+        rows = rows.repartition(partitions, keys=["source"]).map_batches(find.judge, **WHOLE)
+    partitions = int(np.clip(rows_in(find.files) // PARTITION_ROWS, 2, MOST_PARTITIONS))
+    return rows.repartition(partitions, keys=["prompt_id"])
 
 
-def _choose_rows(
-    config: ChooseConfig, store: Store, fingerprint: str, names: list[str]
-) -> tuple["ray.data.Dataset", Summary]:
+def _choose_rows(find: Candidates, config: ChooseConfig) -> tuple["ray.data.Dataset", Summary]:
     """The chosen rows as a dataset of CHOSEN in Ray's object store, and the partitions' summary."""
-    one_partition = config.max_share is not None  # a cap is on the shares of all rows
-    partitions = 1 if one_partition else int(np.clip(n_rows(names) // PARTITION_ROWS, 2, 200))
-    chosen = (
-        read_candidates(Candidates(config, store, fingerprint, names), names)
-        .repartition(partitions, keys=["prompt_id"])
-        .map_batches(choose_prompts, batch_size=None, batch_format="pyarrow", fn_args=(config,))
-        .materialize()
-    )
-    # The rows come by a block at a time: another stage would start workers for a few lines of text.
-    blocks = chosen.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    texts = [text for block in blocks for text in block["summary"].drop_null().to_pylist()]
-    return chosen, Summary.added(texts)
+    candidates = read_candidates(find)
+    capped = None
+    if config.max_share is not None:
+        candidates = candidates.materialize()  # they are looked at twice
+        offers, _ = read_offers(candidates.map_batches(offers_of, fn_args=(config,), **WHOLE))
+        capped = cap_shares(offers, config.k, config.max_share)
+    asked = (config, capped and capped.exchanged)
+    chosen = candidates.map_batches(choose_prompts, fn_args=asked, **WHOLE).materialize()
+    found = Summary.added(summaries_of(chosen))
+    return chosen, dataclasses.replace(found, capped=capped.moves) if capped else found
 
 
-def _batches(names: list[str], size: int) -> Iterator[pa.Table]:
-    """Input objects as the names of their units, which stay together.
+def read_offers(partitions: "ray.data.Dataset") -> tuple[Offers, list[str]]:
+    """The candidates that partitions tell of, and their summaries."""
+    texts = list[str]()
 
-    Each table has `size` units or a little more.
-    """
-    of_object: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        of_object[name[:16]].append(name)
-    held: list[list[str]] = []
-    for units in of_object.values():
-        held.append(units)
-        if sum(map(len, held)) >= size:
-            yield pa.table({"names": held})
-            held = []
+    def read() -> Iterator[pa.Table]:
+        for block in _blocks(partitions):
+            texts.extend(block["summary"].drop_null().to_pylist())
+            yield block
+
+    return Offers.of(read()), texts
+
+
+def summaries_of(partitions: "ray.data.Dataset") -> list[str]:
+    """What partitions have in `summary`."""
+    return [t for block in _blocks(partitions) for t in block["summary"].drop_null().to_pylist()]
+
+
+def _blocks(rows: "ray.data.Dataset") -> Iterable[Any]:
+    # One at a time: another stage would start workers for a few lines of text.
+    return rows.iter_batches(**WHOLE, prefetch_batches=0)
+
+
+def _batches(files: Sequence[ScoreFile]) -> Iterator[pa.Table]:
+    """Places of files, of READ_ROWS rows or a little more together."""
+    held, n = list[int](), 0
+    for place, file in enumerate(files):
+        held.append(place)
+        n += file.n_rows
+        if n >= READ_ROWS:
+            yield pa.table({"place": held})
+            held, n = [], 0
     if held:
-        yield pa.table({"names": held})
+        yield pa.table({"place": held})

@@ -31,6 +31,7 @@ from rsr_ray.config.choose import PoolConfig
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.files.objects import InputObject, delete, get, list_files, put
+from rsr_ray.run.datasets import shared_out
 
 if TYPE_CHECKING:
     import ray.data
@@ -94,7 +95,7 @@ def write_files(
     no common one.
     """
     partitions = int(np.clip(n_chosen // 64, 1, min(n_objects, 200)))
-    rows = chosen.map_batches(_without_summary, **WHOLE).repartition(partitions, keys=["source"])
+    rows = chosen.map_batches(without_summary, **WHOLE).repartition(partitions, keys=["source"])
     written = rows.map_batches(write_chosen, fn_args=(config,), **WHOLE).take_all()
     return settle_files(written, n_chosen, config)
 
@@ -114,7 +115,8 @@ def settle_files(
     schemas = {file["schema"] for file in files.values()}
     schema = common_schema([_schema(serialized) for serialized in sorted(schemas)])
     different = [name for name, file in files.items() if not _schema(file["schema"]).equals(schema)]
-    files |= {file["name"]: file for file in _rewritten(sorted(different), schema, config)}
+    sizes = {name: files[name]["rows"] for name in sorted(different)}
+    files |= {file["name"]: file for file in _rewritten(sizes, schema, config)}
     if config.format == "jsonl":
         put(f"{config.out}/{CARD}", card(schema).encode(), config.s3_endpoint)
     listed = [
@@ -132,18 +134,20 @@ def _check_keep(there: set[str], config: PoolConfig) -> None:
         )
 
 
-def _rewritten(names: list[str], schema: pa.Schema, config: PoolConfig) -> list[Row]:
-    """The files written again with the schema: WRITTEN rows."""
+def _rewritten(sizes: dict[str, int], schema: pa.Schema, config: PoolConfig) -> list[Row]:
+    """The files of these names and so many rows written again with the schema: WRITTEN rows."""
     import ray.data
 
-    if not names:
+    if not sizes:
         return []
-    tables = ray.data.from_arrow([pa.table({"name": [name]}) for name in names])
+    names = pa.table({"name": [*sizes], "size": [*sizes.values()]})
+    tables = ray.data.from_arrow(shared_out(names))
     serialized = schema.serialize().to_pybytes()
     return tables.map_batches(rewrite, fn_args=(config, serialized), **WHOLE).take_all()
 
 
-def _without_summary(rows: pa.Table) -> pa.Table:
+def without_summary(rows: pa.Table) -> pa.Table:
+    """Ray Data UDF over CHOSEN rows: those that are rows of the choice."""
     return rows.filter(pc.is_null(rows["summary"]))
 
 

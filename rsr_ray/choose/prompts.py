@@ -4,32 +4,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsr_ray.choose.cap import cap_shares
 from rsr_ray.choose.columns import CHOSEN
 from rsr_ray.choose.ranked import RankedCandidates
 from rsr_ray.choose.rule import codes, evaluate
-from rsr_ray.choose.summary import Moves, Summary
+from rsr_ray.choose.summary import Summary
 from rsr_ray.config.choose import ChooseConfig
 
 
-def choose_prompts(rows: pa.Table, config: ChooseConfig) -> pa.Table:
+def choose_prompts(
+    rows: pa.Table, config: ChooseConfig, exchanged: pa.Table | None = None
+) -> pa.Table:
     """Ray Data UDF over partitions of CANDIDATES, all rows of a prompt in one: the CHOSEN rows.
 
     One more row, which has nothing but `summary`, holds what was counted and added up here, as
-    JSON. With a cap on teachers' shares the partition must be all there is.
+    JSON. `exchanged` (prompt_id, place) are candidates of which a cap on shares says otherwise than
+    the best of each prompt.
     """
+    rows, ranked = rank_prompts(rows, config)
+    chosen = ranked.place <= config.k
+    if exchanged is not None:
+        chosen ^= ranked.are_among(exchanged)
+    summary = Summary.of(rows, ranked, chosen, config)
+    last = pa.Table.from_pylist([{"summary": summary.to_text()}], CHOSEN)
+    return pa.concat_tables([ranked.chosen_rows(chosen, config.criterion), last])
+
+
+def rank_prompts(rows: pa.Table, config: ChooseConfig) -> tuple[pa.Table, RankedCandidates]:
+    """Rows of CANDIDATES with copies and those without a value dropped, and the candidates."""
     rows = mark_copies(rows)
     values = evaluate(rows, config)
     candidate = pc.is_null(rows["dropped"]).to_numpy(zero_copy_only=False)
     rows = drop(rows, candidate & ~np.isfinite(values), "no_value")
-    ranked = RankedCandidates.of(rows, values, config.better)
-    chosen = ranked.place <= config.k
-    capped: dict[str, Moves] = {}
-    if config.max_share is not None:
-        chosen, capped = cap_shares(ranked, chosen, config.max_share)
-    summary = Summary.of(rows, ranked, chosen, capped, config)
-    last = pa.Table.from_pylist([{"summary": summary.to_text()}], CHOSEN)
-    return pa.concat_tables([ranked.chosen_rows(chosen, config.criterion), last])
+    return rows, RankedCandidates.of(rows, values, config.better)
 
 
 def mark_copies(rows: pa.Table) -> pa.Table:

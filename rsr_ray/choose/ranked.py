@@ -46,6 +46,15 @@ class RankedCandidates:
         """How many candidates each prompt has, int64 [P]."""
         return np.bincount(self.prompt)
 
+    def are_among(self, some: pa.Table) -> np.ndarray:
+        """Which are in a table of prompt_id and place, bool [N]."""
+        index = {"prompt_id": self.rows["prompt_id"], "place": self.place}
+        index["at"] = np.arange(len(self.place))
+        found = pa.table(index).join(some, ["prompt_id", "place"], join_type="left semi")
+        among = np.zeros(len(self.place), bool)
+        among[found["at"].to_numpy()] = True
+        return among
+
     def n_tied(self, k: int) -> int:
         """How many prompts are cut between equal values when k rows of each are kept."""
         last = np.flatnonzero(self.place[:-1] == k)

@@ -1,6 +1,5 @@
 """summary: what is counted and added up in each partition, and over all of them."""
 
-import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -116,7 +115,7 @@ class Summary:
     because: dict[str, int] = field(default_factory=dict)  # reason -> such prompts that lost a row
     short_prompts: int = 0  # prompts with fewer than k candidates, but with one
     tied_prompts: int = 0  # prompts cut between equal values
-    capped: dict[str, Moves] = field(default_factory=dict)  # by teacher
+    capped: dict[str, Moves] = field(default_factory=dict)  # by teacher; of all partitions only
     teachers: dict[str, TeacherCounts] = field(default_factory=dict)
     sets: dict[str, SetSums] = field(default_factory=dict)  # chosen, candidates, random
 
@@ -126,7 +125,6 @@ class Summary:
         rows: pa.Table,
         ranked: RankedCandidates,
         chosen: np.ndarray,
-        capped: dict[str, Moves],
         config: ChooseConfig,
     ) -> "Summary":
         """Of a partition: all its rows, its candidates, and which of them are chosen, bool [N]."""
@@ -139,16 +137,15 @@ class Summary:
         }
         return cls(
             rows=rows.num_rows,
-            seen=_count(rows["teacher"]),
+            seen=counts_of(rows["teacher"]),
             said_complete=rows.num_rows - rows["complete"].null_count,
             guarded=pc.sum(rows["is_guarded"]).as_py() or 0,
-            dropped=_count(rows["dropped"]),
+            dropped=counts_of(rows["dropped"]),
             prompts=len(pc.unique(named["prompt_id"])),
             prompts_without=len(pc.unique(lost["prompt_id"])),
-            because=_count(lost.group_by(["prompt_id", "dropped"]).aggregate([])["dropped"]),
+            because=counts_of(lost.group_by(["prompt_id", "dropped"]).aggregate([])["dropped"]),
             short_prompts=int((ranked.candidates_of_prompt < config.k).sum()),
             tied_prompts=ranked.n_tied(config.k),
-            capped=capped,
             teachers=_count_teachers(ranked.rows, chosen),
             sets={
                 name: SetSums.of(ranked.rows, ranked.prompt, some, config.metric)
@@ -167,30 +164,29 @@ class Summary:
     @classmethod
     def added(cls, texts: Iterable[str]) -> "Summary":
         """Those of partitions, each as `to_text` gives it, added up."""
-        found = _added([json.loads(text) for text in texts])
+        found = added([json.loads(text) for text in texts])
         if not found:
             return cls()
-        capped = {name: Moves(**moves) for name, moves in found["capped"].items()}
         teachers = {name: TeacherCounts(**counts) for name, counts in found["teachers"].items()}
         sets = {name: SetSums.from_json(sums) for name, sums in found["sets"].items()}
-        return cls(**found | {"capped": capped, "teachers": teachers, "sets": sets})
+        return cls(**found | {"teachers": teachers, "sets": sets})
 
     def to_text(self) -> str:
         """As JSON, which travels between tasks."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self, default=vars)
 
 
-def _added(parts: list[Any]) -> Any:
+def added(parts: list[Any]) -> Any:
     """JSON values added up: numbers are summed, mappings key by key, with their keys sorted."""
     if not parts:
         return {}
     if isinstance(parts[0], dict):
         keys = sorted({key for part in parts for key in part})
-        return {key: _added([part[key] for part in parts if key in part]) for key in keys}
+        return {key: added([part[key] for part in parts if key in part]) for key in keys}
     return sum(parts)
 
 
-def _count(column: pa.ChunkedArray) -> dict[str, int]:
+def counts_of(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value occurs, null aside."""
     counts = column.drop_null().value_counts().to_pylist()
     return {entry["values"]: entry["counts"] for entry in counts}

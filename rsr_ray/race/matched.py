@@ -22,6 +22,7 @@ from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
+from rsr_ray.run.datasets import shared_out
 from rsr_ray.run.display import each
 from rsr_ray.run.resources import TASK_CPUS
 
@@ -44,7 +45,8 @@ INDEX = pa.schema(
 def build_index(config: RaceConfig, objects: list[InputObject]) -> pa.Table:
     """INDEX rows of the whole corpus, in its order."""
     rows = [dataclasses.asdict(obj) | {"object": n} for n, obj in enumerate(objects)]
-    tables = ray.data.from_arrow([pa.Table.from_pylist([row]) for row in rows]).map_batches(
+    blocks = shared_out(pa.Table.from_pylist(rows))
+    tables = ray.data.from_arrow(blocks).map_batches(
         index_objects,
         fn_args=(config.s3_endpoint, config.reading),
         batch_size=1,
@@ -52,7 +54,7 @@ def build_index(config: RaceConfig, objects: list[InputObject]) -> pa.Table:
         num_cpus=TASK_CPUS,
     )
     parts: Iterable[Any] = tables.iter_batches(batch_size=None, batch_format="pyarrow")
-    parts = each(parts, len(rows), f"reading the prompts of {len(rows):,} shards", config.log)
+    parts = each(parts, len(blocks), f"reading the prompts of {len(rows):,} shards", config.log)
     return pa.concat_tables([part.cast(INDEX) for part in parts]).sort_by(
         [("object", "ascending"), ("source_row", "ascending")]
     )

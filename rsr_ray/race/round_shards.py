@@ -19,6 +19,7 @@ from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.errors import RunError
 from rsr_ray.files.objects import InputObject, put
 from rsr_ray.race.matched import Matched, digest
+from rsr_ray.run.datasets import shared_out
 from rsr_ray.run.resources import TASK_CPUS
 
 PART_ROWS = 256  # trajectories in a shard of a round
@@ -42,11 +43,8 @@ def write_rows(
     wanted: dict[int, list[Row]] = defaultdict(list)  # by object
     for place, row in enumerate(chosen.to_pylist()):
         wanted[row.pop("object")].append({**row, "place": place})
-    sources = [
-        pa.Table.from_pylist([dataclasses.asdict(objects[n]) | {"rows": some}])
-        for n, some in wanted.items()
-    ]
-    lines = ray.data.from_arrow(sources).map_batches(
+    sources = [dataclasses.asdict(objects[n]) | {"rows": some} for n, some in wanted.items()]
+    lines = ray.data.from_arrow(shared_out(pa.Table.from_pylist(sources))).map_batches(
         read_rows,
         fn_args=(config.s3_endpoint, config.reading),
         batch_size=1,

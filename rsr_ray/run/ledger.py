@@ -103,10 +103,10 @@ class Run:
         """The objects that are not wholly scored, as rows for `read_units`; what is scored
         already is counted.
         """
-        done = self.units.settle()
+        done, label = self.units.settle(), self.config.reading.label
         todo = []
         for obj in objects:
-            version = obj.version + self.config.reading.label
+            version = obj.version + label
             state = self.objects[obj.key, version] = done.get((obj.key, version), Done())
             self.n_already += state.n_done
             if not state.whole:

@@ -18,7 +18,7 @@ from rsr_ray.errors import RunError, UserError, one_line
 from rsr_ray.files.objects import InputObject
 from rsr_ray.run.cluster import KEPT, Cluster
 from rsr_ray.run.counts import WrittenUnit
-from rsr_ray.run.datasets import one_block_a_row
+from rsr_ray.run.datasets import one_block_a_row, shared_out
 from rsr_ray.run.display import shown
 from rsr_ray.run.figures import note_run
 from rsr_ray.run.here import Encoder, fits_here, resources_here
@@ -207,16 +207,16 @@ def build_scores(
 ) -> "ray.data.Dataset":
     """The lazy dataset that scores input objects and writes their units; its rows are bookkeeping.
 
-    A row between the stages is one work unit, so a block, a task, a retry and a file are one unit
-    each. A replica writes a unit before it takes the next: what a killed run does again is at most
-    one unit a replica.
+    A row between the stages is one work unit: a block and a file are one unit each. A replica
+    writes a unit before it takes the next: what a killed run does again is at most one unit a
+    replica.
     """
     import ray.data
     from ray.data import ActorPoolStrategy
 
     config, resources = run.config, run.resources
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
-    objects = ray.data.from_arrow([todo.slice(i, 1) for i in range(todo.num_rows)])
+    objects = ray.data.from_arrow(shared_out(todo, resources.replicas))
     units = objects.map_batches(
         read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.reading), **task
     )

@@ -75,7 +75,8 @@ class RunUnits:
         store.drop(fingerprint, list(self.broken))
         self.found = [name for name in units if name not in self.broken]
         whole = [obj for obj in objects if not gone & {file.uri for file in files_of([obj])}]
-        shards = [(obj.key, obj.version + self.config.reading.label) for obj in whole]
+        label = self.config.reading.label
+        shards = [(obj.key, obj.version + label) for obj in whole]
         marks = made_of.known_marks(units)
         asked = self.config.beside
         self.lacking = find_lacking(store, generation, asked, self.found, shards, marks)

@@ -13,14 +13,15 @@ import pytest
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import UserError
-from rsr_ray.run import display
+from rsr_ray.run import datasets, display
+from rsr_ray.run.ledger import Run
 from rsr_ray.run.reduce import reduce_scores
 from rsr_ray.run.resources import take
 from rsr_ray.store.store import Store
 from rsr_ray.watch import attempt
 
 from ..conftest import DEMO_STUDENT
-from .conftest import score, stored
+from .conftest import kill, replicas, score, stored
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NUMBERS = (
@@ -130,10 +131,11 @@ def table(run) -> list[dict]:
     return run.teachers.to_pylist()
 
 
-def test_replicas_and_the_order_of_shards_change_no_bit(
-    demo_run, shuffled_run, demo_corpus, tmp_path
+def test_replicas_the_order_of_shards_and_their_blocks_change_no_bit(
+    demo_run, shuffled_run, demo_corpus, tmp_path, monkeypatch
 ):
     run, store = demo_run
+    monkeypatch.setattr(datasets, "MOST", 2)  # shards share blocks
     for other, there in (
         shuffled_run,
         (score(demo_corpus, tmp_path, replicas=3, unit_rows=16), tmp_path),
@@ -141,6 +143,30 @@ def test_replicas_and_the_order_of_shards_change_no_bit(
         assert other.fingerprint == run.fingerprint
         assert numbers(stored(there)) == numbers(stored(store))
         assert table(other) == table(run)
+
+
+@pytest.mark.slow
+def test_a_replica_that_dies_within_a_block_of_several_shards(
+    local_ray, demo_run, demo_corpus, tmp_path, monkeypatch
+):
+    """What it had of the block is done again, and counts once."""
+    run, store = demo_run
+    monkeypatch.setattr(datasets, "MOST", 1)
+    monkeypatch.setattr(datasets, "ROUNDS", 1)
+    counted, was = [], Run.count
+
+    def count(self, unit):
+        counted.append(unit)
+        if len(counted) == 5:
+            kill(replicas()[0])
+        was(self, unit)
+
+    monkeypatch.setattr(Run, "count", count)
+    again = score(demo_corpus, tmp_path, unit_rows=16, replicas=2)
+    assert again.equation == run.equation
+    assert len(counted) == len({unit.file for unit in counted})
+    assert stored(tmp_path) == stored(store)
+    assert table(again) == table(run)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64 * 300])
