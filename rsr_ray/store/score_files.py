@@ -33,7 +33,6 @@ from rsr_ray.store.rejects import Reject, RejectedRow, add_reject, rejects_of
 from rsr_ray.store.scores import Scores
 from rsr_ray.store.units import n_rows, settle_units
 
-READ_UNITS = 64  # units a task reads
 MOVES = 5  # times that rows may move while they are read
 
 

@@ -133,19 +133,14 @@ def _quantization(quantize: str, dtype: str) -> Any:
 
 def _given_backbone() -> Any:
     """A backbone that ignores its arguments and returns the hidden states it was given, with a
-    place for all else that the heads of mixtures of experts and of older models look for.
+    place for all else that heads look for: those of mixtures of experts, and of older models.
     """
     import torch
-    from transformers.utils import ModelOutput
+    from transformers.modeling_outputs import MoeModelOutputWithPast
 
     @dataclass
-    class Output(ModelOutput):
-        last_hidden_state: torch.Tensor | None = None
-        past_key_values: None = None
-        hidden_states: None = None
-        attentions: None = None
+    class Output(MoeModelOutputWithPast):
         cross_attentions: None = None
-        router_logits: None = None
 
     class Given(torch.nn.Module):
         hidden: torch.Tensor
