@@ -15,7 +15,7 @@ from rsr_ray.choose.offers import Offers, offered
 from rsr_ray.choose.prompts import drop, mark_copies
 from rsr_ray.choose.ranked import RankedCandidates
 from rsr_ray.choose.rule import evaluate, random_draw
-from rsr_ray.choose.summary import SetSums, added, counts_of
+from rsr_ray.choose.summary import RowCounts, SetSums, added
 from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.metrics import REGISTRY
 
@@ -25,14 +25,9 @@ BY_COST = ("low", "middle", "high")  # arms that the place of a row decides, and
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(RowCounts):
     """What partitions counted. Empty if there was no row."""
 
-    rows: int = 0
-    seen: dict[str, int] = field(default_factory=dict)  # teacher -> rows
-    said_complete: int = 0  # rows that say whether they are complete
-    guarded: int = 0  # rows of which it is known whether they are degenerate
-    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
     candidates: SetSums = field(default_factory=lambda: SetSums(0, {}, {}))
 
     @classmethod
@@ -54,11 +49,7 @@ def offer(rows: pa.Table, config: ArmsConfig, cut: pa.Array) -> pa.Table:
     rows, ranked = _ranked(rows, config, cut)
     every = np.ones(len(ranked.value), bool)
     found = Found(
-        rows=rows.num_rows,
-        seen=counts_of(rows["teacher"]),
-        said_complete=rows.num_rows - rows["complete"].null_count,
-        guarded=pc.sum(rows["is_guarded"]).as_py() or 0,
-        dropped=counts_of(rows["dropped"]),
+        **vars(RowCounts.of_rows(rows)),
         candidates=SetSums.of(ranked.rows, ranked.prompt, every, config.metric),
     )
     numbers = {

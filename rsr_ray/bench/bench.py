@@ -64,21 +64,13 @@ def bench(out: str, rounds: int) -> Benchmark:
     shape = SHAPES[device]
     if device == "cpu":
         torch.set_num_threads(1)  # as a replica has; both ways alike
-    ids, spans = rows_of(shape)
-    parameters, student, model = load_both(shape, device)
-    work = Work(shape.batch_tokens)
-    engine = Way(partial(score_rows, student, ids, spans, work, R_MAX))
-    naive = Way(partial(naive_rows, model, ids, spans, R_MAX))
-    # what happens once is not measured
-    score_rows(student, ids[:2], spans[:2], Work(shape.batch_tokens), R_MAX)
-    ceiling = measure([engine, naive], rounds, shape, device)
-    lengths = np.array([len(row) for row in ids])
-    load = Load.of(shape, parameters, lengths, spans, ceiling)
+    both = SideBySide.of(shape, *load_both(shape, device), rounds, device)
+    engine, naive, load = both.engine, both.naive, both.load
     result = Benchmark(
         date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         device=device_name(device),
         shape=shape,
-        parameters=parameters,
+        parameters=both.parameters,
         rounds=rounds,
         tokens=load.n_tokens,
         scored_tokens=load.n_scored,
@@ -87,8 +79,8 @@ def bench(out: str, rounds: int) -> Benchmark:
         engine_over_naive=times_faster(engine, naive),
         largest_relative_difference_of_surprisal=surprisals_apart(engine, naive),
         rank_sums_that_differ=int(np.sum(engine.sums["rank_sum"] != naive.sums["rank_sum"])),
-        engine=load.figures(engine, 1 - work.positions / work.padded),
-        naive=load.figures(naive, naive_padding(lengths)),
+        engine=both.figures_of_engine,
+        naive=both.figures_of_naive,
         profile=profile(engine.score) if device == "cpu" else None,
     )
     return replace(result, file=str(keep(result, out)))
@@ -153,6 +145,42 @@ class Load:
             peak_bytes_above_weights=max(way.peak),
             share_of_matmul_ceiling=self.flop / seconds / self.ceiling,
         )
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The engine and the naive way on the same rows under the same student, measured in turn."""
+
+    engine: Way
+    naive: Way
+    load: Load
+    parameters: int
+    padding: tuple[float, float]  # shares, of the engine and of the naive way
+
+    @classmethod
+    def of(
+        cls, shape: Shape, parameters: int, student: Student, model: Any, rounds: int, device: str
+    ) -> "SideBySide":
+        """`model` is the student's whole one."""
+        ids, spans = rows_of(shape)
+        work = Work(shape.batch_tokens)
+        engine = Way(partial(score_rows, student, ids, spans, work, R_MAX))
+        naive = Way(partial(naive_rows, model, ids, spans, R_MAX))
+        # what happens once is not measured
+        score_rows(student, ids[:2], spans[:2], Work(shape.batch_tokens), R_MAX)
+        ceiling = measure([engine, naive], rounds, shape, device)
+        lengths = np.array([len(row) for row in ids])
+        load = Load.of(shape, parameters, lengths, spans, ceiling)
+        padding = 1 - work.positions / work.padded, naive_padding(lengths)
+        return cls(engine, naive, load, parameters, padding)
+
+    @property
+    def figures_of_engine(self) -> Figures:
+        return self.load.figures(self.engine, self.padding[0])
+
+    @property
+    def figures_of_naive(self) -> Figures:
+        return self.load.figures(self.naive, self.padding[1])
 
 
 def necessary_flops(shape: Shape, parameters: int, lengths: np.ndarray, n_scored: int) -> float:

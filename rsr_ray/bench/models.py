@@ -3,22 +3,22 @@
 import copy
 from typing import Any
 
-from rsr_ray.bench.student import Shape
+from rsr_ray.bench.student import Shape, dimensions_of
 from rsr_ray.student.model import Student
 
 
-def of_shape(shape: Shape, **more: Any) -> Any:
+def of_shape(shape: Shape) -> Any:
     """The configuration of a Qwen3 of a shape."""
     from transformers import Qwen3Config
 
-    return Qwen3Config(**_dimensions(shape), **more)
+    return Qwen3Config(**dimensions_of(shape))
 
 
 def with_sliding_window(shape: Shape, window: int) -> Any:
     """Of a Mistral, whose layers all look at the last `window` tokens alone."""
     from transformers import MistralConfig
 
-    return MistralConfig(**_dimensions(shape), sliding_window=window)
+    return MistralConfig(**dimensions_of(shape), sliding_window=window)
 
 
 def with_experts(shape: Shape) -> Any:
@@ -26,25 +26,11 @@ def with_experts(shape: Shape) -> Any:
     from transformers import Qwen3MoeConfig
 
     return Qwen3MoeConfig(
-        **_dimensions(shape),
+        **dimensions_of(shape),
         moe_intermediate_size=shape.intermediate,
         num_experts=8,
         num_experts_per_tok=2,
     )
-
-
-def _dimensions(shape: Shape) -> dict[str, Any]:
-    return {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.hidden // shape.heads,
-        "max_position_embeddings": max(shape.longest, 131_072),
-        "tie_word_embeddings": True,
-    }
 
 
 def make_both(config: Any, dtype: str, device: str) -> tuple[Student, Any]:
@@ -64,8 +50,3 @@ def make_both(config: Any, dtype: str, device: str) -> tuple[Student, Any]:
     shared: dict[int, Any] = {id(one): one for one in (*model.parameters(), *model.buffers())}
     whole = copy.deepcopy(model, shared).eval()
     return Student.around(model, packed=packed), whole
-
-
-def parameters_of(model: Any) -> int:
-    """Outside the embeddings."""
-    return sum(p.numel() for p in model.model.layers.parameters())

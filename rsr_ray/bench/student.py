@@ -1,6 +1,7 @@
 """What is measured: a student of random weights, and rows of random ids."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,17 +82,7 @@ def make_student(shape: Shape, folder: str) -> int:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.hidden // shape.heads,
-        max_position_embeddings=max(shape.longest, 131_072),
-        tie_word_embeddings=True,
-    )
+    config = Qwen3Config(**dimensions_of(shape))
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, shape.dtype))
     try:
@@ -100,4 +91,24 @@ def make_student(shape: Shape, folder: str) -> int:
         torch.set_default_dtype(torch.float32)
     with quiet():
         model.save_pretrained(folder)
+    return parameters_of(model)
+
+
+def dimensions_of(shape: Shape) -> dict[str, int]:
+    """A shape as the settings of a transformers configuration."""
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.hidden // shape.heads,
+        "max_position_embeddings": max(shape.longest, 131_072),
+        "tie_word_embeddings": True,
+    }
+
+
+def parameters_of(model: Any) -> int:
+    """Outside the embeddings."""
     return sum(p.numel() for p in model.model.layers.parameters())

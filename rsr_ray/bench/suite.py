@@ -18,22 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from rsr_ray.bench.bench import R_MAX, Load, Way, measure, surprisals_apart, times_faster
+from rsr_ray.bench.bench import R_MAX, SideBySide, surprisals_apart, times_faster
 from rsr_ray.bench.machine import device_name, peak_memory
 from rsr_ray.bench.models import (
     make_both,
     of_shape,
-    parameters_of,
     with_experts,
     with_sliding_window,
 )
-from rsr_ray.bench.naive import naive_padding, naive_rows
-from rsr_ray.bench.student import SHAPES, Shape, rows_of
+from rsr_ray.bench.student import SHAPES, Shape, parameters_of, rows_of
 from rsr_ray.engine.lm_head import sweep
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_rows, score_tokens
 from rsr_ray.errors import one_line
-from rsr_ray.student.model import Student
 
 GIB = 1 << 30
 ROUNDS = 2
@@ -277,30 +274,19 @@ def measure_long_row(machine: Machine) -> Iterator[Figure]:
 def measure_speed(machine: Machine, shape: Shape, name: str) -> Iterator[Figure]:
     """The engine beside the naive way, as `rsr-ray bench` has them."""
     student, whole = make_both(of_shape(shape), shape.dtype, machine.device)
-    ids, spans = rows_of(shape)
-    work = Work(shape.batch_tokens)
-    engine = Way(partial(score_rows, student, ids, spans, work, R_MAX))
-    naive = Way(partial(naive_rows, whole, ids, spans, R_MAX))
-    warm_up(student, ids, spans, shape)
-    ceiling = measure([engine, naive], ROUNDS, shape, machine.device)
-    lengths = np.array([len(row) for row in ids])
-    load = Load.of(shape, parameters_of(whole), lengths, spans, ceiling)
-    ours = load.figures(engine, 1 - work.positions / work.padded)
-    theirs = load.figures(naive, naive_padding(lengths))
+    parameters = parameters_of(whole)
+    both = SideBySide.of(shape, parameters, student, whole, ROUNDS, machine.device)
+    engine, naive = both.engine, both.naive
+    ours, theirs = both.figures_of_engine, both.figures_of_naive
     share = {"8B": 0.6, "0.6B": 0.45}.get(name)
     yield Figure("speed", ours.tokens_per_second, "tokens/s")
     yield Figure("naive way", theirs.tokens_per_second, "tokens/s")
     yield Figure("engine over naive", times_faster(engine, naive), "x", least=2.5)
-    yield Figure("ceiling of a matrix product", ceiling / 1e12, "TFLOP/s")
+    yield Figure("ceiling of a matrix product", both.load.ceiling / 1e12, "TFLOP/s")
     yield Figure("share of the ceiling", ours.share_of_matmul_ceiling, "", least=share)
     yield Figure("padding", ours.padding_share)
     yield Figure("peak above the weights", ours.peak_bytes_above_weights / GIB, "GiB")
     yield Figure("surprisal of a row against naive", surprisals_apart(engine, naive))
-
-
-def warm_up(student: Student, ids: list[np.ndarray], spans: list[np.ndarray], shape: Shape) -> None:
-    """What happens once is not measured."""
-    score_rows(student, ids[:2], spans[:2], Work(shape.batch_tokens), R_MAX)
 
 
 def main() -> int:

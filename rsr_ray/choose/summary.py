@@ -102,14 +102,31 @@ class SetSums:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a choice counted, of one partition or of all. Empty if there was no row."""
+class RowCounts:
+    """What is counted of rows, of one partition or of all. Empty if there was no row."""
 
     rows: int = 0
     seen: dict[str, int] = field(default_factory=dict)  # teacher -> rows
     said_complete: int = 0  # rows that say whether they are complete
     guarded: int = 0  # rows of which it is known whether they are degenerate
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+
+    @staticmethod
+    def of_rows(rows: pa.Table) -> "RowCounts":
+        """Of CANDIDATES rows."""
+        return RowCounts(
+            rows=rows.num_rows,
+            seen=counts_of(rows["teacher"]),
+            said_complete=rows.num_rows - rows["complete"].null_count,
+            guarded=pc.sum(rows["is_guarded"]).as_py() or 0,
+            dropped=counts_of(rows["dropped"]),
+        )
+
+
+@dataclass(frozen=True)
+class Summary(RowCounts):
+    """What a choice counted, of one partition or of all. Empty if there was no row."""
+
     prompts: int = 0
     prompts_without: int = 0  # prompts that have no candidate
     because: dict[str, int] = field(default_factory=dict)  # reason -> such prompts that lost a row
@@ -136,11 +153,7 @@ class Summary:
             "random": ranked.chosen_by_chance(chosen, config.seed),
         }
         return cls(
-            rows=rows.num_rows,
-            seen=counts_of(rows["teacher"]),
-            said_complete=rows.num_rows - rows["complete"].null_count,
-            guarded=pc.sum(rows["is_guarded"]).as_py() or 0,
-            dropped=counts_of(rows["dropped"]),
+            **vars(RowCounts.of_rows(rows)),
             prompts=len(pc.unique(named["prompt_id"])),
             prompts_without=len(pc.unique(lost["prompt_id"])),
             because=counts_of(lost.group_by(["prompt_id", "dropped"]).aggregate([])["dropped"]),
