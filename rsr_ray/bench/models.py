@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from rsr_ray.bench.student import Shape, dimensions_of
+from rsr_ray.bench.student import Shape, config_of
 from rsr_ray.student.model import Student
 
 
@@ -11,22 +11,23 @@ def of_shape(shape: Shape) -> Any:
     """The configuration of a Qwen3 of a shape."""
     from transformers import Qwen3Config
 
-    return Qwen3Config(**dimensions_of(shape))
+    return config_of(Qwen3Config, shape)
 
 
 def with_sliding_window(shape: Shape, window: int) -> Any:
     """Of a Mistral, whose layers all look at the last `window` tokens alone."""
     from transformers import MistralConfig
 
-    return MistralConfig(**dimensions_of(shape), sliding_window=window)
+    return config_of(MistralConfig, shape, sliding_window=window)
 
 
 def with_experts(shape: Shape) -> Any:
     """Of a mixture of 8 experts, 2 for each token."""
     from transformers import Qwen3MoeConfig
 
-    return Qwen3MoeConfig(
-        **dimensions_of(shape),
+    return config_of(
+        Qwen3MoeConfig,
+        shape,
         moe_intermediate_size=shape.intermediate,
         num_experts=8,
         num_experts_per_tok=2,

@@ -82,7 +82,7 @@ def make_student(shape: Shape, folder: str) -> int:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen3Config(**dimensions_of(shape))
+    config = config_of(Qwen3Config, shape)
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, shape.dtype))
     try:
@@ -94,19 +94,20 @@ def make_student(shape: Shape, folder: str) -> int:
     return parameters_of(model)
 
 
-def dimensions_of(shape: Shape) -> dict[str, int]:
-    """A shape as the settings of a transformers configuration."""
-    return {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.hidden // shape.heads,
-        "max_position_embeddings": max(shape.longest, 131_072),
-        "tie_word_embeddings": True,
-    }
+def config_of(kind: Any, shape: Shape, **more: Any) -> Any:
+    """A configuration of transformers, of this class, for a shape."""
+    return kind(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
+        max_position_embeddings=max(shape.longest, 131_072),
+        tie_word_embeddings=True,
+        **more,
+    )
 
 
 def parameters_of(model: Any) -> int:
