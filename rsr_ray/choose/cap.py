@@ -57,7 +57,8 @@ class CappedChoice:
         self._share = share
         self._order = offers.numbers["order"]
         # of the prompt
-        self._end = np.searchsorted(offers.prompt, offers.prompt, side="right").astype(np.int32)
+        ends = np.cumsum(np.bincount(offers.prompt)).astype(np.int32)
+        self._end = ends[offers.prompt]
         self._teacher = offers.teacher
         n_teachers = len(offers.teachers)
         self._have = np.bincount(self._teacher[chosen], minlength=n_teachers).tolist()  # rows

@@ -180,9 +180,10 @@ def read_offers(partitions: "ray.data.Dataset") -> tuple[Offers, list[str]]:
     return Offers.of(read()), texts
 
 
-def summaries_of(partitions: "ray.data.Dataset") -> list[str]:
+def summaries_of(partitions: "ray.data.Dataset") -> Iterator[str]:
     """What partitions have in `summary`."""
-    return [t for block in _blocks(partitions) for t in block["summary"].drop_null().to_pylist()]
+    for block in _blocks(partitions):
+        yield from block["summary"].drop_null().to_pylist()
 
 
 def _blocks(rows: "ray.data.Dataset") -> Iterable[Any]:

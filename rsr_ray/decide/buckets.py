@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.lib.recfunctions import repack_fields
 
+from rsr_ray.codes import codes_of
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
 from rsr_ray.store.parts import hashes
 from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 
-READERS = 4  # files read at once
+READERS, READERS_OF_PARTS = 4, 2  # files read at once; a part's columns are read side by side
 BUCKET_ROWS = 200_000
 TASK_ROWS = 10_000  # of small files that are read by one task
 FLUSHED_ROWS = 400_000  # that are laid into files at once
@@ -105,9 +106,10 @@ class Buckets:
         self.bits = min(BLOCK_BITS, max(0, -(-n_rows // BUCKET_ROWS) - 1).bit_length())
         codes = {name: _Codes() for name in self.coded}
         pending: list[np.ndarray] = []
-        with ThreadPoolExecutor(READERS) as pool:
+        readers = READERS_OF_PARTS if any(file.is_part for file in files) else READERS
+        with ThreadPoolExecutor(readers) as pool:
             waiting = (pool.submit(self._read, some) for some in _together(files))
-            ahead = list(islice(waiting, READERS + 1))
+            ahead = list(islice(waiting, readers + 1))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
                 ahead += islice(waiting, 1)
@@ -271,16 +273,9 @@ class _Codes:
 
     def of(self, column: pa.ChunkedArray) -> np.ndarray:
         """int [N]; -1 for null."""
-        if not len(column):
-            return np.empty(0, np.int64)
-        is_encoded = pa.types.is_dictionary(column.type)
-        encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
-        encoded = encoded.combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0)
-        own = [self.names.setdefault(n, len(self.names)) for n in encoded.dictionary.to_pylist()]
-        indices = encoded.indices.fill_null(len(own)).to_numpy()
-        codes: np.ndarray = np.array([*own, -1])[indices]
+        of_column, names = codes_of(column)
+        own = [self.names.setdefault(name, len(self.names)) for name in names.to_pylist()]
+        codes: np.ndarray = np.array([*own, -1])[of_column]
         return codes
 
     def places(self) -> np.ndarray:
