@@ -192,12 +192,15 @@ def _blocks(rows: "ray.data.Dataset") -> Iterable[Any]:
 
 
 def _batches(files: Sequence[ScoreFile]) -> Iterator[pa.Table]:
-    """Places of files, of READ_ROWS rows or a little more together."""
+    """Places of files, of READ_ROWS rows or a little more together; of more where there are very
+    many: a task takes time of its own.
+    """
     held, n = list[int](), 0
+    together = max(READ_ROWS, rows_in(files) // MOST_PARTITIONS)
     for place, file in enumerate(files):
         held.append(place)
         n += file.n_rows
-        if n >= READ_ROWS:
+        if n >= together:
             yield pa.table({"place": held})
             held, n = [], 0
     if held:
