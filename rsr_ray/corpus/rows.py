@@ -27,7 +27,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.files.rights import rights
 
 ARROW_MAGIC = b"ARROW1"
-BATCH_ROWS = 64
+BATCH_ROWS, BATCH_BYTES = 64, 4 * 1024**2
 KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
 # What a broken shard makes the readers raise.
 UNREADABLE = (
@@ -174,10 +174,15 @@ def _parquet_rows_at(
         columns = _wanted(shard.schema_arrow, {}, None)
         stop = 0
         for group in range(shard.num_row_groups):
-            start, stop = stop, stop + shard.metadata.row_group(group).num_rows
+            facts = shard.metadata.row_group(group)
+            start, stop = stop, stop + facts.num_rows
             if not left or left[0] >= stop:
                 continue
-            for batch in shard.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+            # a batch takes a millisecond, whatever is in it
+            together = max(
+                BATCH_ROWS, BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)
+            )
+            for batch in shard.iter_batches(together, row_groups=[group], columns=columns):
                 while left and left[0] < start + batch.num_rows:
                     yield from _batch_rows(batch.slice(left.popleft() - start, 1))
                 start += batch.num_rows

@@ -195,8 +195,8 @@ class Buckets:
         return rows
 
     def _find_repeats(self) -> np.ndarray:
-        """(row_hash, prompt_hash) of rows that repeat one of another prompt that counts; counts
-        what else has the same id.
+        """(row_hash, prompt_hash) of rows that repeat one of another prompt that counts, by
+        prompt_hash; counts what else has the same id.
         """
         found = []
         self.n_repeated_ids = np.zeros(len(self.names["teacher"]), np.int64)
@@ -211,18 +211,22 @@ class Buckets:
                 again = counts["teacher"][~_changes(counts["id_hash"])]
                 self.n_repeated_ids += np.bincount(again, minlength=len(self.n_repeated_ids))
             self._path("places", bucket).unlink(missing_ok=True)
-        return np.concatenate(found)
+        every = np.concatenate(found)
+        by_prompt: np.ndarray = every[np.argsort(every["prompt_hash"])]
+        return by_prompt
 
     def _bucket(self, rows: np.ndarray) -> Bucket:
         """Of a trajectory that a teacher has twice the first by source and row counts, and one that
         was scored before those that were not.
         """
         rows, is_first = self._sorted(rows, "row_hash", "prompt_hash")
-        some = np.flatnonzero(np.isin(rows["row_hash"], self._repeats["row_hash"]))
-        gone = {*self._repeats.tolist()} if len(some) else set()
-        for i in some.tolist():
-            is_first[i] &= (int(rows["row_hash"][i]), int(rows["prompt_hash"][i])) not in gone
-        return Bucket(rows["prompt_hash"].copy(), rows, is_first)
+        prompt = rows["prompt_hash"].copy()
+        low = np.searchsorted(self._repeats["prompt_hash"], prompt[0])
+        high = np.searchsorted(self._repeats["prompt_hash"], prompt[-1], side="right")
+        for row, of in self._repeats[low:high].tolist():
+            start, stop = (np.searchsorted(prompt, of, side=side) for side in ("left", "right"))
+            is_first[start:stop] &= rows["row_hash"][start:stop] != row
+        return Bucket(prompt, rows, is_first)
 
     def _sorted(self, rows: np.ndarray, *by: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows by hashes, the last first, and which of them is the first with its own."""
