@@ -127,19 +127,23 @@ def test_values_are_the_same_to_the_rounding_of_sums(both, capsys):
     apart = []
     for a, b in pairs(exact.ranking, found.ranking):
         for name in ("value", "mean", "std", "won"):
-            apart.append(getattr(b, name) / getattr(a, name) - 1)
-        apart.append(b.all.value / a.all.value - 1)
+            apart.append(relative(getattr(a, name), getattr(b, name)))
+        apart.append(relative(a.all.value, b.all.value))
     for a, b in zip(exact.strata.strata, found.strata.strata, strict=True):
         for p, q in zip(a.ranking.teachers, b.ranking.teachers, strict=True):
             assert (p.teacher, p.n_trajectories) == (q.teacher, q.n_trajectories)
-            apart.append(q.value / p.value - 1)
+            apart.append(relative(p.value, q.value))
     for p, q in zip(exact.strata.overall.teachers, found.strata.overall.teachers, strict=True):
         assert p.teacher == q.teacher
-        apart.append(q.value / p.value - 1)
+        apart.append(relative(p.value, q.value))
     with capsys.disabled():
         same = np.mean(np.equal(apart, 0))
         print(f"\nvalues: {same:.0%} the same to the bit, {off(apart, '.1e')}")
     assert np.abs(apart).max() < 1e-12
+
+
+def relative(exact: float, found: float) -> float:
+    return 0.0 if found == exact else found / exact - 1
 
 
 @pytest.mark.slow
@@ -154,7 +158,6 @@ def test_what_is_said_of_certainty_is_within_the_error_of_blocks(both, capsys):
         places += [b.first_place - a.first_place, b.last_place - a.last_place]
         chances.append(b.p_best - a.p_best)
     before = np.subtract(found.ranking.pairwise, exact.ranking.pairwise)
-    more = found.ranking.more_prompts / exact.ranking.more_prompts - 1
     of_strata = [
         (q.high - q.low) / (p.high - p.low) - 1
         for a, b in zip(exact.strata.strata, found.strata.strata, strict=True)
@@ -168,8 +171,7 @@ def test_what_is_said_of_certainty_is_within_the_error_of_blocks(both, capsys):
             f"\nstandard errors {off(errors, '.1%')}; halves of intervals {off(widths, '.1%')}, "
             f"intervals of strata {off(of_strata, '.1%')}; bounds on places {off(places, '.2f')}, "
             f"{(places == 0).mean():.0%} the same; P(best) {off(chances, '.3f')}, of pairs "
-            f"{off(before, '.3f')}; more prompts {more:+.1%}; best: {exact.ranking.best} and "
-            f"{found.ranking.best}"
+            f"{off(before, '.3f')}; best: {exact.ranking.best} and {found.ranking.best}"
         )
     assert rms(errors) < 0.02
     assert errors.max() < 0.06
@@ -179,7 +181,6 @@ def test_what_is_said_of_certainty_is_within_the_error_of_blocks(both, capsys):
     assert (places == 0).mean() > 0.7
     assert places.max() <= 2
     assert max(chances.max(), np.abs(before).max()) < 0.05
-    assert abs(more) < 0.2
 
 
 def rms(values: np.ndarray) -> float:
@@ -248,4 +249,3 @@ def test_a_comparison_is_of_a_sample_of_prompts(both, capsys):
     with capsys.disabled():
         print(f"\ncompare, in standard errors of values: {off(apart, '.2f')}")
     assert np.abs(apart).max() < SURE
-    assert found.compared.trajectories.differ == exact.compared.trajectories.differ == 0
