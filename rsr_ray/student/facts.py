@@ -21,7 +21,8 @@ from rsr_ray.student.source import (
     hash_text,
     resolve,
 )
-from rsr_ray.student.tokenizer import open_tokenizer
+from rsr_ray.student.tokenizer import open_tokenizer, tokenizer_hash
+from rsr_ray.student.vision import load_eyes, sees
 from rsr_ray.student.weights import check_weights
 
 # Keys of a config that change no score here.
@@ -40,6 +41,7 @@ class StudentFacts:
     template_hash: str
     context_length: int
     vocab_size: int
+    sees: bool = False  # images, as a vision-language model
 
     @property
     def text_hash(self) -> str:
@@ -70,15 +72,19 @@ def inspect_student(
     vocab_size = int(text_config.get("vocab_size", 0))
     _check_ids(student, tokenizer, vocab_size)
     check_weights(student, folder, trust_remote_code)
+    seeing = sees(folder)
+    if seeing:
+        load_eyes(folder)
     context_length = text_config.get("max_position_embeddings") or tokenizer.model_max_length
     facts = StudentFacts(
         source=folder if os.path.isdir(student) else f"{student.split('@')[0]}@{Path(folder).name}",
         weights_hash=hash_files(weights),
         config_hash=_hash_config(config),
-        tokenizer_hash=hash_text(tokenizer.backend_tokenizer.to_str()),
+        tokenizer_hash=tokenizer_hash(tokenizer, folder),
         template_hash=hash_text(template),
         context_length=int(context_length),
         vocab_size=vocab_size,
+        sees=seeing,
     )
     if file_states(folder) != before:
         raise RunError(
