@@ -33,12 +33,10 @@ REJECT_REASONS: dict[str, str] = {
         "two keys that differ."
     ),
     "not_text": (
-        "A turn's content is not text, or is not valid unicode; or it has images, and the student "
-        "sees none."
+        "A turn's content is not text or not valid unicode, or has images that the student "
+        "cannot see."
     ),
-    "media": (
-        "An image is missing, broken, too large or not allowed, or it is unclear where it belongs."
-    ),
+    "media": "An image is missing, broken, too large or not allowed, or has no clear place.",
     "no_teacher": (
         "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher."
     ),

@@ -50,6 +50,8 @@ TEXT = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
     "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
 }
 QWEN_TOKENS = {
     "image_token": "<|image_pad|>",

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.images import Media
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.encode.encode import encode_rows
 from rsr_ray.encode.how import How
@@ -19,6 +21,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.student.facts import inspect_student
 from rsr_ray.student.model import Student
 from rsr_ray.student.vision import Eyes, auto_model, decode
+from tests.conftest import DEMO_STUDENT
 from tests.seeing import KINDS, make_student
 
 SOURCE = InputObject(uri="corpus.jsonl", version="", size=0)
@@ -165,3 +168,229 @@ def test_images_are_read_and_not_scored(students, kind):
     n_first = int(np.diff(row["spans"])[0])
     assert np.allclose(before.surprisal[:n_first], after.surprisal[:n_first], atol=1e-5)
     assert not np.allclose(before.surprisal[n_first:], after.surprisal[n_first:], atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory):
+    """A folder of images, with one beside it that must not be opened."""
+    folder = tmp_path_factory.mktemp("media")
+    root = folder / "root"
+    (root / "charts").mkdir(parents=True)
+    (root / "charts" / "one.png").write_bytes(CHART)
+    (root / "two.jpg").write_bytes(picture(20, 20, 3, "JPEG"))
+    (root / "cut.jpg").write_bytes(picture(200, 200, 3, "JPEG")[:900])
+    (folder / "secret.png").write_bytes(PHOTO)
+    (root / "link.png").symlink_to(folder / "secret.png")
+    (root / "within.png").symlink_to(root / "charts" / "one.png")
+    os.mkfifo(root / "pipe.png")
+    return root
+
+
+def asked(*parts) -> list[dict]:
+    return [
+        {"role": "user", "content": [*parts, {"type": "text", "text": "How high?"}]},
+        {"role": "assistant", "content": "Seven."},
+    ]
+
+
+PLACE = {"type": "image"}
+IN_TEXT = [
+    {"from": "human", "value": "<image>How high?"},
+    {"from": "gpt", "value": "Seven."},
+]
+FORMS = {
+    "a data URL": {"messages": asked({"type": "image_url", "image_url": {"url": data_url(CHART)}})},
+    "a data URL as it is": {
+        "messages": asked({"type": "input_image", "image_url": data_url(CHART)})
+    },
+    "base64": {"messages": asked({"type": "image", "base64": base64.b64encode(CHART).decode()})},
+    "a source": {
+        "messages": asked(
+            {
+                "type": "image",
+                "source": {
+                    "type": "base64",
+                    "media_type": "image/png",
+                    "data": base64.b64encode(CHART).decode(),
+                },
+            }
+        )
+    },
+    "a path": {"messages": asked({"type": "image", "image": "charts/one.png"})},
+    "a path with a dot": {"messages": asked({"type": "image", "path": "./charts/one.png"})},
+    "a link within": {"messages": asked({"type": "image", "url": "within.png"})},
+    "a column of bytes": {"messages": asked(PLACE), "images": [CHART]},
+    "a column as datasets writes it": {
+        "messages": asked(PLACE),
+        "images": [{"bytes": CHART, "path": "elsewhere.png"}],
+    },
+    "a column of one image": {"messages": asked(PLACE), "image": {"bytes": CHART, "path": None}},
+    "a column of paths": {"messages": asked(PLACE), "images": ["charts/one.png"]},
+    "a placeholder in text": {"conversations": IN_TEXT, "image": "charts/one.png"},
+    "nulls that Parquet fills in": {
+        "messages": asked({"type": "image", "text": None, "image_url": None, "image": None}),
+        "images": [CHART],
+        "image": None,
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_image_is_the_same_in_every_form(media, form):
+    reading = Reading(teacher="t", media=Media(str(media)))
+    first = canonical(FORMS["a data URL"], SOURCE, 0, reading)
+    row = canonical(FORMS[form], SOURCE, 0, reading)
+    assert row["reject_reason"] is None, row["reject_detail"]
+    assert row == first
+    assert row["images"] == [CHART]
+
+
+def test_absolute_paths_below_the_root(media):
+    reading = Reading(teacher="t", media=Media(str(media)))
+    whole = {"type": "image", "image": f"{media}/charts/one.png"}
+    url = {"type": "image_url", "image_url": {"url": f"file://{media}/charts/one.png"}}
+    for part in (whole, url):
+        row = canonical({"messages": asked(part)}, SOURCE, 0, reading)
+        assert row["images"] == [CHART], row
+
+
+def images_of(part: dict, **more) -> dict:
+    return {"messages": asked(part), **more}
+
+
+def animated() -> bytes:
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in (0, 99, 200)]
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A few KB that would be hundreds of MB."""
+    out = io.BytesIO()
+    Image.new("1", (side, side)).save(out, "PNG")
+    return out.getvalue()
+
+
+REFUSED = {
+    "missing": (images_of({"type": "image", "image": "none.png"}), "not found below"),
+    "a folder": (images_of({"type": "image", "image": "charts"}), "not a file"),
+    "a pipe": (images_of({"type": "image", "image": "pipe.png"}), "not a file"),
+    "up": (images_of({"type": "image", "image": "../secret.png"}), "leads out"),
+    "up and down": (images_of({"type": "image", "image": "charts/../../secret.png"}), "leads out"),
+    "backslashes": (images_of({"type": "image", "image": "..\\secret.png"}), "leads out"),
+    "absolute": (images_of({"type": "image", "image": "/etc/hostname"}), "outside --media-root"),
+    "another bucket": (
+        images_of({"type": "image", "image": "s3://b/x.png"}),
+        "outside --media-root",
+    ),
+    "a file URL": (images_of({"type": "image", "url": "file:///etc/hostname"}), "outside"),
+    "an escaped file URL": (
+        images_of({"type": "image", "url": "file:charts/%2e%2e/%2e%2e/secret.png"}),
+        "not found",
+    ),
+    "a link out": (images_of({"type": "image", "image": "link.png"}), "a link that leads out"),
+    "http": (images_of({"type": "image", "url": "http://127.0.0.1:9/x.png"}), "--allow-http-media"),
+    "https": (images_of({"type": "image", "url": "https://h/x.png"}), "--allow-http-media"),
+    "no base64": (images_of({"type": "image", "base64": "*"}), "not valid base64"),
+    "another data URL": (
+        images_of({"type": "image", "url": "data:image/svg+xml,<svg/>"}),
+        "base64",
+    ),
+    "nothing": (images_of({"type": "image", "base64": ""}), "0 bytes"),
+    "two ways": (images_of({"type": "image", "url": "a.png", "path": "b.png"}), "given twice"),
+    "no image for a place": (images_of(PLACE), "0 images in the row's columns, 1 places"),
+    "an image without a place": (
+        {"messages": asked(), "images": [CHART]},
+        "1 images in the row's columns, 0 places",
+    ),
+    "images twice": (
+        images_of({"type": "image", "image": "charts/one.png"}, images=[CHART]),
+        "1 images in the row's columns, 0 places",
+    ),
+    "two columns": (
+        {"messages": asked(PLACE), "images": [CHART], "image": PHOTO},
+        "different images",
+    ),
+    "the mark in the text": (
+        {"messages": [{"role": "user", "content": shown("\ufffc", CHART)}, *asked()[1:]]},
+        "U+FFFC",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_opened(media, what):
+    row, why = REFUSED[what]
+    read = canonical(row, SOURCE, 0, Reading(teacher="t", media=Media(str(media))))
+    assert (read["reject_reason"], read["images"]) == ("media", None), read
+    assert why in read["reject_detail"]
+
+
+def test_without_a_root_nothing_is_opened(media):
+    part = {"type": "image", "image": str(media / "charts" / "one.png")}
+    read = canonical(images_of(part), SOURCE, 0, Reading(teacher="t"))
+    assert read["reject_reason"] == "media"
+    assert "--media-root" in read["reject_detail"]
+
+
+def test_broken_images(students, media):
+    folder = students("Qwen2.5-VL")
+    cases = {
+        "truncated": (picture(200, 200, 3, "JPEG")[:900], "cannot be decoded"),
+        "no image": (b"GET / HTTP/1.1", "cannot be decoded"),
+        "a bomb": (bomb(20_000), "decompression bomb"),
+        "too many pixels": (bomb(9000), "9,000 x 9,000 pixels, more than"),
+        "animated": (animated(), "3 frames"),
+        "far too wide": (picture(2000, 2), "refuses an image"),
+    }
+    rows = [{"messages": asked(PLACE), "images": [data]} for data, _ in cases.values()]
+    for row, (name, (_, why)) in zip(encoded(folder, rows), cases.items(), strict=True):
+        assert row["reject_reason"] == "media", (name, row["reject_reason"], row["reject_detail"])
+        assert why in row["reject_detail"], name
+        assert row["images"] is None
+
+
+def test_text_that_looks_like_an_image(students):
+    folder = students("Qwen2.5-VL")
+    said = [{"role": "user", "content": "<|image_pad|>?"}, {"role": "assistant", "content": "No."}]
+    with_image = [{"role": "user", "content": shown("<|image_pad|>", CHART)}, said[1]]
+    for row in encoded(folder, [{"messages": said}, {"messages": with_image}]):
+        assert row["reject_reason"] == "media"
+        assert "<|image_pad|>" in row["reject_detail"]
+
+
+def test_a_student_of_text_says_what_is_needed():
+    (row,) = encoded(str(DEMO_STUDENT), [{"messages": CONVERSATIONS["one image"]}])
+    assert row["reject_reason"] == "not_text"
+    assert "only a vision-language student" in row["reject_detail"]
+
+
+def test_limits_never_cut_an_image(students):
+    folder = students("Gemma-3")
+    turns = CONVERSATIONS["three images, two turns"]
+    (whole,) = encoded(folder, [{"messages": turns}])
+    n, stops = len(whole["input_ids"]), whole["image_stops"].tolist()
+    facts = inspect_student(folder, trust_remote_code=False)
+    for limit in range(1, n + 1):
+        how = How(max_length=limit, sees=True, proof=facts.text_hash, over_length="truncate")
+        (row,) = encode_rows([canonical({"messages": turns}, SOURCE, 0, Reading("t"))], folder, how)
+        if row["reject_reason"]:
+            assert row["reject_reason"] == "over_length"
+            continue
+        there = [stop for stop in stops if stop <= limit]
+        assert row["image_stops"].tolist() == there
+        assert len(row["images"]) == len(there)
+        assert len(row["input_ids"]) == limit
+    how = How(max_length=n - 1, sees=True, proof=facts.text_hash, over_length="window")
+    (row,) = encode_rows([canonical({"messages": turns}, SOURCE, 0, Reading("t"))], folder, how)
+    assert (row["reject_reason"], row["images"]) == ("over_length", None)
+
+
+def test_images_behind_the_last_answer_are_left_out(students):
+    turns = [
+        *CONVERSATIONS["one image"],
+        {"role": "user", "content": shown(PHOTO)},
+    ]
+    (row,) = encoded(students("InternVL"), [{"messages": turns}])
+    assert len(row["images"]) == len(row["image_stops"]) == 1

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from rsr_ray.corpus.row_faults import Row
 from rsr_ray.errors import BadRow, RunError, one_line
 from rsr_ray.files.filesystems import open_filesystem, protocol_of
 from rsr_ray.files.rights import rights
@@ -72,7 +73,7 @@ def reference_of(value: Any) -> Reference:
     return None
 
 
-def in_parts(turn: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def in_parts(turn: Row, images: Sequence[Row]) -> Row:
     """A turn with its content as a list of parts: `images` are those in the places of its MARKs."""
     rest = {key: value for key, value in turn.items() if key != "images"}
     texts = turn["content"].split(MARK) if images else [turn["content"]]
@@ -81,7 +82,7 @@ def in_parts(turn: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> di
     return {**rest, "content": [part for part in every if part and part.get("text") != ""]}
 
 
-def _texts(texts: Sequence[str]) -> list[dict[str, Any]]:
+def _texts(texts: Sequence[str]) -> list[Row]:
     return [{"type": "text", "text": text} for text in texts]
 
 

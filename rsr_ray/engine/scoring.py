@@ -92,20 +92,15 @@ def score_tokens(
     """
     import torch
 
-    lengths = np.array([len(row) - 1 for row in ids], np.int64)
+    rows = _Rows.of(ids, spans, images, packed=student.packed)
     found: list[Tokens | None] = [None] * len(ids)
-    images = images or [()] * len(ids)
-    sees = np.array([bool(of_row) for of_row in images], bool)
-    left = _batches(np.arange(len(ids)), lengths, sees, work, packed=student.packed)
+    left = rows.batches(np.arange(len(ids)), work)
     begun = deque[_Begun]()
     while left:
         batch = left.pop(0)
-        n_positions = int(lengths[batch].sum())
-        size = n_positions if student.packed else len(batch) * int(lengths[batch].max())
+        n_positions, size = rows.sizes(batch)
         try:
-            of_rows = ([ids[i] for i in batch], [spans[i] for i in batch])
-            seen = [images[i] for i in batch] if sees[batch[0]] else None
-            begun.append(_begin(student, batch, *of_rows, seen))
+            begun.append(rows.begin(student, batch))
         except torch.OutOfMemoryError:
             _fetch(begun, found, 0)
             torch.cuda.empty_cache()
@@ -113,8 +108,7 @@ def score_tokens(
                 continue
             work.splits += 1
             work.batch_tokens = size // 2
-            rows = np.concatenate([batch, *left])
-            left = _batches(rows, lengths, sees, work, packed=student.packed)
+            left = rows.batches(np.concatenate([batch, *left]), work)
             continue
         work.padded += size
         work.positions += n_positions
@@ -129,17 +123,6 @@ def _fetch(begun: "deque[_Begun]", found: list[Tokens | None], most: int) -> Non
         oldest = begun.popleft()
         for i, row in zip(oldest.batch, oldest.tokens(), strict=True):
             found[i] = row
-
-
-def _batches(
-    rows: np.ndarray, lengths: np.ndarray, sees: np.ndarray, work: Work, *, packed: bool
-) -> list[np.ndarray]:
-    """The batches of some rows, those without images first."""
-    return [
-        some[batch]
-        for some in (rows[~sees[rows]], rows[sees[rows]])
-        for batch in batches(lengths[some], work.batch_tokens, packed=packed)
-    ]
 
 
 class _Begun:
@@ -165,34 +148,65 @@ class _Begun:
         return Tokens(*(values.numpy() for values in self.stats)).split(self.n_scored)
 
 
-def _begin(
-    student: Halves,
-    batch: np.ndarray,
-    ids: list[np.ndarray],
-    spans: list[np.ndarray],
-    images: Images | None,
-) -> _Begun:
-    """Begin a batch; `ids`, `spans` and `images` are those of its rows."""
-    import torch
+@dataclass(frozen=True)
+class _Rows:
+    """What is to be scored."""
 
-    rows = [row[:-1].astype(np.int64) for row in ids]  # the last token is only ever a target
-    scored = [np.concatenate([np.arange(a, b) for a, b in s.reshape(-1, 2)]) for s in spans]
-    if student.packed:
-        ids_BT = np.concatenate(rows)[None]
-        position_BT = np.concatenate([np.arange(len(row)) for row in rows])[None]
-        starts = np.cumsum([0] + [len(row) for row in rows[:-1]])
-    else:
-        ids_BT = np.zeros((len(rows), max(map(len, rows))), np.int64)
-        for b, row in enumerate(rows):
-            ids_BT[b, : len(row)] = row
-        position_BT = None
-        starts = np.arange(len(rows)) * ids_BT.shape[1]
-    # hidden state i predicts token i + 1
-    source_N = np.concatenate([start + p - 1 for start, p in zip(starts, scored, strict=True)])
-    target_N = np.concatenate([row[p] for row, p in zip(ids, scored, strict=True)])
-    with torch.inference_mode():
-        hidden_BTD = student.hidden(ids_BT, position_BT, images)
-        hidden_ND = hidden_BTD.flatten(0, 1)[student.beside_head(source_N)]
-        target = student.beside_head(target_N.astype(np.int64))
-        stats = sweep(hidden_ND, target, student.logits, student.vocab_size)
-        return _Begun(batch, stats, [len(p) for p in scored])
+    ids: list[np.ndarray]
+    spans: list[np.ndarray]
+    images: Images
+    sees: np.ndarray  # bool [R]: whether a row has images
+    lengths: np.ndarray  # int64 [R]: positions of a row
+    packed: bool
+
+    @classmethod
+    def of(
+        cls, ids: list[np.ndarray], spans: list[np.ndarray], images: Images | None, *, packed: bool
+    ) -> "_Rows":
+        images = images or [()] * len(ids)
+        sees = np.array([bool(of_row) for of_row in images], bool)
+        lengths = np.array([len(row) - 1 for row in ids], np.int64)
+        return cls(ids, spans, images, sees, lengths, packed)
+
+    def batches(self, rows: np.ndarray, work: Work) -> list[np.ndarray]:
+        """The batches of some rows, those without images first."""
+        return [
+            some[batch]
+            for some in (rows[~self.sees[rows]], rows[self.sees[rows]])
+            for batch in batches(self.lengths[some], work.batch_tokens, packed=self.packed)
+        ]
+
+    def sizes(self, batch: np.ndarray) -> tuple[int, int]:
+        """Positions of a batch, without padding and with it."""
+        lengths = self.lengths[batch]
+        n_positions = int(lengths.sum())
+        return n_positions, n_positions if self.packed else len(batch) * int(lengths.max())
+
+    def begin(self, student: Halves, batch: np.ndarray) -> _Begun:
+        """Begin a batch."""
+        import torch
+
+        # the last token is only ever a target
+        rows = [self.ids[i][:-1].astype(np.int64) for i in batch]
+        spans = [self.spans[i].reshape(-1, 2) for i in batch]
+        scored = [np.concatenate([np.arange(a, b) for a, b in pairs]) for pairs in spans]
+        if self.packed:
+            ids_BT = np.concatenate(rows)[None]
+            position_BT = np.concatenate([np.arange(len(row)) for row in rows])[None]
+            starts = np.cumsum([0] + [len(row) for row in rows[:-1]])
+        else:
+            ids_BT = np.zeros((len(rows), max(map(len, rows))), np.int64)
+            for b, row in enumerate(rows):
+                ids_BT[b, : len(row)] = row
+            position_BT = None
+            starts = np.arange(len(rows)) * ids_BT.shape[1]
+        images = [self.images[i] for i in batch] if self.sees[batch[0]] else None
+        # hidden state i predicts token i + 1
+        source_N = np.concatenate([start + p - 1 for start, p in zip(starts, scored, strict=True)])
+        target_N = np.concatenate([self.ids[i][p] for i, p in zip(batch, scored, strict=True)])
+        with torch.inference_mode():
+            hidden_BTD = student.hidden(ids_BT, position_BT, images)
+            hidden_ND = hidden_BTD.flatten(0, 1)[student.beside_head(source_N)]
+            target = student.beside_head(target_N.astype(np.int64))
+            stats = sweep(hidden_ND, target, student.logits, student.vocab_size)
+            return _Begun(batch, stats, [len(p) for p in scored])

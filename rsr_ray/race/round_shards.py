@@ -102,8 +102,9 @@ def _shard_row(found: Row, trajectory_id: str) -> Row:
     for name in ("messages", "tools"):
         if found[name]:
             row[name] = json.loads(found[name])
-    images = iter(found["images"] or ())
-    row["messages"] = [_with_images(turn, images) for turn in row["messages"]]
+    if found["images"]:
+        images = iter(found["images"])
+        row["messages"] = [_with_images(turn, images) for turn in row["messages"]]
     return row
 
 

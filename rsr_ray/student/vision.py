@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 1 << 26  # of an image: 8,192 x 8,192
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -69,7 +70,7 @@ def decode(data: bytes) -> "Image.Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width:,} x {image.height:,}"
                 raise BadRow("media", f"an image has {size} pixels, more than {MAX_PIXELS:,}")
