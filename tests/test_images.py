@@ -1,27 +1,39 @@
 """Images: what the student reads of them, against its own full logits; and what is refused."""
 
 import base64
+import functools
 import io
 import json
 import os
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.images import Media
 from rsr_ray.corpus.reading import Reading
+from rsr_ray.corpus.units import iter_units
 from rsr_ray.encode.encode import encode_rows
 from rsr_ray.encode.how import How
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_tokens
 from rsr_ray.files.objects import InputObject
+from rsr_ray.race.round_shards import _shard_row
 from rsr_ray.student.facts import inspect_student
 from rsr_ray.student.model import Student
 from rsr_ray.student.vision import Eyes, auto_model, decode
-from tests.conftest import DEMO_STUDENT
+from tests.conftest import DEMO_STUDENT, REPOSITORY
 from tests.seeing import KINDS, make_student
 
 SOURCE = InputObject(uri="corpus.jsonl", version="", size=0)
@@ -394,3 +406,116 @@ def test_images_behind_the_last_answer_are_left_out(students):
     ]
     (row,) = encoded(students("InternVL"), [{"messages": turns}])
     assert len(row["images"]) == len(row["image_stops"]) == 1
+
+
+def test_a_shard_as_datasets_writes_it(tmp_path):
+    part = pa.struct({"type": pa.string(), "text": pa.string()})
+    turn = pa.struct({"role": pa.string(), "content": pa.list_(part)})
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [
+        {"messages": asked(PLACE), "images": [{"bytes": CHART, "path": None}]},
+        {"messages": asked(), "images": []},
+    ]
+    for row in rows:
+        said = [{"type": "text", "text": row["messages"][1]["content"]}]
+        row["messages"] = [row["messages"][0], {"role": "assistant", "content": said}]
+    path = str(tmp_path / "part-0.parquet")
+    schema = pa.schema({"messages": pa.list_(turn), "images": pa.list_(image)})
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    obj = InputObject(uri=path, version="", size=os.path.getsize(path))
+    (unit,) = iter_units(obj, None, 256, [], Reading(teacher="t"))
+    seen, text = unit["rows"].to_pylist()[0]
+    assert (seen["reject_reason"], text["reject_reason"]) == (None, None)
+    assert (seen["images"], text["images"]) == ([CHART], None)
+    assert seen["content"] == canonical(FORMS["base64"], SOURCE, 0, Reading(teacher="t"))["content"]
+
+
+def test_images_over_http_where_that_is_allowed(media):
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(media))
+    handler.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reading = Reading(teacher="t", media=Media(allow_http=True))
+        url = f"http://127.0.0.1:{server.server_port}"
+        part = {"type": "image_url", "image_url": {"url": f"{url}/charts/one.png"}}
+        row = canonical(images_of(part), SOURCE, 0, reading)
+        assert row["images"] == [CHART]
+        gone = canonical(images_of({"type": "image", "url": f"{url}/none.png"}), SOURCE, 0, reading)
+        assert (gone["reject_reason"], "HTTP 404" in gone["reject_detail"]) == ("media", True)
+        server.shutdown()
+
+
+def test_a_round_of_a_race_has_the_images_in_its_rows(media):
+    row = canonical(FORMS["a path"], SOURCE, 0, Reading("t", media=Media(str(media))))
+    line = json.loads(json.dumps(_shard_row(row, "id")))
+    again = canonical(line, SOURCE, 0, Reading("t"))
+    for name in ("content", "prompt_id", "images", "messages"):
+        assert again[name] == row[name]
+
+
+REFERENCES = st.one_of(
+    st.none(),
+    st.text(max_size=30),
+    st.binary(max_size=9),
+    st.integers(),
+    st.sampled_from(["a" * 300, "a" * 2000, "charts/one.png/x", "data:image/png;base64,/", "."]),
+    st.dictionaries(st.sampled_from(["url", "bytes", "path", "source"]), st.text(max_size=5)),
+)
+
+
+@given(st.lists(REFERENCES, max_size=3), st.one_of(REFERENCES, st.lists(REFERENCES, max_size=3)))
+def test_whatever_a_row_has_as_images_is_read_or_refused(media, given_here, column):
+    parts = [{"type": "image", "image": one} for one in given_here]
+    reading = Reading(teacher="t", media=Media(str(media)))
+    row = canonical({"messages": asked(*parts), "images": column}, SOURCE, 0, reading)
+    there = list(row["images"] or ())
+    assert (row["reject_reason"] is None) == (row["messages"] is not None)
+    assert len(there) <= len(parts)
+    assert row["reject_reason"] or len(there) == len(parts)
+
+
+LARGE = """
+import sys
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from rsr_ray.config.score import ScoreConfig
+from rsr_ray.run.pipeline import score_corpus
+corpus, student, store = sys.argv[1:]
+score_corpus(ScoreConfig(corpus=corpus, student=student, store=store, batch_tokens=256))
+print(*(getrusage(whose).ru_maxrss for whose in (RUSAGE_SELF, RUSAGE_CHILDREN)))
+"""
+
+
+def peaks(student: str, folder: Path, n_images: int) -> list[int]:
+    """KiB that scoring, and the process that encodes, take at most for one unit of 50 rows."""
+    rows = [
+        {
+            "messages": asked(PLACE) if i < n_images else asked(),
+            "images": [large(i)][: i < n_images],
+        }
+        for i in range(50)
+    ]
+    for row in rows:
+        row["messages"][1]["content"] = [{"type": "text", "text": "Seven."}]
+    (folder / "teacher=t").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "teacher=t" / "part-0.parquet")
+    command = [sys.executable, "-c", LARGE, str(folder), student, str(folder / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    return [int(n) for n in done.stdout.split()[-2:]]
+
+
+def large(seed: int) -> bytes:
+    """4,000 x 3,000 pixels, 1 MB."""
+    small = Image.open(io.BytesIO(picture(80, 60, seed)))
+    out = io.BytesIO()
+    small.resize((4000, 3000)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+@pytest.mark.slow
+def test_fifty_large_images_in_a_unit_are_never_decoded_at_once(students, tmp_path):
+    folder = students("Qwen2.5-VL")
+    few, many = (peaks(folder, tmp_path / str(n), n) for n in (1, 50))
+    stored = 50 * len(large(0)) / 1024
+    print(f"peaks in KiB with 1 image {few}, with 50 {many}; stored {stored:.0f}")
+    for one, all_of_them in zip(few, many, strict=True):
+        assert all_of_them - one < 8 * stored + 100_000  # 50 decoded ones are 1,758,000 KiB

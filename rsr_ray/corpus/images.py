@@ -6,6 +6,7 @@ the row has it (a `Reference`), then, once it is read, as the sha256 of its byte
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import posixpath
@@ -31,6 +32,8 @@ KEYS = ("image", "image_url", "url", "path", "base64", "data", "bytes", "source"
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MAX_BYTES = 32 << 20  # of an image as it is stored
 MAX_ROW_BYTES = 128 << 20  # of all images of a row
+MAX_PATH = 1024  # characters, as S3 has it
+NO_FILE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 SECONDS = 30.0  # that an HTTP server may take
 TRIES = 3
 
@@ -172,9 +175,9 @@ def _below_root(reference: str, media: Media, endpoint: str | None) -> bytes:
     try:
         with rights(uri, endpoint), fs.open_input_stream(path, compression=None) as file:
             return bytes(file.read(MAX_BYTES + 1))
-    except (FileNotFoundError, IsADirectoryError) as e:
-        raise BadRow("media", f"{reference:.200}: not found below {media.root}") from e
     except (OSError, pa.ArrowException) as e:
+        if isinstance(e, FileNotFoundError) or getattr(e, "errno", None) in NO_FILE:
+            raise BadRow("media", f"{reference:.200}: not found below {media.root}") from e
         raise RunError(f"image {uri}: it cannot be read: {one_line(e)}") from e
 
 
@@ -189,6 +192,8 @@ def _uri_below(reference: str, root: str) -> str:
         path = f"{root.rstrip('/')}/{path}"
     if ".." in path.replace("\\", "/").split("/") or "\0" in path:
         raise BadRow("media", f"{reference:.200}: leads out of --media-root")
+    if len(path) > MAX_PATH:
+        raise BadRow("media", f"{reference:.200}...: a path of {len(path):,} characters")
     return path
 
 

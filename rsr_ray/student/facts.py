@@ -72,9 +72,6 @@ def inspect_student(
     vocab_size = int(text_config.get("vocab_size", 0))
     _check_ids(student, tokenizer, vocab_size)
     check_weights(student, folder, trust_remote_code)
-    seeing = sees(folder)
-    if seeing:
-        load_eyes(folder)
     context_length = text_config.get("max_position_embeddings") or tokenizer.model_max_length
     facts = StudentFacts(
         source=folder if os.path.isdir(student) else f"{student.split('@')[0]}@{Path(folder).name}",
@@ -84,7 +81,7 @@ def inspect_student(
         template_hash=hash_text(template),
         context_length=int(context_length),
         vocab_size=vocab_size,
-        sees=seeing,
+        sees=_can_see(folder),
     )
     if file_states(folder) != before:
         raise RunError(
@@ -92,6 +89,14 @@ def inspect_student(
             "they are complete"
         )
     return facts
+
+
+def _can_see(folder: str) -> bool:
+    """Whether it is a vision-language student. Raises UserError if its processor cannot be used."""
+    seeing = sees(folder)
+    if seeing:
+        load_eyes(folder)
+    return seeing
 
 
 def _weights(student: str, folder: str) -> list[Path]:
