@@ -22,6 +22,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
+    SmolVLMConfig,
+    SmolVLMImageProcessorPil,
 )
 
 from tests.conftest import DEMO_STUDENT
@@ -203,22 +205,23 @@ def _internvl() -> tuple[Any, Any, Any, dict[str, Any]]:
     return made, tokenizer, pixels, {"image_seq_length": 4}
 
 
-def _idefics3() -> tuple[Any, Any, Any, dict[str, Any]]:
-    names = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
-    special = {f"extra_{n}": name for n, name in enumerate(names)}
-    special |= {f"cell_{i}_{j}": f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)}
-    tokenizer = tokenizer_with(special, PARTS_ONLY.replace("IMAGE", "<image>"))
-    made = Idefics3Config(
-        text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"},
-        vision_config=VISION | {"image_size": 28, "patch_size": 7},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        tie_word_embeddings=False,
-    )
-    pixels = Idefics3ImageProcessorPil(
-        size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
-    )
-    return made, tokenizer, pixels, {"image_seq_len": 4}
+def _idefics3(config: type, pixels: Any) -> Callable:
+    def make() -> tuple[Any, Any, Any, dict[str, Any]]:
+        names = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
+        special = {f"extra_{n}": name for n, name in enumerate(names)}
+        special |= {f"cell_{i}_{j}": f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)}
+        tokenizer = tokenizer_with(special, PARTS_ONLY.replace("IMAGE", "<image>"))
+        made = config(
+            text_config=TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"},
+            vision_config=VISION | {"image_size": 28, "patch_size": 7},
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            scale_factor=2,
+            tie_word_embeddings=False,
+        )
+        sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+        return made, tokenizer, pixels(**sizes), {"image_seq_len": 4}
+
+    return make
 
 
 KINDS: dict[str, Callable[[], tuple[Any, Any, Any, dict[str, Any]]]] = {
@@ -256,7 +259,8 @@ KINDS: dict[str, Callable[[], tuple[Any, Any, Any, dict[str, Any]]]] = {
     "LLaVA": _llava,
     "LLaVA-OneVision": _llava_onevision,
     "InternVL": _internvl,
-    "Idefics3": _idefics3,
+    "Idefics3": _idefics3(Idefics3Config, Idefics3ImageProcessorPil),
+    "SmolVLM": _idefics3(SmolVLMConfig, SmolVLMImageProcessorPil),
 }
 
 

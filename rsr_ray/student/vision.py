@@ -92,8 +92,8 @@ class Eyes:
             self.processor = _images_only(resolve(student))
         except ImportError as e:
             raise UserError(
-                f"student {student}: its images need Pillow, here and on the cluster: pip install "
-                f"'rsr_ray[images]' ({one_line(e)})"
+                f"student {student}: its image processor needs a package, here and on the "
+                f"cluster: {one_line(e)}; pip install 'rsr_ray[images]' brings Pillow"
             ) from e
         except Exception as e:  # the library raises many kinds; each means that it is not usable
             raise UserError(
