@@ -10,8 +10,10 @@ def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     which they come, or as a dictionary column has them.
     """
     is_encoded = pa.types.is_dictionary(column.type)
-    encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
-    whole = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else encoded.combine_chunks()
+    unified = column.unify_dictionaries() if is_encoded else column
+    whole = pa.concat_arrays(unified.chunks) if unified.num_chunks else unified.combine_chunks()
+    # encoded in one piece: pieces would each have the dictionary of all
+    whole = whole if is_encoded else whole.dictionary_encode()
     return whole.indices.fill_null(-1).to_numpy().astype(np.int64), whole.dictionary
 
 
