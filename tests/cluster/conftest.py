@@ -62,6 +62,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("cluster")
+            if "head" in item.fixturenames:
+                item.add_marker("ray")
 
 
 @pytest.fixture(scope="session")
