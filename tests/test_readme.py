@@ -81,7 +81,7 @@ def test_ci_does_what_the_readme_says():
     ci = (REPOSITORY / ".ci" / "run").read_text()
     assert "pip install -e '.[test]'" in command
     assert "pip install -q --no-compile -e '.[test]'" in ci
-    # All of it: a call that shares out the processors, and three parts; each test is in one of them.
+    # All of it: a call that shares out the processors, and three parts, each test in one of them.
     assert 'alone pytest -m "not cluster and not browser or simulation"' in ci
     beside = re.findall(r'part "([a-z ()]+)" (.+?)(?: >| &&|; })', ci)
     first, second = (
