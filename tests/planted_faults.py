@@ -372,9 +372,9 @@ UNIT = (
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
-        "rsr_ray/decide/whole.py",
-        "mostly = 2 * flags.degenerate > n",
-        "mostly = flags.degenerate > n",
+        "rsr_ray/decide/views.py",
+        "(2 * self.every.flags.degenerate > n)",
+        "(self.every.flags.degenerate > n)",
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
@@ -384,9 +384,9 @@ UNIT = (
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
-        "rsr_ray/run/reduce.py",
-        'totals["is_repeated_id"] = buckets.n_repeated_ids',
-        'totals["is_repeated_id"] = 0 * buckets.n_repeated_ids',
+        "rsr_ray/run/table_sums.py",
+        'sums.sums["is_repeated_id"] = buckets.n_repeated_ids',
+        'sums.sums["is_repeated_id"] = 0 * buckets.n_repeated_ids',
         "test_big.py::test_a_table_added_up_in_buckets_is_the_one_added_up_at_once",
     ),
     Fault(

@@ -11,17 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsr_ray.decide.buckets import Buckets, values_of
+from rsr_ray.decide.kept import NUMBERS, find_kept
 from rsr_ray.decide.scored import Scored
-from rsr_ray.decide.whole import Asked, Whole, sum_up
+from rsr_ray.decide.views import Asked
+from rsr_ray.decide.whole import Whole, columns_of, sum_up
 from rsr_ray.errors import UserError
 from rsr_ray.guard import JUDGED_BY, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
-from rsr_ray.store.score_files import ScoreFile
+from rsr_ray.store.score_files import ScoreFile, units_of
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
 LOCAL, SURPRISAL = REGISTRY["local_naturalness"], REGISTRY["mean_surprisal"]
 MOST_ROWS = 1_000_000  # of more, those of a sample of prompts are kept, and sums over all
+SAMPLE_ROWS = MOST_ROWS
 ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
 READERS = 8  # files read at once
 
@@ -99,10 +102,14 @@ def load_files(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
     metrics = list(dict.fromkeys([*metrics, *([SURPRISAL] if LOCAL in metrics else [])]))
-    numbers = _columns_of(metrics, more)
+    numbers = columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:
-        asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
+        asked = Asked(metrics, tuple(teachers), sample_share=SAMPLE_ROWS / n_rows)
+        is_kept = numbers == NUMBERS and metrics == [RSR] and not teachers and stratum is None
+        kept = find_kept(store, fingerprint, units_of(files)) if is_kept else None
+        if kept and len(kept.ends):
+            return _sampled(kept.whole(store, files, asked.sample_share))
         with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
             buckets.fill(files)
             if buckets.names["teacher"]:
@@ -118,12 +125,6 @@ def load_files(
     if sum(table.num_rows for table in tables):
         return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
     raise _all_rejected(store)
-
-
-def _columns_of(metrics: list[Metric], more: Iterable[str]) -> list[str]:
-    """The number columns that are read."""
-    of_metrics = (column for metric in [*metrics, RSR] for column in metric.columns)
-    return list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
 
 
 def _all_rejected(store: Store) -> UserError:

@@ -1,0 +1,188 @@
+"""Summaries that are kept: what a night makes of the last one's and of what is new is what all rows
+come to.
+"""
+
+import dataclasses
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rsr_ray.decide import buckets, kept, loading
+from rsr_ray.decide.kept import count_rejects, find_kept
+from rsr_ray.decide.loading import load_ends, load_scored
+from rsr_ray.decide.ranking import rank_teachers
+from rsr_ray.metrics import REGISTRY, RSR
+from rsr_ray.run import medians, reduce, summary
+from rsr_ray.run.medians import Middle
+from rsr_ray.run.pipeline import make_teachers
+from rsr_ray.run.reduce import reduce_scores
+from rsr_ray.store import compaction
+from rsr_ray.store.compaction import compact_once
+from rsr_ray.store.store import Store
+from rsr_ray.store.units import n_rows
+
+from .big_store import FINGERPRINT, shard_rows, write_units
+
+SHARD = 2_000
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """What is very many is few."""
+    for module, name, value in (
+        (loading, "MOST_ROWS", 3_000), (loading, "SAMPLE_ROWS", 2_000), (reduce, "MOST_ROWS", 3_000),
+        (reduce, "HERE_ROWS", 500), (buckets, "BUCKET_ROWS", 1_500), (buckets, "FLUSHED_ROWS", 500),
+        (medians, "KEPT_LEAST", 50), (summary, "MOST_NEW", 0.7), (compaction, "PART_ROWS", 3_000),
+        (compaction, "FEWEST_UNITS", 3), (compaction, "FEWEST_ROWS", 300),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+
+
+class Corpus:
+    """Shards of teachers, which come, go and are replaced."""
+
+    def __init__(self, store: Store, seed: int):
+        self.store, self.chosen = store, random.Random(seed)
+        self.shards: dict[str, int] = {}
+        self.last: dict[str, object] = {}
+
+    def add(self, t: int, rows: int = SHARD, unit_rows: int = 300) -> None:
+        """The next shard of a teacher; its last rows repeat some of the one before."""
+        teacher = f"t{t:02d}"
+        shard = self.shards.get(teacher, 0)
+        self.shards[teacher] = shard + 1
+        before = self.last.get(teacher)
+        start = shard * SHARD
+        some, _ = shard_rows(t, start, start + rows, shard, before, fewest=100)
+        self.last[teacher] = some
+        write_units(self.store, some, unit_rows)
+
+    def drop(self) -> None:
+        names = list(self.store.counted(FINGERPRINT))
+        self.store.drop(FINGERPRINT, [self.chosen.choice(names)])
+
+    def replace(self) -> None:
+        """Write a unit again with other scores."""
+        name = self.chosen.choice(list(self.store.counted(FINGERPRINT)))
+        rows = self.store.read_unit(FINGERPRINT, name)
+        at = rows.schema.get_field_index("rank_sum")
+        more = rows["rank_sum"].to_numpy() * 2.0
+        field = rows.schema.field("rank_sum")
+        own = pa.array(more, mask=np.isnan(more)).cast(field.type)
+        self.store.write_scores(FINGERPRINT, name, rows.set_column(at, field, own))
+
+
+def night(store: Store) -> dict:
+    """All that a night says of a store."""
+    (store_units,) = [store.counted(FINGERPRINT)]
+    table = make_teachers(store, FINGERPRINT)
+    assert store_units == store.made_of().units
+    scored = load_scored(store, [RSR])
+    values = RSR.values(scored.columns, scored.prompt)
+    ends, of_ends = load_ends(store, scored, values)
+    return {
+        "table": table.to_pylist(),
+        "ranking": rank_teachers(scored, RSR).to_json(),
+        "told": scored.told,
+        "every": scored.whole.every,
+        "lacking": scored.whole.lacking,
+        "columns": scored.columns,
+        "rows": scored.rows.to_pylist(),
+        "prompts": scored.prompts.to_pylist(),
+        "notes": scored.notes,
+        "ends": ends.rows.to_pylist(),
+        "of_ends": of_ends,
+        "rejects": dict(count_rejects(store)),
+    }
+
+
+def whole_night(store: Store) -> dict:
+    """The same of all rows, without what is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (kept, loading, summary):
+            patch.setattr(module, "find_kept", lambda *_: None)
+        patch.setattr(summary, "write_kept", lambda *_: None)
+        patch.setattr(Store, "current_teachers", lambda *_: None)
+        found = night(store)
+    units = list(store.counted(FINGERPRINT))
+    assert found["table"] == reduce_scores(store, FINGERPRINT, units).to_pylist()
+    return found
+
+
+def alike(a, b, at: str = "") -> None:
+    """The same, but for the rounding of sums."""
+    if dataclasses.is_dataclass(a):
+        assert type(a) is type(b), at
+        a, b = vars(a), vars(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), at
+        for name in a:
+            alike(a[name], b[name], f"{at}/{name}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), at
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            alike(one, other, f"{at}/{i}")
+    elif isinstance(a, np.ndarray) and a.dtype.kind == "f":
+        np.testing.assert_allclose(b, a, rtol=1e-11, atol=1e-13, err_msg=at)
+    elif isinstance(a, np.ndarray):
+        assert np.array_equal(a, b), at
+    elif isinstance(a, float):
+        assert b == pytest.approx(a, rel=1e-9, abs=1e-12, nan_ok=True), at
+    else:
+        assert a == b, at
+
+
+@pytest.fixture
+def anew(monkeypatch):
+    """How often all rows were read."""
+    times = []
+    real = summary._made_anew
+
+    def counted(*given):
+        times.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(summary, "_made_anew", counted)
+    return times
+
+
+def check(store: Store) -> None:
+    found, whole = night(store), whole_night(store)
+    assert found["table"] == whole["table"]
+    alike(whole, found)
+    kept._latest.clear()  # as the next process has it
+    alike(whole, night(store))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nights_at_random(small, anew, tmp_path, seed):
+    store = Store(str(tmp_path), "s", None)
+    corpus = Corpus(store, seed)
+    for t in (0, 1, 2, 4):
+        corpus.add(t)
+    check(store)
+    assert len(anew) == 2  # and once without what is kept
+    n_kept = 0
+    for step in range(8):
+        before = len(anew)
+        what = corpus.chosen.choice(["add", "add", "add", "more", "drop", "replace", "teacher"])
+        if what in ("add", "more"):
+            corpus.add(corpus.chosen.choice([0, 1, 2, 4]))
+        if what == "more":  # a part of a shard, and one whose rows are in many prompts
+            corpus.add(corpus.chosen.choice([0, 1, 2, 4]), rows=corpus.chosen.randrange(1, SHARD))
+        if what == "drop":
+            corpus.drop()
+        if what == "replace":
+            corpus.replace()
+        if what == "teacher":
+            corpus.add(5 + step)
+        if corpus.chosen.random() < 0.5:
+            compact_once(store, FINGERPRINT)
+        check(store)
+        n_kept += len(anew) - before == 1
+        assert (len(anew) - before == 2) >= (what in ("drop", "replace", "teacher"))
+        if corpus.chosen.random() < 0.5:
+            compact_once(store, FINGERPRINT)
+    assert n_kept > 1
