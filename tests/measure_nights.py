@@ -3,7 +3,7 @@ the page.
 
     python -m tests.measure_nights FOLDER [STORE]
 
-FOLDER holds a store of tests/big_store.py, whose units go into parts first; 1% is added to it twice:
+FOLDER holds a store of tests/big_store.py; its units go into parts first. 1% is added to it twice:
 answers of all teachers to new prompts, and more answers to known ones, other ones by each teacher.
 STORE is a folder or, with AWS_ENDPOINT_URL, a bucket's prefix that FOLDER is copied to before. Each
 night is a process of its own; it tells seconds of processors, seconds, peak memory, the bytes read
@@ -12,10 +12,11 @@ from the store and the objects listed there.
 
 import argparse
 import json
-import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -143,13 +144,7 @@ def add(of_student: Store, share: float, spread: bool, shard: int) -> None:
     names = [row.teacher for row in of_student.read_teacher_rows()]
     rows = sum(row.n_trajectories for row in of_student.read_teacher_rows())
     n = round(share * rows / len(names))
-    local = Store(
-        f"{of_student.uri}-more-{shard}"
-        if "://" not in of_student.uri
-        else f"/tmp/more-{os.getpid()}-{shard}",
-        "s",
-        None,
-    )
+    local = Store(tempfile.mkdtemp(), "s", None)
     for t in range(len(names)):
         last = -(-rows // len(names) // SHARD_ROWS) * SHARD_ROWS
         start = np.random.default_rng(t).integers(0, last - 4 * n) if spread else last + 100 * n
@@ -157,6 +152,7 @@ def add(of_student: Store, share: float, spread: bool, shard: int) -> None:
         some, _ = shard_rows(t, int(start), int(start) + n, shard, before)
         write_units(local, some, 256)
     copy(local.uri, of_student.uri)
+    shutil.rmtree(local.uri)
 
 
 def copy(folder: str, uri: str) -> None:

@@ -33,7 +33,8 @@ KINDS = {
 }
 WRONG = ("broken", "table")  # what makes the exit code 1
 REMOVED = ("broken", "leftover")  # what --repair removes
-NO_DAMAGE = ("are not work units", "an earlier version of rsr_ray")  # of notes on a store
+# of notes on a store
+NO_DAMAGE = ("are not work units", "an earlier version of rsr_ray", "drawn at random")
 SCHEMAS = {"scores": SCORES, "parts": SCORES, "tokens": TOKENS}
 
 IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
