@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from rsr_ray.decide import buckets, kept, loading
@@ -49,6 +50,7 @@ class Corpus:
 
     def __init__(self, store: Store, seed: int):
         self.store, self.chosen = store, random.Random(seed)
+        self.n_repeats = 0
         self.shards: dict[str, int] = {}
         self.last: dict[str, object] = {}
 
@@ -63,13 +65,31 @@ class Corpus:
         self.last[teacher] = some
         write_units(self.store, some, unit_rows)
 
+    def repeat(self) -> None:
+        """Write some rows of a unit again, as answers to other prompts, from another shard: one
+        that comes before all others, or after them.
+        """
+        rows = self.store.read_unit(FINGERPRINT, self.chosen.choice(self.names())).slice(0, 40)
+        rows = rows.filter(pc.is_valid(rows["teacher"]))
+        self.n_repeats += 1
+        source = f"/corpus/{self.chosen.choice('az')}/{self.n_repeats}.parquet"
+        prompts = np.roll(rows["prompt_id"].to_numpy(zero_copy_only=False), 7)
+        other = {"source": pa.repeat(source, len(rows)), "prompt_id": pa.array(prompts)}
+        other |= {"source_row": pa.array(range(len(rows)))}
+        for name, column in other.items():
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, rows.schema.field(at), column)
+        write_units(self.store, rows, 300)
+
+    def names(self) -> list[str]:
+        return list(self.store.counted(FINGERPRINT))
+
     def drop(self) -> None:
-        names = list(self.store.counted(FINGERPRINT))
-        self.store.drop(FINGERPRINT, [self.chosen.choice(names)])
+        self.store.drop(FINGERPRINT, [self.chosen.choice(self.names())])
 
     def replace(self) -> None:
         """Write a unit again with other scores."""
-        name = self.chosen.choice(list(self.store.counted(FINGERPRINT)))
+        name = self.chosen.choice(self.names())
         rows = self.store.read_unit(FINGERPRINT, name)
         at = rows.schema.get_field_index("rank_sum")
         more = rows["rank_sum"].to_numpy() * 2.0
@@ -173,14 +193,16 @@ def test_nights_at_random(small, anew, tmp_path, seed):
         corpus.add(t)
     check(store)
     assert len(anew) == 2  # and once without what is kept
-    n_kept = 0
+    n_kept, others = 0, ["drop", "replace", "teacher"]
     for step in range(6):
         before = len(anew)
-        what = corpus.chosen.choice(["add", "add", "add", "more", "drop", "replace", "teacher"])
+        what = corpus.chosen.choice(["add", "more", "repeat", "repeat", *others])
         if what in ("add", "more"):
             corpus.add(corpus.chosen.choice([0, 1, 2, 4]))
         if what == "more":  # a part of a shard, and one whose rows are in many prompts
             corpus.add(corpus.chosen.choice([0, 1, 2, 4]), rows=corpus.chosen.randrange(1, SHARD))
+        if what == "repeat":
+            corpus.repeat()
         if what == "drop":
             corpus.drop()
         if what == "replace":
@@ -191,7 +213,7 @@ def test_nights_at_random(small, anew, tmp_path, seed):
             compact_once(store, FINGERPRINT)
         check(store)
         n_kept += len(anew) - before == 1
-        assert (len(anew) - before == 2) >= (what in ("drop", "replace", "teacher"))
+        assert (len(anew) - before == 2) >= (what in others)
         if corpus.chosen.random() < 0.5:
             compact_once(store, FINGERPRINT)
     assert n_kept
