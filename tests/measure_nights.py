@@ -108,10 +108,7 @@ def night(uri: str) -> None:
     steps["loaded"] = time.process_time()
     rankings = {"s": rank_teachers(scored, RSR)}
     steps["ranking"] = time.process_time()
-    try:
-        store_report([of_student], RSR, rankings, {"s": scored})
-    except TypeError:  # before there was anything to share
-        store_report([of_student], RSR, rankings)
+    store_report([of_student], RSR, rankings, {"s": scored})
     steps["page"] = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     taken = {"cpu": time.process_time(), "wall": time.monotonic() - begun, "peak": peak}

@@ -4,6 +4,7 @@ come to.
 
 import contextlib
 import dataclasses
+import json
 import random
 
 import numpy as np
@@ -218,6 +219,7 @@ def test_nights_at_random(small, anew, tmp_path, seed):
             compact_once(store, FINGERPRINT)
     assert n_kept
     ranking = rank_teachers(load_scored(store, [RSR]), RSR)
+    json.dumps(ranking.to_json())
     with without_summaries():
         alike(rank_teachers(load_scored(store, [RSR]), RSR).to_json(), ranking.to_json())
 

@@ -142,7 +142,7 @@ class Buckets:
         """The buckets, or what is in them of some units; `repeats` is what does not count because
         it repeats a row of another prompt, as the field of this name.
         """
-        is_wanted = units and np.array([name in units for name in self.names["unit"]])
+        is_wanted = np.array([units is None or name in units for name in self.names["unit"]])
         for bucket in range(1 << self.bits):
             rows = self._load("rows", bucket, self.dtype)
             if units is not None:

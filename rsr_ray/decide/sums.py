@@ -185,7 +185,8 @@ def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """By how much the squared distances of two groups together are more than those in each."""
     means = ratio(a[2], a[0]) - ratio(b[2], b[0])
     both = ratio(a[0] * b[0], a[0] + b[0])
-    return np.nan_to_num(means**2 * both)
+    more: np.ndarray = np.nan_to_num(means**2 * both)
+    return more
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ class View:
         self.flags = FlagCounts(**{n: arrays[f"flags/{n}"] for n in vars(self.flags)})
         for sums in self.terms.values():
             for name in TermSums.ADDED:
-                setattr(sums, name, arrays[name].copy())
+                some = arrays[name]
+                setattr(sums, name, some.copy() if some.ndim else some.item())
 
     def told(self, names: list[str]) -> Told:
         matrices: dict[str, Matrices] = {name: sums.result() for name, sums in self.terms.items()}
