@@ -3,8 +3,9 @@ the page.
 
     python -m tests.measure_nights FOLDER [STORE]
 
-FOLDER holds a store of tests/big_store.py; its units go into parts first. 1% is added to it twice:
-answers of all teachers to new prompts, and more answers to known ones, other ones by each teacher.
+FOLDER holds a store of tests/big_store.py; its units go into parts first. 1% is added to it three
+times: answers of all teachers to new prompts, with and without rows that are known, and more
+answers to known prompts, other ones by each teacher.
 STORE is a folder or, with AWS_ENDPOINT_URL, a bucket's prefix that FOLDER is copied to before. Each
 night is a process of its own; it tells seconds of processors, seconds, peak memory, the bytes read
 from the store and the objects listed there.
@@ -136,17 +137,22 @@ def forget(uri: str) -> None:
     delete(f"{uri}/teachers/student=s.parquet", None)
 
 
-def add(of_student: Store, share: float, spread: bool, shard: int) -> None:
-    """So many more answers of each teacher."""
+KINDS = ("new prompts", "new prompts, 0.5% repeat known rows", "known prompts")
+
+
+def add(of_student: Store, share: float, kind: str, shard: int) -> None:
+    """So many more answers of each teacher, of one of KINDS."""
     names = [row.teacher for row in of_student.read_teacher_rows()]
     rows = sum(row.n_trajectories for row in of_student.read_teacher_rows())
     n = round(share * rows / len(names))
     local = Store(tempfile.mkdtemp(), "s", None)
     for t in range(len(names)):
         last = -(-rows // len(names) // SHARD_ROWS) * SHARD_ROWS
-        start = np.random.default_rng(t).integers(0, last - 4 * n) if spread else last + 100 * n
-        before, _ = shard_rows(t, 0, 4 * n, 0, None)
-        some, _ = shard_rows(t, int(start), int(start) + n, shard, before)
+        start = last + shard * SHARD_ROWS
+        if kind == "known prompts":
+            start = int(np.random.default_rng(t).integers(0, last - n))
+        before = shard_rows(t, 0, 4 * n, 0, None)[0] if "repeat" in kind else None
+        some, _ = shard_rows(t, start, start + n, shard, before)
         write_units(local, some, 256)
     copy(local.uri, of_student.uri)
     shutil.rmtree(local.uri)
@@ -179,12 +185,11 @@ def main(folder: str, uri: str | None) -> None:
     forget(uri)
     told("all rows", uri)
     told("nothing new", uri)
-    for shard, spread in ((1000, False), (1001, True)):
-        what = "known prompts" if spread else "new prompts"
-        add(of_student, 0.01, spread, shard)
-        found = told(f"1% more, {what}", uri)
+    for shard, kind in enumerate(KINDS, 1000):
+        add(of_student, 0.01, kind, shard)
+        found = told(f"1% more, {kind}", uri)
         forget(uri)
-        whole = told(f"1% more, {what}, all rows", uri)
+        whole = told("all of these rows", uri)
         print(f"  largest difference {differences(found, whole):.1e}", flush=True)
         compact_once(of_student, FINGERPRINT)
 

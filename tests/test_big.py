@@ -66,7 +66,6 @@ def in_buckets(monkeypatch):
 
     def of(rows: int, sample: int = 3_000) -> None:
         monkeypatch.setattr(loading, "MOST_ROWS", sample)
-        monkeypatch.setattr(loading, "SAMPLE_ROWS", sample)
         monkeypatch.setattr(reduce, "HERE_ROWS", sample)
         monkeypatch.setattr(buckets, "BUCKET_ROWS", rows)
         monkeypatch.setattr(buckets, "FLUSHED_ROWS", 1_000)

@@ -37,7 +37,7 @@ SHARD = 2_000
 def small(monkeypatch):
     """What is very many is few."""
     for module, name, value in (
-        (loading, "MOST_ROWS", 3_000), (loading, "SAMPLE_ROWS", 2_000),
+        (loading, "MOST_ROWS", 3_000),
         (reduce, "MOST_ROWS", 3_000),
         (reduce, "HERE_ROWS", 500), (buckets, "BUCKET_ROWS", 1_500), (buckets, "FLUSHED_ROWS", 500),
         (medians, "KEPT_LEAST", 50), (summary, "MOST_NEW", 0.7), (compaction, "PART_ROWS", 3_000),
@@ -293,7 +293,7 @@ def test_few_rows_are_read_again(small, tmp_path, monkeypatch):
     assert sum(read) < 3 * 300
     read.clear()
     load_scored(store, [RSR])
-    assert sum(read) < 1.5 * loading.SAMPLE_ROWS
+    assert sum(read) < 1.5 * loading.MOST_ROWS
 
 
 def test_a_median_stays_known_while_it_is_among_what_is_kept(monkeypatch):

@@ -24,7 +24,6 @@ from rsr_ray.store.teacher_rows import TeacherRow
 
 LOCAL, SURPRISAL = REGISTRY["local_naturalness"], REGISTRY["mean_surprisal"]
 MOST_ROWS = 1_000_000  # of more, those of a sample of prompts are kept, and sums over all
-SAMPLE_ROWS = MOST_ROWS
 ROW = ["trajectory_id", "content", "sample", "source", "source_row"]
 READERS = 8  # files read at once
 
@@ -105,7 +104,7 @@ def load_files(
     numbers = columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:
-        asked = Asked(metrics, tuple(teachers), sample_share=SAMPLE_ROWS / n_rows)
+        asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
         is_kept = numbers == NUMBERS and metrics == [RSR] and not teachers and stratum is None
         kept = find_kept(store, fingerprint, units_of(files)) if is_kept else None
         if kept and len(kept.ends):
