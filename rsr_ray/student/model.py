@@ -1,6 +1,7 @@
 """A student's weights in two halves for scoring, backbone and head."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 from rsr_ray.student.facts import StudentFacts, prove
 from rsr_ray.student.source import FileStates, file_states, files_changed, resolve
+from rsr_ray.student.vision import auto_model, load_eyes, sees
 
 SLICE_POSITIONS = 8192
 QUANTIZE = ("4bit", "8bit")
@@ -70,9 +72,8 @@ def load_whole(source: str, dtype: str, **how: Any) -> Any:
     device broke.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    load: Any = AutoModelForCausalLM.from_pretrained
+    load = auto_model(sees(resolve(source))).from_pretrained
     named = {
         "dtype": getattr(torch, dtype),
         "use_safetensors": True,
@@ -133,14 +134,16 @@ def _quantization(quantize: str, dtype: str) -> Any:
 
 def _given_backbone() -> Any:
     """A backbone that ignores its arguments and returns the hidden states it was given, with a
-    place for all else that heads look for: those of mixtures of experts, and of older models.
+    place for all else that heads look for: routing, images, what older models have.
     """
     import torch
     from transformers.modeling_outputs import MoeModelOutputWithPast
 
     @dataclass
     class Output(MoeModelOutputWithPast):
-        cross_attentions: None = None
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
 
     class Given(torch.nn.Module):
         hidden: torch.Tensor
@@ -195,7 +198,9 @@ class Student:
             _reuse_large_blocks()
         # Rows are packed without padding where the attention takes rows of different lengths as
         # they are.
-        self.packed = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
+        self.eyes = load_eyes(source) if sees(resolve(source)) else None
+        flash = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
+        self.packed = flash and self.eyes is None
         placed: dict[str, Any] = (
             {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
         )
@@ -217,7 +222,7 @@ class Student:
         with it needs a copy.
         """
         student = cls.__new__(cls)
-        student.model, student.packed = model, packed
+        student.model, student.packed, student.eyes = model, packed, None
         student._take_apart(type(model).__name__)
         return student
 
@@ -256,8 +261,15 @@ class Student:
         if not fits:
             raise UserError(_no_halves(source, self.model))
 
-    def hidden(self, ids_BT: np.ndarray, position_BT: np.ndarray | None = None) -> "torch.Tensor":
+    def hidden(
+        self,
+        ids_BT: np.ndarray,
+        position_BT: np.ndarray | None = None,
+        images: Sequence[Sequence[bytes]] | None = None,
+    ) -> "torch.Tensor":
         """Hidden states [B, T, D] of right-padded ids, or of packed rows.
+
+        `images` are those of each row, all of which have some.
 
         No attention mask is passed: under causal attention a position never sees the padding behind
         it, and without a mask no [T, T] tensor is built. Where rows are packed, their positions
@@ -267,7 +279,19 @@ class Student:
             {} if position_BT is None else {"position_ids": position_BT}
         )
         moved = {name: _moved(values, self.device) for name, values in given.items()}
+        if images is not None:
+            moved |= self._seen(images, ids_BT)
         return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
+
+    def _seen(
+        self, images: Sequence[Sequence[bytes]], ids_BT: np.ndarray
+    ) -> "dict[str, torch.Tensor]":
+        assert self.eyes is not None
+        dtype = next(w.dtype for w in self.model.parameters() if w.is_floating_point())
+        return {
+            name: values.to(self.device, dtype if values.is_floating_point() else None)
+            for name, values in self.eyes.tensors(images, ids_BT).items()
+        }
 
     def beside_head(self, values_N: np.ndarray) -> "torch.Tensor":
         """Values on the device of the head, without waiting for the device."""
