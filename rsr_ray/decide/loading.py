@@ -105,15 +105,7 @@ def load_files(
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:
         asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
-        is_kept = numbers == NUMBERS and metrics == [RSR] and not teachers and stratum is None
-        kept = find_kept(store, fingerprint, units_of(files)) if is_kept else None
-        if kept and len(kept.ends):
-            return _sampled(kept.whole(store, files, asked.sample_share))
-        with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
-            buckets.fill(files)
-            if buckets.names["teacher"]:
-                return _sampled(sum_up(buckets, asked))
-            raise _all_rejected(store)
+        return _load_very_many(store, fingerprint, files, asked, numbers, stratum)
     prompts = None if share == 1 else (-(2**63), -(2**63) + int(share * 2**64))
 
     def read(file: ScoreFile) -> pa.Table:
@@ -124,6 +116,26 @@ def load_files(
     if sum(table.num_rows for table in tables):
         return _each_once(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), numbers)
     raise _all_rejected(store)
+
+
+def _load_very_many(
+    store: Store,
+    fingerprint: str,
+    files: list[ScoreFile],
+    asked: Asked,
+    numbers: list[str],
+    stratum: str | None,
+) -> Scored:
+    """A sample, and what all rows come to: what is kept of them, or in a pass over them."""
+    is_kept = numbers == NUMBERS and asked.metrics == [RSR] and not asked.teachers
+    kept = find_kept(store, fingerprint, units_of(files)) if is_kept and not stratum else None
+    if kept and len(kept.ends):
+        return _sampled(kept.whole(store, files, asked.sample_share))
+    with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
+        buckets.fill(files)
+        if buckets.names["teacher"]:
+            return _sampled(sum_up(buckets, asked))
+        raise _all_rejected(store)
 
 
 def _all_rejected(store: Store) -> UserError:

@@ -177,15 +177,8 @@ def make_report(
     settings = Settings(
         metric, confidence, seed, teachers, tokens_from, share, charts, by_stratum, stratum_weights
     )
-    ranked, scores = rankings or {}, loaded or {}
     students = [
-        _report_student(
-            store,
-            history,
-            ranked.get(store.student_name),
-            scores.get(store.student_name),
-            settings,
-        )
+        _report_student(store, history, rankings or {}, loaded or {}, settings)
         for store in each(stores, len(stores), f"drawing the report of {len(stores)} students")
     ]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -206,13 +199,14 @@ def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[S
 def _report_student(
     store: Store,
     history: History,
-    ranking: Ranking | None,
-    scored: Scored | None,
+    rankings: Mapping[str, Ranking],
+    loaded: Mapping[str, Scored],
     settings: Settings,
 ) -> StudentReport:
     said = _without_ranking(store, history)
     if any(t.n_trajectories for t in said.table):
-        return _with_ranking(said, store, ranking, scored, settings)
+        name = store.student_name
+        return _with_ranking(said, store, rankings.get(name), loaded.get(name), settings)
     why = "every row was rejected" if said.rejects else "the store is empty"
     return replace(said, empty=f"no trajectory was scored: {why}")
 
