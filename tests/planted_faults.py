@@ -408,9 +408,9 @@ UNIT = (
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
-        "rsr_ray/decide/whole.py",
-        "mostly = 2 * flags.degenerate > n",
-        "mostly = flags.degenerate > n",
+        "rsr_ray/decide/views.py",
+        "(2 * self.every.flags.degenerate > n)",
+        "(self.every.flags.degenerate > n)",
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
@@ -420,9 +420,27 @@ UNIT = (
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
-        "rsr_ray/run/reduce.py",
-        'totals["is_repeated_id"] = buckets.n_repeated_ids',
-        'totals["is_repeated_id"] = 0 * buckets.n_repeated_ids',
+        "rsr_ray/run/summary.py",
+        "of_rows = np.concatenate([prompts, *(some for _, some, _ in found)])",
+        "of_rows = prompts",
+        "test_kept.py::test_nights_at_random",
+    ),
+    Fault(
+        "rsr_ray/run/summary.py",
+        "repeats = np.concatenate([kept.repeats[is_old], buckets.repeats[is_new]])",
+        "repeats = kept.repeats",
+        "test_kept.py::test_nights_at_random",
+    ),
+    Fault(
+        "rsr_ray/decide/ends.py",
+        "return all(now[key] <= last for key, last in before.items() if key in now) and (",
+        "return True or (",
+        "test_kept.py::test_a_trajectory_that_goes_may_let_another_one_in",
+    ),
+    Fault(
+        "rsr_ray/run/table_sums.py",
+        'sums.sums["is_repeated_id"] = buckets.n_repeated_ids',
+        'sums.sums["is_repeated_id"] = 0 * buckets.n_repeated_ids',
         "test_big.py::test_a_table_added_up_in_buckets_is_the_one_added_up_at_once",
     ),
     Fault(
