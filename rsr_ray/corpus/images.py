@@ -5,9 +5,9 @@ the row has it (a `Reference`), then, once it is read, as the sha256 of its byte
 """
 
 import base64
-import binascii
 import errno
 import hashlib
+import http.client
 import os
 import posixpath
 import stat
@@ -32,7 +32,7 @@ KEYS = ("image", "image_url", "url", "path", "base64", "data", "bytes", "source"
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MAX_BYTES = 32 << 20  # of an image as it is stored
 MAX_ROW_BYTES = 128 << 20  # of all images of a row
-MAX_PATH = 1024  # characters, as S3 has it
+MAX_PATH = 1024  # bytes, as S3 has it
 NO_FILE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 SECONDS = 30.0  # that an HTTP server may take
 TRIES = 3
@@ -144,7 +144,7 @@ def _from_base64(text: Any) -> bytes:
         raise BadRow("media", f"base64 data of an image is {type(text).__name__}")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as e:
+    except ValueError as e:  # binascii.Error, and what is not ASCII
         raise BadRow("media", f"an image is not valid base64: {e}") from e
 
 
@@ -160,7 +160,7 @@ def _fetched(url: str, media: Media) -> bytes:
             if e.code < 500 and e.code != 429:
                 raise BadRow("media", f"{url:.200}: HTTP {e.code}") from e
             problem = e
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, http.client.HTTPException) as e:
             problem = e
     raise BadRow("media", f"{url:.200}: cannot be fetched: {one_line(problem)}") from problem
 
@@ -192,9 +192,11 @@ def _uri_below(reference: str, root: str) -> str:
         path = f"{root.rstrip('/')}/{path}"
     if ".." in path.replace("\\", "/").split("/") or "\0" in path:
         raise BadRow("media", f"{reference:.200}: leads out of --media-root")
-    if len(path) > MAX_PATH:
-        raise BadRow("media", f"{reference:.200}...: a path of {len(path):,} characters")
-    return path
+    if (n_bytes := len(path.encode(errors="replace"))) > MAX_PATH:
+        raise BadRow("media", f"{reference:.200}...: a path of {n_bytes:,} bytes")
+    # a bucket takes dots and empty names in a key as they are, and Arrow refuses empty ones
+    scheme, slashes, rest = path.rpartition("://")
+    return f"{scheme}{slashes}{posixpath.normpath(rest)}"
 
 
 def _check_inside(path: str, root: str, reference: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 1 << 26  # of an image: 8,192 x 8,192
+MAX_ROW_PIXELS = 1 << 28  # of all images of a row: 800 MB once decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -74,7 +75,8 @@ def decode(data: bytes) -> "Image.Image":
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width:,} x {image.height:,}"
                 raise BadRow("media", f"an image has {size} pixels, more than {MAX_PIXELS:,}")
-            if (n_frames := getattr(image, "n_frames", 1)) > 1:
+            n_frames = getattr(image, "n_frames", 1)
+            if n_frames > 1 and image.format != "MPO":  # a phone's JPEG, a smaller one behind it
                 raise BadRow("media", f"an image has {n_frames} frames; only stills are read")
             return ImageOps.exif_transpose(image).convert("RGB")
     except BadRow:
@@ -115,7 +117,13 @@ class Eyes:
             raise BadRow("media", what)
         if not images:
             return []
-        decoded = [decode(data) for data in images]
+        decoded = []
+        n_pixels = 0
+        for data in images:
+            decoded.append(decode(data))
+            n_pixels += decoded[-1].width * decoded[-1].height
+            if n_pixels > MAX_ROW_PIXELS:  # before the next one is decoded
+                raise BadRow("media", f"the row's images have more than {MAX_ROW_PIXELS:,} pixels")
         try:
             made = self.processor(
                 images=[decoded], text=[text], return_text_replacement_offsets=True
