@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import urllib.request
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rsr_ray.corpus.canonical import canonical
-from rsr_ray.corpus.images import Media, _uri_below
+from rsr_ray.corpus.images import Media, _read_in_time, _uri_below
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.units import iter_units
 from rsr_ray.encode.encode import encode_rows
@@ -412,6 +413,15 @@ def test_text_that_looks_like_an_image(students):
         assert "<|image_pad|>" in row["reject_detail"]
 
 
+def test_text_that_looks_like_part_of_an_image(students):
+    own = "<image_soft_token>"  # the model would look for an image in its place
+    for said in (shown(own, CHART), own):
+        turns = [{"role": "user", "content": said}, {"role": "assistant", "content": "No."}]
+        (row,) = encoded(students("Gemma-3"), [{"messages": turns}])
+        assert row["reject_reason"] == "media"
+        assert own in row["reject_detail"]
+
+
 def test_a_student_of_text_says_what_is_needed():
     (row,) = encoded(str(DEMO_STUDENT), [{"messages": CONVERSATIONS["one image"]}])
     assert row["reject_reason"] == "not_text"
@@ -470,7 +480,7 @@ def test_a_shard_as_datasets_writes_it(tmp_path):
     assert seen["content"] == canonical(FORMS["base64"], SOURCE, 0, Reading(teacher="t"))["content"]
 
 
-def test_images_over_http_where_that_is_allowed(media):
+def test_images_over_http_where_that_is_allowed(media, monkeypatch):
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(media))
     handler.log_message = lambda *_: None
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -482,6 +492,12 @@ def test_images_over_http_where_that_is_allowed(media):
         assert row["images"] == [CHART]
         gone = canonical(images_of({"type": "image", "url": f"{url}/none.png"}), SOURCE, 0, reading)
         assert (gone["reject_reason"], "HTTP 404" in gone["reject_detail"]) == ("media", True)
+        spaced = canonical(images_of({"type": "image", "url": f"{url}/a b"}), SOURCE, 0, reading)
+        assert (spaced["reject_reason"], "fetched" in spaced["reject_detail"]) == ("media", True)
+        monkeypatch.setattr("rsr_ray.corpus.images.SECONDS", 0.0)
+        with urllib.request.urlopen(f"{url}/charts/one.png") as answer:
+            with pytest.raises(TimeoutError, match="not whole"):
+                _read_in_time(answer)
         server.shutdown()
 
 

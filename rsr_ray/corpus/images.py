@@ -11,6 +11,7 @@ import http.client
 import os
 import posixpath
 import stat
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ MAX_BYTES = 32 << 20  # of an image as it is stored
 MAX_ROW_BYTES = 128 << 20  # of all images of a row
 MAX_PATH = 1024  # bytes, as S3 has it
 NO_FILE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-SECONDS = 30.0  # that an HTTP server may take
+SECONDS = 30.0  # that an HTTP server may be silent, and twice that it may take for an image
 TRIES = 3
 
 Reference = str | bytes | None  # a path, URL or data URL; the image; the next of the row's column
@@ -155,7 +156,7 @@ def _fetched(url: str, media: Media) -> bytes:
     for _ in range(TRIES):
         try:
             with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-                return bytes(answer.read(MAX_BYTES + 1))
+                return _read_in_time(answer)
         except urllib.error.HTTPError as e:
             if e.code < 500 and e.code != 429:
                 raise BadRow("media", f"{url:.200}: HTTP {e.code}") from e
@@ -163,6 +164,19 @@ def _fetched(url: str, media: Media) -> bytes:
         except (OSError, ValueError, http.client.HTTPException) as e:
             problem = e
     raise BadRow("media", f"{url:.200}: cannot be fetched: {one_line(problem)}") from problem
+
+
+def _read_in_time(answer: http.client.HTTPResponse) -> bytes:
+    """What a server sends, though it sends slowly. Raises TimeoutError."""
+    data = b""
+    end = time.monotonic() + 2 * SECONDS
+    while len(data) <= MAX_BYTES and (some := answer.read1(1 << 20)):
+        data += some
+        if time.monotonic() > end:
+            raise TimeoutError(f"not whole after {2 * SECONDS:g} s")
+    if answer.length and len(data) <= MAX_BYTES:
+        raise http.client.IncompleteRead(data, answer.length)
+    return data
 
 
 def _below_root(reference: str, media: Media, endpoint: str | None) -> bytes:

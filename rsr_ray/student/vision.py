@@ -101,6 +101,7 @@ class Eyes:
             raise UserError(
                 f"student {student}: its image processor cannot be loaded: {one_line(e)}"
             ) from e
+        self.own_token = _token_of_images(resolve(student), self.processor.tokenizer)
         if self.processor.tokenizer.pad_token is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
 
@@ -115,6 +116,9 @@ class Eyes:
         if n != len(images):
             what = f"the rendering has {n} times {self.placeholder} for {len(images)} images"
             raise BadRow("media", what)
+        own = self.own_token
+        if own and own != self.placeholder and own in text:  # Gemma's, of which an image has many
+            raise BadRow("media", f"the rendering has {own}, which stands for part of an image")
         if not images:
             return []
         decoded = []
@@ -162,6 +166,14 @@ class Eyes:
 def load_eyes(student: str) -> Eyes:
     """The eyes of a student, loaded once in a process."""
     return Eyes(student)
+
+
+def _token_of_images(folder: str, tokenizer: Any) -> str | None:
+    """The token in whose places the model puts what it sees, if its config says which."""
+    config = json.loads(Path(folder, "config.json").read_text())
+    ids = (config.get(name) for name in ("image_token_id", "image_token_index"))
+    token = next((one for one in ids if one is not None), None)
+    return None if token is None else tokenizer.convert_ids_to_tokens(token)
 
 
 def _images_only(folder: str) -> Any:
