@@ -495,9 +495,9 @@ def test_images_over_http_where_that_is_allowed(media, monkeypatch):
         spaced = canonical(images_of({"type": "image", "url": f"{url}/a b"}), SOURCE, 0, reading)
         assert (spaced["reject_reason"], "fetched" in spaced["reject_detail"]) == ("media", True)
         monkeypatch.setattr("rsr_ray.corpus.images.SECONDS", 0.0)
-        with urllib.request.urlopen(f"{url}/charts/one.png") as answer:
-            with pytest.raises(TimeoutError, match="not whole"):
-                _read_in_time(answer)
+        answer = urllib.request.urlopen(f"{url}/charts/one.png")
+        with answer, pytest.raises(TimeoutError, match="not whole"):
+            _read_in_time(answer)
         server.shutdown()
 
 
