@@ -85,16 +85,20 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
 def _read_images(messages: list[Row], reading: Reading, endpoint: str | None) -> list[bytes]:
     """The images of the turns, in their order; in the turns they are their digests from then on."""
     found: list[bytes] = []
+    n_bytes = 0
     for turn in messages:
         if not turn.get("images"):
             continue
         if not reading.sees:
             raise BadRow("not_text", f"a {turn['role']} turn has an image; {NEEDS_EYES}")
-        here = [read_image(image, reading.media, endpoint) for image in turn["images"]]
-        turn["images"] = [digest_of(data) for data in here]
-        found += here
-        if sum(map(len, found)) > MAX_ROW_BYTES:
-            raise BadRow("media", f"the row's images have more than {MAX_ROW_BYTES >> 20} MiB")
+        digests = []
+        for image in turn["images"]:
+            found.append(read_image(image, reading.media, endpoint))
+            n_bytes += len(found[-1])
+            if n_bytes > MAX_ROW_BYTES:  # before the next one is read
+                raise BadRow("media", f"the row's images have more than {MAX_ROW_BYTES >> 20} MiB")
+            digests.append(digest_of(found[-1]))
+        turn["images"] = digests
     return found
 
 

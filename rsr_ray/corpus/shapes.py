@@ -230,7 +230,8 @@ def _with_images(row: Row, turns: list[Turn]) -> list[Turn]:
     places = sum(image is None for turn in turns for image in turn.get("images", ()))
     if places != len(given):
         what = f"{len(given)} images in the row's columns, {places} places for them in its turns"
-        raise BadRow("media", what)
+        way_out = f"; write {PLACEHOLDER} where one belongs" if given and not places else ""
+        raise BadRow("media", what + way_out)
     left = iter(given)
     return [
         {**turn, "images": [next(left) if image is None else image for image in turn["images"]]}
