@@ -23,12 +23,14 @@ from PIL import Image
 
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.images import Media, _read_in_time, _uri_below
+from rsr_ray.corpus.plan import make_plan
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.units import iter_units
 from rsr_ray.encode.encode import encode_rows
 from rsr_ray.encode.how import How
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_tokens
+from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
 from rsr_ray.race.round_shards import _shard_row
 from rsr_ray.student.facts import inspect_student
@@ -341,7 +343,8 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_not_opened(media, what):
     row, why = REFUSED[what]
-    read = canonical(row, SOURCE, 0, Reading(teacher="t", media=Media(str(media))))
+    reading = Reading(teacher="t", media=Media(str(media)), sees=True)
+    read = canonical(row, SOURCE, 0, reading)
     assert (read["reject_reason"], read["images"]) == ("media", None), read
     assert why in read["reject_detail"]
 
@@ -363,6 +366,27 @@ def test_no_more_of_a_row_is_read_than_may_be(media, monkeypatch):
 def test_paths_in_a_bucket_have_no_dots_and_no_empty_names():
     for path in ("charts/one.png", "./charts//one.png", "s3://b/m/charts/./one.png"):
         assert _uri_below(path, "s3://b/m") == "s3://b/m/charts/one.png"
+
+
+def test_a_column_without_places_is_for_students_that_see():
+    row = {"id": "a", "messages": CONVERSATIONS["no image"], "image": "https://h/cover.png"}
+    alone = {name: value for name, value in row.items() if name != "image"}
+    for sees in (None, False):
+        reading = Reading(teacher="t", sees=sees)
+        read = canonical(row, SOURCE, 0, reading)
+        assert read["reject_reason"] is None
+        assert read == canonical(alone, SOURCE, 0, reading)
+    assert canonical(row, SOURCE, 0, Reading("t", sees=True))["reject_reason"] == "media"
+
+
+def test_a_root_that_is_not_there(media, tmp_path):
+    shard = tmp_path / "part.jsonl"
+    shard.write_text(json.dumps({"messages": CONVERSATIONS["no image"]}) + "\n")
+    files = [InputObject(uri=str(shard), version="", size=shard.stat().st_size)]
+    for root in (media / "none", media / "two.jpg"):
+        with pytest.raises(UserError, match=f"--media-root {root}: no such folder"):
+            make_plan(files, None, Reading(teacher="t", media=Media(str(root))))
+    make_plan(files, None, Reading(teacher="t", media=Media(str(media))))
 
 
 def test_without_a_root_nothing_is_opened(media):

@@ -6,7 +6,13 @@ from typing import Any
 
 from rsr_ray.corpus.endings import is_complete
 from rsr_ray.corpus.identity import name_of, sample_of
-from rsr_ray.corpus.images import MAX_ROW_BYTES, digest_of, read_image
+from rsr_ray.corpus.images import (
+    MAX_ROW_BYTES,
+    PLACEHOLDER,
+    digest_of,
+    read_image,
+    references_of,
+)
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, check_json, check_size, row_boundary
 from rsr_ray.corpus.shapes import ID_COLUMNS, conversation
@@ -77,6 +83,12 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
     if not given_id:
         out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
     _check_answers(messages)
+    if reading.sees and not images and (unplaced := references_of(row)):
+        raise BadRow(
+            "media",
+            f"{len(unplaced)} images in the row's columns, 0 places for them in its turns; write "
+            f"{PLACEHOLDER} where one belongs",
+        )
     text = json.dumps(messages)
     check_size(text, tools)
     out["messages"], out["tools"], out["images"] = text, tools, images or None
@@ -89,7 +101,7 @@ def _read_images(messages: list[Row], reading: Reading, endpoint: str | None) ->
     for turn in messages:
         if not turn.get("images"):
             continue
-        if not reading.sees:
+        if reading.sees is False:
             raise BadRow("not_text", f"a {turn['role']} turn has an image; {NEEDS_EYES}")
         digests = []
         for image in turn["images"]:

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from rsr_ray.corpus.row_faults import Row
-from rsr_ray.errors import BadRow, RunError, one_line
+from rsr_ray.errors import BadRow, RunError, UserError, one_line
 from rsr_ray.files.filesystems import open_filesystem, protocol_of
 from rsr_ray.files.rights import rights
 
@@ -49,6 +50,16 @@ class Media(NamedTuple):
 
 
 NOT_SAID = Media()
+
+
+def check_root(media: Media, endpoint: str | None) -> None:
+    """Raise UserError if there is no such folder to take images from."""
+    if media.root is None:
+        return
+    fs, path = open_filesystem(media.root, endpoint)
+    with rights(media.root, endpoint):
+        if fs.get_file_info(path).type != pafs.FileType.Directory:
+            raise UserError(f"--media-root {media.root}: no such folder, or nothing is in it")
 
 
 def is_image_part(part: Any) -> bool:
