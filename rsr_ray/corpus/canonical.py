@@ -83,12 +83,8 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
     if not given_id:
         out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
     _check_answers(messages)
-    if reading.sees and not images and (unplaced := references_of(row)):
-        raise BadRow(
-            "media",
-            f"{len(unplaced)} images in the row's columns, 0 places for them in its turns; write "
-            f"{PLACEHOLDER} where one belongs",
-        )
+    if reading.sees and not images:
+        _check_unplaced(row)
     text = json.dumps(messages)
     check_size(text, tools)
     out["messages"], out["tools"], out["images"] = text, tools, images or None
@@ -112,6 +108,13 @@ def _read_images(messages: list[Row], reading: Reading, endpoint: str | None) ->
             digests.append(digest_of(found[-1]))
         turn["images"] = digests
     return found
+
+
+def _check_unplaced(row: Row) -> None:
+    """Raise BadRow where the columns of a row without images in its turns have some."""
+    if unplaced := references_of(row):
+        what = f"{len(unplaced)} images in the row's columns, 0 places for them in its turns"
+        raise BadRow("media", f"{what}; write {PLACEHOLDER} where one belongs")
 
 
 def _check_answers(messages: list[Row]) -> None:
