@@ -409,8 +409,8 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/decide/buckets.py",
-        "for i in some.tolist():",
-        "for i in []:",
+        "for row, of in self._repeats[low:high].tolist():",
+        "for row, of in []:",
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
@@ -749,6 +749,30 @@ UNIT = (
         "        chosen ^= ranked.are_among(exchanged)\n",
         "        pass\n",
         "test_choose.py::test_partitions_change_no_row_and_no_sum",
+    ),
+    Fault(
+        "rsr_ray/corpus/rows.py",
+        "if any(column not in schema.names for column in mapped):",
+        "if False:",
+        "test_sft.py::test_a_shard_says_whether_each_row_is_one_trajectory",
+    ),
+    Fault(
+        "rsr_ray/corpus/rows.py",
+        "if not left or left[0] >= stop:",
+        "if left[0] > start:",
+        "test_sft.py::test_rows_are_found_whatever_lies_between_them",
+    ),
+    Fault(
+        "rsr_ray/arms/pool.py",
+        "*ends[np.searchsorted(ends, about)]",
+        "*about",
+        "test_arms.py::test_places_are_those_of_a_slow_definition",
+    ),
+    Fault(
+        "rsr_ray/arms/flow.py",
+        "return int(demand(pool, wanted).sum())",
+        "return int(demand(pool, wanted).max())",
+        "test_arms.py::test_of_a_teacher_with_many_prompts_some_are_as_good_as_all",
     ),
     Fault(
         "rsr_ray/choose/candidates.py",

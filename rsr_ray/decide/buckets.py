@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.lib.recfunctions import repack_fields
 
+from rsr_ray.codes import codes_of
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
 from rsr_ray.store.parts import Prompts
 from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 
-READERS = 4  # files read at once
+READERS, READERS_OF_PARTS = 4, 2  # files read at once; a part's columns are read side by side
 BUCKET_ROWS = 200_000
 TASK_ROWS = 10_000  # of small files that are read by one task
 FLUSHED_ROWS = 400_000  # that are laid into files at once
@@ -111,9 +112,10 @@ class Buckets:
         self.bits = min(BLOCK_BITS, max(0, -(-n_rows // BUCKET_ROWS) - 1).bit_length())
         codes = {name: _Codes(self.known.get(name, ())) for name in self.coded}
         pending: list[np.ndarray] = []
-        with ThreadPoolExecutor(READERS) as pool:
+        readers = READERS_OF_PARTS if any(file.is_part for file in files) else READERS
+        with ThreadPoolExecutor(readers) as pool:
             waiting = (pool.submit(self._read, some, prompts) for some in _together(files))
-            ahead = list(islice(waiting, READERS + 1))
+            ahead = list(islice(waiting, readers + 1))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
                 ahead += islice(waiting, 1)
@@ -143,6 +145,7 @@ class Buckets:
         it repeats a row of another prompt, as the field of this name.
         """
         is_wanted = np.array([units is None or name in units for name in self.names["unit"]])
+        repeats = repeats[np.argsort(repeats["prompt_hash"])]
         for bucket in range(1 << self.bits):
             rows = self._load("rows", bucket, self.dtype)
             if units is not None:
@@ -227,11 +230,13 @@ class Buckets:
         was scored before those that were not.
         """
         rows, is_first = self._sorted(rows, "row_hash", "prompt_hash")
-        some = np.flatnonzero(np.isin(rows["row_hash"], repeats["row_hash"]))
-        gone = {*repeats.tolist()} if len(some) else set()
-        for i in some.tolist():
-            is_first[i] &= (int(rows["row_hash"][i]), int(rows["prompt_hash"][i])) not in gone
-        return Bucket(rows["prompt_hash"].copy(), rows, is_first)
+        prompt = rows["prompt_hash"].copy()
+        low = np.searchsorted(repeats["prompt_hash"], prompt[0])
+        high = np.searchsorted(repeats["prompt_hash"], prompt[-1], side="right")
+        for row, of in repeats[low:high].tolist():
+            start, stop = (np.searchsorted(prompt, of, side=side) for side in ("left", "right"))
+            is_first[start:stop] &= rows["row_hash"][start:stop] != row
+        return Bucket(prompt, rows, is_first)
 
     def _sorted(self, rows: np.ndarray, *by: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows by hashes, the last first, and which of them is the first with its own."""
@@ -282,16 +287,9 @@ class _Codes:
 
     def of(self, column: pa.ChunkedArray) -> np.ndarray:
         """int [N]; -1 for null."""
-        if not len(column):
-            return np.empty(0, np.int64)
-        is_encoded = pa.types.is_dictionary(column.type)
-        encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
-        encoded = encoded.combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0)
-        own = [self.names.setdefault(n, len(self.names)) for n in encoded.dictionary.to_pylist()]
-        indices = encoded.indices.fill_null(len(own)).to_numpy()
-        codes: np.ndarray = np.array([*own, -1])[indices]
+        of_column, names = codes_of(column)
+        own = [self.names.setdefault(name, len(self.names)) for name in names.to_pylist()]
+        codes: np.ndarray = np.array([*own, -1])[of_column]
         return codes
 
     def places(self) -> np.ndarray:

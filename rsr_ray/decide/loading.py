@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsr_ray.codes import sorted_codes_of
 from rsr_ray.decide.buckets import Buckets, values_of
 from rsr_ray.decide.kept import NUMBERS, find_kept
 from rsr_ray.decide.scored import Scored
@@ -193,9 +194,10 @@ def load_ends(store: Store, scored: Scored, values: np.ndarray) -> tuple[Scored,
 
     def read(row: np.void) -> pa.Table:
         unit, source = (whole.names[n][row[n]] for n in ("unit", "source"))
-        prompt = int(row["prompt_hash"])
+        file, prompt = file_of[unit], int(row["prompt_hash"])
         wanted = ["prompt_id", *ROW, "unit"]
-        found = store.read_score_file(fingerprint, file_of[unit], wanted, (prompt, prompt + 1))
+        some = (prompt, prompt + 1) if file.is_part else None  # others are not sorted by it
+        found = store.read_score_file(fingerprint, file, wanted, some)
         is_it = pc.and_(pc.equal(found["source"], source), pc.equal(found["unit"], unit))
         is_row = pc.equal(found["source_row"], int(row["source_row"]))
         return found.filter(pc.and_(is_it, is_row)).slice(0, 1)
@@ -246,17 +248,17 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
     """Rows with trajectories that a teacher has twice, each trajectory once: its first row by
     source and row.
     """
-    teacher, teachers = _codes(rows["teacher"])
-    trajectory, _ = _codes(rows["trajectory_id"])
-    content, _ = _codes(pc.fill_null(rows["content"], ""))
-    source, _ = _codes(rows["source"])
+    teacher, teachers = sorted_codes_of(rows["teacher"])
+    trajectory, _ = sorted_codes_of(rows["trajectory_id"])
+    content, _ = sorted_codes_of(pc.fill_null(rows["content"], ""))
+    source, _ = sorted_codes_of(rows["source"])
     order = np.lexsort((rows["source_row"].to_numpy(), source, content, trajectory, teacher))
     first = np.ones(len(order), bool)
     first[1:] = np.logical_or.reduce(
         [np.diff(code[order]) != 0 for code in (teacher, trajectory, content)]
     )
     order = order[first]
-    prompt, prompts = _codes(rows["prompt_id"].take(pa.array(order)))
+    prompt, prompts = sorted_codes_of(rows["prompt_id"].take(pa.array(order)))
     return Scored(
         teachers.to_pylist(),
         prompts,
@@ -273,15 +275,3 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
 def _text(column: pa.ChunkedArray) -> pa.Array:
     whole = pc.cast(column, pa.string()).combine_chunks()
     return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """A column as int64 [N] indices into its sorted distinct values, and these."""
-    is_encoded = pa.types.is_dictionary(column.type)
-    encoded = (column if is_encoded else pc.dictionary_encode(column)).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    order = pc.sort_indices(encoded.dictionary)
-    place = np.empty(len(order), np.int64)
-    place[order.to_numpy()] = np.arange(len(order))
-    return place[encoded.indices.to_numpy()], encoded.dictionary.take(order)

@@ -9,6 +9,7 @@ the manifest says covers its footer, and each column of each row group.
 import base64
 import hashlib
 import itertools
+import mmap
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -203,10 +204,11 @@ def _columns_of(
 
 def _read_chunks(
     file: pa.NativeFile, part: Part, footer: pq.FileMetaData, groups: list[int], columns: set[str]
-) -> bytearray:
+) -> mmap.mmap:
     """The file with only the bytes of these columns in it, each as it was written, else zeros.
 
-    A checksum of Parquet's own covers no header of a page. Raises BrokenError.
+    Zeros take no memory. A checksum of Parquet's own covers no header of a page.
+    Raises BrokenError.
     """
     checks = np.frombuffer(base64.b64decode(part.checks), "<u4").reshape(
         footer.num_row_groups, footer.num_columns
@@ -225,13 +227,13 @@ def _read_chunks(
             runs[-1][1] = start + length
         else:
             runs.append([start, start + length])
-    whole = bytearray(part.size)
+    whole = mmap.mmap(-1, part.size)
+    view = memoryview(whole)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for (start, stop), data in zip(
             runs, pool.map(lambda run: file.read_at(run[1] - run[0], run[0]), runs), strict=True
         ):
-            whole[start:stop] = data
-    view = memoryview(whole)
+            view[start:stop] = data
     if any(zlib.crc32(view[start : start + n]) != check for start, n, check in wanted):
         raise seal.BrokenError("a column is not what was written (checksum)")
     return whole
