@@ -50,7 +50,6 @@ KINDS = {
     "gemma3_text": LAYERS,
     "gpt_oss": LAYERS,
     "granite_swa": LAYERS,
-    "llama4_text": {"attention_chunk_size": WINDOW, "no_rope_layers": [1, 0]},
     "llama": {},
 }
 
@@ -101,7 +100,7 @@ def test_hidden_states_are_those_of_the_architectures_own_attention(kind, monkey
     assert student.can_pack()
 
 
-@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gpt_oss", "llama4_text"])
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gpt_oss"])
 def test_memory_grows_with_the_length_alone(kind, monkeypatch):
     monkeypatch.setattr(attention, "QUERIES", 128)
     monkeypatch.setattr(attention, "SCORE_BYTES", 1 << 20)
@@ -123,7 +122,7 @@ def test_memory_grows_with_the_length_alone(kind, monkeypatch):
     assert own > 4 * peak(in_blocks, long)
 
 
-@pytest.mark.parametrize("kind", ["mamba", "bloom", "gpt_neo", "recurrent_gemma"])
+@pytest.mark.parametrize("kind", ["mamba", "bloom", "gpt_neo"])
 def test_an_architecture_with_an_attention_of_its_own_keeps_it(kind):
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2, "n_head": 2, "n_layer": 2}
     gpt_neo = {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW}
