@@ -32,7 +32,11 @@ REJECT_REASONS: dict[str, str] = {
         "The row may have assistant text that would not be read: a key that nothing reads, or "
         "two keys that differ."
     ),
-    "not_text": "A turn's content is not text, or is not valid unicode.",
+    "not_text": (
+        "A turn's content is not text or not valid unicode, or has images that the student "
+        "cannot see."
+    ),
+    "media": "An image is missing, broken, too large or not allowed, or has no clear place.",
     "no_teacher": (
         "Nothing names the row's teacher: no column, no teacher=NAME/ folder, no --teacher."
     ),

@@ -14,6 +14,8 @@ READ_ROWS = pa.struct(
         *[SCORES.field(n) for n in OF_ROW],
         pa.field("messages", pa.string()),  # JSON: one Arrow type for conversations of any shape
         pa.field("tools", pa.string()),  # JSON: the functions the row declares
+        # of the turns in their order, as they are stored: decoded, they would be ten times as large
+        pa.field("images", pa.list_(pa.large_binary())),
         SCORES.field("reject_reason"),
         SCORES.field("reject_detail"),
     ]
@@ -21,6 +23,7 @@ READ_ROWS = pa.struct(
 ENCODED_ROWS = pa.struct(
     [
         *[f for f in READ_ROWS if f.name not in ("messages", "tools")],
+        pa.field("image_stops", pa.list_(pa.int32())),  # the token behind each image in input_ids
         pa.field("input_ids", pa.list_(pa.int32())),  # the rendering up to its last scored token
         *GUARD,
         SCORES.field("truncated"),

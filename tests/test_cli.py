@@ -22,6 +22,7 @@ from rsr_ray.config.options import called
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.errors import Terminated
 from rsr_ray.store.lease import Lease
+from tests.conftest import REPOSITORY
 
 
 def shown(capsys, *command: str) -> tuple[int, str, str]:
@@ -215,6 +216,7 @@ from rsr_ray import cli
 from rsr_ray.cli import upkeep
 from rsr_ray.errors import Terminated
 from rsr_ray.store.lease import Lease
+from tests.conftest import REPOSITORY
 
 def stuck(config, as_json):
     assert Lease(sys.argv[1], 300, None).take() is None
@@ -297,3 +299,28 @@ def test_an_end_that_comes_where_python_can_raise_nothing_leaves_no_traceback(
     del thing
     assert reference() is None
     assert bool(capsys.readouterr().err) == isinstance(error, ValueError)
+
+
+IMPORTING = """
+import signal, sys
+from rsr_ray.cli import _end
+signal.signal(signal.SIGTERM, _end)
+sys.path.insert(0, sys.argv[1])
+import native
+"""
+# What C++ does with an exception that it did not expect is worse than to go on.
+NATIVE = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except BaseException:
+    print("broken off")
+"""
+
+
+def test_a_command_that_is_ended_while_it_imports_a_module(tmp_path):
+    (tmp_path / "native.py").write_text(NATIVE)
+    command = [sys.executable, "-c", IMPORTING, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr.startswith("rsr-ray: terminated;")

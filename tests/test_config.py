@@ -55,6 +55,8 @@ OPTIONS = {
     "ray_address",
     "new_generation",
     "trust_remote_code",
+    "media_root",
+    "allow_http_media",
 }
 GIVEN = {"corpus": ("c",), "student": "hub/student-1", "store": "s"}
 

@@ -134,7 +134,8 @@ def test_speed_is_of_seconds_of_work_and_a_long_row_is_cut_to_its_scored_end(stu
     ids = [rng.integers(0, student.vocab_size, n).astype(np.int32) for n in (40, 300, 480)]
     spans = [np.array([10, 40]), np.array([5, 20, 280, 300]), np.array([470, 480])]
     spans = [span.astype(np.int32) for span in spans]
-    speed = measure_speed(student, EncodedSample(ids=ids, spans=spans), 256, 100, "cpu")
+    sample = EncodedSample(ids=ids, spans=spans, images=[[] for _ in ids])
+    speed = measure_speed(student, sample, 256, 100, "cpu")
     assert 0 < speed.least <= 1 <= speed.most
     assert speed.longest_row == 480
     assert speed.seconds_a_token + speed.seconds_a_pair > 0

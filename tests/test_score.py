@@ -243,7 +243,7 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
         vocab_size, packed, n_devices = 5, False, 1
         beside_head = staticmethod(torch.from_numpy)
 
-        def hidden(self, ids, _):
+        def hidden(self, ids, *_):
             return torch.zeros(*ids.shape, 2)
 
         def logits(self, hidden):
@@ -298,11 +298,11 @@ class Small:
     def __getattr__(self, name):
         return getattr(self.student, name)
 
-    def hidden(self, ids_BT, position_BT):
+    def hidden(self, ids_BT, *more):
         self.tried.append(ids_BT.size)
         if ids_BT.size > self.positions:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.student.hidden(ids_BT, position_BT)
+        return self.student.hidden(ids_BT, *more)
 
 
 def test_a_batch_that_does_not_fit_is_split_and_later_ones_are_smaller(student):
@@ -389,7 +389,7 @@ def test_windows_score_every_token_once_with_at_least_half_a_window_of_context(
     spans = np.array(cuts[: len(cuts) // 2 * 2], np.int32)
     ids = np.arange(length, dtype=np.int32)
     scored = []
-    for row, inside in cut_windows(ids, spans, window):
+    for row, inside, _ in cut_windows(ids, spans, window):
         assert len(row) <= max(window, 2)
         for p in (p for a, b in inside.reshape(-1, 2) for p in range(a, b)):
             scored.append(int(row[p]))

@@ -205,9 +205,9 @@ def test_tools_and_their_answers():
     ("row", "reason", "says"),
     [
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}]},
             "not_text",
-            "image_url",
+            "video",
         ),
         ({"messages": [{"role": "user", "content": []}]}, "not_text", "list"),
         ({"messages": [{"role": "user", "content": ["a", 3]}]}, "not_text", "int"),

@@ -6,7 +6,7 @@ import pytest
 from rsr_ray.encode.encode import encode
 from rsr_ray.encode.how import How
 from rsr_ray.engine.scoring import Work, score_tokens
-from rsr_ray.engine.steps import score_steps, step_contexts
+from rsr_ray.engine.steps import StepsOfRow, score_steps, step_contexts
 
 TEXT = (
     "<think>\nFirst, 3.14 is pi. Is it?  Yes (e.g. \u03c0)!\nNow add.\n\n\nThen "
@@ -110,7 +110,7 @@ STEPS = np.array([5, 8, 8, 11, 11, 15, 20, 25, 25, 30], np.int32)
     ],
 )
 def test_a_step_is_scored_behind_the_prompt_and_the_last_steps(window, want):
-    contexts = list(step_contexts(IDS, SPANS, STEPS, window, None))
+    contexts = list(step_contexts(StepsOfRow(IDS, SPANS, STEPS), window, None))
     assert [c.ids.tolist() for c in contexts] == want
     assert [c.ids[slice(*c.spans)].tolist() for c in contexts] == [
         [*range(a, b)] for a, b in STEPS.reshape(-1, 2)
@@ -118,12 +118,12 @@ def test_a_step_is_scored_behind_the_prompt_and_the_last_steps(window, want):
 
 
 def test_a_context_over_the_limit_keeps_the_prompt_and_the_step():
-    *_, last = step_contexts(IDS, SPANS, STEPS, 9, 12)
+    *_, last = step_contexts(StepsOfRow(IDS, SPANS, STEPS), 9, 12)
     assert last.ids.tolist() == [*range(5), *range(23, 30)]
     assert last.spans.tolist() == [7, 12]
-    *_, last = step_contexts(IDS, SPANS, STEPS, 9, 10)
+    *_, last = step_contexts(StepsOfRow(IDS, SPANS, STEPS), 9, 10)
     assert last.ids.tolist() == [*range(5), *range(25, 30)]
-    assert [context is None for context in step_contexts(IDS, SPANS, STEPS, 9, 9)] == [
+    assert [context is None for context in step_contexts(StepsOfRow(IDS, SPANS, STEPS), 9, 9)] == [
         False,
         False,
         False,
@@ -134,7 +134,7 @@ def test_a_context_over_the_limit_keeps_the_prompt_and_the_step():
 
 def test_a_step_that_does_not_fit_beside_its_prompt_leaves_no_sum(student, tokenizer):
     encoded = encode(TURNS, tokenizer, How(max_length=10_000, steps="sentence"))
-    row = (encoded.input_ids, encoded.spans, encoded.steps)
+    row = StepsOfRow(encoded.input_ids, encoded.spans, encoded.steps)
     longest = int(np.diff(encoded.steps.reshape(-1, 2)).max())
     limit = int(encoded.spans[0]) + longest
     assert np.isfinite(score_steps(student, [row], Work(1000), 2, limit)).all()
@@ -145,7 +145,7 @@ def test_local_naturalness_equals_each_step_scored_alone_and_with_all_steps_the_
     student, tokenizer
 ):
     encoded = encode(TURNS, tokenizer, How(max_length=10_000, steps="sentence"))
-    row = (encoded.input_ids, encoded.spans, encoded.steps)
+    row = StepsOfRow(encoded.input_ids, encoded.spans, encoded.steps)
     pairs = encoded.steps.reshape(-1, 2)
     (whole,) = score_tokens(student, [encoded.input_ids], [encoded.spans], Work(1000))
     first = int(encoded.spans[0])

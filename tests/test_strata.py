@@ -153,7 +153,7 @@ def test_scores_rescored_and_raced_keep_them():
     from rsr_ray.race.round_shards import _shard_row
 
     assert "strata" in CARRIED
-    found = dict.fromkeys(("prompt_id", "sample", "complete", "messages", "tools"))
+    found = dict.fromkeys(("prompt_id", "sample", "complete", "messages", "tools", "images"))
     found |= {"teacher": "t", "strata": {"meta.domain": "a", "teacher": "x", "n": None}}
     row = _shard_row(found, "id")
     assert (row["meta.domain"], row["teacher"], row["n"]) == ("a", "t", None)

@@ -108,6 +108,11 @@ def scored_by(store: Store, fingerprint: str) -> tuple[str, How]:
             f"store {store.uri}: no record of a run says which tokenizer scored it, so --audit and "
             "--trainer-length cannot be used; leave out long rows with --max-tokens"
         )
+    if run.student.sees:
+        raise UserError(
+            "--audit and --trainer-length do not look at images, so they cannot be used with a "
+            "vision-language student; leave out long rows with --max-tokens"
+        )
     how = How.of(ScoreConfig.from_json(run.config), run.student)
     # a row is compared whole, whatever was cut of it for scoring
     how = dataclasses.replace(how, max_length=MOST, steps=None, token_text=False)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from rsr_ray.choose.columns import ADDED, RSR_RAY, SCORE_COLUMNS, way_out
 from rsr_ray.config.choose import PoolConfig
 from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.images import in_parts, is_image_part, references_of
 from rsr_ray.corpus.reading import trajectories
 from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_rows, parquet_schema
@@ -64,6 +65,7 @@ def whole_rows(
             f"shard {obj.uri} was replaced while the choice was made: score it again with "
             "rsr-ray score, then choose again"
         )
+    changed |= _all_in_parts(rows)
     names = {name for row in rows for name in row} - {*ADDED}
     in_order = [name for name in schema.names if name in names] if schema else sorted(names)
     types = {f.name: f.type for f in schema or () if f.name not in changed}
@@ -89,8 +91,13 @@ def _samples(obj: InputObject, config: PoolConfig) -> Iterator[Sample]:
 def _check_identity(sample: Sample, facts: Row, obj: InputObject, config: PoolConfig) -> None:
     """Raise UserError if the trajectory is not the one that was scored."""
     reading = dataclasses.replace(config.reading, teacher=facts["teacher"])
-    now = canonical(sample.one, obj, sample.source_row, reading)["trajectory_id"]
-    then = facts["trajectory_id"]
+    read = canonical(sample.one, obj, sample.source_row, reading, config.s3_endpoint)
+    now, then = read["trajectory_id"], facts["trajectory_id"]
+    if now != then and read["reject_reason"] == "media":
+        raise UserError(
+            f"{obj.uri} row {sample.source_row}: {read['reject_detail']}; pass the --media-root it "
+            "was scored with"
+        )
     if now != then:
         raise UserError(
             f"{obj.uri} row {sample.source_row} now reads as {now}, but was scored as {then}: "
@@ -119,17 +126,27 @@ def _kept(name: str, config: PoolConfig) -> bool:
 def _is_plain(messages: Any) -> bool:
     """Whether every trainer reads the messages.
 
-    That is, turns of text under the four roles, with the arguments of tool calls as text.
+    That is, turns of text, or of text and images, under the four roles, with the arguments of tool
+    calls as text.
     """
     if not isinstance(messages, list) or not messages:
         return False
     return all(
         isinstance(turn, dict)
         and turn.get("role") in ("system", "user", "assistant", "tool")
-        and isinstance(turn.get("content"), str)
+        and (isinstance(turn.get("content"), str) or _has_images(turn))
         and not turn.get("tool_calls")
         for turn in messages
     )
+
+
+def _has_images(turn: Row) -> bool:
+    """Whether the content is a list of text and images, with at least one of these."""
+    parts = turn.get("content")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        return False
+    others = [part for part in parts if not is_image_part(part)]
+    return len(others) < len(parts) and all(part.get("type") == "text" for part in others)
 
 
 def _plain(row: Row) -> list[Row]:
@@ -144,7 +161,32 @@ def _plain(row: Row) -> list[Row]:
     for turn in turns:
         for call in turn.get("tool_calls", ()):
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
-    return turns
+    given = references_of(row)
+    return [_with_images(turn, in_column=bool(given)) for turn in turns]
+
+
+def _with_images(turn: Row, *, in_column: bool) -> Row:
+    """A turn with its images as parts: those of a column are places, as trainers have it."""
+    if not turn.get("images"):
+        return turn
+    parts = [
+        {"type": "image"} if in_column else {"type": "image", "image": image}
+        for image in turn["images"]
+    ]
+    return in_parts(turn, parts)
+
+
+def _all_in_parts(rows: list[Row]) -> set[str]:
+    """Give all turns lists of parts if some have one, as a column has one type; what changed."""
+    turns = [turn for row in rows for turn in row.get("messages") or ()]
+    if not any(isinstance(turn.get("content"), list) for turn in turns):
+        return set()
+    for row in rows:
+        row["messages"] = [
+            in_parts(turn, ()) if isinstance(turn.get("content"), str) else turn
+            for turn in row["messages"]
+        ]
+    return {"messages"}
 
 
 def _column(

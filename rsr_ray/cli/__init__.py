@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+from types import FrameType
 from typing import Any, NoReturn
 
 from rsr_ray.cli.commands import Command
@@ -93,7 +94,7 @@ def _reader_left() -> bool:
     return True
 
 
-def _end(number: int, _: object) -> NoReturn:
+def _end(number: int, frame: FrameType | None) -> NoReturn:
     """Work is broken off where it is, and what is held is let go on the way out.
 
     That may take too long: code that was interrupted while it held a lock leaves others waiting
@@ -105,8 +106,19 @@ def _end(number: int, _: object) -> NoReturn:
     last = threading.Timer(LAST_SECONDS, lambda: os._exit(_told_to_end()))
     last.daemon = True
     last.start()
+    if _is_importing(frame):  # a native module aborts the process if it is broken off in its start
+        os._exit(_told_to_end())
     sys.unraisablehook = _tell_unraisable
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether code that is interrupted there runs because a module is imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _tell_unraisable(what: "sys.UnraisableHookArgs") -> None:

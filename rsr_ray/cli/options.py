@@ -17,6 +17,8 @@ GROUPS = {
         "teacher_from",
         "columns",
         "roles",
+        "media_root",
+        "allow_http_media",
         "system_prompt",
         "system_role",
     ),

@@ -16,6 +16,7 @@ from rsr_ray.config.options import (
     settle,
     short_name,
 )
+from rsr_ray.corpus.images import Media
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.errors import UserError
 from rsr_ray.files.filesystems import absolute, endpoint_of
@@ -86,6 +87,10 @@ class PoolConfig:
     roles: tuple[str, ...] = option(
         "the --roles that the corpus was scored with", (), metavar="NAME=ROLE"
     )
+    media_root: str | None = option("the --media-root that the corpus was scored with", None)
+    allow_http_media: bool = option(
+        "fetch images that rows name by http(s) URLs, to tell that they are those scored", False
+    )
     fingerprint: str | None = option(
         "fingerprint of the scores to use, if the store has several for the student", None
     )
@@ -101,7 +106,7 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         settle(self)
-        for name in ("store", "out", "eval_set"):
+        for name in ("store", "out", "eval_set", "media_root"):
             if uri := getattr(self, name):
                 object.__setattr__(self, name, absolute(uri))
         object.__setattr__(self, "student", short_name(self.student))
@@ -142,7 +147,11 @@ class PoolConfig:
     @property
     def reading(self) -> Reading:
         """How these settings say that rows are read."""
-        return Reading(columns=as_mapping(self.columns), roles=as_mapping(self.roles))
+        return Reading(
+            columns=as_mapping(self.columns),
+            roles=as_mapping(self.roles),
+            media=Media(self.media_root, self.allow_http_media),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

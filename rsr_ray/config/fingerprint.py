@@ -22,7 +22,7 @@ def fingerprint_of(
     The strata decide scores, because a row whose stratum cannot be read is rejected.
     """
     facts = dataclasses.asdict(student)
-    del facts["source"]
+    del facts["source"], facts["sees"]
     facts |= {
         "system_prompt": config.system_prompt,
         "render": config.render,

@@ -20,6 +20,7 @@ from rsr_ray.config.options import (
     settle,
     short_name,
 )
+from rsr_ray.corpus.images import Media
 from rsr_ray.corpus.reading import Reading, check_teacher_from
 from rsr_ray.corpus.shapes import COLUMNS as NAMES
 from rsr_ray.errors import UserError
@@ -67,6 +68,10 @@ class ScoreConfig:
     roles: tuple[str, ...] = option(
         "map roles with other names: critic=assistant", (), metavar="NAME=ROLE"
     )
+    media_root: str | None = option(
+        "folder or bucket below which the paths of images lie; nothing outside it is opened", None
+    )
+    allow_http_media: bool = option("fetch images that rows name by http(s) URLs", False)
     chat_template: str | None = option(
         f"file with a Jinja chat template, or {', '.join(CHAT_TEMPLATES)}; default: the student's "
         "own",
@@ -190,6 +195,7 @@ class ScoreConfig:
         settle(self)
         object.__setattr__(self, "corpus", tuple(absolute(uri) for uri in self.corpus))
         object.__setattr__(self, "store", self.store and absolute(self.store))
+        object.__setattr__(self, "media_root", self.media_root and absolute(self.media_root))
         object.__setattr__(self, "s3_endpoint", endpoint_of(self.s3_endpoint))
         object.__setattr__(
             self,
@@ -274,7 +280,12 @@ class ScoreConfig:
             as_mapping(self.columns),
             as_mapping(self.roles),
             self.stratum,
+            Media(self.media_root, self.allow_http_media),
         )
+
+    def reading_for(self, student: StudentFacts) -> Reading:
+        """How rows are read for a student, which may not see."""
+        return dataclasses.replace(self.reading, sees=student.sees)
 
     def length_limit(self, student: StudentFacts) -> int:
         """Tokens above which a row is over length: never more than the student's context."""

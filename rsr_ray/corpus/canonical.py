@@ -6,6 +6,7 @@ from typing import Any
 
 from rsr_ray.corpus.endings import is_complete
 from rsr_ray.corpus.identity import name_of, sample_of
+from rsr_ray.corpus.images import MAX_ROW_BYTES, digest_of, read_image
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, check_json, check_size, row_boundary
 from rsr_ray.corpus.shapes import ID_COLUMNS, conversation
@@ -15,25 +16,33 @@ from rsr_ray.errors import BadRow
 from rsr_ray.files.objects import InputObject
 from rsr_ray.unit_rows import READ_ROWS
 
+NEEDS_EYES = "only a vision-language student can score it"
 
-def canonical(row: ReadRow, obj: InputObject, index: int, reading: Reading) -> Row:
-    """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set."""
+
+def canonical(
+    row: ReadRow, obj: InputObject, index: int, reading: Reading, endpoint: str | None = None
+) -> Row:
+    """One input row as a READ_ROWS value: scorable, or with reject_reason and reject_detail set.
+
+    Images are read from where `reading` allows. Raises RunError if the store does not give them.
+    """
     out: Row = dict.fromkeys(field.name for field in READ_ROWS)
     out |= {"trajectory_id": _digest([obj.uri, index]), "source": obj.uri, "source_row": index}
     try:
         with row_boundary("reading the row"):
-            _fill(out, row, reading, obj)
+            _fill(out, row, reading, obj, endpoint)
     except BadRow as e:
         out |= {
             "messages": None,
             "tools": None,
+            "images": None,
             "reject_reason": e.reason,
             "reject_detail": e.detail,
         }
     return out
 
 
-def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject) -> None:
+def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: str | None) -> None:
     """Set what a row says of itself, its names first, so that a reject has them. Raises BadRow."""
     fields = {} if isinstance(row, Unreadable) else row
     name = out["teacher"] = reading.teacher or name_of(
@@ -51,6 +60,7 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject) -> None:
         raise BadRow("unreadable_shard" if row.shard else row.reason, row.detail)
     messages, tools = conversation(row), _tools(row.get("tools"))
     _check_calls(messages)
+    images = _read_images(messages, reading, endpoint)
     out["content"], out["complete"] = _digest([messages, tools])[:16], is_complete(row)
     out["strata"] = strata_of(row, reading.strata)
     if not name:
@@ -69,7 +79,23 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject) -> None:
     _check_answers(messages)
     text = json.dumps(messages)
     check_size(text, tools)
-    out["messages"], out["tools"] = text, tools
+    out["messages"], out["tools"], out["images"] = text, tools, images or None
+
+
+def _read_images(messages: list[Row], reading: Reading, endpoint: str | None) -> list[bytes]:
+    """The images of the turns, in their order; in the turns they are their digests from then on."""
+    found: list[bytes] = []
+    for turn in messages:
+        if not turn.get("images"):
+            continue
+        if not reading.sees:
+            raise BadRow("not_text", f"a {turn['role']} turn has an image; {NEEDS_EYES}")
+        here = [read_image(image, reading.media, endpoint) for image in turn["images"]]
+        turn["images"] = [digest_of(data) for data in here]
+        found += here
+        if sum(map(len, found)) > MAX_ROW_BYTES:
+            raise BadRow("media", f"the row's images have more than {MAX_ROW_BYTES >> 20} MiB")
+    return found
 
 
 def _check_answers(messages: list[Row]) -> None:

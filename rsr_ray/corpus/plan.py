@@ -104,7 +104,7 @@ class Seen:
             for n, one in enumerate(
                 itertools.islice(iter_trajectories(obj, endpoint, reading), LOOKED_AT)
             ):
-                seen.add(canonical(one, obj, n, reading))
+                seen.add(canonical(one, obj, n, reading, endpoint))
         return seen
 
     def add(self, row: Row) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from rsr_ray.corpus.identity import numbered
+from rsr_ray.corpus.images import NOT_SAID, Media
 from rsr_ray.corpus.pairs import ANSWERS
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.shapes import ID_COLUMNS, mapped, samples
@@ -40,18 +41,23 @@ class Reading:
     columns: Mapping[str, str] = field(default_factory=dict)  # name -> column, or path into one
     roles: Mapping[str, str] = field(default_factory=dict)  # as a turn has it -> one of the four
     strata: tuple[str, ...] = ()  # columns, or paths into one, whose values are kept
+    media: Media = NOT_SAID  # where images may come from
+    sees: bool = True  # whether there is anybody to look at images
 
     @property
     def label(self) -> str:
         """How the names of units have it: -, six digits of the teacher and six of all else.
 
-        "" where nothing is said. The strata are the fingerprint's to tell apart.
+        "" where nothing is said. The strata, and whether the student sees, are the fingerprint's to
+        tell apart.
         """
-        if replace(self, strata=()) == Reading():
+        if replace(self, strata=(), sees=True) == Reading():
             return ""
         teacher = self.teacher or (f"from {self.teacher_from}" if self.teacher_from else "")
         columns = [f"{name}={column}" for name, column in sorted(self.columns.items())]
-        rest = [columns, sorted(self.roles.items())] if self.roles else columns
+        rest: list[Any] = [columns, sorted(self.roles.items())] if self.roles else columns
+        if self.media != NOT_SAID:
+            rest = [rest, self.media]
         halves = [
             hashlib.sha256(json.dumps(some).encode()).hexdigest()[:6] if some else AS_IT_IS
             for some in (teacher, rest)

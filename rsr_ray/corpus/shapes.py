@@ -12,6 +12,8 @@ from typing import Any
 
 from rsr_ray.corpus.endings import ENDINGS
 from rsr_ray.corpus.identity import numbered
+from rsr_ray.corpus.images import COLUMNS as IMAGES
+from rsr_ray.corpus.images import MARK, PLACEHOLDER, references_of
 from rsr_ray.corpus.pairs import ANSWERS, NAMES, PAIRS, QUESTIONS
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.turns import (
@@ -54,6 +56,7 @@ TEXTS = (
     "instruction",
     "input",
     "output",
+    *IMAGES,
 )
 # Further names that are read as they are.
 MORE = (*(name for name in NAMES if name not in TEXTS), "history")
@@ -216,7 +219,35 @@ def conversation(row: Row) -> list[Turn]:
         and all(t["role"] != "system" for t in turns)
     ):
         turns = [{"role": "system", "content": text_of(row["system"], "system")}, *turns]
-    return turns
+    return _with_images(row, turns)
+
+
+def _with_images(row: Row, turns: list[Turn]) -> list[Turn]:
+    """The turns with the images of the row's columns in their places. Raises BadRow."""
+    given = references_of(row)
+    if given and not any(turn.get("images") for turn in turns):
+        turns = [_placed(turn) for turn in turns]
+    places = sum(image is None for turn in turns for image in turn.get("images", ()))
+    if places != len(given):
+        what = f"{len(given)} images in the row's columns, {places} places for them in its turns"
+        raise BadRow("media", what)
+    left = iter(given)
+    return [
+        {**turn, "images": [next(left) if image is None else image for image in turn["images"]]}
+        if turn.get("images")
+        else turn
+        for turn in turns
+    ]
+
+
+def _placed(turn: Turn) -> Turn:
+    """A turn whose text says where images are."""
+    n = 0 if turn["role"] == "assistant" else turn["content"].count(PLACEHOLDER)
+    if not n:
+        return turn
+    if MARK in turn["content"]:
+        raise BadRow("media", "a turn has U+FFFC in its text, which stands for images here")
+    return {**turn, "content": turn["content"].replace(PLACEHOLDER, MARK), "images": [None] * n}
 
 
 def _check_read(row: Row, turns: list[Turn], columns: tuple[str, ...], way_out: str) -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rsr_ray.corpus.images import MARK, Reference, is_image_part, reference_of
 from rsr_ray.errors import BadRow
 
 Turn = dict[str, Any]
@@ -99,6 +100,19 @@ def text_of(content: Any, role: str) -> str:
     return content
 
 
+def seen_and_said(content: Any, role: str) -> Turn:
+    """The `content` of a turn that is not the assistant's, and its `images` where it has some:
+    each is a MARK in the text. Raises BadRow.
+    """
+    if not isinstance(content, list) or not any(map(is_image_part, content)):
+        return {"content": text_of(content, role)}
+    images: list[Reference] = [reference_of(part) for part in content if is_image_part(part)]
+    text = "".join(MARK if is_image_part(part) else _part(part, role) for part in content)
+    if text.count(MARK) > len(images):
+        raise BadRow("media", f"a {role} turn has U+FFFC in its text, which stands for images here")
+    return {"content": text_of(text, role), "images": images}
+
+
 def reasoning_of(fields: Mapping[str, Any]) -> Any:
     """What the fields of a turn or row say that the teacher thought; None where nothing is.
 
@@ -171,7 +185,7 @@ def _content_of(turn: Mapping[str, Any], role: str) -> Any:
 
 def _turn(role: str, said: str, content: Any, given: Mapping[str, Any]) -> Turn:
     if role != "assistant":
-        out: Turn = {"role": role, "content": text_of(content, role)}
+        out: Turn = {"role": role, **seen_and_said(content, role)}
         named = ("name", "tool_call_id") if role == "tool" else ()
         return out | {name: str(given[name]) for name in named if given.get(name)}
     _check_all_read(given)
@@ -277,7 +291,7 @@ def _assistant_blocks(content: list[Any], thought: Any, calls: list[Call]) -> tu
 def _result(block: Mapping[str, Any]) -> Turn:
     """What a tool said, in a block of a user's turn."""
     content = block.get("content")
-    out: Turn = {"role": "tool", "content": "" if content is None else text_of(content, "tool")}
+    out: Turn = {"role": "tool", **seen_and_said("" if content is None else content, "tool")}
     return out | ({"tool_call_id": str(block["tool_use_id"])} if block.get("tool_use_id") else {})
 
 

@@ -90,7 +90,7 @@ def iter_units(
             yield _unit(obj, first, held, share=share, last=False)
             held = []
         first = first if held else index
-        held.append(canonical(row, file, n, reading))
+        held.append(canonical(row, file, n, reading, endpoint))
         share = place.share
     at_end = bool(held) and first + len(held) == total
     if held:
@@ -117,7 +117,7 @@ def iter_again(
     ):
         start, stop, last = left[-1]
         if index >= start:
-            held.append(canonical(row, file, n, reading))
+            held.append(canonical(row, file, n, reading, endpoint))
         if index + 1 == stop:
             left.pop()
             share = 1 - len(left) / len(again)

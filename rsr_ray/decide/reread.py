@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rsr_ray.config.options import as_mapping
+from rsr_ray.corpus.images import Media
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.store.store import Store
 from rsr_ray.store.units import AS_IT_IS, reading_of
@@ -21,7 +22,8 @@ def readings_of(store: Store, ways: Iterable[str]) -> dict[str, Reading]:
         columns, roles = (
             as_mapping(tuple(config.get(name) or ())) for name in ("columns", "roles")
         )
-        reading = Reading(columns=columns, roles=roles)
+        media = Media(config.get("media_root"), bool(config.get("allow_http_media")))
+        reading = Reading(columns=columns, roles=roles, media=media)
         found[_way(reading.label)] = reading
         missing.discard(_way(reading.label))
         if not missing:

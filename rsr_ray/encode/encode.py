@@ -18,10 +18,12 @@ from rsr_ray.encode.degenerate import measure
 from rsr_ray.encode.found import Found
 from rsr_ray.encode.how import How
 from rsr_ray.encode.locate import find
+from rsr_ray.encode.placed import with_images
 from rsr_ray.encode.tokens import Encoded, tokenize
 from rsr_ray.errors import BadRow, RunError
 from rsr_ray.guard import GUARD_COLUMNS
 from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.student.vision import Eyes, load_eyes
 from rsr_ray.unit_rows import ENCODED_ROWS
 from rsr_ray.watch import attempt, in_task
 
@@ -79,8 +81,8 @@ def with_rows(unit: pa.Table, encoded: list[Row]) -> pa.Table:
 
 def _encoder(student: str, how: How) -> Callable[[Row], Row]:
     """For a process aside: what `encode_row` gives for a row."""
-    tokenizer = load_tokenizer(student, how.chat_template, how.proof)
-    return functools.partial(encode_row, tokenizer=tokenizer, how=how, limit=time_limit)
+    tokenizer, eyes = _loaded(student, how)
+    return functools.partial(encode_row, tokenizer=tokenizer, how=how, limit=time_limit, eyes=eyes)
 
 
 def finder(student: str, how: How) -> Callable[[tuple[list[Turn], list | None]], Found]:
@@ -97,11 +99,19 @@ def finder(student: str, how: How) -> Callable[[tuple[list[Turn], list | None]],
 
 def encode_rows(rows: list[Row], student: str, how: How, limit: Limit = nullcontext) -> list[Row]:
     """READ_ROWS values as ENCODED_ROWS values, in their order."""
+    tokenizer, eyes = _loaded(student, how)
+    return [encode_row(row, tokenizer, how, limit, eyes) for row in rows]
+
+
+def _loaded(student: str, how: How) -> tuple[Any, Eyes | None]:
+    """The student's tokenizer, and its eyes where it has some."""
     tokenizer = load_tokenizer(student, how.chat_template, how.proof)
-    return [encode_row(row, tokenizer, how, limit) for row in rows]
+    return tokenizer, load_eyes(student) if how.sees else None
 
 
-def encode_row(row: Row, tokenizer: Any, how: How, limit: Limit = nullcontext) -> Row:
+def encode_row(
+    row: Row, tokenizer: Any, how: How, limit: Limit = nullcontext, eyes: Eyes | None = None
+) -> Row:
     """A READ_ROWS value as an ENCODED_ROWS value; rejected rows pass through."""
     messages = row.pop("messages")
     tools = row.pop("tools")
@@ -114,10 +124,14 @@ def encode_row(row: Row, tokenizer: Any, how: How, limit: Limit = nullcontext) -
             functions = json.loads(tools) if tools else None
             with limit():
                 found = find(turns, tokenizer, how, functions)
+            found = with_images(found, row["images"] or [], eyes)
             encoded = tokenize(found, tokenizer, how)
             guard = measure(turns, found, encoded, row.get("complete"))
             row |= encoded._asdict() | guard._asdict()
+            if row["images"]:  # none of those behind the last scored token
+                row["images"] = row["images"][: len(row["image_stops"])]
     except BadRow as e:
+        row["images"] = None
         row["reject_reason"] = e.reason
         row["reject_detail"] = e.detail
     return row
@@ -131,7 +145,7 @@ def encode(turns: list[Turn], tokenizer: Any, how: How, tools: list | None = Non
 def _rejected(row: Row, reject: BadRow) -> Row:
     """A READ_ROWS value as an ENCODED_ROWS value that is rejected."""
     row = {name: value for name, value in row.items() if name not in ("messages", "tools")}
-    why = {"reject_reason": reject.reason, "reject_detail": reject.detail}
+    why = {"reject_reason": reject.reason, "reject_detail": reject.detail, "images": None}
     return row | why | dict.fromkeys(ADDED)
 
 
@@ -148,7 +162,9 @@ def check_template(aside: Aside) -> None:
     """Raise RunError if the template takes too long for any conversation: no row is at fault."""
     turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
     try:
-        aside.ask({"messages": json.dumps(turns), "tools": None, "reject_reason": None})
+        aside.ask(
+            {"messages": json.dumps(turns), "tools": None, "images": None, "reject_reason": None}
+        )
     except Ended as e:
         if e.over_time:
             raise RunError(

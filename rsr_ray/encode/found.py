@@ -15,6 +15,7 @@ class Found(NamedTuple):
     turns: list[int]  # the turn that each belongs to, 0-based
     parts: list[str]  # what each is: reasoning, answer or tool_calls
     segments: np.ndarray | None = None  # uint8 [len(text)], where it is asked for: segments.py
+    images: tuple[Span, ...] = ()  # where what stands for each image lies
 
 
 class Assembly:

@@ -24,6 +24,7 @@ class How:
     steps: str | None = None  # what a step is, if steps are wanted: a sentence or a paragraph
     segments: tuple[tuple[str, str], ...] | None = None  # named ones, if segments are wanted
     token_text: bool = False  # the text of each scored token is wanted
+    sees: bool = False  # whether the student does
     proof: str | None = None  # hash of the tokenizer and template that the run began with
 
     @classmethod
@@ -40,5 +41,6 @@ class How:
             steps=config.steps if config.local else None,
             segments=config.named_segments,
             token_text=config.token_scores,
+            sees=student.sees,
             proof=student.text_hash,
         )

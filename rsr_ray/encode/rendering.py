@@ -1,9 +1,11 @@
 """rendering: a conversation -> text, by the student's own chat template."""
 
+import functools
 import itertools
 import json
 from typing import Any
 
+from rsr_ray.corpus.images import in_parts
 from rsr_ray.corpus.row_faults import one_line
 from rsr_ray.corpus.turns import Turn
 from rsr_ray.errors import BadRow
@@ -42,6 +44,8 @@ def render(
     template = tokenizer.get_chat_template()
     if "strftime_now" in template:
         template = FIXED_DATE + template
+    all_in_parts = _takes_parts_only(tokenizer, template)
+    turns = [_in_parts(turn) if all_in_parts or turn.get("images") else turn for turn in turns]
     for functions, conversation in itertools.product(
         _forms_of_tools(tools, template), _forms_of_turns(turns)
     ):
@@ -56,6 +60,29 @@ def render(
         except Exception as e:  # the template is a program, and anything can go wrong in it
             problem = e
     raise BadRow("template_error", one_line(problem)) from problem
+
+
+@functools.lru_cache(maxsize=8)
+def _takes_parts_only(tokenizer: Any, template: str) -> bool:
+    """Whether a template leaves out a turn's content if it is text and not a list of parts."""
+    if "type" not in template:
+        return False
+    said = "Hello."
+    turn = {"role": "user", "content": said}
+    shown = []
+    for form in (turn, _in_parts(turn)):
+        try:
+            shown.append(
+                tokenizer.apply_chat_template([form], chat_template=template, tokenize=False)
+            )
+        except Exception:  # as it does with a form that it does not take
+            shown.append("")
+    return said not in shown[0] and said in shown[1]
+
+
+def _in_parts(turn: Turn) -> Turn:
+    """The turn with its content as parts, text and images."""
+    return in_parts(turn, [{"type": "image"} for _ in turn.get("images", ())])
 
 
 def _forms_of_tools(tools: list | None, template: str) -> list[list | None]:

@@ -38,6 +38,7 @@ class Encoded(NamedTuple):
     steps: np.ndarray | None = None
     token_segments: np.ndarray | None = None  # uint8 [N]: the segment of each scored token
     token_text: list[str] | None = None  # of each scored token its part of the text
+    image_stops: np.ndarray | None = None  # int32 [I]: the token behind each image in input_ids
 
 
 def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
@@ -62,6 +63,7 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
             else "the prompt alone fills it"
         )
         raise BadRow("over_length", f"{len(encoding)} tokens, limit {how.max_length}; {way_out}")
+    image_stops = _image_stops(found, encoding, length, how)
     starts, stops, owners = np.array(runs, np.int32).T
     scored = _Scored.of(runs, encoding)
     return Encoded(
@@ -73,7 +75,23 @@ def tokenize(found: Found, tokenizer: Any, how: How) -> Encoded:
         steps=scored.steps(found, how.steps) if how.steps else None,
         token_segments=scored.segments(found),
         token_text=_token_text(found.text, runs, encoding) if how.token_text else None,
+        image_stops=image_stops,
     )
+
+
+def _image_stops(found: Found, encoding: Any, length: int, how: How) -> np.ndarray | None:
+    """The token behind each image that lies before `length`. Raises BadRow where an image would be
+    cut, at the limit or between two windows.
+    """
+    if not found.images:
+        return None
+    if length > how.max_length:
+        what = "windows cannot cut a row with images"
+        raise BadRow("over_length", f"{length} tokens, limit {how.max_length}; {what}")
+    ends = [[_first_token(encoding, at, len(found.text)) for at in span] for span in found.images]
+    if any(start < length < stop for start, stop in ends):
+        raise BadRow("over_length", f"the limit {how.max_length} cuts an image")
+    return np.array([stop for _, stop in ends if stop <= length], np.int32)
 
 
 def _encoding(text: str, tokenizer: Any) -> Any:

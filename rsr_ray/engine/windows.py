@@ -1,11 +1,12 @@
 """Rows longer than the student's context, scored in windows that overlap by half."""
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from rsr_ray.engine.scoring import Halves, Work, score_tokens
+from rsr_ray.engine.scoring import Halves, Images, Work, score_tokens
 from rsr_ray.engine.sums import Tokens
 
 
@@ -14,6 +15,7 @@ class Window(NamedTuple):
 
     ids: np.ndarray  # int32 [T]
     spans: np.ndarray  # int32 [2S]
+    images: Sequence[bytes] = ()
 
 
 def score_windows(
@@ -22,11 +24,12 @@ def score_windows(
     spans: list[np.ndarray],
     work: Work,
     window: int | None,
+    images: Images | None = None,
 ) -> list[Tokens | None]:
-    """`score_tokens`, with rows longer than the window scored in several."""
-    windows = [cut_windows(row, span, window) for row, span in zip(ids, spans, strict=True)]
-    flat = list(itertools.chain.from_iterable(windows))
-    tokens = iter(score_tokens(student, [w.ids for w in flat], [w.spans for w in flat], work))
+    """`score_tokens`, with rows longer than the window scored in several; none with images is."""
+    rows = zip(ids, spans, images or [()] * len(ids), strict=True)
+    windows = [[Window(*row)] if row[2] else cut_windows(row[0], row[1], window) for row in rows]
+    tokens = iter(score_each(student, list(itertools.chain.from_iterable(windows)), work))
     found = [list(itertools.islice(tokens, len(row))) for row in windows]
     return [
         None
@@ -34,6 +37,12 @@ def score_windows(
         else Tokens.join([part for part in parts if part])
         for parts in found
     ]
+
+
+def score_each(student: Halves, windows: list[Window], work: Work) -> list[Tokens | None]:
+    """`score_tokens` of windows."""
+    ids, spans, images = zip(*windows, strict=True) if windows else ((), (), ())
+    return score_tokens(student, [*ids], [*spans], work, [*images])
 
 
 def cut_windows(ids: np.ndarray, spans: np.ndarray, window: int | None) -> list[Window]:

@@ -67,7 +67,7 @@ def index_objects(objects: pa.Table, endpoint: str | None, reading: Reading) -> 
         obj = InputObject(**row)
         held = []
         for index, given in enumerate(iter_trajectories(obj, endpoint, reading)):
-            found = canonical(given, obj, index, reading)
+            found = canonical(given, obj, index, reading, endpoint)
             held.append(found | {"object": place, "n_chars": _n_chars(found["messages"])})
             if len(held) == INDEX_ROWS:
                 yield pa.Table.from_pylist(held, schema=INDEX)

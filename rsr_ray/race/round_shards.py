@@ -1,5 +1,6 @@
 """round_shards: any part of the matched rows as shards, which a round scores."""
 
+import base64
 import dataclasses
 import itertools
 import json
@@ -13,6 +14,7 @@ import ray.data
 
 from rsr_ray.config.race import RaceConfig
 from rsr_ray.corpus.canonical import canonical
+from rsr_ray.corpus.images import in_parts
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.rows import iter_trajectories
@@ -79,7 +81,7 @@ def read_rows(objects: pa.Table, endpoint: str | None, reading: Reading) -> Iter
         lines = []
         for index, given in enumerate(iter_trajectories(obj, endpoint, reading)):
             if entry := wanted.get(index):
-                found = canonical(given, obj, index, reading)
+                found = canonical(given, obj, index, reading, endpoint)
                 if found["content"] != entry["content"] or found["reject_reason"]:
                     break
                 del wanted[index]
@@ -100,7 +102,18 @@ def _shard_row(found: Row, trajectory_id: str) -> Row:
     for name in ("messages", "tools"):
         if found[name]:
             row[name] = json.loads(found[name])
+    if found["images"]:
+        images = iter(found["images"])
+        row["messages"] = [_with_images(turn, images) for turn in row["messages"]]
     return row
+
+
+def _with_images(turn: Row, images: Iterator[bytes]) -> Row:
+    """A turn with its images in it: a round needs no --media-root."""
+    if not turn.get("images"):
+        return turn
+    here = [base64.b64encode(next(images)).decode() for _ in turn["images"]]
+    return in_parts(turn, [{"type": "image", "base64": data} for data in here])
 
 
 def write_part(rows: pa.Table, folder: str, endpoint: str | None) -> pa.Table:

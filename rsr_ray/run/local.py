@@ -70,8 +70,9 @@ def _encoded(
 ) -> pa.RecordBatch:
     """ENCODED_ROWS rows of conversations, in order."""
     whole = (one if isinstance(one, dict) else {"messages": one} for one in conversations)
-    rows = [one for row in whole for one, _ in trajectories(row, config.reading)]
+    reading = config.reading_for(facts)
+    rows = [one for row in whole for one, _ in trajectories(row, reading)]
     source = InputObject(uri=HERE, version="", size=0)
-    read = [canonical(row, source, n, config.reading) for n, row in enumerate(rows)]
+    read = [canonical(row, source, n, reading, config.s3_endpoint) for n, row in enumerate(rows)]
     encoded = encode_rows(read, facts.source, How.of(config, facts))
     return pa.RecordBatch.from_struct_array(pa.array(encoded, ENCODED_ROWS))

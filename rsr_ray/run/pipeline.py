@@ -218,7 +218,9 @@ def build_scores(
     task: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
     objects = ray.data.from_arrow(shared_out(todo, resources.replicas))
     units = objects.map_batches(
-        read_units, fn_args=(config.s3_endpoint, config.unit_rows, config.reading), **task
+        read_units,
+        fn_args=(config.s3_endpoint, config.unit_rows, config.reading_for(student)),
+        **task,
     )
     encoded = units.map_batches(Encode(student.source, How.of(config, student)), **task)
     return encoded.map_batches(
@@ -243,7 +245,8 @@ def score_here(
     try:
         encoder.start(student.source)
         score = Score(replica(run, student, store))
-        units = read_units(todo, config.s3_endpoint, config.unit_rows, config.reading)
+        reading = config.reading_for(student)
+        units = read_units(todo, config.s3_endpoint, config.unit_rows, reading)
         for unit in encoder.encoded(units, student.source, how):
             yield from map(WrittenUnit.of, score(unit).to_pylist())
     except (UserError, RunError):

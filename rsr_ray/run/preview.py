@@ -17,10 +17,12 @@ from rsr_ray.corpus.shards import find_corpus
 from rsr_ray.encode.found import Found
 from rsr_ray.encode.how import How
 from rsr_ray.encode.locate import find
+from rsr_ray.encode.placed import with_images, without_images
 from rsr_ray.encode.tokens import tokenize
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.student.source import resolve
 from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.student.vision import load_eyes, sees
 
 NO_LIMIT = 1 << 62  # tokens of a row, where the student's files tell none
 
@@ -80,13 +82,14 @@ class Preview:
         rest allows.
         """
         config, left = self.config, self.config.rows
+        reading = dataclasses.replace(config.reading, sees=self.how.sees)
         every = max(1, len(self.objects) // config.rows)
         chosen = self.objects[::every][: config.rows]
         for n, obj in enumerate(chosen):
             share = -(-left // (len(chosen) - n))
             rows = iter_trajectories(obj, config.s3_endpoint, config.reading)
             for index, row in zip(range(share), rows, strict=False):
-                yield self.seen(canonical(row, obj, index, config.reading))
+                yield self.seen(canonical(row, obj, index, reading, config.s3_endpoint))
                 left -= 1
 
     @functools.cached_property
@@ -100,6 +103,7 @@ class Preview:
             raw=self.config.render == "raw",
             over_length=self.config.over_length,
             token_text=True,
+            sees=sees(resolve(self.config.student)),
         )
 
     @functools.cached_property
@@ -108,7 +112,7 @@ class Preview:
 
     def seen(self, row: Row) -> PreviewRow:
         """A canonical row through the student's template and tokenizer."""
-        messages, tools = row.pop("messages"), row.pop("tools")
+        messages, tools, images = row.pop("messages"), row.pop("tools"), row.pop("images")
         shown = PreviewRow(**row)
         if shown.reject_reason:
             return shown
@@ -116,10 +120,13 @@ class Preview:
             with row_boundary("encoding the row"):
                 functions = json.loads(tools) if tools else None
                 found = find(json.loads(messages), self.tokenizer, self.how, functions)
-                spans = self.within_limit(found)
+                eyes = load_eyes(self.config.student) if self.how.sees else None
+                read = with_images(found, images or (), eyes)
+                spans = self.within_limit(read)
+                shown_text, spans = without_images(read, spans, images or ())
         except BadRow as e:
             return dataclasses.replace(shown, reject_reason=e.reason, reject_detail=e.detail)
-        return dataclasses.replace(shown, text=found[0], spans=tuple(spans))
+        return dataclasses.replace(shown, text=shown_text, spans=tuple(spans))
 
     def within_limit(self, found: Found) -> list[tuple[int, int]]:
         """The spans of what is scored; of a row that is cut to the length limit those that fit."""

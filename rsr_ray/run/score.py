@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from rsr_ray.encode.segments import segment_names
 from rsr_ray.engine.scoring import Work
-from rsr_ray.engine.steps import score_steps
+from rsr_ray.engine.steps import StepsOfRow, score_steps
 from rsr_ray.engine.sums import (
     PartSums,
     Tokens,
@@ -222,7 +223,8 @@ class Scorer:
         """The scored tokens of ENCODED_ROWS rows that are not rejected, or why a row has none."""
         assert self.student is not None
         ids, spans = _arrays(rows["input_ids"]), _arrays(rows["spans"])
-        found = score_windows(self.student, ids, spans, self.work, self.wanted.window)
+        images = _images(rows)
+        found = score_windows(self.student, ids, spans, self.work, self.wanted.window, images)
         return [_whole(row, len(of_row)) for row, of_row in zip(found, ids, strict=True)]
 
     def _sums(self, at: np.ndarray, rows: pa.RecordBatch, tokens: list[Tokens]) -> RowSums:
@@ -240,7 +242,9 @@ class Scorer:
         if wanted.step_window is not None:
             steps = _arrays(rows["steps"])
             sums["n_steps"] = np.array([len(row) // 2 for row in steps], np.int64)
-            with_steps = list(zip(_arrays(rows["input_ids"]), spans, steps, strict=True))
+            stops = [row and np.array(row) for row in rows["image_stops"].to_pylist()]
+            of_rows = (_arrays(rows["input_ids"]), spans, steps, _images(rows), stops)
+            with_steps = [StepsOfRow(*row) for row in zip(*of_rows, strict=True)]
             assert self.student is not None
             sums["step_surprisal_sum"] = score_steps(
                 self.student, with_steps, self.work, wanted.step_window, wanted.window
@@ -277,6 +281,11 @@ def _whole(row: Tokens | None, n_tokens: int) -> Tokens | BadRow:
     if not math.isfinite(total) or total <= 0:
         return BadRow("non_finite_score", f"the surprisals add up to {total}")
     return row
+
+
+def _images(rows: pa.RecordBatch) -> list[Sequence[bytes]]:
+    """Those of each row, as they are stored."""
+    return [row or () for row in rows["images"].to_pylist()]
 
 
 def _arrays(lists: pa.ListArray) -> list[np.ndarray]:

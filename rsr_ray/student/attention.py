@@ -161,9 +161,7 @@ class _Layer:
             out[:, first:stop] = block[..., :size]
         return out
 
-    def _whole(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
+    def _whole(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Every query sees all keys up to its own."""
         if self.sink_H is None:
             return self._attend(query, key, value, None)

@@ -21,7 +21,8 @@ from rsr_ray.student.source import (
     hash_text,
     resolve,
 )
-from rsr_ray.student.tokenizer import open_tokenizer
+from rsr_ray.student.tokenizer import open_tokenizer, tokenizer_hash
+from rsr_ray.student.vision import load_eyes, sees
 from rsr_ray.student.weights import check_weights
 
 # Keys of a config that change no score here.
@@ -40,6 +41,7 @@ class StudentFacts:
     template_hash: str
     context_length: int
     vocab_size: int
+    sees: bool = False  # images, as a vision-language model
 
     @property
     def text_hash(self) -> str:
@@ -75,10 +77,11 @@ def inspect_student(
         source=folder if os.path.isdir(student) else f"{student.split('@')[0]}@{Path(folder).name}",
         weights_hash=hash_files(weights),
         config_hash=_hash_config(config),
-        tokenizer_hash=hash_text(tokenizer.backend_tokenizer.to_str()),
+        tokenizer_hash=tokenizer_hash(tokenizer, folder),
         template_hash=hash_text(template),
         context_length=int(context_length),
         vocab_size=vocab_size,
+        sees=_can_see(folder),
     )
     if file_states(folder) != before:
         raise RunError(
@@ -86,6 +89,14 @@ def inspect_student(
             "they are complete"
         )
     return facts
+
+
+def _can_see(folder: str) -> bool:
+    """Whether it is a vision-language student. Raises UserError if its processor cannot be used."""
+    seeing = sees(folder)
+    if seeing:
+        load_eyes(folder)
+    return seeing
 
 
 def _weights(student: str, folder: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """A student's weights in two halves for scoring, backbone and head."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 from rsr_ray.student.facts import StudentFacts, prove
 from rsr_ray.student.source import FileStates, file_states, files_changed, resolve
+from rsr_ray.student.vision import auto_model, load_eyes, sees
 
 SLICE_POSITIONS = 8192
 QUANTIZE = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "fp8": "torchao"}  # and by what
@@ -70,9 +72,8 @@ def load_whole(source: str, dtype: str, **how: Any) -> Any:
     device broke.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    load: Any = AutoModelForCausalLM.from_pretrained
+    load = auto_model(sees(resolve(source))).from_pretrained
     named = {
         "dtype": getattr(torch, dtype),
         "use_safetensors": True,
@@ -138,14 +139,16 @@ def _quantization(quantize: str, dtype: str) -> Any:
 
 def _given_backbone() -> Any:
     """A backbone that ignores its arguments and returns the hidden states it was given, with a
-    place for all else that heads look for: those of mixtures of experts, and of older models.
+    place for all else that heads look for: routing, images, what older models have.
     """
     import torch
     from transformers.modeling_outputs import MoeModelOutputWithPast
 
     @dataclass
     class Output(MoeModelOutputWithPast):
-        cross_attentions: None = None
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
 
     class Given(torch.nn.Module):
         hidden: torch.Tensor
@@ -197,6 +200,7 @@ class Student:
 
         if device == "cpu":
             _reuse_large_blocks()
+        self.eyes = load_eyes(source) if sees(resolve(source)) else None
         placed: dict[str, Any] = (
             {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
         )
@@ -216,7 +220,7 @@ class Student:
         with it needs a copy.
         """
         student = cls.__new__(cls)
-        student.model = model
+        student.model, student.eyes = model, None
         student._take_apart(type(model).__name__)
         return student
 
@@ -244,7 +248,8 @@ class Student:
         setattr(self.model, self.model.base_model_prefix, self._given)
         self._try_head(source, getattr(head, "in_features", head.weight.shape[1]))
         # A GPU does not fill up with the rows of a rectangle as well as with rows one by one.
-        self.packed = in_blocks and self.device.type == "cuda" and self.can_pack()
+        may_pack = in_blocks and self.eyes is None and self.device.type == "cuda"
+        self.packed = may_pack and self.can_pack()
 
     def _try_head(self, source: str, size: int) -> None:
         """On hidden states of a size. Raises UserError where the forward is not the head alone."""
@@ -280,8 +285,15 @@ class Student:
         is_alike = float((behind - behind_other).norm()) < 0.01 * size
         return is_alike and float((behind - alone).norm()) < 0.1 * size
 
-    def hidden(self, ids_BT: np.ndarray, position_BT: np.ndarray | None = None) -> "torch.Tensor":
+    def hidden(
+        self,
+        ids_BT: np.ndarray,
+        position_BT: np.ndarray | None = None,
+        images: Sequence[Sequence[bytes]] | None = None,
+    ) -> "torch.Tensor":
         """Hidden states [B, T, D] of right-padded ids, or of packed rows.
+
+        `images` are those of each row, all of which have some.
 
         No attention mask is passed: under causal attention a position never sees the padding behind
         it, and without a mask no [T, T] tensor is built. Where rows are packed, their positions
@@ -294,8 +306,20 @@ class Student:
             given["position_ids"] = position_BT
             starts = np.append(np.flatnonzero(position_BT[0] == 0), position_BT.shape[1])
         moved = {name: _moved(values, self.device) for name, values in given.items()}
+        if images is not None:
+            moved |= self._seen(images, ids_BT)
         with packed_rows(starts.tolist()):
             return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
+
+    def _seen(
+        self, images: Sequence[Sequence[bytes]], ids_BT: np.ndarray
+    ) -> "dict[str, torch.Tensor]":
+        assert self.eyes is not None
+        dtype = next(w.dtype for w in self.model.parameters() if w.is_floating_point())
+        return {
+            name: values.to(self.device, dtype if values.is_floating_point() else None)
+            for name, values in self.eyes.tensors(images, ids_BT).items()
+        }
 
     def beside_head(self, values_N: np.ndarray) -> "torch.Tensor":
         """Values on the device of the head, without waiting for the device."""

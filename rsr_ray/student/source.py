@@ -22,6 +22,9 @@ LOADED = (
     "merges.txt",
     "*.jinja",
     "*.model",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.json",
 )
 
 

@@ -1,13 +1,13 @@
 """A student's tokenizer and chat template."""
 
 import functools
-from typing import TYPE_CHECKING, Any
+import json
+from pathlib import Path
+from typing import Any
 
 from rsr_ray.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 from rsr_ray.student.source import files_changed, hash_text, resolve
+from rsr_ray.student.vision import hash_of_processor
 
 # For base models: the two most used forms of a turn, and one without special tokens.
 CHAT_TEMPLATES = {
@@ -35,9 +35,7 @@ def load_tokenizer(student: str, chat_template: str | None = None, proof: str | 
         return open_tokenizer(student, chat_template)
     try:
         tokenizer = open_tokenizer(student, chat_template)
-        found = hash_text(tokenizer.backend_tokenizer.to_str()) + hash_text(
-            tokenizer.get_chat_template()
-        )
+        found = tokenizer_hash(tokenizer, student) + hash_text(tokenizer.get_chat_template())
     except Exception as e:  # it could be loaded when the run was planned
         raise files_changed(student) from e
     if found != proof:
@@ -45,10 +43,20 @@ def load_tokenizer(student: str, chat_template: str | None = None, proof: str | 
     return tokenizer
 
 
+def tokenizer_hash(tokenizer: Any, student: str) -> str:
+    """sha256 of what turns a rendering into tokens: images too, where the student sees."""
+    text = tokenizer.backend_tokenizer.to_str()
+    return hash_text(text + hash_of_processor(resolve(student)))
+
+
 def open_tokenizer(student: str, chat_template: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve(student))
+    folder = resolve(student)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    of_processor = Path(folder, "chat_template.json")
+    if tokenizer.chat_template is None and of_processor.is_file():
+        tokenizer.chat_template = json.loads(of_processor.read_text())["chat_template"]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsr_ray.errors import UserError, one_line
+from rsr_ray.student.vision import auto_model, sees
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def check_weights(student: str, folder: str, trust_remote_code: bool) -> None:
         # checks it
         return
     try:
-        report = _load_without_values(config, shapes, trust_remote_code)
+        report = _load_without_values(config, shapes, trust_remote_code, sees(folder))
     except Exception as e:  # a model's own code, and the library's conversions
         raise UserError(f"student {student}: its weights cannot be loaded: {one_line(e)}") from e
     check_report(student, report)
@@ -118,15 +119,13 @@ def _read_headers(student: str, files: list[Path]) -> "dict[str, torch.Tensor]":
 
 
 def _load_without_values(
-    config: Any, shapes: "dict[str, torch.Tensor]", trust_remote_code: bool
+    config: Any, shapes: "dict[str, torch.Tensor]", trust_remote_code: bool, seeing: bool
 ) -> dict[str, Any]:
     """The loader's report, and the keys of whole numbers where the model has floats."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        auto: Any = AutoModelForCausalLM.from_config
-        model = auto(config, trust_remote_code=trust_remote_code)
+        model = auto_model(seeing).from_config(config, trust_remote_code=trust_remote_code)
     floats = {key for key, value in model.state_dict().items() if value.is_floating_point()}
     whole_numbers = {key for key, value in shapes.items() if not value.is_floating_point()}
     load: Any = type(model).from_pretrained

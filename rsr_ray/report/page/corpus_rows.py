@@ -95,7 +95,7 @@ def _read_shard(
             if index in left:
                 i = left.pop(index)
                 reading = replace(readings[way], teacher=shown[i].teacher)
-                row = canonical(given, obj, index, reading)
+                row = canonical(given, obj, index, reading, endpoint)
                 same = row["content"] == shown[i].content and row["messages"] is not None
                 found[i] = row if same else Missing("its row has changed since it was scored")
             if not left or (isinstance(given, Unreadable) and given.shard):

@@ -4,6 +4,7 @@ import itertools
 import json
 from typing import NamedTuple
 
+from rsr_ray.corpus.images import MARK
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.turns import is_scored
 
@@ -42,7 +43,8 @@ def _text(turn: Row) -> str:
     """A turn's text, with its tool calls as JSON below it."""
     calls = [call["function"] for call in turn.get("tool_calls", ())]
     said = [json.dumps(call, ensure_ascii=False) for call in calls]
-    text = "\n".join(some for some in (turn["content"], *said) if some)
+    content = turn["content"].replace(MARK, "[image]") if turn.get("images") else turn["content"]
+    text = "\n".join(some for some in (content, *said) if some)
     return text.encode("utf-8", "replace").decode()  # a call may hold half a surrogate pair
 
 

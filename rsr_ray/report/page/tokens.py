@@ -40,11 +40,12 @@ def score_again(rows: Mapping[int, Row], run: RunRecord, student: str) -> Iterat
     replica = _load(facts, dtype, config)
     window = Wanted.of(config, run.max_length).window
     for i, row in rows.items():
-        encoded = encode_row(row, tokenizer, how)
+        encoded = encode_row(row, tokenizer, how, eyes=replica.eyes)
         if encoded["reject_reason"] is not None:
             continue
+        images = [encoded["images"] or ()]
         (tokens,) = score_windows(
-            replica, [encoded["input_ids"]], [encoded["spans"]], Work(BATCH_TOKENS), window
+            replica, [encoded["input_ids"]], [encoded["spans"]], Work(BATCH_TOKENS), window, images
         )
         if tokens is not None:
             lists = {name: np.asarray(some).tolist() for name, some in tokens._asdict().items()}

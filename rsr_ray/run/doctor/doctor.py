@@ -55,7 +55,7 @@ def examine(config: ScoreConfig, cluster: Cluster | None = None) -> Examination:
     cluster = cluster or Cluster(config.ray_address, config.log, verbose=config.verbose)
     found, encoded = Findings(), EncodedSample()
     facts = found.look_at("student", check_student, config)
-    sample = found.look_at("corpus", check_corpus, config) or Sample()
+    sample = found.look_at("corpus", check_corpus, config, facts) or Sample()
     speed, cost = None, None
     if facts:
         _render(found, config, facts, sample, encoded)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rsr_ray.config.score import ScoreConfig
 from rsr_ray.engine.lm_head_reference import token_stats_reference
-from rsr_ray.engine.scoring import Work, score_rows
+from rsr_ray.engine.scoring import Images, Work, score_rows
 from rsr_ray.errors import RunError
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.doctor.sample import EncodedSample
@@ -168,8 +168,9 @@ def measure_speed(
         """These rows, of each at most so many tokens."""
         ids = [sample.ids[i][-most:] for i in rows]
         spans = [np.maximum(sample.spans[i] - max(0, len(sample.ids[i]) - most), 1) for i in rows]
+        images: Images = [sample.images[i] if len(sample.ids[i]) <= most else () for i in rows]
         begun = time.monotonic()
-        score_rows(student, ids, spans, Work(batch_tokens), r_max)
+        score_rows(student, ids, spans, Work(batch_tokens), r_max, images)
         lengths = [len(row) for row in ids]
         return Timed(sum(lengths), sum(n**2 for n in lengths), time.monotonic() - begun)
 

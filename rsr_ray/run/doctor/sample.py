@@ -15,6 +15,7 @@ from rsr_ray.corpus.plan import make_plan
 from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_trajectories
 from rsr_ray.corpus.shards import PARQUET, find_corpus
+from rsr_ray.encode.placed import with_images
 from rsr_ray.encode.tokens import tokenize
 from rsr_ray.errors import BadRow, counted
 from rsr_ray.files.filesystems import open_filesystem
@@ -22,6 +23,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.run.display import size
 from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.run.doctor.student import Renderer
+from rsr_ray.student.facts import StudentFacts
 
 SAMPLE = 48  # rows that are encoded
 SHARDS = 16  # that they are of, at most
@@ -68,16 +70,20 @@ class EncodedSample:
     of_rows: list[np.ndarray | None] = field(default_factory=list)  # None: rejected
     ids: list[np.ndarray] = field(default_factory=list)  # int32 [T] a row that is not
     spans: list[np.ndarray] = field(default_factory=list)  # int32 [2S] of it
+    images: list[list[bytes]] = field(default_factory=list)  # of it
 
     def add(self, row: Row, renderer: Renderer) -> None:
         """Raises BadRow."""
         turns = json.loads(row["messages"])
         tools = json.loads(row["tools"]) if row["tools"] else None
-        found = renderer.find(turns, tools)
-        ids, spans, *_ = tokenize(found, renderer.tokenizer, renderer.how)
+        found = with_images(renderer.find(turns, tools), row["images"] or (), renderer.eyes)
+        encoded = tokenize(found, renderer.tokenizer, renderer.how)
+        ids, spans = encoded.input_ids, encoded.spans
         self.of_rows.append(ids)
         self.ids.append(ids)
         self.spans.append(spans)
+        stops = encoded.image_stops
+        self.images.append([] if stops is None else row["images"][: len(stops)])
         self.shown.append(Shown(row["trajectory_id"], found.text, found.spans, None))
 
     def reject(self, row: Row, detail: str) -> None:
@@ -85,8 +91,11 @@ class EncodedSample:
         self.shown.append(Shown(row["trajectory_id"], "", [], detail))
 
 
-def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
+def check_corpus(
+    findings: Findings, config: ScoreConfig, student: StudentFacts | None = None
+) -> Sample:
     """Whether it can be read, and about how many rows it has. Raises UserError."""
+    reading = config.reading_for(student) if student else config.reading
     objects, skipped = find_corpus(config.corpus, config.s3_endpoint, config.store)
     if skipped:
         findings.warn("corpus", skipped)
@@ -97,9 +106,10 @@ def check_corpus(findings: Findings, config: ScoreConfig) -> Sample:
         objects[i] for i in sorted({int(i) for i in np.linspace(0, len(objects) - 1, SHARDS)})
     ]
     sample = Sample(files=objects)
+    endpoint = config.s3_endpoint
     for obj in chosen:
         some = _first_rows(findings, config, obj, -(-SAMPLE // len(chosen)))
-        sample.rows.extend(canonical(row, obj, n, config.reading) for n, row in enumerate(some))
+        sample.rows.extend(canonical(row, obj, n, reading, endpoint) for n, row in enumerate(some))
         sample.row_bytes.extend(_bytes_of(obj, some, config.s3_endpoint) if some else [])
     rows = sample.rows
     teachers = {row["teacher"] or "none" for row in rows}

@@ -15,6 +15,7 @@ from rsr_ray.run.doctor.findings import Findings
 from rsr_ray.student.facts import StudentFacts, inspect_student
 from rsr_ray.student.source import resolve
 from rsr_ray.student.tokenizer import load_tokenizer
+from rsr_ray.student.vision import Eyes, load_eyes
 
 PROBE = [
     {"role": "user", "content": "What is 2+2?"},
@@ -38,6 +39,10 @@ class Renderer:
     @property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.source, self.how.chat_template, self.how.proof)
+
+    @property
+    def eyes(self) -> Eyes | None:
+        return load_eyes(self.source) if self.how.sees else None
 
     def find(self, turns: list[Turn], tools: list[Any] | None = None) -> Found:
         """A conversation rendered, and where the assistant's texts lie in it. Raises BadRow."""
