@@ -78,6 +78,8 @@ class FakeLLM:
         self.longest = max_model_len
 
     def generate(self, prompts, params, use_tqdm):
+        assert params["prompt_logprobs"] == 0
+        assert not use_tqdm
         return [self.answer(prompt["prompt_token_ids"]) for prompt in prompts]
 
     def answer(self, ids):

@@ -10,6 +10,7 @@ import numpy as np
 import rsr_ray
 from rsr_ray.bench.bench import R_MAX, Load, Way, measure
 from rsr_ray.bench.models import in_4bit
+from rsr_ray.bench.naive import whole_model
 from rsr_ray.bench.part import GIB, Figure, Machine, SkippedError, needs
 from rsr_ray.bench.student import rows_of
 from rsr_ray.engine.scoring import Work, score_rows, score_tokens
@@ -17,7 +18,7 @@ from rsr_ray.engine.sums import Tokens
 from rsr_ray.student.model import QUANTIZE, Student
 
 TRAINED = Path(rsr_ray.__file__).parent / "demo" / "student"
-N_ROWS, LENGTH = 32, 200
+N_ROWS, LENGTH = 24, 128
 
 
 def check_quantized(machine: Machine) -> Iterator[Figure]:
@@ -29,7 +30,7 @@ def check_quantized(machine: Machine) -> Iterator[Figure]:
     kinds = [kind for kind, package in QUANTIZE.items() if importlib.util.find_spec(package)]
     if not kinds:
         raise SkippedError(f"none of {', '.join(sorted(set(QUANTIZE.values())))} is installed")
-    dtype = machine.small.dtype
+    dtype = "float16"  # which bitsandbytes' 8 bits work in
     ids = written_rows(machine.device)
     spans = [np.array([1, len(row)], np.int32) for row in ids]
     plain = _tokens(Student(str(TRAINED), dtype, machine.device), ids, spans)
@@ -51,9 +52,8 @@ def _tokens(student: Student, ids: list[np.ndarray], spans: list[np.ndarray]) ->
 def written_rows(device: str) -> list[np.ndarray]:
     """Rows that the demo's student writes, int32 [T] each, with the same seed every time."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(TRAINED, dtype=torch.float32).to(device).eval()
+    model = whole_model(str(TRAINED), "float32", device)
     torch.manual_seed(0)
     row_BT = torch.randint(3, model.config.vocab_size, (N_ROWS, 1), device=device)
     for _ in range(LENGTH - 1):

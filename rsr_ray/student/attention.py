@@ -111,10 +111,19 @@ def attend(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     if not is_causal or isinstance(attention_mask, torch.Tensor):
-        if s_aux is not None:
-            raise ValueError("a sink under a mask that is not causal")
-        how = {"scaling": scaling, "softcap": softcap, "is_causal": is_causal}
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **how, **more)
+        if s_aux is not None or isinstance(attention_mask, Seen):
+            raise ValueError("a sink, or a window in blocks, where attention is not causal")
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            is_causal=is_causal,
+            softcap=softcap,
+            **more,
+        )
     layer = _Layer(module, attention_mask, scaling or query.shape[-1] ** -0.5, softcap, s_aux)
     starts = _rows.get() or (0, query.shape[2])
     rows = [
@@ -136,7 +145,7 @@ class _Layer:
     seen: Seen | None
     scaling: float
     softcap: float | None
-    sink_H: torch.Tensor | None
+    sink: torch.Tensor | None  # [H], its score
 
     def row(
         self, start: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -145,8 +154,8 @@ class _Layer:
         n, size = query.shape[2], value.shape[-1]
         if value.shape[-1] < query.shape[-1]:  # fast kernels want them alike
             value = torch.nn.functional.pad(value, (0, query.shape[-1] - size))
-        if self.sink_H is not None:
-            query, key, value = with_sink(query, key, value, self.sink_H / self.scaling)
+        if self.sink is not None:
+            query, key, value = with_sink(query, key, value, self.sink / self.scaling)
         reach = n if self.seen is None else min(n, self.seen.reach)
         if reach == n and self.softcap is None:
             return self._whole(query, key, value)[..., :size]
@@ -163,7 +172,7 @@ class _Layer:
 
     def _whole(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Every query sees all keys up to its own."""
-        if self.sink_H is None:
+        if self.sink is None:
             return self._attend(query, key, value, None)
         # The sink is a key in front of the first: so is a query that is left out again.
         query = torch.nn.functional.pad(query, (0, 0, 1, 0))
@@ -178,10 +187,13 @@ class _Layer:
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> torch.Tensor:
-        absolute = (range(start + part.start, start + part.stop) for part in (queries, keys))
-        mask = (self.seen or Seen(_causal, 0)).mask(*absolute, query.device)
+        mask = (self.seen or Seen(_causal, 0)).mask(
+            range(start + queries.start, start + queries.stop),
+            range(start + keys.start, start + keys.stop),
+            query.device,
+        )
         query = query[:, :, queries.start : queries.stop]
-        if self.sink_H is None:
+        if self.sink is None:
             key, value = (part[:, :, keys.start : keys.stop] for part in (key, value))
         else:
             mask = torch.nn.functional.pad(mask, (1, 0), value=True)
@@ -190,7 +202,7 @@ class _Layer:
                 for part in (key, value)
             )
         if self.softcap is not None:
-            return self._capped(query, key, value, mask)
+            return self._capped(query, key, value, mask, self.softcap)
         return self._attend(query, key, value, mask)
 
     def _attend(
@@ -205,14 +217,19 @@ class _Layer:
         )[0]
 
     def _capped(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        softcap: float,
     ) -> torch.Tensor:
         """With the scores of the block, which no kernel caps."""
-        if self.sink_H is not None:
+        if self.sink is not None:
             raise ValueError("a sink beside capped scores")
         groups = query.shape[1] // key.shape[1]
         scores_BHQK = query @ repeat_kv(key, groups).transpose(2, 3)
-        scores_BHQK.mul_(self.scaling / self.softcap).tanh_().mul_(self.softcap)
+        scores_BHQK.mul_(self.scaling / softcap).tanh_().mul_(softcap)
         scores_BHQK.masked_fill_(~mask, -torch.inf)
         weight_BHQK = scores_BHQK.softmax(-1, dtype=torch.float32).to(query.dtype)
         return (weight_BHQK @ repeat_kv(value, groups)).transpose(1, 2)
