@@ -685,6 +685,24 @@ UNIT = (
         "test_credentials.py::test_it_is_gone_when_it_is_spelt_with_percent_signs",
     ),
     Fault(
+        "rsr_ray/student/attention.py",
+        "first - reach + 1)",
+        "first - reach + 2)",
+        "test_attention.py::test_hidden_states_are_those_of_the_architectures_own_attention",
+    ),
+    Fault(
+        "rsr_ray/student/attention.py",
+        "range(0, n, n_queries)",
+        "range(0, n, n_queries := n)",
+        "test_attention.py::test_memory_grows_with_the_length_alone",
+    ),
+    Fault(
+        "rsr_ray/student/model.py",
+        "return is_alike and float(",
+        "return True or float(",
+        "test_attention.py::test_rows_are_not_packed_where_one_would_go_on_in_the_state_of_another",
+    ),
+    Fault(
         "rsr_ray/student/model.py",
         "<= 2 * SLICE_POSITIONS",
         "<= 99 * SLICE_POSITIONS",
