@@ -409,7 +409,7 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/decide/buckets.py",
-        "for row, of in self._repeats[low:high].tolist():",
+        "for row, of in repeats[low:high].tolist():",
         "for row, of in []:",
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
