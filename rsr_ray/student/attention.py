@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "rsr_ray_blocks"  # among transformers' attentions
-QUERIES = 1024  # most of a block
+QUERIES = 512  # most of a block
 SCORE_BYTES = 128 << 20  # of a block whose scores are capped
 SINK_SIZE = 8  # what a head grows by for a sink: fast kernels want multiples of 8
 _rows: ContextVar[Sequence[int]] = ContextVar("rows", default=())
