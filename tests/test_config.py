@@ -219,7 +219,8 @@ def test_the_fingerprint_covers_what_changes_a_score_and_nothing_else():
     assert len({*same, *other}) == 1 + len(other)
 
 
-def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pip install 'rsr_ray\[quantize\]'"):
-        ScoreConfig(**GIVEN, quantize="4bit")
+@pytest.mark.parametrize(("quantize", "package"), [("4bit", "bitsandbytes"), ("fp8", "torchao")])
+def test_a_missing_extra_is_named(monkeypatch, quantize, package):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else 1)
+    with pytest.raises(UserError, match=rf"needs {package}, .*pip install 'rsr_ray\[quantize\]'"):
+        ScoreConfig(**GIVEN, quantize=quantize)

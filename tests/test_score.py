@@ -258,10 +258,17 @@ def test_a_student_that_gives_no_number_is_a_reject(score):
 
 @pytest.mark.parametrize(
     ("how", "rel"),
-    [({"spread": True}, 1e-6), ({"quantize": "8bit"}, 0.02), ({"quantize": "4bit"}, 0.05)],
+    [
+        ({"spread": True}, 1e-6),
+        ({"quantize": "8bit"}, 0.02),
+        ({"quantize": "fp8"}, 0.02),
+        ({"quantize": "4bit"}, 0.05),
+    ],
     ids=str,
 )
 def test_students_that_are_spread_or_quantized(student, how, rel):
+    if how.get("quantize") == "fp8":
+        pytest.importorskip("torchao")
     ids, spans = random_rows(10, 600, 100)
     want = score_rows(student, ids, spans, Work(1000), 100)
     got = score_rows(
@@ -273,9 +280,7 @@ def test_students_that_are_spread_or_quantized(student, how, rel):
 
 
 def test_packed_rows_do_not_see_each_other(student, monkeypatch):
-    """As with flash attention on a GPU, which takes packed rows as they are; the CPU's attention
-    builds a mask for them.
-    """
+    """As on a GPU."""
     ids, spans = random_rows(20, 600, 80)
     want = score_rows(student, ids, spans, Work(500), 100)
     monkeypatch.setattr(student, "packed", True)

@@ -7,11 +7,10 @@ will do. Students have random weights. A part that breaks is told as such, and t
 
 import datetime
 import json
-import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,56 +22,20 @@ from rsr_ray.bench.machine import device_name, peak_memory
 from rsr_ray.bench.models import (
     make_both,
     of_shape,
+    with_caps,
     with_experts,
+    with_sinks,
     with_sliding_window,
 )
+from rsr_ray.bench.part import GIB, Figure, Machine, Part, SkippedError, lines_of, run_part
+from rsr_ray.bench.quantized import check_quantized, measure_in_4bit
 from rsr_ray.bench.student import SHAPES, Shape, parameters_of, rows_of
+from rsr_ray.bench.vllm import measure_vllm
 from rsr_ray.engine.lm_head import sweep
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_rows, score_tokens
-from rsr_ray.errors import one_line
 
-GIB = 1 << 30
 ROUNDS = 2
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Something that was measured, and what it should at most, or at least, be."""
-
-    name: str
-    value: float
-    unit: str = ""
-    most: float | None = None
-    least: float | None = None
-
-    @property
-    def is_met(self) -> bool:
-        low = -math.inf if self.least is None else self.least
-        high = math.inf if self.most is None else self.most
-        return low <= self.value <= high
-
-
-@dataclass
-class Part:
-    """A part of the suite, and what came out."""
-
-    name: str
-    seconds: float = 0.0
-    figures: list[Figure] = field(default_factory=list)
-    skipped: str = ""  # why, where it was
-    broke: str = ""  # how, where it did
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What is measured on it."""
-
-    device: str
-    sizes: dict[str, Shape]
-    small: Shape  # of the checks
-    long_row: int  # tokens
-    window: int  # of the student with a sliding one
 
 
 def this_machine() -> Machine:
@@ -81,14 +44,15 @@ def this_machine() -> Machine:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         small = replace(SHAPES["cpu"], vocabulary=8000, hidden=64, intermediate=128, layers=2)
-        return Machine("cpu", {"4 layers of 256": SHAPES["cpu"]}, small, 8192, 256)
+        return Machine("cpu", {"4 layers of 256": SHAPES["cpu"]}, small, 8192, 256, small)
     large = SHAPES["cuda"]
     sizes = {
         "0.6B": replace(large, hidden=1024, layers=28, heads=16, intermediate=3072),
         "1.7B": replace(large, hidden=2048, layers=28, heads=16, intermediate=6144),
         "8B": large,
     }
-    return Machine("cuda", sizes, sizes["0.6B"], 131_072, 4096)
+    thirty_two = replace(large, hidden=5120, layers=64, heads=40, intermediate=25_600, rows=12)
+    return Machine("cuda", sizes, sizes["0.6B"], 131_072, 4096, thirty_two)
 
 
 def run_suite(machine: Machine, say: Callable[[str], None]) -> list[Part]:
@@ -96,15 +60,22 @@ def run_suite(machine: Machine, say: Callable[[str], None]) -> list[Part]:
     parts: dict[str, Callable[[Machine], Iterator[Figure]]] = {
         "head": measure_head,
         "against the full logits": partial(check_logits, make=of_shape),
-        "a sliding window": partial(
-            check_logits, make=partial(with_sliding_window, window=machine.window)
-        ),
         "experts": partial(check_logits, make=with_experts),
         "memory that runs out": check_splits,
         "a long row": measure_long_row,
+        "quantized weights": check_quantized,
     }
+    for name, make in (
+        ("a sliding window", with_sliding_window),
+        ("capped scores", with_caps),
+        ("sinks", with_sinks),
+    ):
+        # shorter than the rows of the check
+        parts[name] = partial(check_logits, make=partial(make, window=machine.window // 16))
     for name, shape in machine.sizes.items():
         parts[f"speed, {name}"] = partial(measure_speed, shape=shape, name=name)
+    parts["speed in 4 bits"] = measure_in_4bit
+    parts["vLLM"] = measure_vllm  # the last: it keeps memory of its own
     found = []
     for name, measure_part in parts.items():
         part = run_part(name, machine, measure_part)
@@ -112,40 +83,6 @@ def run_suite(machine: Machine, say: Callable[[str], None]) -> list[Part]:
         for line in lines_of(part):
             say(line)
     return found
-
-
-class SkippedError(Exception):
-    """A part that this machine has no place for."""
-
-
-def run_part(
-    name: str, machine: Machine, measure_part: Callable[[Machine], Iterator[Figure]]
-) -> Part:
-    import torch
-
-    part, begun = Part(name), time.perf_counter()
-    try:
-        with torch.inference_mode():
-            part.figures.extend(measure_part(machine))
-    except SkippedError as e:
-        part.skipped = str(e)
-    except Exception as e:  # the parts behind it are measured all the same
-        part.broke = f"{type(e).__name__}: {one_line(e)}"
-    part.seconds = time.perf_counter() - begun
-    if machine.device == "cuda":
-        torch.cuda.empty_cache()
-    return part
-
-
-def lines_of(part: Part) -> Iterator[str]:
-    """A part for the terminal."""
-    how = f"skipped: {part.skipped}" if part.skipped else f"{part.seconds:.1f} s"
-    yield f"{part.name} ({how})" + (f": BROKE: {part.broke}" if part.broke else "")
-    for figure in part.figures:
-        bounds = [f"at most {figure.most:g}"] if figure.most is not None else []
-        bounds += [f"at least {figure.least:g}"] if figure.least is not None else []
-        wanted = f"  ({' and '.join(bounds)}{'' if figure.is_met else ': NOT MET'})"
-        yield f"  {figure.name:44} {figure.value:12,.6g} {figure.unit}{wanted if bounds else ''}"
 
 
 def measure_head(machine: Machine) -> Iterator[Figure]:
@@ -161,14 +98,17 @@ def measure_head(machine: Machine) -> Iterator[Figure]:
             target_N = torch.randint(0, shape.vocabulary, (n,))
 
         head = partial(torch.nn.functional.linear, weight=weight_VD)
-        ways: dict[str, Callable[[], Any]] = {
-            "head and statistics": partial(sweep, hidden_ND, target_N, head, shape.vocabulary),
-            "matrix product alone": partial(head, hidden_ND[:1024]),
+        few_ND = hidden_ND[:1024]
+        ways: dict[str, tuple[int, Callable[[], Any]]] = {
+            "head and statistics": (
+                n,
+                partial(sweep, hidden_ND, target_N, head, shape.vocabulary),
+            ),
+            "matrix product alone": (len(few_ND), partial(head, few_ND)),
         }
-        for what, way in ways.items():
-            yield Figure(
-                f"{what}, {name}", 1e6 * seconds_of(way, machine.device) / n, "us/position"
-            )
+        for what, (positions, way) in ways.items():
+            taken = 1e6 * seconds_of(way, machine.device) / positions
+            yield Figure(f"{what}, {name}", taken, "us/position")
 
 
 def seconds_of(way: Callable[[], Any], device: str) -> float:
@@ -252,7 +192,7 @@ def check_splits(machine: Machine) -> Iterator[Figure]:
 
 
 def measure_long_row(machine: Machine) -> Iterator[Figure]:
-    """One row as long as a context, under students with and without a sliding window."""
+    """One row as long as a context, with full attention, a sliding window, and sinks."""
     shape = machine.small
     rng = np.random.default_rng(0)
     row = rng.integers(0, shape.vocabulary, machine.long_row).astype(np.int32)
@@ -261,6 +201,7 @@ def measure_long_row(machine: Machine) -> Iterator[Figure]:
     for name, make in (
         ("full attention", of_shape),
         ("sliding window", partial(with_sliding_window, window=machine.window)),
+        ("sinks", partial(with_sinks, window=machine.window)),
     ):
         student, _ = make_both(make(shape), shape.dtype, machine.device)
         with peak_memory(machine.device) as used:

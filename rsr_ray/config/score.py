@@ -134,7 +134,7 @@ class ScoreConfig:
     quantize: str | None = option(
         "quantize the weights; needs pip install 'rsr_ray[quantize]'",
         None,
-        choices=QUANTIZE,
+        choices=tuple(QUANTIZE),
     )
     batch_tokens: int | None = option(
         "maximum positions per batch, padding included; default: 32768 on a GPU, 4096 on a CPU",
@@ -240,9 +240,10 @@ class ScoreConfig:
                 f"--step-window {self.step_window:g}: must be a whole number of steps (1 or "
                 "more) or a share of the preceding steps (between 0 and 1)"
             )
-        if self.quantize and importlib.util.find_spec("bitsandbytes") is None:
+        package = QUANTIZE.get(self.quantize or "")
+        if package and importlib.util.find_spec(package) is None:
             raise UserError(
-                "--quantize needs bitsandbytes, here and on the cluster: pip install "
+                f"--quantize {self.quantize} needs {package}, here and on the cluster: pip install "
                 "'rsr_ray[quantize]'"
             )
         if not 0 <= self.max_rejects <= 1:

@@ -7,7 +7,7 @@ in it, come from hashes: not from how the rows lie in the store. Legend: N rows 
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from numpy.lib.recfunctions import repack_fields
 from rsr_ray.codes import codes_of
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
-from rsr_ray.store.parts import hashes
+from rsr_ray.store.parts import Prompts
 from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 
@@ -65,7 +65,7 @@ class Bucket:
 
 class Buckets:
     """The rows of some files, by prompt: those that were scored or, with `rejects`, all. Use as a
-    context: its folder goes with it.
+    context: its folder goes with it. `known` names are numbered with those that are found.
     """
 
     def __init__(
@@ -76,11 +76,13 @@ class Buckets:
         *,
         stratum: str | None = None,
         rejects: bool = False,
+        known: Mapping[str, list[str]] | None = None,
     ):
         self.store, self.fingerprint, self.numbers = store, fingerprint, numbers
         more = {"stratum": stratum is not None, "reject_reason": rejects}
         self.coded = (*CODED, *(name for name, is_there in more.items() if is_there))
         self.stratum, self.rejects = stratum, rejects
+        self.known = known or {}
         self.names: dict[str, list[str]] = {}
         # what repeats another row has the same row_hash, and what has the same id this hash
         self.by_id = "id_hash" if rejects else "row_hash"
@@ -99,16 +101,20 @@ class Buckets:
     def __exit__(self, *error: object) -> None:
         self._folder.cleanup()
 
-    def fill(self, files: list[ScoreFile]) -> None:
-        """Read the files. Raises as `Store.read_score_file`, and UserError without room for it."""
+    def fill(self, files: list[ScoreFile], prompts: Prompts | None = None) -> None:
+        """Read the files, or their rows of some prompts.
+
+        Raises as `Store.read_score_file`, and UserError without room for it.
+        """
         n_rows = sum(file.n_rows for file in files)
-        self._check_room(n_rows)
+        if prompts is None:
+            self._check_room(n_rows)
         self.bits = min(BLOCK_BITS, max(0, -(-n_rows // BUCKET_ROWS) - 1).bit_length())
-        codes = {name: _Codes() for name in self.coded}
+        codes = {name: _Codes(self.known.get(name, ())) for name in self.coded}
         pending: list[np.ndarray] = []
         readers = READERS_OF_PARTS if any(file.is_part for file in files) else READERS
         with ThreadPoolExecutor(readers) as pool:
-            waiting = (pool.submit(self._read, some) for some in _together(files))
+            waiting = (pool.submit(self._read, some, prompts) for some in _together(files))
             ahead = list(islice(waiting, readers + 1))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
@@ -118,7 +124,7 @@ class Buckets:
         self._flush(pending)
         self.names = {name: sorted(code.names) for name, code in codes.items()}
         self._places = {name: code.places() for name, code in codes.items()}
-        self._repeats = self._find_repeats()
+        self.repeats = self._find_repeats()
 
     def _check_room(self, n_rows: int) -> None:
         needed = n_rows * (self.dtype.itemsize + self._place_dtype.itemsize)
@@ -132,24 +138,30 @@ class Buckets:
 
     def __iter__(self) -> Iterator[Bucket]:
         """The buckets, in the order of hashes."""
+        return self.each(self.repeats)
+
+    def each(self, repeats: np.ndarray, units: Collection[str] | None = None) -> Iterator[Bucket]:
+        """The buckets, or what is in them of some units; `repeats` is what does not count because
+        it repeats a row of another prompt, as the field of this name.
+        """
+        is_wanted = np.array([units is None or name in units for name in self.names["unit"]])
+        repeats = repeats[np.argsort(repeats["prompt_hash"])]
         for bucket in range(1 << self.bits):
             rows = self._load("rows", bucket, self.dtype)
+            if units is not None:
+                rows = rows[is_wanted[rows["unit"]]]
             if len(rows):
-                yield self._bucket(rows)
+                yield self._bucket(rows, repeats)
 
-    def _read(self, files: list[ScoreFile]) -> pa.Table:
+    def _read(self, files: list[ScoreFile], prompts: Prompts | None) -> pa.Table:
         """The rows of some files."""
-        return pa.concat_tables(map(self._read_file, files))
+        return pa.concat_tables(self._read_file(file, prompts) for file in files)
 
-    def _read_file(self, file: ScoreFile) -> pa.Table:
-        hashed = ["prompt_hash", "row_hash", "source_row", "reject_reason"]
-        hashed += ["trajectory_id"] if self.rejects else []
-        wanted = [*CODED, *hashed, *self.numbers, *(["strata"] if self.stratum else [])]
-        table = self.store.read_score_file(self.fingerprint, file, wanted)
-        if self.rejects:
-            ids = hashes([table["teacher"], table["trajectory_id"]])
-            table = table.append_column("id_hash", ids)
-        else:
+    def _read_file(self, file: ScoreFile, prompts: Prompts | None) -> pa.Table:
+        wanted = [*CODED, *self.plain, "reject_reason", *self.numbers]
+        wanted += ["strata"] if self.stratum else []
+        table = self.store.read_score_file(self.fingerprint, file, wanted, prompts)
+        if not self.rejects:
             table = table.filter(table["reject_reason"].is_null())
         if self.stratum:
             said = values_of(table["strata"], self.stratum)
@@ -195,8 +207,8 @@ class Buckets:
         return rows
 
     def _find_repeats(self) -> np.ndarray:
-        """(row_hash, prompt_hash) of rows that repeat one of another prompt that counts, by
-        prompt_hash; counts what else has the same id.
+        """(row_hash, prompt_hash) of rows that repeat one of another prompt that counts; counts
+        what else has the same id.
         """
         found = []
         self.n_repeated_ids = np.zeros(len(self.names["teacher"]), np.int64)
@@ -211,19 +223,17 @@ class Buckets:
                 again = counts["teacher"][~_changes(counts["id_hash"])]
                 self.n_repeated_ids += np.bincount(again, minlength=len(self.n_repeated_ids))
             self._path("places", bucket).unlink(missing_ok=True)
-        every = np.concatenate(found)
-        by_prompt: np.ndarray = every[np.argsort(every["prompt_hash"])]
-        return by_prompt
+        return np.concatenate(found)
 
-    def _bucket(self, rows: np.ndarray) -> Bucket:
+    def _bucket(self, rows: np.ndarray, repeats: np.ndarray) -> Bucket:
         """Of a trajectory that a teacher has twice the first by source and row counts, and one that
         was scored before those that were not.
         """
         rows, is_first = self._sorted(rows, "row_hash", "prompt_hash")
         prompt = rows["prompt_hash"].copy()
-        low = np.searchsorted(self._repeats["prompt_hash"], prompt[0])
-        high = np.searchsorted(self._repeats["prompt_hash"], prompt[-1], side="right")
-        for row, of in self._repeats[low:high].tolist():
+        low = np.searchsorted(repeats["prompt_hash"], prompt[0])
+        high = np.searchsorted(repeats["prompt_hash"], prompt[-1], side="right")
+        for row, of in repeats[low:high].tolist():
             start, stop = (np.searchsorted(prompt, of, side=side) for side in ("left", "right"))
             is_first[start:stop] &= rows["row_hash"][start:stop] != row
         return Bucket(prompt, rows, is_first)
@@ -272,8 +282,8 @@ def values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
 class _Codes:
     """Names as numbers, in the order in which they came."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names: dict[str, int] = {name: i for i, name in enumerate(names)}
 
     def of(self, column: pa.ChunkedArray) -> np.ndarray:
         """int [N]; -1 for null."""

@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from rsr_ray.codes import sorted_codes_of
 from rsr_ray.decide.buckets import Buckets, values_of
+from rsr_ray.decide.kept import NUMBERS, find_kept
 from rsr_ray.decide.scored import Scored
-from rsr_ray.decide.whole import Asked, Whole, sum_up
+from rsr_ray.decide.views import Asked
+from rsr_ray.decide.whole import Whole, columns_of, sum_up
 from rsr_ray.errors import UserError
 from rsr_ray.guard import JUDGED_BY, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
-from rsr_ray.store.score_files import ScoreFile
+from rsr_ray.store.score_files import ScoreFile, units_of
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
@@ -100,15 +102,11 @@ def load_files(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
     metrics = list(dict.fromkeys([*metrics, *([SURPRISAL] if LOCAL in metrics else [])]))
-    numbers = _columns_of(metrics, more)
+    numbers = columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:
         asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
-        with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
-            buckets.fill(files)
-            if buckets.names["teacher"]:
-                return _sampled(sum_up(buckets, asked))
-            raise _all_rejected(store)
+        return _load_very_many(store, fingerprint, files, asked, numbers, stratum)
     prompts = None if share == 1 else (-(2**63), -(2**63) + int(share * 2**64))
 
     def read(file: ScoreFile) -> pa.Table:
@@ -121,10 +119,24 @@ def load_files(
     raise _all_rejected(store)
 
 
-def _columns_of(metrics: list[Metric], more: Iterable[str]) -> list[str]:
-    """The number columns that are read."""
-    of_metrics = (column for metric in [*metrics, RSR] for column in metric.columns)
-    return list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
+def _load_very_many(
+    store: Store,
+    fingerprint: str,
+    files: list[ScoreFile],
+    asked: Asked,
+    numbers: list[str],
+    stratum: str | None,
+) -> Scored:
+    """A sample, and what all rows come to: what is kept of them, or in a pass over them."""
+    is_kept = numbers == NUMBERS and asked.metrics == [RSR] and not asked.teachers
+    kept = find_kept(store, fingerprint, units_of(files)) if is_kept and not stratum else None
+    if kept and len(kept.ends):
+        return _sampled(kept.whole(store, files, asked.sample_share))
+    with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
+        buckets.fill(files)
+        if buckets.names["teacher"]:
+            return _sampled(sum_up(buckets, asked))
+        raise _all_rejected(store)
 
 
 def _all_rejected(store: Store) -> UserError:

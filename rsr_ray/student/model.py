@@ -17,7 +17,7 @@ from rsr_ray.student.source import FileStates, file_states, files_changed, resol
 from rsr_ray.student.vision import auto_model, load_eyes, sees
 
 SLICE_POSITIONS = 8192
-QUANTIZE = ("4bit", "8bit")
+QUANTIZE = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "fp8": "torchao"}  # and by what
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -123,10 +123,15 @@ def _files_differ(expected: StudentFacts, before: FileStates) -> bool:
 
 
 def _quantization(quantize: str, dtype: str) -> Any:
-    """The settings of bitsandbytes for one of QUANTIZE."""
+    """The settings for one of QUANTIZE."""
     import torch
-    from transformers import BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig, TorchAoConfig
 
+    if quantize == "fp8":
+        from torchao.quantization import Float8WeightOnlyConfig
+
+        # a scale a row of weights; products in the student's dtype, so that any device has them
+        return TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))
     if quantize == "4bit":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=getattr(torch, dtype))
     return BitsAndBytesConfig(load_in_8bit=True)
@@ -175,8 +180,8 @@ class Student:
     """A causal language model in two halves: token ids -> hidden states -> logits.
 
     On one device, or with `spread` over all GPUs the process sees, whole layers on each
-    (accelerate's device map). `quantize` is "4bit" or "8bit" (bitsandbytes) or None. It is loaded
-    whole or not at all (UserError), and with `expected` from the files that were hashed (RunError).
+    (accelerate's device map). `quantize` is one of QUANTIZE or None. It is loaded whole or not at
+    all (UserError), and with `expected` from the files that were hashed (RunError).
     Legend: B rows, T positions, N scored positions, D hidden size, V vocabulary.
     """
 
@@ -192,22 +197,15 @@ class Student:
         expected: StudentFacts | None = None,
     ):
         import torch
-        from transformers.utils import is_flash_attn_2_available
 
         if device == "cpu":
             _reuse_large_blocks()
-        # Rows are packed without padding where the attention takes rows of different lengths as
-        # they are.
         self.eyes = load_eyes(source) if sees(resolve(source)) else None
-        flash = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
-        self.packed = flash and self.eyes is None
         placed: dict[str, Any] = (
             {"device_map": "auto" if spread else {"": device}} if spread or quantize else {}
         )
         if quantize:
             placed["quantization_config"] = _quantization(quantize, dtype)
-        if self.packed:
-            placed["attn_implementation"] = "flash_attention_2"
         self.model = _load_as_hashed(
             source, expected, dtype, trust_remote_code=trust_remote_code, **placed
         )
@@ -217,18 +215,21 @@ class Student:
         self._take_apart(source)
 
     @classmethod
-    def around(cls, model: Any, *, packed: bool) -> "Student":
+    def around(cls, model: Any) -> "Student":
         """Of a model that is there already, on its device. It is taken apart: what else is done
         with it needs a copy.
         """
         student = cls.__new__(cls)
-        student.model, student.packed, student.eyes = model, packed, None
+        student.model, student.eyes = model, None
         student._take_apart(type(model).__name__)
         return student
 
     def _take_apart(self, source: str) -> None:
         """Set the backbone, the head and their devices. Raises UserError where it has no halves."""
+        from rsr_ray.student.attention import use_blocks
+
         self.model.eval()
+        in_blocks = use_blocks(self.model)
         head = self.model.get_output_embeddings()
         self.vocab_size = head.weight.shape[0]
         self.backbone = self.model.base_model
@@ -246,6 +247,9 @@ class Student:
         self._given = _given_backbone()
         setattr(self.model, self.model.base_model_prefix, self._given)
         self._try_head(source, getattr(head, "in_features", head.weight.shape[1]))
+        # A GPU does not fill up with the rows of a rectangle as well as with rows one by one.
+        may_pack = in_blocks and self.eyes is None and self.device.type == "cuda"
+        self.packed = may_pack and self.can_pack()
 
     def _try_head(self, source: str, size: int) -> None:
         """On hidden states of a size. Raises UserError where the forward is not the head alone."""
@@ -261,6 +265,26 @@ class Student:
         if not fits:
             raise UserError(_no_halves(source, self.model))
 
+    def can_pack(self) -> bool:
+        """Whether a row behind another gets the hidden states that it gets alone; where layers
+        have a state, as those without attention do, the row in front goes on in it.
+        """
+        import torch
+
+        rng = np.random.default_rng(0)
+        one, other, row = (rng.integers(0, min(1000, self.vocab_size), n) for n in (12, 12, 9))
+        at = np.concatenate([np.arange(12), np.arange(9)])[None]
+        with torch.inference_mode():
+            behind, behind_other = (
+                self.hidden(np.concatenate([front, row])[None], at)[0, 12:].float()
+                for front in (one, other)
+            )
+            alone = self.hidden(row[None])[0].float()
+        size = float(alone.norm())
+        # the first are of one shape, which rounds alike; the last is of another
+        is_alike = float((behind - behind_other).norm()) < 0.01 * size
+        return is_alike and float((behind - alone).norm()) < 0.1 * size
+
     def hidden(
         self,
         ids_BT: np.ndarray,
@@ -273,15 +297,19 @@ class Student:
 
         No attention mask is passed: under causal attention a position never sees the padding behind
         it, and without a mask no [T, T] tensor is built. Where rows are packed, their positions
-        start anew, and the attention finds their borders in them.
+        start anew.
         """
-        given = {"input_ids": ids_BT} | (
-            {} if position_BT is None else {"position_ids": position_BT}
-        )
+        from rsr_ray.student.attention import packed_rows
+
+        given, starts = {"input_ids": ids_BT}, np.zeros(0, np.int64)
+        if position_BT is not None:
+            given["position_ids"] = position_BT
+            starts = np.append(np.flatnonzero(position_BT[0] == 0), position_BT.shape[1])
         moved = {name: _moved(values, self.device) for name, values in given.items()}
         if images is not None:
             moved |= self._seen(images, ids_BT)
-        return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
+        with packed_rows(starts.tolist()):
+            return self.backbone(**moved, use_cache=False).last_hidden_state.to(self.head_device)
 
     def _seen(
         self, images: Sequence[Sequence[bytes]], ids_BT: np.ndarray

@@ -201,7 +201,8 @@ def check_finite(student: str, model: Any) -> None:
     for name, values in model.named_parameters():
         if not values.is_floating_point() or values.numel() == 0 or values.element_size() < 2:
             continue  # quantized ones are bytes
-        low, high = torch.aminmax(values.detach())
+        plain = values.dequantize() if hasattr(values, "qdata") else values  # torchao's
+        low, high = torch.aminmax(plain.detach())
         if not (math.isfinite(low.item()) and math.isfinite(high.item())):
             says = f"its weights are not finite numbers: {name}; train or save it again"
             raise UserError(f"student {student}: {says}")
