@@ -7,6 +7,7 @@ compared with the last one of another name.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rsr_ray.config.nightly import NightlyConfig
@@ -15,6 +16,7 @@ from rsr_ray.decide.changes import compare
 from rsr_ray.decide.loading import load_scored
 from rsr_ray.decide.nights import FailedNight, HeldNight, History, Night, StudentNight
 from rsr_ray.decide.ranking import Ranking, rank_teachers
+from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import RunError, UserError
 from rsr_ray.metrics import RSR
 from rsr_ray.report.page.write import store_report
@@ -66,15 +68,16 @@ def _night(config: NightlyConfig) -> Night:
     before = history.read(config.night)
     students = dict(before.students) if before else {}
     check_students(config)
+    loaded: dict[str, Scored] = {}
     with Cluster(first.ray_address, first.log, verbose=first.verbose) as cluster:
         for n, student in enumerate(config.students, 1):
             label = f"student {n} of {len(config.students)}, {student.student_name}"
-            scored = _score(student, config.night, history, cluster, label)
+            scored = _score(student, config.night, history, cluster, label, loaded)
             students[str(student.student_name)] = scored
     night = Night(night=config.night, students=students)
     # Written before the report too: the report tells of this night, and it may fail.
     history.write(night)
-    night = _report(config, night)
+    night = _report(config, night, loaded)
     history.write(night)
     return night
 
@@ -87,9 +90,9 @@ def _wait_for(lease: Lease, seconds: float) -> Held | None:
     return held
 
 
-def _report(config: NightlyConfig, night: Night) -> Night:
+def _report(config: NightlyConfig, night: Night, loaded: Mapping[str, Scored]) -> Night:
     """Write the store's report, of all students that were ever scored, this night or before; the
-    night with its URI, or with why there is none.
+    night with its URI, or with why there is none. `loaded` are scores that need not be read again.
     """
     store, endpoint = config.students[0].store, config.students[0].s3_endpoint
     try:
@@ -102,7 +105,7 @@ def _report(config: NightlyConfig, night: Night) -> Night:
             for name, entry in night.students.items()
             if isinstance(entry, StudentNight) and entry.ranking
         }
-        return replace(night, report=store_report(stores, RSR, rankings))
+        return replace(night, report=store_report(stores, RSR, rankings, loaded))
     except Exception as e:  # the scores and the record are there all the same
         log.exception("report")
         error = f"the report could not be made: {type(e).__name__}: {e}"
@@ -110,12 +113,18 @@ def _report(config: NightlyConfig, night: Night) -> Night:
 
 
 def _score(
-    student: ScoreConfig, night: str, history: History, cluster: Cluster, label: str
+    student: ScoreConfig,
+    night: str,
+    history: History,
+    cluster: Cluster,
+    label: str,
+    loaded: dict[str, Scored],
 ) -> StudentNight | FailedNight:
     run = Run(student)
+    loaded.clear()  # of many students the last one's: all take too much memory
     entry: StudentNight | FailedNight
     try:
-        entry = _results(run, night, history, cluster, label)
+        entry = _results(run, night, history, cluster, label, loaded)
     except (UserError, RunError, OSError) as e:
         entry = FailedNight(str(e))
     except Exception as e:  # a mistake of ours may not cost the other students their night
@@ -126,7 +135,14 @@ def _score(
     return entry
 
 
-def _results(run: Run, night: str, history: History, cluster: Cluster, label: str) -> StudentNight:
+def _results(
+    run: Run,
+    night: str,
+    history: History,
+    cluster: Cluster,
+    label: str,
+    loaded: dict[str, Scored],
+) -> StudentNight:
     student = run.config
     run_through(run, cluster, label)
     assert run.teachers is not None
@@ -143,11 +159,16 @@ def _results(run: Run, night: str, history: History, cluster: Cluster, label: st
         changes=None,
         since=last.night if last else None,
     )
-    entry = replace(entry, ranking=_rank(student, entry, before))
+    entry = replace(entry, ranking=_rank(student, entry, before, loaded))
     return replace(entry, changes=compare(before, entry))
 
 
-def _rank(student: ScoreConfig, entry: StudentNight, before: StudentNight | None) -> Ranking | None:
+def _rank(
+    student: ScoreConfig,
+    entry: StudentNight,
+    before: StudentNight | None,
+    loaded: dict[str, Scored],
+) -> Ranking | None:
     """The ranking of a night: with nothing new since the last one, its own."""
     if not any(t.n_trajectories for t in entry.teachers):
         return None
@@ -158,7 +179,8 @@ def _rank(student: ScoreConfig, entry: StudentNight, before: StudentNight | None
         and before.teachers == entry.teachers
     ):
         return before.ranking
-    return rank_teachers(load_scored(_store(student), [RSR]), RSR)
+    scored = loaded[str(student.student_name)] = load_scored(_store(student), [RSR])
+    return rank_teachers(scored, RSR)
 
 
 def _store(student: ScoreConfig) -> Store:

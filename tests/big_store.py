@@ -71,13 +71,18 @@ def write_teacher(store: Store, t: int, n_rows: int, unit_rows: int) -> dict[str
         counts["n_duplicates"] += int((~is_fresh).sum())
         numbers = ["n_tokens", "mean_rank", "mean_surprisal", "prompt_id"]
         kept.append(rows.select(numbers).filter(pa.array(is_fresh & scored)))
-        key = hashlib.sha256(rows["source"][0].as_py().encode()).hexdigest()[:16]
-        for first in range(0, len(rows), unit_rows):
-            stop = min(first + unit_rows, len(rows))
-            unit = {"key": key, "version": 12 * "a", "start": first, "stop": stop}
-            name = unit_name(unit | {"last": stop == len(rows)})
-            _write(store, name, rows.slice(first, unit_rows))
+        write_units(store, rows, unit_rows)
     return counts | _totals(f"t{t:02d}", pa.concat_tables(kept))
+
+
+def write_units(store: Store, rows: pa.Table, unit_rows: int) -> None:
+    """Write a shard's rows."""
+    key = hashlib.sha256(rows["source"][0].as_py().encode()).hexdigest()[:16]
+    for first in range(0, len(rows), unit_rows):
+        stop = min(first + unit_rows, len(rows))
+        unit = {"key": key, "version": 12 * "a", "start": first, "stop": stop}
+        name = unit_name(unit | {"last": stop == len(rows)})
+        _write(store, name, rows.slice(first, unit_rows))
 
 
 def _write(store: Store, name: str, rows: pa.Table) -> None:
@@ -105,7 +110,7 @@ def _totals(teacher: str, rows: pa.Table) -> dict[str, Any]:
 
 
 def shard_rows(
-    t: int, start: int, stop: int, shard: int, before: pa.Table | None
+    t: int, start: int, stop: int, shard: int, before: pa.Table | None, fewest: int = 1000
 ) -> tuple[pa.Table, np.ndarray]:
     """SCORES rows of a teacher's answers [start, stop), and which of them repeat no other."""
     rng = np.random.default_rng([7, t, shard])
@@ -117,7 +122,7 @@ def shard_rows(
     rows |= {"source_row": pa.array(np.arange(n)), "fingerprint": pa.repeat(FINGERPRINT, n)}
     table = _rejected(rows, n, rng)
     is_fresh = np.ones(n, bool)
-    if before is not None and n > 1000:  # the last rows repeat the shard before
+    if before is not None and n > fewest:  # the last rows repeat the shard before
         same = min(n // 200, len(before))
         table = _repeating(table, n - same, before.slice(0, same))
         is_fresh[n - same :] = False

@@ -1,4 +1,4 @@
-"""Time and memory of what decides: python -m tests.measure_big FOLDER [teachers report ...]
+"""Time and memory of what decides: python -m tests.measure_big FOLDER [teachers report compare]
 
 FOLDER holds a store of tests/big_store.py; each command runs in a process of its own.
 """
@@ -14,11 +14,12 @@ from pathlib import Path
 def main(folder: str, names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as out:
         commands = {
-            "teachers": ["--student", "s", "--json"],
-            "report": ["--out", f"{out}/report"],
+            "teachers": ["--store", folder, "--student", "s", "--json"],
+            "report": ["--store", folder, "--out", f"{out}/report"],
+            "compare": [folder, folder],  # the store with itself: both sides are read
         }
         for name in names or commands:
-            print(name, measure([name, "--store", folder, *commands[name]], f"{out}/{name}.txt"))
+            print(name, measure([name, *commands[name]], f"{out}/{name}.txt"), flush=True)
 
 
 def measure(command: list[str], out: str) -> str:

@@ -193,8 +193,8 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/corpus/canonical.py",
-        'turn["images"] = [digest_of(data) for data in here]',
-        'turn["images"] = [digest_of(b"") for data in here]',
+        "digests.append(digest_of(found[-1]))",
+        'digests.append(digest_of(b""))',
         "test_images.py::test_images_are_read_and_not_scored",
     ),
     Fault(
@@ -202,6 +202,12 @@ UNIT = (
         'return position + int(longer[np.searchsorted(stops, position, "right")])',
         "return position + int(longer[-1])",
         "test_images.py::test_images_are_read_and_not_scored",
+    ),
+    Fault(
+        "rsr_ray/student/vision.py",
+        "if own and own != self.placeholder and own in text:",
+        "if own and own == self.placeholder and own in text:",
+        "test_images.py::test_text_that_looks_like_part_of_an_image",
     ),
     Fault(
         "rsr_ray/student/vision.py",
@@ -403,14 +409,14 @@ UNIT = (
     ),
     Fault(
         "rsr_ray/decide/buckets.py",
-        "for i in some.tolist():",
-        "for i in []:",
+        "for row, of in repeats[low:high].tolist():",
+        "for row, of in []:",
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
-        "rsr_ray/decide/whole.py",
-        "mostly = 2 * flags.degenerate > n",
-        "mostly = flags.degenerate > n",
+        "rsr_ray/decide/views.py",
+        "(2 * self.every.flags.degenerate > n)",
+        "(self.every.flags.degenerate > n)",
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
@@ -420,9 +426,27 @@ UNIT = (
         "test_big.py::test_what_is_summed_is_what_all_rows_come_to",
     ),
     Fault(
-        "rsr_ray/run/reduce.py",
-        'totals["is_repeated_id"] = buckets.n_repeated_ids',
-        'totals["is_repeated_id"] = 0 * buckets.n_repeated_ids',
+        "rsr_ray/run/summary.py",
+        "of_rows = np.concatenate([prompts, *(some for _, some, _ in found)])",
+        "of_rows = prompts",
+        "test_kept.py::test_nights_at_random",
+    ),
+    Fault(
+        "rsr_ray/run/summary.py",
+        "repeats = np.concatenate([kept.repeats[is_old], buckets.repeats[is_new]])",
+        "repeats = kept.repeats",
+        "test_kept.py::test_nights_at_random",
+    ),
+    Fault(
+        "rsr_ray/decide/ends.py",
+        "return all(now[key] <= last for key, last in before.items() if key in now) and (",
+        "return True or (",
+        "test_kept.py::test_a_trajectory_that_goes_may_let_another_one_in",
+    ),
+    Fault(
+        "rsr_ray/run/table_sums.py",
+        'sums.sums["is_repeated_id"] = buckets.n_repeated_ids',
+        'sums.sums["is_repeated_id"] = 0 * buckets.n_repeated_ids',
         "test_big.py::test_a_table_added_up_in_buckets_is_the_one_added_up_at_once",
     ),
     Fault(
@@ -722,6 +746,12 @@ UNIT = (
     ),
     Fault(
         ".ci/run",
+        'part "ray or ceph" "${second[@]}"',
+        'part "ray" "${second[@]}"',
+        "test_readme.py::test_ci_does_what_the_readme_says",
+    ),
+    Fault(
+        ".ci/run",
         "-e '.[test]'",
         "-e '.'",
         "test_readme.py::test_ci_does_what_the_readme_says",
@@ -737,6 +767,30 @@ UNIT = (
         "        chosen ^= ranked.are_among(exchanged)\n",
         "        pass\n",
         "test_choose.py::test_partitions_change_no_row_and_no_sum",
+    ),
+    Fault(
+        "rsr_ray/corpus/rows.py",
+        "if any(column not in schema.names for column in mapped):",
+        "if False:",
+        "test_sft.py::test_a_shard_says_whether_each_row_is_one_trajectory",
+    ),
+    Fault(
+        "rsr_ray/corpus/rows.py",
+        "if not left or left[0] >= stop:",
+        "if left[0] > start:",
+        "test_sft.py::test_rows_are_found_whatever_lies_between_them",
+    ),
+    Fault(
+        "rsr_ray/arms/pool.py",
+        "*ends[np.searchsorted(ends, about)]",
+        "*about",
+        "test_arms.py::test_places_are_those_of_a_slow_definition",
+    ),
+    Fault(
+        "rsr_ray/arms/flow.py",
+        "return int(demand(pool, wanted).sum())",
+        "return int(demand(pool, wanted).max())",
+        "test_arms.py::test_of_a_teacher_with_many_prompts_some_are_as_good_as_all",
     ),
     Fault(
         "rsr_ray/choose/candidates.py",

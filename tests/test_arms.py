@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rsr_ray.arms import flow
+from rsr_ray.arms import pool as pools
 from rsr_ray.arms.blocks import blocks_of, natural, solve_in_blocks
-from rsr_ray.arms.flow import fits
+from rsr_ray.arms.flow import demand, fits, served
 from rsr_ray.arms.manifest import describe_arms, in_common
 from rsr_ray.arms.partitions import named_rows, offer, sums_of_arms, take
 from rsr_ray.arms.pool import Request, places
@@ -187,7 +189,9 @@ def test_a_random_arm_is_the_seeds_draw_where_nothing_else_is_asked():
     assert not np.array_equal(drawn, other.pool.costs[1])
 
 
-def test_places_are_those_of_a_slow_definition():
+@pytest.mark.parametrize("together", [1_000_000, 10, 1])
+def test_places_are_those_of_a_slow_definition(together, monkeypatch):
+    monkeypatch.setattr(pools, "TOGETHER", together)
     rng = np.random.default_rng(0)
     values, group = rng.integers(0, 4, 60).astype(float), rng.integers(0, 7, 60)
     group[0] = 99
@@ -297,6 +301,28 @@ def test_the_flow_says_which_quotas_can_be_met():
     assert seen == {True, False}
 
 
+def test_of_a_teacher_with_many_prompts_some_are_as_good_as_all(monkeypatch):
+    """What a flow finds together, where each teacher is looked at with as many prompts as all take
+    rows, and where with all.
+    """
+    rng = np.random.default_rng(6)
+    n_less = 0
+    for _ in range(few(300, 80)):
+        n = int(rng.integers(20, 80))
+        pool = dataclasses.replace(
+            small_pool(rng, n, 2),
+            prompt=rng.integers(0, 40, n),
+            teacher=rng.choice(3, n, p=[0.1, 0.2, 0.7]),
+        )
+        wanted = Wanted(rng.integers(0, 6, 3), k=int(rng.integers(1, 3)))
+        total = served(pool, wanted).sum()
+        n_less += total < demand(pool, wanted).sum()
+        with monkeypatch.context() as patch:
+            patch.setattr(flow, "most_prompts", lambda *_: 1_000)
+            assert served(pool, wanted).sum() == total
+    assert 0 < n_less < few(300, 80)
+
+
 # --- blocks ---------------------------------------------------------------------------------------
 
 
@@ -313,7 +339,7 @@ def test_blocks_keep_every_promise_and_cost_little():
         got = [row["trajectory_id"] for row in rows.to_pylist() if row["arm"] == arm]
         assert sorted(got) == sorted(ids[i] for i in np.flatnonzero(own))
     sums = sums_of_arms((text for t in tables for text in t["summary"].to_pylist()), asked)
-    arms = describe_arms(request, chosen, sums, None, asked)
+    arms = describe_arms(request, chosen, sums, asked)
     lengths = ranked.rows["n_tokens"].to_numpy()
     for arm, own in zip(arms, chosen, strict=True):
         assert arm.means == SetSums.of(ranked.rows, ranked.prompt, own, asked.metric).means

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import urllib.request
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,13 +22,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rsr_ray.corpus.canonical import canonical
-from rsr_ray.corpus.images import Media
+from rsr_ray.corpus.images import Media, _read_in_time, _uri_below
+from rsr_ray.corpus.plan import make_plan
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.units import iter_units
 from rsr_ray.encode.encode import encode_rows
 from rsr_ray.encode.how import How
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_tokens
+from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
 from rsr_ray.race.round_shards import _shard_row
 from rsr_ray.student.facts import inspect_student
@@ -324,6 +327,12 @@ REFUSED = {
         {"messages": asked(PLACE), "images": [CHART], "image": PHOTO},
         "different images",
     ),
+    "no ASCII": (images_of({"type": "image", "base64": "\u00e9"}), "not valid base64"),
+    "a long path": (images_of({"type": "image", "image": "\u00e9" * 600}), "a path of 1,2"),
+    "a turn's own": (
+        {"messages": [{"role": "user", "content": "?", "images": [CHART]}, *asked()[1:]]},
+        "beside its content",
+    ),
     "the mark in the text": (
         {"messages": [{"role": "user", "content": shown("\ufffc", CHART)}, *asked()[1:]]},
         "U+FFFC",
@@ -334,9 +343,50 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_not_opened(media, what):
     row, why = REFUSED[what]
-    read = canonical(row, SOURCE, 0, Reading(teacher="t", media=Media(str(media))))
+    reading = Reading(teacher="t", media=Media(str(media)), sees=True)
+    read = canonical(row, SOURCE, 0, reading)
     assert (read["reject_reason"], read["images"]) == ("media", None), read
     assert why in read["reject_detail"]
+
+
+def test_no_more_of_a_row_is_read_than_may_be(media, monkeypatch):
+    monkeypatch.setattr("rsr_ray.corpus.canonical.MAX_ROW_BYTES", 2 * len(CHART))
+    opened = []
+
+    def read(reference, *_):
+        opened.append(reference)
+        return CHART
+
+    monkeypatch.setattr("rsr_ray.corpus.canonical.read_image", read)
+    parts = [{"type": "image", "image": "charts/one.png"}] * 9
+    row = canonical({"messages": asked(*parts)}, SOURCE, 0, Reading(teacher="t"))
+    assert (row["reject_reason"], len(opened)) == ("media", 3)
+
+
+def test_paths_in_a_bucket_have_no_dots_and_no_empty_names():
+    for path in ("charts/one.png", "./charts//one.png", "s3://b/m/charts/./one.png"):
+        assert _uri_below(path, "s3://b/m") == "s3://b/m/charts/one.png"
+
+
+def test_a_column_without_places_is_for_students_that_see():
+    row = {"id": "a", "messages": CONVERSATIONS["no image"], "image": "https://h/cover.png"}
+    alone = {name: value for name, value in row.items() if name != "image"}
+    for sees in (None, False):
+        reading = Reading(teacher="t", sees=sees)
+        read = canonical(row, SOURCE, 0, reading)
+        assert read["reject_reason"] is None
+        assert read == canonical(alone, SOURCE, 0, reading)
+    assert canonical(row, SOURCE, 0, Reading("t", sees=True))["reject_reason"] == "media"
+
+
+def test_a_root_that_is_not_there(media, tmp_path):
+    shard = tmp_path / "part.jsonl"
+    shard.write_text(json.dumps({"messages": CONVERSATIONS["no image"]}) + "\n")
+    files = [InputObject(uri=str(shard), version="", size=shard.stat().st_size)]
+    for root in (media / "none", media / "two.jpg"):
+        with pytest.raises(UserError, match=f"--media-root {root}: no such folder"):
+            make_plan(files, None, Reading(teacher="t", media=Media(str(root))))
+    make_plan(files, None, Reading(teacher="t", media=Media(str(media))))
 
 
 def test_without_a_root_nothing_is_opened(media):
@@ -363,6 +413,21 @@ def test_broken_images(students, media):
         assert row["images"] is None
 
 
+def test_no_more_of_a_row_is_decoded_than_may_be(students, monkeypatch):
+    folder = students("Qwen2.5-VL")
+    monkeypatch.setattr("rsr_ray.student.vision.MAX_ROW_PIXELS", 2 * 60 * 40)
+    rows = [{"messages": asked(*[PLACE] * n), "images": [CHART] * n} for n in (2, 3)]
+    two, three = encoded(folder, rows)
+    assert (two["reject_reason"], three["reject_reason"]) == (None, "media")
+
+
+def test_the_first_of_a_phones_pictures_is_read():
+    out = io.BytesIO()
+    first, second = (Image.new("RGB", (side, side)) for side in (16, 8))
+    first.save(out, "MPO", save_all=True, append_images=[second])
+    assert decode(out.getvalue()).size == (16, 16)
+
+
 def test_text_that_looks_like_an_image(students):
     folder = students("Qwen2.5-VL")
     said = [{"role": "user", "content": "<|image_pad|>?"}, {"role": "assistant", "content": "No."}]
@@ -370,6 +435,15 @@ def test_text_that_looks_like_an_image(students):
     for row in encoded(folder, [{"messages": said}, {"messages": with_image}]):
         assert row["reject_reason"] == "media"
         assert "<|image_pad|>" in row["reject_detail"]
+
+
+def test_text_that_looks_like_part_of_an_image(students):
+    own = "<image_soft_token>"  # the model would look for an image in its place
+    for said in (shown(own, CHART), own):
+        turns = [{"role": "user", "content": said}, {"role": "assistant", "content": "No."}]
+        (row,) = encoded(students("Gemma-3"), [{"messages": turns}])
+        assert row["reject_reason"] == "media"
+        assert own in row["reject_detail"]
 
 
 def test_a_student_of_text_says_what_is_needed():
@@ -430,7 +504,7 @@ def test_a_shard_as_datasets_writes_it(tmp_path):
     assert seen["content"] == canonical(FORMS["base64"], SOURCE, 0, Reading(teacher="t"))["content"]
 
 
-def test_images_over_http_where_that_is_allowed(media):
+def test_images_over_http_where_that_is_allowed(media, monkeypatch):
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(media))
     handler.log_message = lambda *_: None
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -442,6 +516,12 @@ def test_images_over_http_where_that_is_allowed(media):
         assert row["images"] == [CHART]
         gone = canonical(images_of({"type": "image", "url": f"{url}/none.png"}), SOURCE, 0, reading)
         assert (gone["reject_reason"], "HTTP 404" in gone["reject_detail"]) == ("media", True)
+        spaced = canonical(images_of({"type": "image", "url": f"{url}/a b"}), SOURCE, 0, reading)
+        assert (spaced["reject_reason"], "fetched" in spaced["reject_detail"]) == ("media", True)
+        monkeypatch.setattr("rsr_ray.corpus.images.SECONDS", 0.0)
+        answer = urllib.request.urlopen(f"{url}/charts/one.png")
+        with answer, pytest.raises(TimeoutError, match="not whole"):
+            _read_in_time(answer)
         server.shutdown()
 
 

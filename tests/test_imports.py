@@ -56,7 +56,7 @@ FLOORS = [
     "errors",
     "guard",
     "credentials metrics schema",
-    "unit_rows watch files",
+    "codes unit_rows watch files",
     "student engine",
     "store",
     "corpus",

@@ -22,7 +22,7 @@ OPEN = {
     "corpus/row_faults.py Row": "a row of a corpus, or of Arrow",
     "corpus/turns.py Turn": "a turn, with what the student's template reads of it",
     "corpus/turns.py Call": "a tool call, with any arguments",
-    "run/reduce.py Totals": "columns of an aggregation",
+    "run/table_sums.py Totals": "columns of an aggregation",
     "store/seal.py Record": "JSON of any version",
 }
 UNTYPED = "dict[str, Any]"

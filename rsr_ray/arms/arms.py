@@ -135,6 +135,19 @@ def _draft(rows: "ray.data.Dataset", scores: Scores, config: ArmsConfig, cut: pa
     """The arms of the candidates among rows, none of these prompts. Raises UserError where there
     are none.
     """
+    found, request = _requested(rows, scores, config, cut)
+    chosen = solve_request(request, config)
+    asked = (config, cut, named_rows(request.offers, chosen, config))
+    of_arms = rows.map_batches(take, fn_args=asked, **WHOLE).materialize()  # type: ignore[arg-type]
+    sums = sums_of_arms(summaries_of(of_arms), config)
+    arms = describe_arms(request, chosen, sums, config)
+    return Draft(found, request, chosen, of_arms, arms)
+
+
+def _requested(
+    rows: "ray.data.Dataset", scores: Scores, config: ArmsConfig, cut: pa.Array
+) -> tuple[Found, Request]:
+    """What is asked for of the candidates. Raises UserError where there are none."""
     of_partitions = rows.map_batches(offer, fn_args=(config, cut), **WHOLE)  # type: ignore[arg-type]
     offers, texts = read_offers(of_partitions)
     found = Found.added(texts)
@@ -147,13 +160,7 @@ def _draft(rows: "ray.data.Dataset", scores: Scores, config: ArmsConfig, cut: pa
     if "flops" in config.match:
         tokens = offers.numbers["length"]
         measures["flops"] = training_flops(scores.store, scores.fingerprint, tokens)
-    request = Request.of(offers, measures, config)
-    chosen = solve_request(request, config)
-    asked = (config, cut, named_rows(offers, chosen, config))
-    of_arms = rows.map_batches(take, fn_args=asked, **WHOLE).materialize()  # type: ignore[arg-type]
-    sums = sums_of_arms(summaries_of(of_arms), config)
-    arms = describe_arms(request, chosen, sums, measures.get("flops"), config)
-    return Draft(found, request, chosen, of_arms, arms)
+    return found, Request.of(offers, measures, config)
 
 
 def _nothing(found: Found, config: ArmsConfig) -> str:

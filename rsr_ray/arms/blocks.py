@@ -59,44 +59,52 @@ def _in_blocks(pool: Pool, wanted: Wanted, n_blocks: int, thorough: bool) -> Sol
         return solve_block(pool, wanted, thorough=thorough)
     chosen = np.zeros(pool.costs.shape, bool)
     left = wanted.quotas.copy()
-    for rows, still in _dealt(pool, n_blocks):
-        most = np.bincount(pool.teacher[rows], minlength=len(left)) // arms_apart(pool, wanted)
-        quotas = np.minimum(_share(left, pool.teacher[rows], pool.teacher[still]), most)
-        left = left - quotas
+    still = np.bincount(pool.teacher, minlength=len(left))  # rows of this block and those behind
+    means = _means(pool, len(left))
+    used = np.zeros((len(pool.measures), len(chosen)))
+    for rows in _dealt(pool, n_blocks):
+        here = np.bincount(pool.teacher[rows], minlength=len(left))
+        quotas = np.minimum(_share(left, here, still), here // arms_apart(pool, wanted))
+        left, still = left - quotas, still - here
         if not quotas.any():
             continue
-        done = 1 - natural(pool, left) / natural(pool, wanted.quotas)  # [M]
+        done = 1 - (means @ left) / (means @ wanted.quotas)  # [M]
         part = pool.take(rows)
-        window = _of_block(wanted, quotas, done, pool.measures @ chosen.T)
+        window = _of_block(wanted, quotas, done, used)
         found = solve_block(part, window, thorough=thorough)
         if found.chosen is None:
             return Solution(None, False)
         chosen[:, rows] = found.chosen
+        used += part.sums(found.chosen)
     return Solution(chosen, False) if not left.any() else Solution(None, False)
 
 
-def _dealt(pool: Pool, n_blocks: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The rows of each block, and those of this and all blocks behind it."""
+def _dealt(pool: Pool, n_blocks: int) -> Iterator[np.ndarray]:
+    """The rows of each block."""
     prompts, first = np.unique(pool.prompt, return_index=True)
     prompts = prompts[np.argsort(pool.order[first], kind="stable")]
-    block_of = np.empty(pool.prompt.max() + 1, np.int64)
+    block_of = np.empty(pool.prompt.max() + 1, np.int32)
     block_of[prompts] = np.arange(len(prompts)) * n_blocks // len(prompts)
     block = block_of[pool.prompt]
     for b in range(n_blocks):
-        yield np.flatnonzero(block == b), np.flatnonzero(block >= b)
+        yield np.flatnonzero(block == b)
 
 
 def _share(left: np.ndarray, here: np.ndarray, still: np.ndarray) -> np.ndarray:
     """A block's part of the quotas that are left, as of the rows that are left; int64 [T]."""
-    n_here, n_still = (np.bincount(teachers, minlength=len(left)) for teachers in (here, still))
-    return np.where(n_still > 0, (2 * left * n_here + n_still) // np.maximum(2 * n_still, 1), 0)
+    return np.where(still > 0, (2 * left * here + still) // np.maximum(2 * still, 1), 0)
 
 
 def natural(pool: Pool, quotas: np.ndarray) -> np.ndarray:
     """What an arm drawn at random has of each measure on average, float64 [M]."""
-    count = np.maximum(np.bincount(pool.teacher, minlength=len(quotas)), 1)
-    means = [np.bincount(pool.teacher, w, len(quotas)) / count for w in pool.measures]
-    return np.array(means).reshape(-1, len(quotas)) @ quotas
+    return _means(pool, len(quotas)) @ quotas
+
+
+def _means(pool: Pool, n_teachers: int) -> np.ndarray:
+    """Of each measure over the rows of each teacher, float64 [M, T]."""
+    count = np.maximum(np.bincount(pool.teacher, minlength=n_teachers), 1)
+    means = [np.bincount(pool.teacher, w, n_teachers) / count for w in pool.measures]
+    return np.array(means).reshape(-1, n_teachers)
 
 
 def _of_block(wanted: Wanted, quotas: np.ndarray, done: np.ndarray, used: np.ndarray) -> Wanted:

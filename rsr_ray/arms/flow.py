@@ -7,6 +7,8 @@ trajectories: the edges of a bipartite multigraph can be coloured in A colours s
 has as many of each colour, give or take one (de Werra 1971), and a colour is an arm.
 """
 
+import itertools
+
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import maximum_flow
@@ -40,11 +42,16 @@ def demand(pool: Pool, wanted: Wanted) -> np.ndarray:
 def served(pool: Pool, wanted: Wanted) -> np.ndarray:
     """Rows of each teacher, at most `demand`, that a maximum flow finds, int64 [T]."""
     n_teachers = len(wanted.quotas)
-    prompts, prompt = np.unique(pool.prompt, return_inverse=True)
+    n_prompts = int(pool.prompt.max(initial=-1)) + 1
     pairs, count = np.unique(
-        pool.teacher.astype(np.int64) * len(prompts) + prompt, return_counts=True
+        pool.teacher.astype(np.int64) * n_prompts + pool.prompt, return_counts=True
     )
-    of, to = np.divmod(pairs, max(1, len(prompts)))
+    starts = np.searchsorted(pairs, np.arange(n_teachers + 1) * n_prompts)
+    enough = most_prompts(pool, wanted)
+    some = [np.arange(a, min(b, a + enough)) for a, b in itertools.pairwise(starts.tolist())]
+    pairs, count = (numbers[np.concatenate(some)] for numbers in (pairs, count))
+    of, to = np.divmod(pairs, max(1, n_prompts))
+    prompts, to = np.unique(to, return_inverse=True)
     most = wanted.k * (1 if wanted.disjoint == "prompts" else arms_apart(pool, wanted))
     source, sink = n_teachers + len(prompts), n_teachers + len(prompts) + 1
     teachers, every = np.arange(n_teachers), n_teachers + np.arange(len(prompts))
@@ -55,6 +62,13 @@ def served(pool: Pool, wanted: Wanted) -> np.ndarray:
     graph = coo_array((capacity.astype(np.int32), (tails, heads)), shape=(sink + 1, sink + 1))
     flow = maximum_flow(csr_array(graph), source, sink).flow
     return np.asarray(flow[[source], :].todense()).ravel()[:n_teachers].astype(np.int64)
+
+
+def most_prompts(pool: Pool, wanted: Wanted) -> int:
+    """Of a teacher that are looked at: one with answers to as many prompts as all teachers together
+    take rows finds its own, whatever the others take.
+    """
+    return int(demand(pool, wanted).sum())
 
 
 def arms_apart(pool: Pool, wanted: Wanted) -> int:

@@ -86,14 +86,12 @@ def describe_arms(
     request: Request,
     chosen: np.ndarray,
     sums: dict[str, SetSums],
-    flops: np.ndarray | None,
     config: ArmsConfig,
 ) -> list[Arm]:
-    """Each arm, without its files; `chosen` bool [A, N], `sums` by name, `flops` float64 [N] if
-    known.
-    """
+    """Each arm, without its files; `chosen` bool [A, N], `sums` by name."""
     offers, pool = request.offers, request.pool
     tokens = offers.numbers["n_tokens"]
+    flops = dict(zip(request.measures, pool.measures, strict=True)).get("flops")
     arms = []
     for number, (name, rows) in enumerate(zip(config.arms, chosen, strict=True)):
         counts = np.bincount(pool.teacher[rows], minlength=len(request.teachers)).tolist()
@@ -120,10 +118,12 @@ def free_place(request: Request, arm: int, config: ArmsConfig) -> float | None:
     if config.arms[arm] not in ("low", "middle", "high"):
         return None
     pool = request.pool
-    by_cost = np.lexsort((pool.costs[arm], pool.teacher))
-    of = pool.teacher[by_cost]
-    first = np.arange(len(of)) - np.searchsorted(of, of) < request.wanted.quotas[of]
-    return float(request.place[by_cost[first]].mean())
+    first = []
+    for teacher in np.flatnonzero(request.wanted.quotas):
+        own = np.flatnonzero(pool.teacher == teacher)
+        by_cost = np.argsort(pool.costs[arm, own], kind="stable")
+        first.append(own[by_cost[: request.wanted.quotas[teacher]]])
+    return float(request.place[np.concatenate(first)].mean())
 
 
 def in_common(request: Request, chosen: np.ndarray, names: tuple[str, ...]) -> list[Common]:

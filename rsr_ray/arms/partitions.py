@@ -15,7 +15,7 @@ from rsr_ray.choose.offers import Offers, offered
 from rsr_ray.choose.prompts import drop, mark_copies
 from rsr_ray.choose.ranked import RankedCandidates
 from rsr_ray.choose.rule import evaluate, random_draw
-from rsr_ray.choose.summary import RowCounts, SetSums, added
+from rsr_ray.choose.summary import RowCounts, SetSums, added_texts
 from rsr_ray.config.arms import ArmsConfig
 from rsr_ray.metrics import REGISTRY
 
@@ -33,7 +33,7 @@ class Found(RowCounts):
     @classmethod
     def added(cls, texts: Iterable[str]) -> "Found":
         """Those of partitions, each as JSON, added up."""
-        found = added([json.loads(text) for text in texts])
+        found = added_texts(texts)
         if not found:
             return cls()
         return cls(**found | {"candidates": SetSums.from_json(found["candidates"])})
@@ -43,8 +43,8 @@ def offer(rows: pa.Table, config: ArmsConfig, cut: pa.Array) -> pa.Table:
     """Ray Data UDF over partitions of CANDIDATES: the candidates as `Offers.of` takes them, and a
     row more that has nothing but `summary`, `Found` as JSON.
 
-    Their numbers are the value, n_tokens, length (with the prompt) and, for each arm that is drawn,
-    its draw. `cut` are prompts whose candidates are dropped.
+    Their numbers are the value, n_tokens, for flops also length (with the prompt), and, for each
+    arm that is drawn, its draw. `cut` are prompts whose candidates are dropped.
     """
     rows, ranked = _ranked(rows, config, cut)
     every = np.ones(len(ranked.value), bool)
@@ -55,9 +55,10 @@ def offer(rows: pa.Table, config: ArmsConfig, cut: pa.Array) -> pa.Table:
     numbers = {
         "value": ranked.value,
         "n_tokens": ranked.rows["n_tokens"].to_numpy().astype(np.int32),
-        "length": length_of(ranked.rows).to_numpy().astype(np.int32),
         **{arm: draw(ranked.rows, config.seed, arm) for arm in config.arms if arm not in BY_COST},
     }
+    if "flops" in config.match:
+        numbers["length"] = length_of(ranked.rows).to_numpy().astype(np.int32)
     return offered(ranked, numbers, json.dumps(found, default=vars))
 
 
@@ -96,7 +97,7 @@ def named_rows(offers: Offers, chosen: np.ndarray, config: ArmsConfig) -> pa.Tab
 
 def sums_of_arms(texts: Iterable[str | None], config: ArmsConfig) -> dict[str, SetSums]:
     """By arm the sums that partitions gave as `summary`, added up."""
-    sums = added([json.loads(text) for text in texts if text])
+    sums = added_texts(text for text in texts if text)
     return {arm: SetSums.from_json(sums[arm]) for arm in config.arms}
 
 

@@ -1,6 +1,7 @@
 """pool: candidates of a choice as the numbers that arms are solved from."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from rsr_ray.config.arms import COPIES, ArmsConfig
 from rsr_ray.errors import UserError
 
 LENGTH_BINS = 10  # of each teacher, of as many rows each
+TOGETHER = 1_000_000  # rows, of whole groups, that are sorted at once: it takes ten numbers a row
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class Request:
         same_prompts = "prompts" in config.match
         place = places(offers.numbers["value"], offers.prompt if same_prompts else teacher)
         rng = np.random.default_rng(config.seed)
+        costs = np.empty((len(config.arms), len(place)))
+        for number, arm in enumerate(config.arms):
+            costs[number] = cost(arm, place, offers)
         pool = Pool(
             teacher=teacher,
             prompt=offers.prompt,
             length_bin=_length_bins(offers.numbers["n_tokens"], teacher),
-            costs=np.array([cost(arm, place, offers) for arm in config.arms]),
+            costs=costs,
             measures=np.array([*measures.values()]).reshape(len(measures), len(place)),
             order=rng.permutation(len(offers.prompts)).astype(np.int32)[offers.prompt],
         )
@@ -55,7 +60,8 @@ class Request:
                 if arm in COPIES
             ),
         )
-        return cls(offers, tuple(measures), place, pool, wanted)
+        kept = {"n_tokens": offers.numbers["n_tokens"]}  # all else of them is in the pool
+        return cls(replace(offers, numbers=kept), tuple(measures), place, pool, wanted)
 
     @property
     def teachers(self) -> list[str]:
@@ -79,6 +85,18 @@ def places(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
     Equal values have equal places: the mean of those that they hold.
     """
+    out = np.empty(len(values))
+    by_group = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group))
+    about = np.arange(TOGETHER, len(values), TOGETHER)
+    cuts = np.unique([0, *ends[np.searchsorted(ends, about)], len(values)])
+    for start, stop in itertools.pairwise(cuts.tolist()):
+        some = by_group[start:stop]
+        out[some] = _places(values[some], group[some])
+    return out
+
+
+def _places(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     by_value = np.lexsort((values, group))
     of, value = group[by_value], values[by_value]
     starts = np.searchsorted(of, of)

@@ -35,6 +35,11 @@ class Pool:
     def __len__(self) -> int:
         return len(self.teacher)
 
+    def sums(self, chosen: np.ndarray) -> np.ndarray:
+        """Of each measure over the rows of each arm, bool [A, N]; float64 [M, A]."""
+        rows_of = map(np.flatnonzero, chosen)
+        return np.stack([self.measures[:, rows].sum(1) for rows in rows_of], axis=1)
+
     def take(self, rows: np.ndarray) -> "Pool":
         """Some of the rows: bool or int64 [n]."""
         return Pool(

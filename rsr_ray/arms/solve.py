@@ -69,7 +69,7 @@ def aimed(request: Request, config: ArmsConfig) -> Wanted:
 
 def _are_alike(pool: Pool, chosen: np.ndarray, config: ArmsConfig) -> bool:
     """Whether the tolerance holds to the last token: the solver's own arithmetic has one too."""
-    sums = pool.measures @ chosen.T
+    sums = pool.sums(chosen)
     return bool(
         (sums.max(1, initial=0) <= sums.min(1, initial=np.inf) * (1 + config.tolerance)).all()
     )

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from rsr_ray.choose.columns import READ, candidates_of
 from rsr_ray.choose.overlap import prompt_text, read_eval_set
 from rsr_ray.choose.rule import KEYWORDS, keyword_shares
+from rsr_ray.codes import codes_of
 from rsr_ray.config.choose import PoolConfig
 from rsr_ray.corpus.row_faults import Row
 from rsr_ray.corpus.shapes import conversation
@@ -122,12 +123,14 @@ class Candidates:
 
     def _as_scored(self, rows: pa.Table, pool: ThreadPoolExecutor) -> pa.Table:
         """The rows of the version of their shards that counts, with all columns."""
-        unit, units = _numbered(rows["unit"])
-        source, sources = _numbered(rows["source"])
+        unit, units = codes_of(rows["unit"])
+        source, sources = codes_of(rows["source"])
         pairs, pair = np.unique(unit * len(sources) + source, return_inverse=True)
         of_pair = list(
             pool.map(
-                lambda n: self._scored_in(units[n // len(sources)], sources[n % len(sources)]),
+                lambda n: self._scored_in(
+                    units[n // len(sources)].as_py(), sources[n % len(sources)].as_py()
+                ),
                 pairs.tolist(),
             )
         )
@@ -276,14 +279,6 @@ class Candidates:
 def _version_of(run: str, uri: str, endpoint: str | None) -> str | None:
     """The version of a file as it is now: looked up once by each process of a run."""
     return version_of(uri, endpoint)
-
-
-def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Texts as int64 [N] indices into the distinct ones, and these."""
-    is_encoded = pa.types.is_dictionary(column.type)
-    encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
-    whole = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else encoded.combine_chunks()
-    return whole.indices.to_numpy().astype(np.int64), whole.dictionary.to_pylist()
 
 
 def drop_by_scores(rows: pa.Table, config: PoolConfig) -> pa.Array:

@@ -57,24 +57,25 @@ class CappedChoice:
         self._share = share
         self._order = offers.numbers["order"]
         # of the prompt
-        self._end = np.searchsorted(offers.prompt, offers.prompt, side="right").astype(np.int32)
+        ends = np.cumsum(np.bincount(offers.prompt)).astype(np.int32)
+        self._end = ends[offers.prompt]
         self._teacher = offers.teacher
         n_teachers = len(offers.teachers)
         self._have = np.bincount(self._teacher[chosen], minlength=n_teachers).tolist()  # rows
         self._most = int(share * sum(self._have))  # rows that a teacher may have
-        # For each teacher the rows that may move, by loss, and all its rows, the worst first. A
-        # row's loss can only grow while others move, so what the first heap says of it is a lower
-        # bound until the row is looked at again.
-        self._by_loss: list[list[tuple[float, int]]] = [[] for _ in self._have]
-        self._by_value: list[list[tuple[float, int]]] = [[] for _ in self._have]
-        for row in np.flatnonzero(chosen).tolist():
-            self._add(row)
+        # For each teacher that was above the limit, the rows that may move, by loss, and all its
+        # rows, the worst first. A row's loss can only grow while others move, so what the first
+        # heap says of it is a lower bound until the row is looked at again.
+        self._by_loss: dict[int, list[tuple[float, int]]] = {}
+        self._by_value: dict[int, list[tuple[float, int]]] = {}
 
     def teachers_above(self) -> list[int]:
         return [t for t, n in enumerate(self._have) if n > self._most]
 
     def least_loss(self, teacher: int) -> tuple[float, int, int] | None:
         """The loss, the row and its successor of the teacher's cheapest move, if it has any."""
+        if teacher not in self._by_loss:
+            self._by_loss[teacher] = [(0.0, row) for row in self._rows_of(teacher)]
         heap = self._by_loss[teacher]
         while heap:
             bound, row = heap[0]
@@ -99,6 +100,10 @@ class CappedChoice:
     def leave_out_worst(self, teachers: list[int]) -> None:
         """The row of the worst value of the teacher furthest above is left out."""
         furthest = min(teachers, key=lambda t: (-self._have[t], t))  # names are in order
+        if furthest not in self._by_value:
+            rows = self._rows_of(furthest)
+            self._by_value[furthest] = [(-float(self._order[row]), -row) for row in rows]
+            heapq.heapify(self._by_value[furthest])
         heap = self._by_value[furthest]
         row = -heapq.heappop(heap)[1]
         while not self.chosen[row]:
@@ -116,9 +121,17 @@ class CappedChoice:
                 return other
         return None
 
+    def _rows_of(self, teacher: int) -> list[int]:
+        """Those that are chosen."""
+        rows: list[int] = np.flatnonzero(self.chosen & (self._teacher == teacher)).tolist()
+        return rows
+
     def _add(self, row: int) -> None:
-        heapq.heappush(self._by_loss[self._teacher[row]], (0.0, row))
-        heapq.heappush(self._by_value[self._teacher[row]], (-self._order[row], -row))
+        teacher = int(self._teacher[row])
+        if teacher in self._by_loss:
+            heapq.heappush(self._by_loss[teacher], (0.0, row))
+        if teacher in self._by_value:
+            heapq.heappush(self._by_value[teacher], (-float(self._order[row]), -row))
 
     def _remove(self, row: int, why: str) -> None:
         self.chosen[row] = False

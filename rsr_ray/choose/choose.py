@@ -180,9 +180,10 @@ def read_offers(partitions: "ray.data.Dataset") -> tuple[Offers, list[str]]:
     return Offers.of(read()), texts
 
 
-def summaries_of(partitions: "ray.data.Dataset") -> list[str]:
+def summaries_of(partitions: "ray.data.Dataset") -> Iterator[str]:
     """What partitions have in `summary`."""
-    return [t for block in _blocks(partitions) for t in block["summary"].drop_null().to_pylist()]
+    for block in _blocks(partitions):
+        yield from block["summary"].drop_null().to_pylist()
 
 
 def _blocks(rows: "ray.data.Dataset") -> Iterable[Any]:
@@ -191,12 +192,15 @@ def _blocks(rows: "ray.data.Dataset") -> Iterable[Any]:
 
 
 def _batches(files: Sequence[ScoreFile]) -> Iterator[pa.Table]:
-    """Places of files, of READ_ROWS rows or a little more together."""
+    """Places of files, of READ_ROWS rows or a little more together; of more where there are very
+    many: a task takes time of its own.
+    """
     held, n = list[int](), 0
+    together = max(READ_ROWS, rows_in(files) // MOST_PARTITIONS)
     for place, file in enumerate(files):
         held.append(place)
         n += file.n_rows
-        if n >= READ_ROWS:
+        if n >= together:
             yield pa.table({"place": held})
             held, n = [], 0
     if held:

@@ -1,15 +1,16 @@
 """offers: all candidates of a choice as a few numbers each, on the driver."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rsr_ray.choose.files import without_summary
 from rsr_ray.choose.prompts import rank_prompts
 from rsr_ray.choose.ranked import RankedCandidates
+from rsr_ray.codes import sorted_codes_of
 from rsr_ray.config.choose import ChooseConfig
 
 
@@ -25,24 +26,35 @@ class Offers:
 
     @classmethod
     def of(cls, blocks: Iterable[pa.Table]) -> "Offers":
-        """Of what `offered` gives for partitions, each prompt in one of them."""
-        tables = [without_summary(block).drop_columns(["summary"]) for block in blocks]
-        rows = pa.concat_tables(tables).unify_dictionaries()
-        prompt, prompts = _sorted_codes(rows["prompt_id"])
-        teacher, teachers = _sorted_codes(rows["teacher"])
+        """Of what `offered` gives for partitions, each prompt in one of them.
+
+        A block is let go before the next is taken, and what is gathered of a column before the next
+        is sorted: there may be tens of millions of rows.
+        """
+        prompts, teachers = _Names(), _Names()
+        numbers = defaultdict[str, list[np.ndarray]](list)
+        for block in blocks:
+            rows = without_summary(block).drop_columns(["summary"])
+            prompts.add(rows["prompt_id"])
+            teachers.add(rows["teacher"])
+            for name in rows.column_names[2:]:
+                numbers[name].append(np.array(rows[name]))
+        prompt, of_prompts = prompts.sorted()
+        teacher, of_teachers = teachers.sorted()
         by_prompt = np.argsort(prompt, kind="stable")
         return cls(
-            prompts,
-            teachers.to_pylist(),
+            of_prompts,
+            of_teachers.to_pylist(),
             prompt[by_prompt],
             teacher[by_prompt],
-            {name: rows[name].to_numpy()[by_prompt] for name in rows.column_names[2:]},
+            {name: np.concatenate(numbers.pop(name))[by_prompt] for name in [*numbers]},
         )
 
     @property
     def place(self) -> np.ndarray:
-        """1 = the best of its prompt, int64 [N]."""
-        return np.arange(len(self.prompt)) - np.searchsorted(self.prompt, self.prompt) + 1
+        """1 = the best of its prompt, int32 [N]."""
+        first = np.searchsorted(self.prompt, np.arange(len(self.prompts))).astype(np.int32)
+        return np.arange(1, len(self.prompt) + 1, dtype=np.int32) - first[self.prompt]
 
 
 def offers_of(rows: pa.Table, config: ChooseConfig) -> pa.Table:
@@ -64,10 +76,22 @@ def offered(
     return pa.concat_tables([pa.table({**names, **numbers}), last], promote_options="default")
 
 
-def _sorted_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """A dictionary column as int32 [N] indices into its values in order, and these."""
-    whole = column.combine_chunks()
-    order = pc.sort_indices(whole.dictionary)
-    place = np.empty(len(order), np.int32)
-    place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
-    return place[whole.indices.to_numpy()], whole.dictionary.take(order)
+class _Names:
+    """A dictionary column of block after block."""
+
+    def __init__(self) -> None:
+        self.dictionaries: list[pa.Array] = []
+        self.indices: list[np.ndarray] = []
+        self.n = 0
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        for chunk in column.chunks:
+            self.indices.append(chunk.indices.to_numpy() + np.int32(self.n))
+            self.dictionaries.append(chunk.dictionary)
+            self.n += len(chunk.dictionary)
+
+    def sorted(self) -> tuple[np.ndarray, pa.Array]:
+        """int32 [N] indices into the values in order, and these."""
+        number, texts = sorted_codes_of(pa.chunked_array(self.dictionaries, pa.string()))
+        indices = np.concatenate([np.zeros(0, np.int32), *self.indices])
+        return number.astype(np.int32)[indices], texts

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsr_ray.codes import codes_of
 from rsr_ray.config.choose import PoolConfig
 
 # rule_quality, after LIMO (arXiv 2502.03387): weight and words of each kind.
@@ -95,5 +96,4 @@ def keyword_shares(text: str) -> dict[str, float]:
 
 def codes(column: pa.ChunkedArray) -> np.ndarray:
     """int64 [N]: a number for each distinct text, counted in the order of first appearance."""
-    encoded = pc.fill_null(column, "").combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64)
+    return codes_of(pc.fill_null(column, ""))[0]

@@ -1,5 +1,6 @@
 """summary: what is counted and added up in each partition, and over all of them."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from rsr_ray.choose.rule import codes
 from rsr_ray.config.choose import ChooseConfig
 from rsr_ray.engine.sums import from_fixed, to_fixed
 from rsr_ray.metrics import REGISTRY, Metric
+
+AT_ONCE = 16  # texts of partitions that are looked at together
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Summary(RowCounts):
     @classmethod
     def added(cls, texts: Iterable[str]) -> "Summary":
         """Those of partitions, each as `to_text` gives it, added up."""
-        found = added([json.loads(text) for text in texts])
+        found = added_texts(texts)
         if not found:
             return cls()
         teachers = {name: TeacherCounts(**counts) for name, counts in found["teachers"].items()}
@@ -187,6 +190,14 @@ class Summary(RowCounts):
     def to_text(self) -> str:
         """As JSON, which travels between tasks."""
         return json.dumps(self, default=vars)
+
+
+def added_texts(texts: Iterable[str]) -> Any:
+    """What partitions tell as JSON, added up some at a time: each has thousands of lengths."""
+    left, total = iter(texts), list[Any]()
+    while some := list(itertools.islice(left, AT_ONCE)):
+        total = [added([*total, *map(json.loads, some)])]
+    return total[0] if total else {}
 
 
 def added(parts: list[Any]) -> Any:

@@ -13,7 +13,7 @@ from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.images import in_parts, is_image_part, references_of
 from rsr_ray.corpus.reading import trajectories
 from rsr_ray.corpus.row_faults import Row, Unreadable
-from rsr_ray.corpus.rows import iter_rows, parquet_schema
+from rsr_ray.corpus.rows import is_row_each, iter_rows, parquet_schema, rows_at
 from rsr_ray.corpus.shapes import as_it_came, conversation
 from rsr_ray.errors import BadRow, UserError
 from rsr_ray.files.objects import InputObject, version_of
@@ -49,7 +49,7 @@ def whole_rows(
     wanted = {row["source_row"]: row for row in chosen.to_pylist()}
     rows: list[Row] = []
     changed: set[str] = set()  # columns with a value that is not the shard's
-    for sample in _samples(obj, config):
+    for sample in _samples(obj, schema, [*wanted], config):
         there |= sample.row.keys()
         if sample.source_row not in wanted:
             continue
@@ -77,7 +77,17 @@ def whole_rows(
     return pa.table(columns), sorted(there)
 
 
-def _samples(obj: InputObject, config: PoolConfig) -> Iterator[Sample]:
+def _samples(
+    obj: InputObject, schema: pa.Schema | None, wanted: list[int], config: PoolConfig
+) -> Iterator[Sample]:
+    """The shard's trajectories; of one whose columns say where each is, those wanted alone."""
+    if is_row_each(obj, schema, config.reading):
+        places = sorted(wanted)
+        for index, row in zip(places, rows_at(obj, config.s3_endpoint, places), strict=False):
+            if not isinstance(row, Unreadable):
+                for one, names in trajectories(row, config.reading):
+                    yield Sample(index, row, one, names)
+        return
     index = 0
     for row in iter_rows(obj, config.s3_endpoint, config.reading.columns, only=None):
         if isinstance(row, Unreadable):

@@ -6,7 +6,13 @@ from typing import Any
 
 from rsr_ray.corpus.endings import is_complete
 from rsr_ray.corpus.identity import name_of, sample_of
-from rsr_ray.corpus.images import MAX_ROW_BYTES, digest_of, read_image
+from rsr_ray.corpus.images import (
+    MAX_ROW_BYTES,
+    PLACEHOLDER,
+    digest_of,
+    read_image,
+    references_of,
+)
 from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, check_json, check_size, row_boundary
 from rsr_ray.corpus.shapes import ID_COLUMNS, conversation
@@ -77,6 +83,8 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
     if not given_id:
         out["trajectory_id"] = _digest([name, prompt, messages[first_answer:], out["sample"]])
     _check_answers(messages)
+    if reading.sees and not images:
+        _check_unplaced(row)
     text = json.dumps(messages)
     check_size(text, tools)
     out["messages"], out["tools"], out["images"] = text, tools, images or None
@@ -85,17 +93,28 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
 def _read_images(messages: list[Row], reading: Reading, endpoint: str | None) -> list[bytes]:
     """The images of the turns, in their order; in the turns they are their digests from then on."""
     found: list[bytes] = []
+    n_bytes = 0
     for turn in messages:
         if not turn.get("images"):
             continue
-        if not reading.sees:
+        if reading.sees is False:
             raise BadRow("not_text", f"a {turn['role']} turn has an image; {NEEDS_EYES}")
-        here = [read_image(image, reading.media, endpoint) for image in turn["images"]]
-        turn["images"] = [digest_of(data) for data in here]
-        found += here
-        if sum(map(len, found)) > MAX_ROW_BYTES:
-            raise BadRow("media", f"the row's images have more than {MAX_ROW_BYTES >> 20} MiB")
+        digests = []
+        for image in turn["images"]:
+            found.append(read_image(image, reading.media, endpoint))
+            n_bytes += len(found[-1])
+            if n_bytes > MAX_ROW_BYTES:  # before the next one is read
+                raise BadRow("media", f"the row's images have more than {MAX_ROW_BYTES >> 20} MiB")
+            digests.append(digest_of(found[-1]))
+        turn["images"] = digests
     return found
+
+
+def _check_unplaced(row: Row) -> None:
+    """Raise BadRow where the columns of a row without images in its turns have some."""
+    if unplaced := references_of(row):
+        what = f"{len(unplaced)} images in the row's columns, 0 places for them in its turns"
+        raise BadRow("media", f"{what}; write {PLACEHOLDER} where one belongs")
 
 
 def _check_answers(messages: list[Row]) -> None:

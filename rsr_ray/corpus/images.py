@@ -5,12 +5,13 @@ the row has it (a `Reference`), then, once it is read, as the sha256 of its byte
 """
 
 import base64
-import binascii
 import errno
 import hashlib
+import http.client
 import os
 import posixpath
 import stat
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from rsr_ray.corpus.row_faults import Row
-from rsr_ray.errors import BadRow, RunError, one_line
+from rsr_ray.errors import BadRow, RunError, UserError, one_line
 from rsr_ray.files.filesystems import open_filesystem, protocol_of
 from rsr_ray.files.rights import rights
 
@@ -32,9 +34,9 @@ KEYS = ("image", "image_url", "url", "path", "base64", "data", "bytes", "source"
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MAX_BYTES = 32 << 20  # of an image as it is stored
 MAX_ROW_BYTES = 128 << 20  # of all images of a row
-MAX_PATH = 1024  # characters, as S3 has it
+MAX_PATH = 1024  # bytes, as S3 has it
 NO_FILE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-SECONDS = 30.0  # that an HTTP server may take
+SECONDS = 30.0  # that an HTTP server may be silent, and twice that it may take for an image
 TRIES = 3
 
 Reference = str | bytes | None  # a path, URL or data URL; the image; the next of the row's column
@@ -48,6 +50,16 @@ class Media(NamedTuple):
 
 
 NOT_SAID = Media()
+
+
+def check_root(media: Media, endpoint: str | None) -> None:
+    """Raise UserError if there is no such folder to take images from."""
+    if media.root is None:
+        return
+    fs, path = open_filesystem(media.root, endpoint)
+    with rights(media.root, endpoint):
+        if fs.get_file_info(path).type != pafs.FileType.Directory:
+            raise UserError(f"--media-root {media.root}: no such folder, or nothing is in it")
 
 
 def is_image_part(part: Any) -> bool:
@@ -144,7 +156,7 @@ def _from_base64(text: Any) -> bytes:
         raise BadRow("media", f"base64 data of an image is {type(text).__name__}")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as e:
+    except ValueError as e:  # binascii.Error, and what is not ASCII
         raise BadRow("media", f"an image is not valid base64: {e}") from e
 
 
@@ -155,14 +167,27 @@ def _fetched(url: str, media: Media) -> bytes:
     for _ in range(TRIES):
         try:
             with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-                return bytes(answer.read(MAX_BYTES + 1))
+                return _read_in_time(answer)
         except urllib.error.HTTPError as e:
             if e.code < 500 and e.code != 429:
                 raise BadRow("media", f"{url:.200}: HTTP {e.code}") from e
             problem = e
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, http.client.HTTPException) as e:
             problem = e
     raise BadRow("media", f"{url:.200}: cannot be fetched: {one_line(problem)}") from problem
+
+
+def _read_in_time(answer: http.client.HTTPResponse) -> bytes:
+    """What a server sends, though it sends slowly. Raises TimeoutError."""
+    data = b""
+    end = time.monotonic() + 2 * SECONDS
+    while len(data) <= MAX_BYTES and (some := answer.read1(1 << 20)):
+        data += some
+        if time.monotonic() > end:
+            raise TimeoutError(f"not whole after {2 * SECONDS:g} s")
+    if answer.length and len(data) <= MAX_BYTES:
+        raise http.client.IncompleteRead(data, answer.length)
+    return data
 
 
 def _below_root(reference: str, media: Media, endpoint: str | None) -> bytes:
@@ -192,9 +217,11 @@ def _uri_below(reference: str, root: str) -> str:
         path = f"{root.rstrip('/')}/{path}"
     if ".." in path.replace("\\", "/").split("/") or "\0" in path:
         raise BadRow("media", f"{reference:.200}: leads out of --media-root")
-    if len(path) > MAX_PATH:
-        raise BadRow("media", f"{reference:.200}...: a path of {len(path):,} characters")
-    return path
+    if (n_bytes := len(path.encode(errors="replace"))) > MAX_PATH:
+        raise BadRow("media", f"{reference:.200}...: a path of {n_bytes:,} bytes")
+    # a bucket takes dots and empty names in a key as they are, and Arrow refuses empty ones
+    scheme, slashes, rest = path.rpartition("://")
+    return f"{scheme}{slashes}{posixpath.normpath(rest)}"
 
 
 def _check_inside(path: str, root: str, reference: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from rsr_ray.corpus.canonical import canonical
 from rsr_ray.corpus.first_rows import check_readable
+from rsr_ray.corpus.images import check_root
 from rsr_ray.corpus.reading import BY_PATH, Reading, columns_of
 from rsr_ray.corpus.row_faults import Row, Unreadable
 from rsr_ray.corpus.rows import iter_rows, iter_trajectories
@@ -50,6 +51,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a corpus. Raises UserError where no shard of it can be read as asked for."""
     columns = reading.columns
+    check_root(reading.media, endpoint)
     shape = check_readable(objects, endpoint, columns, reading.strata)
     seen = Seen.of(objects, endpoint, reading)
     there = seen.columns

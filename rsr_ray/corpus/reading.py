@@ -42,7 +42,8 @@ class Reading:
     roles: Mapping[str, str] = field(default_factory=dict)  # as a turn has it -> one of the four
     strata: tuple[str, ...] = ()  # columns, or paths into one, whose values are kept
     media: Media = NOT_SAID  # where images may come from
-    sees: bool = True  # whether there is anybody to look at images
+    # whether the student looks at images; None: whoever reads does not know
+    sees: bool | None = None
 
     @property
     def label(self) -> str:
@@ -51,7 +52,7 @@ class Reading:
         "" where nothing is said. The strata, and whether the student sees, are the fingerprint's to
         tell apart.
         """
-        if replace(self, strata=(), sees=True) == Reading():
+        if replace(self, strata=(), sees=None) == Reading():
             return ""
         teacher = self.teacher or (f"from {self.teacher_from}" if self.teacher_from else "")
         columns = [f"{name}={column}" for name, column in sorted(self.columns.items())]

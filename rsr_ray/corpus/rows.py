@@ -3,11 +3,12 @@
 A broken shard ends with one mark behind the rows that can be read.
 """
 
+import collections
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from rsr_ray.corpus.json_rows import json_rows
 from rsr_ray.corpus.json_text import READ_BYTES, Source
+from rsr_ray.corpus.pairs import ANSWERS
 from rsr_ray.corpus.reading import Reading, columns_of, trajectories
 from rsr_ray.corpus.row_faults import ReadRow, Row, Unreadable, one_line, row_boundary, rows_of
 from rsr_ray.corpus.shapes import COLUMNS
@@ -25,7 +27,7 @@ from rsr_ray.files.objects import InputObject
 from rsr_ray.files.rights import rights
 
 ARROW_MAGIC = b"ARROW1"
-BATCH_ROWS = 64
+BATCH_ROWS, BATCH_BYTES = 64, 4 * 1024**2
 KNOWN = frozenset(COLUMNS)  # what scoring reads of a row
 # What a broken shard makes the readers raise.
 UNREADABLE = (
@@ -59,16 +61,32 @@ def iter_rows(
     which reading goes on. Raises OSError where the store does not give the object, so that the task
     is tried again.
     """
-    n, place = 0, place or Place()
+    place = place or Place()
+    return _read(obj, endpoint, lambda at, server: _rows(at, server, columns, only, place))
+
+
+def rows_at(obj: InputObject, endpoint: str | None, places: list[int]) -> Iterator[ReadRow]:
+    """The rows of a Parquet shard at these places, ascending, with all columns; else as
+    `iter_rows`. What lies between them is read, but no Python is made of it.
+    """
+    return _read(obj, endpoint, lambda at, server: _parquet_rows_at(at, server, places))
+
+
+def _read(
+    obj: InputObject,
+    endpoint: str | None,
+    read: Callable[[InputObject, str | None], Iterator[ReadRow]],
+) -> Iterator[ReadRow]:
+    n = 0
     try:
-        for row in _rows(obj, endpoint, columns, only, place):
+        for row in read(obj, endpoint):
             yield row
             n += 1
     except UNREADABLE:
         with tempfile.TemporaryDirectory(prefix="rsr_ray-") as folder:
             here = _copy(obj, folder, endpoint)
             try:
-                yield from itertools.islice(_rows(here, None, columns, only, place), n, None)
+                yield from itertools.islice(read(here, None), n, None)
             except UNREADABLE as e:
                 yield Unreadable(f"unreadable from here on: {one_line(e)}", shard=True)
 
@@ -101,6 +119,19 @@ def parquet_schema(obj: InputObject, endpoint: str | None) -> pa.Schema | None:
         return pq.read_schema(file) if name.endswith(PARQUET) else _open_arrow(file).schema
 
 
+def is_row_each(obj: InputObject, schema: pa.Schema | None, reading: Reading) -> bool:
+    """Whether trajectory n of a shard with this `parquet_schema` is its row n, as the types say:
+    its answers are texts, and none of its columns holds several.
+    """
+    if schema is None or not obj.uri.lower().endswith(PARQUET) or reading.roles:
+        return False
+    mapped = [reading.columns[name] for name in ANSWERS if name in reading.columns]
+    if any(column not in schema.names for column in mapped):  # a pattern, or a path into a column
+        return False
+    kinds = [schema.field(name).type for name in (*ANSWERS, *mapped) if name in schema.names]
+    return all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds)
+
+
 def _copy(obj: InputObject, folder: str, endpoint: str | None) -> InputObject:
     fs, path = open_filesystem(obj.uri, endpoint)
     name = os.path.join(folder, path.rpartition("/")[2])
@@ -131,6 +162,30 @@ def _parquet_rows(
                 n += 1
                 place.share = n / shard.metadata.num_rows
                 yield row
+
+
+def _parquet_rows_at(
+    obj: InputObject, endpoint: str | None, places: list[int]
+) -> Iterator[ReadRow]:
+    fs, path = open_filesystem(obj.uri, endpoint)
+    left = collections.deque(places)
+    with fs.open_input_file(path) as file:
+        shard = pq.ParquetFile(file)
+        columns = _wanted(shard.schema_arrow, {}, None)
+        stop = 0
+        for group in range(shard.num_row_groups):
+            facts = shard.metadata.row_group(group)
+            start, stop = stop, stop + facts.num_rows
+            if not left or left[0] >= stop:
+                continue
+            # a batch takes a millisecond, whatever is in it
+            together = max(
+                BATCH_ROWS, BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)
+            )
+            for batch in shard.iter_batches(together, row_groups=[group], columns=columns):
+                while left and left[0] < start + batch.num_rows:
+                    yield from _batch_rows(batch.slice(left.popleft() - start, 1))
+                start += batch.num_rows
 
 
 def _arrow_rows(

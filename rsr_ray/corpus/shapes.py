@@ -223,10 +223,14 @@ def conversation(row: Row) -> list[Turn]:
 
 
 def _with_images(row: Row, turns: list[Turn]) -> list[Turn]:
-    """The turns with the images of the row's columns in their places. Raises BadRow."""
+    """The turns with the images of the row's columns in their places, if there are any. Raises
+    BadRow.
+    """
     given = references_of(row)
     if given and not any(turn.get("images") for turn in turns):
         turns = [_placed(turn) for turn in turns]
+        if not any(turn.get("images") for turn in turns):
+            return turns
     places = sum(image is None for turn in turns for image in turn.get("images", ()))
     if places != len(given):
         what = f"{len(given)} images in the row's columns, {places} places for them in its turns"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rsr_ray.corpus.images import MARK, Reference, is_image_part, reference_of
+from rsr_ray.corpus.images import MARK, Reference, is_image_part, reference_of, references_of
 from rsr_ray.errors import BadRow
 
 Turn = dict[str, Any]
@@ -186,6 +186,9 @@ def _content_of(turn: Mapping[str, Any], role: str) -> Any:
 def _turn(role: str, said: str, content: Any, given: Mapping[str, Any]) -> Turn:
     if role != "assistant":
         out: Turn = {"role": role, **seen_and_said(content, role)}
+        if references_of(given):
+            what = f"a {role} turn has images beside its content, which does not say where"
+            raise BadRow("media", f"{what}; make them parts of it")
         named = ("name", "tool_call_id") if role == "tool" else ()
         return out | {name: str(given[name]) for name in named if given.get(name)}
     _check_all_read(given)

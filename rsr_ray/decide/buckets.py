@@ -7,7 +7,7 @@ in it, come from hashes: not from how the rows lie in the store. Legend: N rows 
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.lib.recfunctions import repack_fields
 
+from rsr_ray.codes import codes_of
 from rsr_ray.errors import UserError
 from rsr_ray.guard import as_numbers
-from rsr_ray.store.parts import hashes
+from rsr_ray.store.parts import Prompts
 from rsr_ray.store.score_files import ScoreFile
 from rsr_ray.store.store import Store
 
-READERS = 4  # files read at once
+READERS, READERS_OF_PARTS = 4, 2  # files read at once; a part's columns are read side by side
 BUCKET_ROWS = 200_000
 TASK_ROWS = 10_000  # of small files that are read by one task
 FLUSHED_ROWS = 400_000  # that are laid into files at once
@@ -64,7 +65,7 @@ class Bucket:
 
 class Buckets:
     """The rows of some files, by prompt: those that were scored or, with `rejects`, all. Use as a
-    context: its folder goes with it.
+    context: its folder goes with it. `known` names are numbered with those that are found.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Buckets:
         *,
         stratum: str | None = None,
         rejects: bool = False,
+        known: Mapping[str, list[str]] | None = None,
     ):
         self.store, self.fingerprint, self.numbers = store, fingerprint, numbers
         more = {"stratum": stratum is not None, "reject_reason": rejects}
         self.coded = (*CODED, *(name for name, is_there in more.items() if is_there))
         self.stratum, self.rejects = stratum, rejects
+        self.known = known or {}
         self.names: dict[str, list[str]] = {}
         # what repeats another row has the same row_hash, and what has the same id this hash
         self.by_id = "id_hash" if rejects else "row_hash"
@@ -98,16 +101,21 @@ class Buckets:
     def __exit__(self, *error: object) -> None:
         self._folder.cleanup()
 
-    def fill(self, files: list[ScoreFile]) -> None:
-        """Read the files. Raises as `Store.read_score_file`, and UserError without room for it."""
+    def fill(self, files: list[ScoreFile], prompts: Prompts | None = None) -> None:
+        """Read the files, or their rows of some prompts.
+
+        Raises as `Store.read_score_file`, and UserError without room for it.
+        """
         n_rows = sum(file.n_rows for file in files)
-        self._check_room(n_rows)
+        if prompts is None:
+            self._check_room(n_rows)
         self.bits = min(BLOCK_BITS, max(0, -(-n_rows // BUCKET_ROWS) - 1).bit_length())
-        codes = {name: _Codes() for name in self.coded}
+        codes = {name: _Codes(self.known.get(name, ())) for name in self.coded}
         pending: list[np.ndarray] = []
-        with ThreadPoolExecutor(READERS) as pool:
-            waiting = (pool.submit(self._read, some) for some in _together(files))
-            ahead = list(islice(waiting, READERS + 1))
+        readers = READERS_OF_PARTS if any(file.is_part for file in files) else READERS
+        with ThreadPoolExecutor(readers) as pool:
+            waiting = (pool.submit(self._read, some, prompts) for some in _together(files))
+            ahead = list(islice(waiting, readers + 1))
             while ahead:
                 pending.append(self._numbered(ahead.pop(0).result(), codes))
                 ahead += islice(waiting, 1)
@@ -116,7 +124,7 @@ class Buckets:
         self._flush(pending)
         self.names = {name: sorted(code.names) for name, code in codes.items()}
         self._places = {name: code.places() for name, code in codes.items()}
-        self._repeats = self._find_repeats()
+        self.repeats = self._find_repeats()
 
     def _check_room(self, n_rows: int) -> None:
         needed = n_rows * (self.dtype.itemsize + self._place_dtype.itemsize)
@@ -130,24 +138,30 @@ class Buckets:
 
     def __iter__(self) -> Iterator[Bucket]:
         """The buckets, in the order of hashes."""
+        return self.each(self.repeats)
+
+    def each(self, repeats: np.ndarray, units: Collection[str] | None = None) -> Iterator[Bucket]:
+        """The buckets, or what is in them of some units; `repeats` is what does not count because
+        it repeats a row of another prompt, as the field of this name.
+        """
+        is_wanted = np.array([units is None or name in units for name in self.names["unit"]])
+        repeats = repeats[np.argsort(repeats["prompt_hash"])]
         for bucket in range(1 << self.bits):
             rows = self._load("rows", bucket, self.dtype)
+            if units is not None:
+                rows = rows[is_wanted[rows["unit"]]]
             if len(rows):
-                yield self._bucket(rows)
+                yield self._bucket(rows, repeats)
 
-    def _read(self, files: list[ScoreFile]) -> pa.Table:
+    def _read(self, files: list[ScoreFile], prompts: Prompts | None) -> pa.Table:
         """The rows of some files."""
-        return pa.concat_tables(map(self._read_file, files))
+        return pa.concat_tables(self._read_file(file, prompts) for file in files)
 
-    def _read_file(self, file: ScoreFile) -> pa.Table:
-        hashed = ["prompt_hash", "row_hash", "source_row", "reject_reason"]
-        hashed += ["trajectory_id"] if self.rejects else []
-        wanted = [*CODED, *hashed, *self.numbers, *(["strata"] if self.stratum else [])]
-        table = self.store.read_score_file(self.fingerprint, file, wanted)
-        if self.rejects:
-            ids = hashes([table["teacher"], table["trajectory_id"]])
-            table = table.append_column("id_hash", ids)
-        else:
+    def _read_file(self, file: ScoreFile, prompts: Prompts | None) -> pa.Table:
+        wanted = [*CODED, *self.plain, "reject_reason", *self.numbers]
+        wanted += ["strata"] if self.stratum else []
+        table = self.store.read_score_file(self.fingerprint, file, wanted, prompts)
+        if not self.rejects:
             table = table.filter(table["reject_reason"].is_null())
         if self.stratum:
             said = values_of(table["strata"], self.stratum)
@@ -211,16 +225,18 @@ class Buckets:
             self._path("places", bucket).unlink(missing_ok=True)
         return np.concatenate(found)
 
-    def _bucket(self, rows: np.ndarray) -> Bucket:
+    def _bucket(self, rows: np.ndarray, repeats: np.ndarray) -> Bucket:
         """Of a trajectory that a teacher has twice the first by source and row counts, and one that
         was scored before those that were not.
         """
         rows, is_first = self._sorted(rows, "row_hash", "prompt_hash")
-        some = np.flatnonzero(np.isin(rows["row_hash"], self._repeats["row_hash"]))
-        gone = {*self._repeats.tolist()} if len(some) else set()
-        for i in some.tolist():
-            is_first[i] &= (int(rows["row_hash"][i]), int(rows["prompt_hash"][i])) not in gone
-        return Bucket(rows["prompt_hash"].copy(), rows, is_first)
+        prompt = rows["prompt_hash"].copy()
+        low = np.searchsorted(repeats["prompt_hash"], prompt[0])
+        high = np.searchsorted(repeats["prompt_hash"], prompt[-1], side="right")
+        for row, of in repeats[low:high].tolist():
+            start, stop = (np.searchsorted(prompt, of, side=side) for side in ("left", "right"))
+            is_first[start:stop] &= rows["row_hash"][start:stop] != row
+        return Bucket(prompt, rows, is_first)
 
     def _sorted(self, rows: np.ndarray, *by: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows by hashes, the last first, and which of them is the first with its own."""
@@ -266,21 +282,14 @@ def values_of(strata: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
 class _Codes:
     """Names as numbers, in the order in which they came."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names: dict[str, int] = {name: i for i, name in enumerate(names)}
 
     def of(self, column: pa.ChunkedArray) -> np.ndarray:
         """int [N]; -1 for null."""
-        if not len(column):
-            return np.empty(0, np.int64)
-        is_encoded = pa.types.is_dictionary(column.type)
-        encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
-        encoded = encoded.combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0)
-        own = [self.names.setdefault(n, len(self.names)) for n in encoded.dictionary.to_pylist()]
-        indices = encoded.indices.fill_null(len(own)).to_numpy()
-        codes: np.ndarray = np.array([*own, -1])[indices]
+        of_column, names = codes_of(column)
+        own = [self.names.setdefault(name, len(self.names)) for name in names.to_pylist()]
+        codes: np.ndarray = np.array([*own, -1])[of_column]
         return codes
 
     def places(self) -> np.ndarray:

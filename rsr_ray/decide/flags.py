@@ -53,6 +53,11 @@ class FlagCounts:
         both = zip(vars(self).values(), vars(other).values(), strict=True)
         return FlagCounts(*(a + b for a, b in both))
 
+    def exchange(self, gone: "FlagCounts", come: "FlagCounts") -> "FlagCounts":
+        """With the counts of some prompts in place of those that they had before."""
+        three = zip(*(vars(one).values() for one in (self, gone, come)), strict=True)
+        return FlagCounts(*(a - b + c for a, b, c in three))
+
     def shares(self, t: int) -> dict[str, float | None]:
         """Of a teacher's trajectories whose flags are known, the share that has each."""
         found = {"cut_off": (self.cut_off, self.cut_off_known)}

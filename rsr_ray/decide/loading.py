@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsr_ray.codes import sorted_codes_of
 from rsr_ray.decide.buckets import Buckets, values_of
+from rsr_ray.decide.kept import NUMBERS, find_kept
 from rsr_ray.decide.scored import Scored
-from rsr_ray.decide.whole import Asked, Whole, sum_up
+from rsr_ray.decide.views import Asked
+from rsr_ray.decide.whole import Whole, columns_of, sum_up
 from rsr_ray.errors import UserError
 from rsr_ray.guard import JUDGED_BY, as_numbers
 from rsr_ray.metrics import REGISTRY, RSR, Metric
-from rsr_ray.store.score_files import ScoreFile
+from rsr_ray.store.score_files import ScoreFile, units_of
 from rsr_ray.store.store import Store
 from rsr_ray.store.teacher_rows import TeacherRow
 
@@ -99,15 +102,11 @@ def load_files(
             f"store {store.uri}: no scores of student {store.student_name}: run rsr-ray score"
         )
     metrics = list(dict.fromkeys([*metrics, *([SURPRISAL] if LOCAL in metrics else [])]))
-    numbers = _columns_of(metrics, more)
+    numbers = columns_of(metrics, more)
     n_rows = sum(file.n_rows for file in files)
     if share == 1 and n_rows > MOST_ROWS:
         asked = Asked(metrics, tuple(teachers), sample_share=MOST_ROWS / n_rows)
-        with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
-            buckets.fill(files)
-            if buckets.names["teacher"]:
-                return _sampled(sum_up(buckets, asked))
-            raise _all_rejected(store)
+        return _load_very_many(store, fingerprint, files, asked, numbers, stratum)
     prompts = None if share == 1 else (-(2**63), -(2**63) + int(share * 2**64))
 
     def read(file: ScoreFile) -> pa.Table:
@@ -120,10 +119,24 @@ def load_files(
     raise _all_rejected(store)
 
 
-def _columns_of(metrics: list[Metric], more: Iterable[str]) -> list[str]:
-    """The number columns that are read."""
-    of_metrics = (column for metric in [*metrics, RSR] for column in metric.columns)
-    return list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
+def _load_very_many(
+    store: Store,
+    fingerprint: str,
+    files: list[ScoreFile],
+    asked: Asked,
+    numbers: list[str],
+    stratum: str | None,
+) -> Scored:
+    """A sample, and what all rows come to: what is kept of them, or in a pass over them."""
+    is_kept = numbers == NUMBERS and asked.metrics == [RSR] and not asked.teachers
+    kept = find_kept(store, fingerprint, units_of(files)) if is_kept and not stratum else None
+    if kept and len(kept.ends):
+        return _sampled(kept.whole(store, files, asked.sample_share))
+    with Buckets(store, fingerprint, numbers, stratum=stratum) as buckets:
+        buckets.fill(files)
+        if buckets.names["teacher"]:
+            return _sampled(sum_up(buckets, asked))
+        raise _all_rejected(store)
 
 
 def _all_rejected(store: Store) -> UserError:
@@ -181,9 +194,10 @@ def load_ends(store: Store, scored: Scored, values: np.ndarray) -> tuple[Scored,
 
     def read(row: np.void) -> pa.Table:
         unit, source = (whole.names[n][row[n]] for n in ("unit", "source"))
-        prompt = int(row["prompt_hash"])
+        file, prompt = file_of[unit], int(row["prompt_hash"])
         wanted = ["prompt_id", *ROW, "unit"]
-        found = store.read_score_file(fingerprint, file_of[unit], wanted, (prompt, prompt + 1))
+        some = (prompt, prompt + 1) if file.is_part else None  # others are not sorted by it
+        found = store.read_score_file(fingerprint, file, wanted, some)
         is_it = pc.and_(pc.equal(found["source"], source), pc.equal(found["unit"], unit))
         is_row = pc.equal(found["source_row"], int(row["source_row"]))
         return found.filter(pc.and_(is_it, is_row)).slice(0, 1)
@@ -234,17 +248,17 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
     """Rows with trajectories that a teacher has twice, each trajectory once: its first row by
     source and row.
     """
-    teacher, teachers = _codes(rows["teacher"])
-    trajectory, _ = _codes(rows["trajectory_id"])
-    content, _ = _codes(pc.fill_null(rows["content"], ""))
-    source, _ = _codes(rows["source"])
+    teacher, teachers = sorted_codes_of(rows["teacher"])
+    trajectory, _ = sorted_codes_of(rows["trajectory_id"])
+    content, _ = sorted_codes_of(pc.fill_null(rows["content"], ""))
+    source, _ = sorted_codes_of(rows["source"])
     order = np.lexsort((rows["source_row"].to_numpy(), source, content, trajectory, teacher))
     first = np.ones(len(order), bool)
     first[1:] = np.logical_or.reduce(
         [np.diff(code[order]) != 0 for code in (teacher, trajectory, content)]
     )
     order = order[first]
-    prompt, prompts = _codes(rows["prompt_id"].take(pa.array(order)))
+    prompt, prompts = sorted_codes_of(rows["prompt_id"].take(pa.array(order)))
     return Scored(
         teachers.to_pylist(),
         prompts,
@@ -261,15 +275,3 @@ def _each_once(rows: pa.Table, numbers: list[str]) -> Scored:
 def _text(column: pa.ChunkedArray) -> pa.Array:
     whole = pc.cast(column, pa.string()).combine_chunks()
     return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """A column as int64 [N] indices into its sorted distinct values, and these."""
-    is_encoded = pa.types.is_dictionary(column.type)
-    encoded = (column if is_encoded else pc.dictionary_encode(column)).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    order = pc.sort_indices(encoded.dictionary)
-    place = np.empty(len(order), np.int64)
-    place[order.to_numpy()] = np.arange(len(order))
-    return place[encoded.indices.to_numpy()], encoded.dictionary.take(order)

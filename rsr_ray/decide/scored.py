@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from rsr_ray.decide.flags import FlagCounts, Flags
 from rsr_ray.decide.matrices import Matrices
 from rsr_ray.decide.sums import Values
-from rsr_ray.decide.whole import Told, Whole
+from rsr_ray.decide.views import Told
+from rsr_ray.decide.whole import Whole
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import Metric
 

@@ -41,10 +41,17 @@ def bits_of(n_teachers: int, most_cells: int) -> int:
 
 
 class TermSums:
-    """Sums of a metric's terms: `Blocks` in the making."""
+    """Sums of a metric's terms: `Blocks` in the making. Who answered them is kept of the first
+    SOME_PROMPTS in so many blocks.
+    """
 
-    def __init__(self, metric: Metric, n_teachers: int, bits: int):
+    ADDED = ("every", "shared", "n_prompts", "n_shared", "answered", "without", "won")
+
+    def __init__(
+        self, metric: Metric, n_teachers: int, bits: int, some_blocks: float = 1 << BLOCK_BITS
+    ):
         self.metric, self.n_teachers, self.bits = metric, n_teachers, bits
+        self.some_blocks = some_blocks
         self.every = np.zeros((3, 1 << bits, n_teachers))  # x, y, n
         self.shared = np.zeros((3, 1 << bits, n_teachers))
         self.n_prompts, self.n_shared = 0, 0
@@ -76,6 +83,14 @@ class TermSums:
         self.answered += np.bincount(teacher, minlength=n_T)
         self._count_first(*(values.reshape(-1, n_T) for values in means[:2]))
         self._count_without(prompt, teacher, n_teachers)
+        self._see(prompt, teacher, rows.block)
+
+    def exchange(self, gone: "TermSums", come: "TermSums") -> None:
+        """Have the sums of some prompts in place of those that they had before."""
+        for name in self.ADDED:
+            setattr(self, name, getattr(self, name) - getattr(gone, name) + getattr(come, name))
+        for sums in (self.every, self.shared):
+            sums[:2, sums[2] == 0] = 0  # what rounding left
 
     def _count_first(self, x: np.ndarray, y: np.ndarray) -> None:
         if len(x):
@@ -92,11 +107,14 @@ class TermSums:
         codes = np.bincount(prompt, teacher, len(n_teachers))[of_one].astype(np.int64)
         missing = n_T * (n_T - 1) // 2 - codes
         self.without += np.bincount(missing, minlength=n_T) + int((n_teachers == n_T).sum())
+
+    def _see(self, prompt: np.ndarray, teacher: np.ndarray, block: np.ndarray) -> None:
+        """Keep who answered prompts, while there are few."""
         left = SOME_PROMPTS - sum(map(len, self.some))
-        if left > 0:
-            answered = np.zeros((len(n_teachers), n_T), bool)
+        if left > 0 and (block < self.some_blocks).any():
+            answered = np.zeros((len(block), self.n_teachers), bool)
             answered[prompt, teacher] = True
-            self.some.append(answered[n_teachers > 0][:left])
+            self.some.append(answered[answered.any(1) & (block < self.some_blocks)][:left])
 
     def result(self) -> Blocks:
         none = np.zeros((0, self.n_teachers), bool)
@@ -138,6 +156,14 @@ class ValueSums:
         found = [n, tokens, total, np.bincount(flat, apart**2, size)]
         self.sums += np.stack(found).reshape(self.sums.shape)
 
+    def exchange(self, gone: "ValueSums", come: "ValueSums") -> None:
+        """Have the sums of some prompts in place of those that they had before."""
+        left = self.sums - gone.sums
+        left[3] -= _between(left, gone.sums)
+        left[2:, left[0] == 0] = 0  # what rounding left
+        self.sums = left + come.sums
+        self.sums[3] += _between(left, come.sums)
+
     @property
     def n(self) -> np.ndarray:
         """Trajectories of each teacher, int [T]."""
@@ -149,9 +175,18 @@ class ValueSums:
         mean = ratio(total, n)
         each = ratio(self.sums[2], self.sums[0])
         between = np.nansum(self.sums[0] * (each - mean) ** 2, axis=0)
+        within = self.sums[3].sum(0).clip(0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            std = np.where(n > 1, np.sqrt((self.sums[3].sum(0) + between) / (n - 1)), np.nan)
+            std = np.where(n > 1, np.sqrt((within + between) / (n - 1)), np.nan)
         return Values(self.n, ratio(tokens, n), mean, std)
+
+
+def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """By how much the squared distances of two groups together are more than those in each."""
+    means = ratio(a[2], a[0]) - ratio(b[2], b[0])
+    both = ratio(a[0] * b[0], a[0] + b[0])
+    more: np.ndarray = np.nan_to_num(means**2 * both)
+    return more
 
 
 @dataclass(frozen=True)

@@ -7,35 +7,19 @@ quartiles, is of the sample: all trajectories of the prompts with the smallest h
 Legend: N trajectories of a bucket, T teachers of the store, S strata.
 """
 
-import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from rsr_ray.decide.buckets import BLOCK_BITS, Bucket, Buckets
 from rsr_ray.decide.ends import Ends
-from rsr_ray.decide.flags import FlagCounts, Flags
-from rsr_ray.decide.matrices import Matrices, ratio
-from rsr_ray.decide.sums import Rows, TermSums, Values, ValueSums, bits_of
+from rsr_ray.decide.flags import Flags
+from rsr_ray.decide.matrices import ratio
+from rsr_ray.decide.sums import Rows, bits_of
+from rsr_ray.decide.views import CELLS, Asked, Told, View, Views
 from rsr_ray.errors import UserError
 from rsr_ray.metrics import RSR, Metric
-
-CELLS = 1 << 18  # of blocks and teachers, of all strata together: 4,096 blocks of up to 64 teachers
-
-
-@dataclass(frozen=True)
-class Told:
-    """What is known of all trajectories of a ranking; arrays are of its teachers, [T]."""
-
-    by: str  # the metric that it is by
-    teachers: list[str]
-    matrices: dict[str, Matrices]  # by the metric's name
-    values: Values
-    flags: FlagCounts
-    n_prompts: int  # that any of them answered
-    without: "Told | None" = None  # of those that are not degenerate, if some are
-    left_out: list[str] = field(default_factory=list)  # of them: teachers that mostly are
 
 
 @dataclass(frozen=True)
@@ -65,82 +49,6 @@ class Whole:
     n_in_several: int  # prompts with answers in several strata
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a pass is made for."""
-
-    metrics: list[Metric]  # whose terms are summed, the one to rank by first
-    teachers: tuple[str, ...] = ()  # the only ones, if any are given
-    sample_share: float = 1.0  # of the prompts that are in the sample
-
-    @property
-    def by(self) -> Metric:
-        return self.metrics[0]
-
-
-class _View:
-    """The sums of a ranking in the making."""
-
-    def __init__(self, own: np.ndarray, asked: Asked, n_teachers: int, bits: int):
-        self.by = asked.by.name
-        self.own = own  # int [K]: teachers of the store that are in it
-        self.place = np.full(n_teachers, -1)
-        self.place[own] = np.arange(len(own))
-        self.terms = {m.name: TermSums(m, len(own), bits) for m in asked.metrics}
-        self.values = ValueSums(asked.by, len(own), bits)
-        none = np.zeros(len(own), np.int64)
-        self.flags = FlagCounts(none, none, none, none, none)
-
-    def add(self, rows: Rows, flags: Flags, keep: np.ndarray) -> None:
-        place = self.place[rows.teacher]
-        keep = keep & (place >= 0)
-        some = rows.where(keep, place)
-        for sums in self.terms.values():
-            sums.add(some)
-        self.values.add(some)
-        self.flags += FlagCounts.of(
-            flags.cut_off[keep], flags.degenerate[keep], some.teacher, len(self.own)
-        )
-
-    def told(self, names: list[str]) -> Told:
-        matrices: dict[str, Matrices] = {name: sums.result() for name, sums in self.terms.items()}
-        n_prompts = max(matrix.n_prompts for matrix in matrices.values())
-        own = [names[t] for t in self.own]
-        return Told(self.by, own, matrices, self.values.result(), self.flags, n_prompts)
-
-
-class _Views:
-    """Those of all trajectories, or of a stratum: all, and without the degenerate ones."""
-
-    def __init__(self, asked: Asked, teachers: np.ndarray, n_teachers: int, bits: int):
-        self._how = (asked, n_teachers, bits)
-        self.every, self.others = (_View(teachers, *self._how) for _ in range(2))
-        self.left_out = teachers[:0]
-
-    def add(self, rows: Rows, flags: Flags, keep: np.ndarray) -> None:
-        self.every.add(rows, flags, keep)
-        self.others.add(rows, flags, keep & (flags.degenerate != 1))
-
-    def again(self) -> bool:
-        """Whether other teachers have to be in them than was assumed: then they begin again."""
-        n, flags = self.every.values.n, self.every.flags
-        there = self.every.own[n > 0]
-        mostly = 2 * flags.degenerate > n
-        self.left_out = self.every.own[mostly & (n > 0)]
-        kept = np.setdiff1d(there, self.left_out)
-        same = np.array_equal(there, self.every.own) and np.array_equal(kept, self.others.own)
-        if not same:
-            self.every, self.others = _View(there, *self._how), _View(kept, *self._how)
-        return not same
-
-    def told(self, names: list[str]) -> Told:
-        told = self.every.told(names)
-        left_out = [names[t] for t in self.left_out]
-        if not self.every.flags.degenerate.any() or not len(self.others.own):
-            return dataclasses.replace(told, left_out=left_out)
-        return dataclasses.replace(told, left_out=left_out, without=self.others.told(names))
-
-
 def sum_up(buckets: Buckets, asked: Asked) -> Whole:
     """What the rows of filled buckets come to.
 
@@ -152,9 +60,9 @@ def sum_up(buckets: Buckets, asked: Asked) -> Whole:
     wanted = _numbers_of(names["teacher"], asked.teachers)
     strata = names.get("stratum", [])
     bits = bits_of(n_teachers, CELLS)
-    whole = _Views(asked, wanted, n_teachers, bits)
+    whole = Views(asked, (wanted, wanted), n_teachers, bits)
     of_strata = bits_of(n_teachers, CELLS // max(1, len(strata)))
-    within = [_Views(asked, wanted, n_teachers, of_strata) for _ in strata]
+    within = [Views(asked, (wanted, wanted), n_teachers, of_strata) for _ in strata]
     while True:
         found = _Pass(asked, n_teachers, wanted)
         for bucket in (one.each_once() for one in buckets):
@@ -173,6 +81,68 @@ def sum_up(buckets: Buckets, asked: Asked) -> Whole:
     return found.whole(buckets, whole.told(names["teacher"]), told)
 
 
+class Sums:
+    """The sums of a ranking by a metric that looks at no other answer, without strata: those of
+    prompts with all their answers.
+    """
+
+    def __init__(
+        self, asked: Asked, n_teachers: int, own: tuple[np.ndarray, np.ndarray] | None = None
+    ):
+        self.n_teachers = n_teachers
+        every = np.arange(n_teachers)
+        self.found = _Pass(asked, n_teachers, every)
+        bits = bits_of(n_teachers, CELLS)
+        self.views = Views(asked, own or (every, every), n_teachers, bits)
+
+    def add(self, bucket: Bucket) -> None:
+        """Rows that were scored, each once."""
+        self.views.add(*self.found.look(bucket))
+
+    def empty(self) -> "Sums":
+        """Sums of nothing, of the same teachers."""
+        own = self.views.every.own, self.views.others.own
+        return Sums(self.found.asked, self.n_teachers, own)
+
+    def exchange(self, gone: "Sums", come: "Sums") -> None:
+        """Have the sums of some prompts in place of those that they had before."""
+        self.found.exchange(gone.found, come.found)
+        self.views.exchange(gone.views, come.views)
+
+    def with_sample(self, sample: "Sums", ends: Ends) -> "Sums":
+        """With what is kept of single prompts of a sample, and the ends of all rows."""
+        self.found.sampled, self.found.ends = sample.found.sampled, ends
+        self.views.take_some(sample.views)
+        return self
+
+    def whole(self, buckets: Buckets) -> Whole:
+        return self.found.whole(buckets, self.views.told(buckets.names["teacher"]), {})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As they are kept, without samples and ends."""
+        found = {f"found/{n}": np.asarray(getattr(self.found, n)) for n in _Pass.ADDED}
+        for which in ("every", "others"):
+            view: View = getattr(self.views, which)
+            found |= {f"{which}/{name}": values for name, values in view.arrays().items()}
+        return found
+
+    @classmethod
+    def of_arrays(cls, asked: Asked, n_teachers: int, arrays: Mapping[str, np.ndarray]) -> "Sums":
+        sums = cls(asked, n_teachers, (arrays["every/own"], arrays["others/own"]))
+        for name in _Pass.ADDED:
+            setattr(sums.found, name, arrays[f"found/{name}"].copy())
+        for which in ("every", "others"):
+            own = {n.removeprefix(f"{which}/"): some for n, some in arrays.items()}
+            getattr(sums.views, which).restore(own)
+        return sums
+
+
+def columns_of(metrics: list[Metric], more: Iterable[str]) -> list[str]:
+    """The number columns that are read for metrics."""
+    of_metrics = (column for metric in [*metrics, RSR] for column in metric.columns)
+    return list(dict.fromkeys(["n_tokens", "surprisal_sum", *of_metrics, *more]))
+
+
 def _numbers_of(names: list[str], teachers: Iterable[str]) -> np.ndarray:
     if unknown := [name for name in sorted({*teachers}) if name not in names]:
         raise UserError(
@@ -184,12 +154,15 @@ def _numbers_of(names: list[str], teachers: Iterable[str]) -> np.ndarray:
 class _Pass:
     """What else is found in the buckets."""
 
+    ADDED = ("every", "seen", "lacking", "n_without_value")
+
     def __init__(self, asked: Asked, n_teachers: int, wanted: np.ndarray):
         self.asked = asked
         self.is_wanted = np.isin(np.arange(n_teachers), wanted)
         self.bits = bits_of(n_teachers, CELLS)
         self.every = np.zeros((3, 1 << self.bits, n_teachers))  # x, y, n
-        self.lacking: set[str] = set()
+        self.seen = np.zeros(n_teachers, np.int64)  # rows of each teacher
+        self.lacking = np.zeros(len(asked.metrics), np.int64)  # rows that lack each metric
         self.n_without_value = self.n_in_several = 0
         self.ends = Ends(asked.by)
         self.sampled: list[Bucket] = []
@@ -201,10 +174,11 @@ class _Pass:
         columns = {name: np.ascontiguousarray(c) for name, c in bucket.columns().items()}
         rows = Rows(prompt, block, columns["teacher"], columns)
         self._count_every(rows)
+        self.seen += np.bincount(rows.teacher, minlength=len(self.seen))
         keep = self.is_wanted[rows.teacher]
-        for metric in self.asked.metrics:
-            if any(np.isnan(columns[name][keep]).any() for name in metric.columns):
-                self.lacking.add(metric.name)
+        for m, metric in enumerate(self.asked.metrics):
+            some = np.logical_or.reduce([np.isnan(columns[name]) for name in metric.columns])
+            self.lacking[m] += int((keep & some).sum())
         keep[keep] &= self._valued(rows.where(keep))
         self.ends.add(bucket.where(keep).rows, rows.where(keep))
         if "stratum" in columns:
@@ -212,6 +186,10 @@ class _Pass:
         some = keep & (block[prompt] < self.asked.sample_share * (1 << BLOCK_BITS))
         self.sampled.append(bucket.where(some))
         return rows, Flags.of(columns), keep
+
+    def exchange(self, gone: "_Pass", come: "_Pass") -> None:
+        for name in self.ADDED:
+            setattr(self, name, getattr(self, name) - getattr(gone, name) + getattr(come, name))
 
     def _count_every(self, rows: Rows) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -235,22 +213,24 @@ class _Pass:
 
     def whole(self, buckets: Buckets, told: Told, strata: dict[str, Told]) -> Whole:
         names = buckets.names
+        lacking = zip(self.asked.metrics, self.lacking.tolist(), strict=True)
         hashes = np.concatenate([bucket.prompt for bucket in self.sampled])
         prompts, prompt = np.unique(hashes, return_inverse=True)
         rows = np.concatenate([bucket.rows for bucket in self.sampled])
         x, y, n = self.every.sum(1)
         totals = zip(n.astype(int).tolist(), ratio(x, y).tolist(), strict=True)
+        every = dict(zip(names["teacher"], totals, strict=True))
         return Whole(
             names=names,
             numbers=buckets.numbers,
-            ranked=[names["teacher"][t] for t in np.flatnonzero(self.is_wanted)],
+            ranked=[names["teacher"][t] for t in np.flatnonzero(self.is_wanted & (self.seen > 0))],
             told=told,
             sample=Sample(prompts, prompt, rows),
             ends=self.ends.rows,
             ends_values=self.ends.values,
-            lacking=frozenset(self.lacking),
-            n_without_value=self.n_without_value,
-            every=dict(zip(names["teacher"], totals, strict=True)),
+            lacking=frozenset(metric.name for metric, n in lacking if n),
+            n_without_value=int(self.n_without_value),
+            every={name: of_it for name, of_it in every.items() if of_it[0]},
             strata=strata,
             n_in_several=self.n_in_several,
         )

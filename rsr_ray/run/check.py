@@ -33,12 +33,13 @@ KINDS = {
 }
 WRONG = ("broken", "table")  # what makes the exit code 1
 REMOVED = ("broken", "leftover")  # what --repair removes
-NO_DAMAGE = ("are not work units", "an earlier version of rsr_ray")  # of notes on a store
+# of notes on a store
+NO_DAMAGE = ("are not work units", "an earlier version of rsr_ray", "drawn at random")
 SCHEMAS = {"scores": SCORES, "parts": SCORES, "tokens": TOKENS}
 
 IN_RACE = re.compile(r"(?P<root>races/[^/]+)/(?P<place>.+)")
 OF_STUDENT = re.compile(
-    rf"(?P<kind>scores|tokens|teachers)/student=(?P<student>{STUDENT_NAME.pattern}?)"
+    rf"(?P<kind>scores|tokens|teachers|summaries)/student=(?P<student>{STUDENT_NAME.pattern}?)"
     r"(?P<rest>/.+|\.parquet)"
 )
 RECORD = re.compile(r"(runs|nightly|packs/student=[^/]+)/[^/]+\.json|race\.json|status\.json")
@@ -46,7 +47,7 @@ LEASE = re.compile(
     r"(?P<folder>nightly/lease|claims/student=[^/]+(/lock)?|claims/status/lock)/"
     r"(?P<name>(?:[0-9a-f]+/[0-9a-f]{32}|\d{12})\.json)"
 )
-OURS = re.compile(r"(scores|tokens|teachers|packs|runs|nightly|claims)/.+")
+OURS = re.compile(r"(scores|tokens|teachers|summaries|packs|runs|nightly|claims)/.+")
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def kind_of(place: str) -> str:
         return str(at["kind"])
     if at and at["kind"] == "scores" and part_at(at["rest"][1:]):
         return "manifest" if place.endswith(".json") else "parts"
-    return "teachers" if at and at["kind"] == "teachers" and at["rest"] == ".parquet" else "stray"
+    is_one = at and at["kind"] in ("teachers", "summaries") and at["rest"] == ".parquet"
+    return str(at["kind"]) if at and is_one else "stray"
 
 
 def _verify(what: str, place: str, data: bytes) -> bool:

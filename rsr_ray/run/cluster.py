@@ -21,6 +21,8 @@ RETRIED = [
     r"HTTP status 5\d\d",
     "Connection reset",
 ]
+# Bytes that a task of a shuffle takes together; it needs a few times as many. Ray's own is 1 GiB.
+SHUFFLED = 256 * 1024**2
 KEPT = "Finished units are kept: rerun the same command to resume."
 
 
@@ -76,6 +78,7 @@ class Cluster:
         context.print_on_execution_start = False
         context.enable_progress_bars = self.verbose
         context.retried_map_errors, context.max_map_retries = RETRIED, 5
+        context.shuffle_input_batch_bytes = SHUFFLED
 
     def __enter__(self) -> Self:
         self._entered += 1

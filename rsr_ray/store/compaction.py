@@ -174,7 +174,8 @@ class Writer:
             warn_once(f"{e}; left as it is")
             return False
         is_wanted = pc.is_in(rows["unit"].cast(pa.string()), pa.array(names, pa.string()))
-        self._add(part.mark, rows.filter(is_wanted), names)
+        rows = with_hashes(rows.filter(is_wanted), HASHED.keys() - {*rows.column_names})
+        self._add(part.mark, rows, names)
         return True
 
     def add_units(self, files: dict[str, str]) -> None:

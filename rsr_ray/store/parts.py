@@ -9,6 +9,7 @@ the manifest says covers its footer, and each column of each row group.
 import base64
 import hashlib
 import itertools
+import mmap
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,8 +45,11 @@ AT_ONCE = 8  # pieces of a file
 HASHED = {  # of which columns each is a hash; null counts as empty
     "prompt_hash": ("prompt_id",),
     "row_hash": ("teacher", "trajectory_id", "content"),
+    "id_hash": ("teacher", "trajectory_id"),
 }
+Prompts = tuple[int, int] | np.ndarray  # by hash: [low, high), or those in a sorted int64 array
 UNIT_COLUMNS = ("unit", "unit_row")  # which unit a row is of, and its place there
+FIRST_BITS = 20  # of hashes, by which most are told apart
 FOOTERS = 256  # kept by a process
 _footers: dict[str, pq.FileMetaData] = {}  # by digest
 
@@ -133,17 +137,16 @@ def read_part(
     part: Part,
     units: Collection[str],
     columns: list[str],
-    prompts: tuple[int, int] | None = None,
+    prompts: Prompts | None = None,
 ) -> pa.Table:
-    """The rows of these units in a part; of `columns` those that it has.
+    """The rows of these units in a part, or those of some prompts; of `columns` those that it has.
 
-    `where` are the store, the place of the part there, and its endpoint; `prompts` (low, high):
-    only rows with low <= prompt_hash < high. Raises FileNotFoundError without it, StoreError where
-    it is not what was written.
+    `where` are the store, the place of the part there, and its endpoint. Raises FileNotFoundError
+    without it, StoreError where it is not what was written.
     """
     store, place, endpoint = where
     some = len(units) < part.n_units
-    extra = [*(["unit"] if some else []), *(["prompt_hash"] if prompts else [])]
+    extra = [*(["unit"] if some else []), *([] if prompts is None else ["prompt_hash"])]
     try:
         with opened(f"{store}/{place}", endpoint) as file:
             rows = _read_groups(file, part, list(dict.fromkeys([*columns, *extra])), prompts)
@@ -157,7 +160,7 @@ def read_part(
         if isinstance(e, OSError):
             raise
         raise broken(store, place, one_line(e)) from None
-    if prompts:
+    if prompts is not None:
         rows = rows.filter(within(rows["prompt_hash"].to_numpy(), prompts))
     if some:
         rows = rows.filter(pc.is_in(rows["unit"].cast(pa.string()), pa.array([*units])))
@@ -165,9 +168,9 @@ def read_part(
 
 
 def _read_groups(
-    file: pa.NativeFile, part: Part, columns: list[str], prompts: tuple[int, int] | None
+    file: pa.NativeFile, part: Part, columns: list[str], prompts: Prompts | None
 ) -> pa.Table:
-    """The row groups that may have rows of these prompts. Raises one of `seal.UNREADABLE`."""
+    """The row groups that have rows of these prompts. Raises one of `seal.UNREADABLE`."""
     footer = _footers.get(part.footer)
     if footer is None:
         footer = _read_footer(file, part)
@@ -175,10 +178,13 @@ def _read_groups(
             _footers.clear()
         _footers[part.footer] = footer
     groups = [i for i in range(footer.num_row_groups) if _may_have(footer.row_group(i), prompts)]
-    read = _read_chunks(file, part, footer, groups, {*columns})
-    with pq.ParquetFile(pa.BufferReader(read), metadata=footer) as parquet:
-        there = {*parquet.schema_arrow.names}
-        rows = parquet.read_row_groups(groups, [name for name in columns if name in there])
+    if isinstance(prompts, np.ndarray):  # nearly every group spans some of many: look
+        found = _columns_of(file, part, footer, groups, ["prompt_hash"])["prompt_hash"]
+        has = within(found.to_numpy(), prompts).to_numpy(zero_copy_only=False)
+        ends = np.cumsum([footer.row_group(i).num_rows for i in groups])
+        pairs = zip(groups, np.split(has, ends[:-1]), strict=True) if groups else ()
+        groups = [i for i, some in pairs if some.any()]
+    rows = _columns_of(file, part, footer, groups, columns)
     for field in SCORES:
         at = rows.schema.get_field_index(field.name)
         if at >= 0 and rows.schema.field(at).type != field.type:
@@ -186,12 +192,23 @@ def _read_groups(
     return rows.replace_schema_metadata()
 
 
+def _columns_of(
+    file: pa.NativeFile, part: Part, footer: pq.FileMetaData, groups: list[int], columns: list[str]
+) -> pa.Table:
+    """Columns of some row groups, of these those that there are."""
+    read = _read_chunks(file, part, footer, groups, {*columns})
+    with pq.ParquetFile(pa.BufferReader(read), metadata=footer) as parquet:
+        there = {*parquet.schema_arrow.names}
+        return parquet.read_row_groups(groups, [name for name in columns if name in there])
+
+
 def _read_chunks(
     file: pa.NativeFile, part: Part, footer: pq.FileMetaData, groups: list[int], columns: set[str]
-) -> bytearray:
+) -> mmap.mmap:
     """The file with only the bytes of these columns in it, each as it was written, else zeros.
 
-    A checksum of Parquet's own covers no header of a page. Raises BrokenError.
+    Zeros take no memory. A checksum of Parquet's own covers no header of a page.
+    Raises BrokenError.
     """
     checks = np.frombuffer(base64.b64decode(part.checks), "<u4").reshape(
         footer.num_row_groups, footer.num_columns
@@ -210,13 +227,13 @@ def _read_chunks(
             runs[-1][1] = start + length
         else:
             runs.append([start, start + length])
-    whole = bytearray(part.size)
+    whole = mmap.mmap(-1, part.size)
+    view = memoryview(whole)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for (start, stop), data in zip(
             runs, pool.map(lambda run: file.read_at(run[1] - run[0], run[0]), runs), strict=True
         ):
-            whole[start:stop] = data
-    view = memoryview(whole)
+            view[start:stop] = data
     if any(zlib.crc32(view[start : start + n]) != check for start, n, check in wanted):
         raise seal.BrokenError("a column is not what was written (checksum)")
     return whole
@@ -231,9 +248,13 @@ def _read_footer(file: pa.NativeFile, part: Part) -> pq.FileMetaData:
     return pq.read_metadata(pa.BufferReader(b"PAR1" + data))
 
 
-def _may_have(group: pq.RowGroupMetaData, prompts: tuple[int, int] | None) -> bool:
+def _may_have(group: pq.RowGroupMetaData, prompts: Prompts | None) -> bool:
     if prompts is None:
         return True
+    if isinstance(prompts, np.ndarray):
+        if not len(prompts):
+            return False
+        prompts = int(prompts[0]), int(prompts[-1]) + 1
     for i in range(group.num_columns):
         column = group.column(i)
         if column.path_in_schema == "prompt_hash" and column.statistics is not None:
@@ -242,10 +263,22 @@ def _may_have(group: pq.RowGroupMetaData, prompts: tuple[int, int] | None) -> bo
     return True
 
 
-def within(values: np.ndarray, prompts: tuple[int, int]) -> pa.Array:
-    """Which prompt hashes lie in [low, high); high may be 2**63."""
+def within(values: np.ndarray, prompts: Prompts) -> pa.Array:
+    """Which prompt hashes are among these; `high` may be 2**63."""
+    if isinstance(prompts, np.ndarray):
+        return pa.array(among(values, prompts))
     low, high = prompts
     return pa.array((values >= low) & (values <= high - 1))
+
+
+def among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Which of many hashes are among a few, sorted: bool [N]."""
+    first = np.zeros(1 << FIRST_BITS, bool)
+    first[(some >> 64 - FIRST_BITS) + (1 << FIRST_BITS - 1)] = True
+    found: np.ndarray = first[(values >> 64 - FIRST_BITS) + (1 << FIRST_BITS - 1)]
+    at = np.flatnonzero(found)
+    found[at] = np.isin(values[at], some)
+    return found
 
 
 def with_hashes(rows: pa.Table, names: Iterable[str]) -> pa.Table:

@@ -43,6 +43,8 @@ def rejects_of(scores: pa.Table) -> dict[str, Reject]:
 
 
 def add_reject(rejects: dict[str, Reject], reason: str, more: Reject) -> None:
-    """Count more rows of a reason; the first example stays."""
+    """Count more rows of a reason; the first example by its text stays, in whatever order."""
     before = rejects.get(reason)
-    rejects[reason] = Reject(before.n + more.n, before.example) if before else more
+    if before:
+        more = Reject(before.n + more.n, min(before.example, more.example))
+    rejects[reason] = more

@@ -23,6 +23,7 @@ from rsr_ray.store.manifest import Laid, Part
 from rsr_ray.store.parts import (
     HASHED,
     UNIT_COLUMNS,
+    Prompts,
     by_unit,
     read_part,
     with_hashes,
@@ -42,6 +43,7 @@ class ScoreFile:
 
     place: str  # below the store
     units: tuple[str, ...]  # names of those whose rows in it count
+    versions: tuple[str, ...]  # of the files that these have or had
     part: Part | None = None  # which it is, sorted by prompt_hash; None: the file of a unit
 
     @property
@@ -52,6 +54,11 @@ class ScoreFile:
     @property
     def is_part(self) -> bool:
         return self.part is not None
+
+
+def units_of(files: Iterable[ScoreFile]) -> dict[str, str]:
+    """The units whose rows are in these, with the versions of their files."""
+    return {n: v for file in files for n, v in zip(file.units, file.versions, strict=True)}
 
 
 class ScoreFiles(Scores):
@@ -79,7 +86,12 @@ class ScoreFiles(Scores):
             place = self._part_place(fingerprint, part) if part else ""
             files[place or self._unit_place("scores", fingerprint, name)].append(name)
         return [
-            ScoreFile(place=place, units=tuple(units), part=laid.in_part.get(units[0]))
+            ScoreFile(
+                place=place,
+                units=tuple(units),
+                versions=tuple(laid.units[name] for name in units),
+                part=laid.in_part.get(units[0]),
+            )
             for place, units in files.items()
         ]
 
@@ -91,13 +103,13 @@ class ScoreFiles(Scores):
         fingerprint: str,
         file: ScoreFile,
         columns: list[str],
-        prompts: tuple[int, int] | None = None,
+        prompts: Prompts | None = None,
     ) -> pa.Table:
-        """Columns of the rows of a file that count, as `read_unit` has them.
+        """Columns of the rows of a file that count, or of those of some prompts, as `read_unit` has
+        them.
 
-        There are also prompt_hash and row_hash, int64 (`hashes`), and the name of its unit, a
-        dictionary. `prompts` (low, high): only rows with low <= prompt_hash < high. Raises as
-        `read_unit`, and FileNotFoundError where a unit is no longer in the store.
+        There are also HASHED columns, int64 (`hashes`), and the name of its unit, a dictionary.
+        Raises as `read_unit`, and FileNotFoundError where a unit is no longer in the store.
         """
         files = [file]
         for _ in range(MOVES):
@@ -116,19 +128,24 @@ class ScoreFiles(Scores):
         fingerprint: str,
         file: ScoreFile,
         columns: list[str],
-        prompts: tuple[int, int] | None = None,
+        prompts: Prompts | None = None,
     ) -> pa.Table:
         """`read_score_file` of a file that is there. Raises FileNotFoundError where it is not."""
         if file.part is not None:
             where = (self.uri, file.place, self.endpoint)
             rows = read_part(where, file.part, file.units, stored_columns(columns), prompts)
+            if lacking := (HASHED.keys() & {*columns}) - {*rows.column_names}:
+                made_of = list({name for hashed in lacking for name in HASHED[hashed]})
+                texts = read_part(where, file.part, file.units, made_of, prompts)
+                for name in lacking:  # in a part of an earlier version
+                    rows = rows.append_column(name, with_hashes(texts, [name])[name])
             return as_asked(self.uri, rows, file.part.mark, columns)
         (name,) = file.units
-        asked = [*columns, *(["prompt_hash"] if prompts else [])]
+        asked = [*columns, *([] if prompts is None else ["prompt_hash"])]
         needed = dict.fromkeys(n for c in asked for n in HASHED.get(c, (c,)))
         rows = self._read_file(fingerprint, name, [n for n in needed if n not in UNIT_COLUMNS])
         rows = with_unit(with_hashes(rows, HASHED.keys() & {*asked}), name)
-        if prompts:
+        if prompts is not None:
             rows = rows.filter(within(rows["prompt_hash"].to_numpy(), prompts))
         return rows.select(columns)
 
@@ -198,7 +215,12 @@ class ScoreFiles(Scores):
                 raise FileNotFoundError(self.unit_uri(fingerprint, name))
             units[self._part_place(fingerprint, part_of[name])].append(name)
         return [
-            ScoreFile(place=place, units=tuple(some), part=part_of[some[0]])
+            ScoreFile(
+                place=place,
+                units=tuple(some),
+                versions=tuple(part_of[name].units[name] for name in some),
+                part=part_of[some[0]],
+            )
             for place, some in units.items()
         ]
 
@@ -281,11 +303,14 @@ class ScoreFiles(Scores):
                     found.setdefault((fingerprint, name), []).append(RejectedRow(**row))
         return found
 
-    def count_rejects(self, fingerprint: str) -> dict[str, Reject]:
-        """Rejected rows by reason; rows without a teacher count too."""
+    def count_rejects(
+        self, fingerprint: str, files: list[ScoreFile] | None = None
+    ) -> dict[str, Reject]:
+        """Rejected rows of some files, or of all, by reason; rows without a teacher count too."""
         columns = ["trajectory_id", "source", "source_row", "reject_reason", "reject_detail"]
         found: dict[str, Reject] = {}
-        for rows in self._rejected_rows(fingerprint, self.score_files(fingerprint), columns):
+        files = self.score_files(fingerprint) if files is None else files
+        for rows in self._rejected_rows(fingerprint, files, columns):
             for reason, reject in rejects_of(rows).items():
                 add_reject(found, reason, reject)
         return found

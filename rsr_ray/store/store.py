@@ -9,6 +9,7 @@
     tokens/student=<name>/<fingerprint>/<digit>/<unit>.parquet
                                      its tokens, where --token-scores asked for them
     teachers/student=<name>.parquet  one row a teacher
+    summaries/student=<name>.parquet what very many score rows came to (decide/kept.py)
     packs/student=<name>/<key>.json  the small files that were scored together (packs.py)
     runs/<run_id>.json               settings, versions, the row equation, tokens, seconds
     nightly/<night>.json             what changed in a night
@@ -55,6 +56,8 @@ from rsr_ray.store.units import (
     settle_units,
 )
 
+# of write_summary: arrays by name
+SUMMARY = pa.schema({"name": pa.string(), "values": pa.large_binary()})
 MADE_OF_KEY, MARKS_KEY = b"made_of", b"beside"  # in the teachers file's metadata: MadeOf
 RUN_NAME = re.compile(r"[^/.][^/]*\.json")
 
@@ -159,6 +162,20 @@ class Store(ScoreFiles):
         named = {key.decode(): packed for key, packed in facts.items()}
         data = seal.write_parquet(teachers.cast(TEACHERS), self._teachers_place, named)
         put(self.teachers_uri, data, self.endpoint)
+
+    @property
+    def _summary_place(self) -> str:
+        return f"summaries/student={self.student_name}.parquet"
+
+    def write_summary(self, table: pa.Table, facts: dict[str, str]) -> None:
+        """Write what the score rows of the student came to (decide/kept.py)."""
+        data = seal.write_parquet(table, self._summary_place, facts)
+        put(f"{self.uri}/{self._summary_place}", data, self.endpoint)
+
+    def read_summary(self) -> tuple[pa.Table, dict[str, str]]:
+        """That, with its facts. Raises FileNotFoundError, StoreError."""
+        opened = self._open(self._summary_place, None, SUMMARY)
+        return opened.table, {name.decode(): v.decode() for name, v in opened.facts.items()}
 
     def current_teachers(
         self, units: Iterable[str] | Mapping[str, str], marks: Mapping[str, str] | None = None

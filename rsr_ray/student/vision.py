@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 1 << 26  # of an image: 8,192 x 8,192
+MAX_ROW_PIXELS = 1 << 28  # of all images of a row: 800 MB once decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -74,7 +75,8 @@ def decode(data: bytes) -> "Image.Image":
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width:,} x {image.height:,}"
                 raise BadRow("media", f"an image has {size} pixels, more than {MAX_PIXELS:,}")
-            if (n_frames := getattr(image, "n_frames", 1)) > 1:
+            n_frames = getattr(image, "n_frames", 1)
+            if n_frames > 1 and image.format != "MPO":  # a phone's JPEG, a smaller one behind it
                 raise BadRow("media", f"an image has {n_frames} frames; only stills are read")
             return ImageOps.exif_transpose(image).convert("RGB")
     except BadRow:
@@ -99,6 +101,7 @@ class Eyes:
             raise UserError(
                 f"student {student}: its image processor cannot be loaded: {one_line(e)}"
             ) from e
+        self.own_token = _token_of_images(resolve(student), self.processor.tokenizer)
         if self.processor.tokenizer.pad_token is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
 
@@ -113,9 +116,18 @@ class Eyes:
         if n != len(images):
             what = f"the rendering has {n} times {self.placeholder} for {len(images)} images"
             raise BadRow("media", what)
+        own = self.own_token
+        if own and own != self.placeholder and own in text:  # Gemma's, of which an image has many
+            raise BadRow("media", f"the rendering has {own}, which stands for part of an image")
         if not images:
             return []
-        decoded = [decode(data) for data in images]
+        decoded = []
+        n_pixels = 0
+        for data in images:
+            decoded.append(decode(data))
+            n_pixels += decoded[-1].width * decoded[-1].height
+            if n_pixels > MAX_ROW_PIXELS:  # before the next one is decoded
+                raise BadRow("media", f"the row's images have more than {MAX_ROW_PIXELS:,} pixels")
         try:
             made = self.processor(
                 images=[decoded], text=[text], return_text_replacement_offsets=True
@@ -154,6 +166,14 @@ class Eyes:
 def load_eyes(student: str) -> Eyes:
     """The eyes of a student, loaded once in a process."""
     return Eyes(student)
+
+
+def _token_of_images(folder: str, tokenizer: Any) -> str | None:
+    """The token in whose places the model puts what it sees, if its config says which."""
+    config = json.loads(Path(folder, "config.json").read_text())
+    ids = (config.get(name) for name in ("image_token_id", "image_token_index"))
+    token = next((one for one in ids if one is not None), None)
+    return None if token is None else tokenizer.convert_ids_to_tokens(token)
 
 
 def _images_only(folder: str) -> Any:

@@ -24,6 +24,7 @@ from .conftest import in_a_process, rsr_ray, stored, upload, write_many
 pytestmark = pytest.mark.usefixtures("here")
 
 NIGHT = "2026-01-01"
+PLACES = {"local": [], "s3": [pytest.mark.ray]}  # runs on S3 are Ray's
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def not_every_day(*where: str):
     other place.
     """
     places = [
-        pytest.param(name, marks=pytest.mark.slow if name in where else ())
-        for name in ("local", "s3")
+        pytest.param(name, marks=[*marks, *[pytest.mark.slow] * (name in where)])
+        for name, marks in PLACES.items()
     ]
     return pytest.mark.parametrize("base", places, indirect=True)
 
@@ -114,7 +115,7 @@ def s3_base(s3_place, corpus, local_ray):
     return made(s3_place, corpus)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=[pytest.param(name, marks=marks) for name, marks in PLACES.items()])
 def base(request):
     return request.getfixturevalue(f"{request.param}_base")
 
@@ -187,10 +188,10 @@ READERS = {
 
 def places_and_sorts():
     """Every day all of them on a disk, and on S3 those that are read in another way there."""
-    for place in ("local", "s3"):
+    for place, marks in PLACES.items():
         for sort in SORTS:
-            every_day = place == "local" or sort in ("unit", "table")
-            yield pytest.param(place, sort, marks=() if every_day else pytest.mark.slow)
+            left_out = place == "s3" and sort not in ("unit", "table")
+            yield pytest.param(place, sort, marks=[*marks, *[pytest.mark.slow] * left_out])
 
 
 @pytest.mark.parametrize(("base", "sort"), places_and_sorts(), indirect=["base"])

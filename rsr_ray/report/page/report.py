@@ -7,6 +7,7 @@ from typing import Any
 
 from rsr_ray.config.command_line import command_line
 from rsr_ray.decide.advice import advice, advised, verdict
+from rsr_ray.decide.kept import count_rejects
 from rsr_ray.decide.loading import load_ends, load_scored
 from rsr_ray.decide.nights import History
 from rsr_ray.decide.ranking import Ranking, rank_teachers
@@ -155,6 +156,7 @@ def make_report(
     teachers: Collection[str] = (),
     tokens_from: str | None = None,
     rankings: dict[str, Ranking] | None = None,
+    loaded: Mapping[str, Scored] | None = None,
     by_stratum: str | None = None,
     stratum_weights: Mapping[str, float] | None = None,
     charts: Charts | None = None,
@@ -162,7 +164,8 @@ def make_report(
     """Everything the report says of each student.
 
     `teachers` are the only ones it ranks, if any are given; `rankings` are those of students that
-    `rank_teachers` has ranked already, in just this way; `charts` has those drawn before. If the
+    `rank_teachers` has ranked already, in just this way, `loaded` the scores of students that were
+    loaded for it; `charts` has those drawn before. If the
     store has no token scores, those of the shown trajectories come from the student `tokens_from`,
     if it is given, or else their text is read from the corpus. `by_stratum` is a column that
     --stratum kept, `stratum_weights` as `rank_strata` has them. Raises UserError.
@@ -174,9 +177,8 @@ def make_report(
     settings = Settings(
         metric, confidence, seed, teachers, tokens_from, share, charts, by_stratum, stratum_weights
     )
-    ranked = rankings or {}
     students = [
-        _report_student(store, history, ranked.get(store.student_name), settings)
+        _report_student(store, history, rankings or {}, loaded or {}, settings)
         for store in each(stores, len(stores), f"drawing the report of {len(stores)} students")
     ]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -195,11 +197,16 @@ def students_of(uri: str, wanted: Iterable[str], endpoint: str | None) -> list[S
 
 
 def _report_student(
-    store: Store, history: History, ranking: Ranking | None, settings: Settings
+    store: Store,
+    history: History,
+    rankings: Mapping[str, Ranking],
+    loaded: Mapping[str, Scored],
+    settings: Settings,
 ) -> StudentReport:
     said = _without_ranking(store, history)
     if any(t.n_trajectories for t in said.table):
-        return _with_ranking(said, store, ranking, settings)
+        name = store.student_name
+        return _with_ranking(said, store, rankings.get(name), loaded.get(name), settings)
     why = "every row was rejected" if said.rejects else "the store is empty"
     return replace(said, empty=f"no trajectory was scored: {why}")
 
@@ -222,7 +229,7 @@ def _without_ranking(store: Store, history: History) -> StudentReport:
 
 def _rejects(store: Store) -> list[RejectCount]:
     """Rejected rows of the store by reason, the most frequent first."""
-    found = store.count_rejects(store.generation())
+    found = count_rejects(store)
     rejects = [
         RejectCount(reason, REJECT_REASONS.get(reason, ""), some.n, some.example)
         for reason, some in found.items()
@@ -231,13 +238,18 @@ def _rejects(store: Store) -> list[RejectCount]:
 
 
 def _with_ranking(
-    said: StudentReport, store: Store, ranking: Ranking | None, settings: Settings
+    said: StudentReport,
+    store: Store,
+    ranking: Ranking | None,
+    scored: Scored | None,
+    settings: Settings,
 ) -> StudentReport:
     """The report with the ranking, the trajectories, their tokens, and the charts."""
     metric = settings.metric
-    scored = load_scored(
+    scored = scored or load_scored(
         store, [metric, RSR], stratum=settings.by_stratum, teachers=settings.teachers
-    ).valued(metric)
+    )
+    scored = scored.valued(metric)
     if ranking is None:
         ranking = rank_teachers(scored, metric, confidence=settings.confidence, seed=settings.seed)
     values = metric.values(scored.columns, scored.prompt)

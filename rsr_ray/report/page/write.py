@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from rsr_ray.decide.ranking import Ranking
+from rsr_ray.decide.scored import Scored
 from rsr_ray.errors import UserError
 from rsr_ray.files.filesystems import absolute
 from rsr_ray.files.objects import put
@@ -56,12 +57,18 @@ def write_report(
 
 
 def store_report(
-    stores: list[Store], metric: Metric, rankings: dict[str, Ranking] | None = None
+    stores: list[Store],
+    metric: Metric,
+    rankings: dict[str, Ranking] | None = None,
+    loaded: Mapping[str, Scored] | None = None,
 ) -> str:
-    """Make and write the report of a store into its own folder `report`; returns the page's URI."""
+    """Make and write the report of a store into its own folder `report`; returns the page's URI.
+
+    `rankings` and `loaded` as `make_report` has them.
+    """
     uri, endpoint = stores[0].uri, stores[0].endpoint
     charts = Charts(uri, endpoint)
-    report = make_report(stores, metric, rankings=rankings, charts=charts)
+    report = make_report(stores, metric, rankings=rankings, loaded=loaded, charts=charts)
     (page, *_) = write_files(report, f"{uri}/report", endpoint)
     charts.keep()
     return page
