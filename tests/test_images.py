@@ -28,14 +28,17 @@ from rsr_ray.corpus.reading import Reading
 from rsr_ray.corpus.units import iter_units
 from rsr_ray.encode.encode import encode_rows
 from rsr_ray.encode.how import How
+from rsr_ray.encode.segments import segment_names
 from rsr_ray.engine.lm_head_reference import token_stats_reference
 from rsr_ray.engine.scoring import Work, score_tokens
 from rsr_ray.errors import UserError
 from rsr_ray.files.objects import InputObject
 from rsr_ray.race.round_shards import _shard_row
+from rsr_ray.run.score import Scorer, Wanted
 from rsr_ray.student.facts import inspect_student
 from rsr_ray.student.model import Student
 from rsr_ray.student.vision import Eyes, auto_model, decode
+from rsr_ray.unit_rows import ENCODED_ROWS
 from tests.conftest import DEMO_STUDENT, REPOSITORY
 from tests.seeing import KINDS, make_student
 
@@ -183,6 +186,42 @@ def test_images_are_read_and_not_scored(students, kind):
     n_first = int(np.diff(row["spans"])[0])
     assert np.allclose(before.surprisal[:n_first], after.surprisal[:n_first], atol=1e-5)
     assert not np.allclose(before.surprisal[n_first:], after.surprisal[n_first:], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2.5-VL", "Gemma-3", "Idefics3"])
+def test_what_is_kept_beside_scores_is_of_the_same_tokens(students, kind):
+    folder = students(kind)
+    turns = [{"messages": turns} for turns in CONVERSATIONS.values()]
+    rows = encoded(folder, turns, steps="sentence", segments=(), token_text=True)
+    batch = pa.RecordBatch.from_struct_array(pa.array(rows, ENCODED_ROWS))
+    names = tuple(segment_names(()))
+    wanted = Wanted(r_max=100, per_turn=True, segments=names, step_window=99, token_scores=True)
+    scorer = Scorer(Student(folder, "float32", "cpu"), wanted, 4096, "f")
+    scores, tokens = scorer.score(batch)
+    for row, score, of_row in zip(rows, scores.to_pylist(), tokens.to_pylist(), strict=True):
+        surprisal = np.array(of_row["surprisal"])
+        assert score["surprisal_sum"] == pytest.approx(surprisal.sum(), rel=1e-6)
+        for parts in (score["turns"], score["segments"]):
+            total = sum(part["surprisal_sum"] for part in parts)
+            assert total == pytest.approx(score["surprisal_sum"], rel=1e-6)
+        # with all steps before it as its context, a step is scored as in the whole row
+        at = np.concatenate([np.arange(a, b) for a, b in row["spans"].reshape(-1, 2)])
+        means = [surprisal[(a <= at) & (at < b)].mean() for a, b in row["steps"].reshape(-1, 2)]
+        assert score["n_steps"] == len(means)
+        assert score["step_surprisal_sum"] == pytest.approx(sum(means), rel=1e-4)
+
+
+@pytest.mark.parametrize("how", [{"verbatim": True}, {"system_prompt": "Be brief."}], ids=str)
+def test_ways_of_rendering_keep_images_and_answers(students, how):
+    folder = students("LLaVA")
+    tokenizer = Eyes(folder).processor.tokenizer
+    for turns in CONVERSATIONS.values():
+        (row,) = encoded(folder, [{"messages": turns}], **how)
+        assert row["reject_reason"] is None, row["reject_detail"]
+        at = np.concatenate([np.arange(a, b) for a, b in row["spans"].reshape(-1, 2)])
+        said = "".join(turn["content"] for turn in turns if turn["role"] == "assistant")
+        assert tokenizer.decode(row["input_ids"][at]) == said
+        assert len(row["images"] or ()) == json.dumps(turns).count('image_url": {')
 
 
 @pytest.fixture(scope="session")
