@@ -746,12 +746,6 @@ UNIT = (
     ),
     Fault(
         ".ci/run",
-        'part "ray or ceph" "${second[@]}"',
-        'part "ray" "${second[@]}"',
-        "test_readme.py::test_ci_does_what_the_readme_says",
-    ),
-    Fault(
-        ".ci/run",
         "-e '.[test]'",
         "-e '.'",
         "test_readme.py::test_ci_does_what_the_readme_says",

@@ -62,8 +62,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("cluster")
-            if "head" in item.fixturenames:
-                item.add_marker("ray")
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +69,6 @@ def head(request, tmp_path_factory):
     """One head for all tests; its workers are forked, and a poison text crashes their tokenizer.
     It has a dashboard, which takes a dozen processes, where a test submits jobs.
     """
-    marked = any(item.get_closest_marker("ray") for item in request.session.items)
-    assert marked, "a test that asks for it by name while it runs needs the mark `ray`"
     port, dashboard, temp = free_port(), free_port(), tmp_path_factory.mktemp("ray")
     with_jobs = any("test_job_submit" in item.path.name for item in request.session.items)
     options = [

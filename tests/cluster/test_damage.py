@@ -24,7 +24,6 @@ from .conftest import in_a_process, rsr_ray, stored, upload, write_many
 pytestmark = pytest.mark.usefixtures("here")
 
 NIGHT = "2026-01-01"
-PLACES = {"local": [], "s3": [pytest.mark.ray]}  # runs on S3 are Ray's
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ def not_every_day(*where: str):
     other place.
     """
     places = [
-        pytest.param(name, marks=[*marks, *[pytest.mark.slow] * (name in where)])
-        for name, marks in PLACES.items()
+        pytest.param(name, marks=pytest.mark.slow if name in where else ())
+        for name in ("local", "s3")
     ]
     return pytest.mark.parametrize("base", places, indirect=True)
 
@@ -115,7 +114,7 @@ def s3_base(s3_place, corpus, local_ray):
     return made(s3_place, corpus)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=marks) for name, marks in PLACES.items()])
+@pytest.fixture(params=["local", "s3"])
 def base(request):
     return request.getfixturevalue(f"{request.param}_base")
 
