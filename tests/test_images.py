@@ -489,6 +489,9 @@ def test_a_student_of_text_says_what_is_needed():
     (row,) = encoded(str(DEMO_STUDENT), [{"messages": CONVERSATIONS["one image"]}])
     assert row["reject_reason"] == "not_text"
     assert "only a vision-language student" in row["reject_detail"]
+    for bad, _ in REFUSED.values():
+        read = canonical(bad, SOURCE, 0, Reading(teacher="t", sees=False))
+        assert read["reject_reason"] in ("not_text", None)
 
 
 def test_limits_never_cut_an_image(students):

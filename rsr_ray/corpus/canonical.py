@@ -64,7 +64,7 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
     out["sample"] = sample_of(fields.get("sample"))
     if isinstance(row, Unreadable):
         raise BadRow("unreadable_shard" if row.shard else row.reason, row.detail)
-    messages, tools = conversation(row), _tools(row.get("tools"))
+    messages, tools = _conversation(row, reading), _tools(row.get("tools"))
     _check_calls(messages)
     images = _read_images(messages, reading, endpoint)
     out["content"], out["complete"] = _digest([messages, tools])[:16], is_complete(row)
@@ -88,6 +88,16 @@ def _fill(out: Row, row: ReadRow, reading: Reading, obj: InputObject, endpoint: 
     text = json.dumps(messages)
     check_size(text, tools)
     out["messages"], out["tools"], out["images"] = text, tools, images or None
+
+
+def _conversation(row: Row, reading: Reading) -> list[Row]:
+    """The turns of a row. Raises BadRow."""
+    try:
+        return conversation(row)
+    except BadRow as e:
+        if e.reason == "media" and reading.sees is False:  # whatever is wrong with its images
+            raise BadRow("not_text", f"the row has images; {NEEDS_EYES}") from e
+        raise
 
 
 def _read_images(messages: list[Row], reading: Reading, endpoint: str | None) -> list[bytes]:

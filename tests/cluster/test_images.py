@@ -205,7 +205,9 @@ def test_chosen_rows_keep_their_images(corpus, scored, seeing, local_ray, tmp_pa
             assert {key for key, value in images[0].items() if value} == {"type"}
     # what was written is scored as what it was made of
     media = str(corpus / "media")
-    score(tmp_path / "out", tmp_path / "s", student=seeing, media_root=media)
+    teacher = ("teacher=rsr_ray.teacher",)
+    written = tmp_path / "out" / "train-*.jsonl"
+    score(written, tmp_path / "s", student=seeing, media_root=media, columns=teacher)
     before, after = by_id(stored(scored, "eyes")), by_id(stored(tmp_path / "s", "eyes"))
     assert len(after) == 8
     for key, row in after.items():
