@@ -186,7 +186,7 @@ def check(store: Store) -> None:
     alike(whole, night(store))
 
 
-@pytest.mark.parametrize("seed", range(few(10, 2)))
+@pytest.mark.parametrize("seed", range(few(10, 1)))
 def test_nights_at_random(small, anew, tmp_path, seed):
     store = Store(str(tmp_path), "s", None)
     corpus = Corpus(store, seed)
