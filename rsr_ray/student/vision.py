@@ -39,12 +39,13 @@ class Place(NamedTuple):
 
 def sees(folder: str) -> bool:
     """Whether the folder holds a vision-language student with its processor."""
+    if not any(Path(folder, name).is_file() for name in PROCESSOR_FILES):
+        return False
+    # not for students of text: every process that encodes would import it
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN,
     )
 
-    if not any(Path(folder, name).is_file() for name in PROCESSOR_FILES):
-        return False
     config = json.loads(Path(folder, "config.json").read_text())
     return "vision_config" in config and config.get("model_type") in KNOWN
 

@@ -10,7 +10,7 @@ from rsr_ray.run.local import score_conversations
 
 from ..seeing import make_student
 from ..test_images import CHART, PHOTO, SCREEN, data_url
-from .conftest import on_moto, rsr_ray, score, stored, upload
+from .conftest import as_options, on_moto, rsr_ray, score, stored, upload
 
 ANSWERS = {"terse": "It is 7.", "wordy": "Let me look at the picture: it is 7, I think."}
 
@@ -139,19 +139,12 @@ def test_batches_change_no_more_than_rounding(corpus, scored, seeing, here, tmp_
             assert one["surprisal_sum"] == pytest.approx(other["surprisal_sum"], rel=1e-5)
 
 
+def given(corpus, student: str) -> dict:
+    return {"corpus": corpus / "corpus", "student": student, "media_root": corpus / "media"}
+
+
 def test_preview_shows_where_images_are(corpus, seeing):
-    done = rsr_ray(
-        "preview",
-        "--corpus",
-        corpus / "corpus",
-        "--student",
-        seeing,
-        "--media-root",
-        corpus / "media",
-        "--rows",
-        12,
-        "--json",
-    )
+    done = rsr_ray("preview", *as_options(given(corpus, seeing) | {"rows": 12}), "--json")
     assert done.returncode == 0, done.stderr
     shown = [json.loads(line) for line in done.stdout.splitlines()]
     rows = {row["trajectory_id"]: row for row in shown if "trajectory_id" in row}
@@ -166,19 +159,8 @@ def test_preview_shows_where_images_are(corpus, seeing):
 
 
 def test_doctor_counts_images(corpus, seeing, brief_doctor, tmp_path):
-    done = rsr_ray(
-        "doctor",
-        "--corpus",
-        corpus / "corpus",
-        "--student",
-        seeing,
-        "--media-root",
-        corpus / "media",
-        "--store",
-        tmp_path / "s",
-        "--max-rejects",
-        0.4,
-    )
+    settings = given(corpus, seeing) | {"store": tmp_path / "s", "max_rejects": 0.4}
+    done = rsr_ray("doctor", *as_options(settings))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
